@@ -1,0 +1,270 @@
+"""The page of a study: one self-contained HTML file, its figures as files beside it, and the verdict as JSON."""
+
+import base64
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import shorten
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reports import figures, style
+from reports.read import Study, read_study, tracking_uri
+from reports.statistics import CONFIDENCE, MOST_SEEDS, POWER, Findings, analyse
+
+TEMPLATES = Path(__file__).parent / "templates"
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+POSTS = 40  # the first of the test set, so nobody chose them
+OPENING = 100  # characters of a post that its line shows
+TESTED = ("win_rate", "gold", "score", "kl", "length", "eos_rate", "rouge_l", "wrong_facts", "covered_facts")
+STAGES = ("data", "base", "sft", "rm", "ppo", "evaluate")
+UNIT_OF_JUDGE = {"gold score": "the embedded corpus's gold score", "reward model": "the reward model"}
+
+
+def report(detail: str, scale: str, out_root: Path) -> Path:
+    """Reads a study from the store and writes its page under `out_root`; the path of `index.html`."""
+    study = read_study(detail, scale, tracking_uri())
+    return build(study, Path(out_root) / (detail if scale == "mini" else f"{detail}-{scale}"))
+
+
+def build(study: Study, out: Path) -> Path:
+    """Writes `index.html`, `figures/` and `verdict.json` of a study into the folder `out`; the path of `index.html`."""
+    findings, page = analyse(study), out / "index.html"
+    charts = figures.save_all(study, findings, out / "figures")
+    page.write_text(render(study, findings, charts, out / "figures"), encoding="utf-8")
+    verdict = json.dumps(verdict_record(study, findings, page), indent=2, allow_nan=False)
+    (out / "verdict.json").write_text(verdict + "\n", encoding="utf-8")
+    return page
+
+
+def headline(study: Study) -> str:
+    """The verdict in plain words, one sentence per arm, each on its line."""
+    return "\n".join(sentence(row, study) for row in analyse(study).verdicts.itertuples())
+
+
+# The verdict
+
+
+def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
+    """The verdict for machines; numbers that do not exist are null."""
+    arms = {row.arm: {"n": int(row.n), "mean_difference": _known(row.mean),
+                      "ci95": [_known(row.low), _known(row.high)], "verdict": row.verdict}
+            for row in findings.verdicts.itertuples()}
+    return {"detail": study.detail, "scale": study.scale, "primary": study.primary, "arms": arms,
+            "seeds": list(study.seeds), "report": page.as_posix(), "reference": study.reference,
+            "smallest_effect": study.smallest_effect}
+
+
+def sentence(row, study: Study) -> str:
+    """An arm's verdict in words, with its difference, interval, number of seeds and smallest effect."""
+    facts = (f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
+             f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})")
+    openings = {
+        "better": f"{row.arm} is better than {study.reference}: {facts}.",
+        "worse": f"{row.arm} is worse than {study.reference}: {facts}.",
+        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}: {facts}."}
+    undecided = f"Undecided whether {row.arm} differs from {study.reference}: "
+    if row.n < 2:
+        return undecided + f"{count(row.n, 'paired seed')}, and an interval needs two."
+    return openings.get(row.verdict, undecided + f"{facts}. " + what_would_decide(row, study))
+
+
+def what_would_decide(row, study: Study) -> str:
+    """How many seeds an undecided arm needs, from the spread of its paired differences."""
+    effect = number(study.smallest_effect)
+    if math.isnan(row.seeds_needed):
+        return "How many seeds would decide cannot be said without a smallest effect and a spread above zero."
+    if math.isinf(row.seeds_needed):
+        return f"At this spread not even {MOST_SEEDS} seeds would show an effect of {effect}."
+    if row.seeds_needed <= row.n:
+        return f"These seeds would have shown an effect of {effect} in {POWER:.0%} of studies: it is likely smaller."
+    return f"At this spread about {row.seeds_needed:.0f} seeds would show an effect of {effect} with {POWER:.0%} power."
+
+
+# The page
+
+
+def render(study: Study, findings: Findings, charts: list[figures.Chart], folder: Path) -> str:
+    """The HTML of a page; everything that came from a run is escaped."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "signed": signed, "count": count, "when": when}
+    environment.globals |= {"name": style.name, "label": style.label, "span": span}
+    return environment.get_template("ablation.html.j2").render(
+        study=study, confidence=CONFIDENCE, power=POWER,
+        judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]), colours=style.colours(study.arms),
+        verdicts=[(row.arm, row.verdict, sentence(row, study)) for row in findings.verdicts.itertuples()],
+        warnings=warnings(study, findings), tally=findings.tally.to_dict("records"),
+        predictions=findings.predictions.to_dict("records"), differences=difference_rows(study, findings),
+        seeds=seed_table(study), charts=[picture(chart, folder) for chart in charts],
+        reward_models=reward_models(study), posts=posts(study), stages=shared_stages(study),
+        seconds=seconds_table(study), ran=what_ran(study))
+
+
+def picture(chart: figures.Chart, folder: Path) -> dict[str, str]:
+    """A chart's words and its SVG as a data address, which keeps the ids of several drawings apart."""
+    svg = base64.b64encode((folder / f"{chart.name}.svg").read_bytes()).decode("ascii")
+    return {"name": chart.name, "title": chart.title, "caption": chart.caption,
+            "source": f"data:image/svg+xml;base64,{svg}"}
+
+
+def warnings(study: Study, findings: Findings) -> list[str]:
+    """What a reader must know before the verdict: seeds without a result, changed plans, values that are not finite."""
+    found = []
+    for row in findings.tally.itertuples():
+        lost = {word: seeds for word, seeds in row.outcomes.items() if word != "finished"}
+        lost |= {"never run": row.absent} if row.absent else {}
+        if lost or len(row.counted) < row.planned:
+            told = "; ".join(f"{word}: seed {', '.join(map(str, seeds))}" for word, seeds in sorted(lost.items()))
+            found.append(f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
+                         f"{study.primary} here and in the reference, and the verdict is about those alone.")
+    if study.amended:
+        found.append(f"The plan was changed between runs ({', '.join(study.amended)}): what is shown is the newest.")
+    finals = study.finals[study.finals["metric"].str.startswith("nonfinite/") & (study.finals["value"] > 0)]
+    for (arm, metric), rows in finals.groupby(["arm", "metric"]):
+        found.append(f"{arm}: {metric.removeprefix('nonfinite/')} was not finite {rows['value'].sum():.0f} times "
+                     f"(seeds {', '.join(map(str, rows['seed']))}).")
+    return found
+
+
+def difference_rows(study: Study, findings: Findings) -> list[dict]:
+    """Intervals of the final metrics, the primary first, one row per metric and arm."""
+    order = list(dict.fromkeys((study.primary, *figures.FINALS)))
+    rows = findings.intervals[findings.intervals["metric"].isin(order)]
+    ranked = rows.sort_values(["metric", "arm"], key=lambda c: c.map(order.index) if c.name == "metric" else c)
+    return ranked.to_dict("records")
+
+
+def seed_table(study: Study) -> dict:
+    """One row per arm and seed with its outcome and, per tested metric, (before PPO, after PPO)."""
+    value = study.finals.set_index(["arm", "seed", "metric"])["value"].to_dict()
+    recorded = set(study.finals["metric"])
+    metrics = [name for name in TESTED if f"test/{name}" in recorded]
+    rows = [{"arm": run.arm, "seed": run.seed, "outcome": run.outcome,
+             "cells": [(value.get((run.arm, run.seed, f"sft_test/{m}"), math.nan),
+                        value.get((run.arm, run.seed, f"test/{m}"), math.nan)) for m in metrics]}
+            for run in study.runs.itertuples()]
+    return {"metrics": [f"test/{m}" for m in metrics], "rows": rows}
+
+
+def reward_models(study: Study) -> dict:
+    """One row per distinct reward model: who used it, and its numbers."""
+    wide = study.finals[study.finals["metric"].str.startswith("rm/")].pivot(
+        index=["arm", "seed"], columns="metric", values="value")
+    rows = []
+    for members in _groups(study.runs, "stage.rm"):
+        known = wide[wide.index.isin(members)].dropna(how="all")
+        if not known.empty:
+            rows.append({"used_by": _described(members, study), "cells": known.iloc[0].tolist()})
+    return {"metrics": list(wide.columns), "rows": rows}
+
+
+def shared_stages(study: Study) -> list[dict]:
+    """Per stage: how many times it had to be computed, and who shares each result."""
+    return [{"stage": stage, "groups": [_described(g, study) for g in _groups(study.runs, f"stage.{stage}")]}
+            for stage in STAGES if f"stage.{stage}" in study.runs]
+
+
+def seconds_table(study: Study) -> dict:
+    """Seconds of each stage for each run, as they were recorded; a shared stage is counted where it was computed."""
+    taken = [_parsed(text) for text in study.runs["stage_seconds"]]
+    stages = [stage for stage in STAGES if any(stage in t for t in taken)]
+    rows = [{"arm": run.arm, "seed": run.seed, "started": run.started,
+             "cells": [t.get(stage, math.nan) for stage in stages], "total": sum(t.values())}
+            for run, t in zip(study.runs.itertuples(), taken, strict=True)]
+    return {"stages": stages, "rows": rows}
+
+
+def what_ran(study: Study) -> dict[str, list[str]]:
+    """Each kind of provenance with its distinct values over the runs: one value where everything agreed."""
+    versions = [", ".join(f"{k} {v}" for k, v in sorted(_parsed(t).items())) or t for t in study.runs["versions"]]
+    told = study.runs.assign(versions=versions)
+    return {kind: list(dict.fromkeys(told[kind])) for kind in ("commit", "machine", "versions", "command")}
+
+
+def posts(study: Study) -> list[dict]:
+    """The first test posts, each with its reference summary, and per seed what the SFT policy and each arm wrote."""
+    if not study.samples:
+        return []
+    first = next(iter(study.samples.values())).head(POSTS)
+    return [{"id": post.post_id, "query": post.query, "opening": shorten(post.query, OPENING, placeholder=" ..."),
+             "reference": post.reference, "reference_gold": getattr(post, "reference_gold", math.nan),
+             "summaries": [said for seed in study.seeds for said in _summaries(place, post.post_id, seed, study)]}
+            for place, post in enumerate(first.itertuples())]
+
+
+def _summaries(place: int, post_id: str, seed: int, study: Study) -> list[dict]:
+    """What was written under the post at a place of the test set by one seed: its SFT policies, then its arms."""
+    tables = {arm: study.samples[arm, seed] for arm in study.arms if (arm, seed) in study.samples}
+    rows = {arm: table.iloc[place] for arm, table in tables.items()
+            if place < len(table) and table["post_id"].iloc[place] == post_id}
+    before: dict[tuple, list[str]] = {}
+    for arm, row in rows.items():
+        before.setdefault((row["sft_summary"], row["sft_score"], number(row.get("sft_gold", math.nan))), []).append(arm)
+    sft = [{"seed": seed, "who": "SFT" if len(before) == 1 else f"SFT of {', '.join(arms)}", "arm": "", "text": text,
+            "ended": True, "score": score, "gold": gold, "length": ""} for (text, score, gold), arms in before.items()]
+    return sft + [{"seed": seed, "who": arm, "arm": arm, "text": row["summary"], "ended": bool(row["ended"]),
+                   "score": row["score"], "gold": number(row.get("gold", math.nan)), "length": row["length"]}
+                  for arm, row in rows.items()]
+
+
+# Words and numbers
+
+
+def number(value: float, sign: str = "") -> str:
+    """A number at a readable precision with a true minus sign; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return DASH
+    size = abs(value)
+    if 0 < size < 0.001:
+        return f"{value:{sign}.1e}".replace("-", MINUS)
+    digits = 3 if size < 1 else 2 if size < 100 else 0
+    return f"{value:{sign},.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """A difference: as `number`, with its sign."""
+    return number(value, "+")
+
+
+def span(low: float, high: float) -> str:
+    """An interval in words; "not defined" where fewer than two values were behind it."""
+    return "not defined" if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+
+
+def count(n: int, noun: str) -> str:
+    """A number of things, in the singular for one."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def when(milliseconds: int) -> str:
+    """A time of the store [ms since 1970] as date and minute, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _known(value: float) -> float | None:
+    """A number for strict JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _parsed(text: str) -> dict:
+    """A tag's JSON; nothing where the tag was not recorded."""
+    return json.loads(text) if text.startswith("{") else {}
+
+
+def _groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:
+    """The (arm, seed) of the runs that share each key of a stage."""
+    known = runs.dropna(subset=stage) if stage in runs else runs.head(0)
+    return [list(zip(group["arm"], group["seed"], strict=True)) for _, group in known.groupby(stage, sort=False)]
+
+
+def _described(members: list[tuple[str, int]], study: Study) -> str:
+    """Who shares a stage's result, in words."""
+    arms = [arm for arm in study.arms if arm in {a for a, _ in members}]
+    seeds = sorted({seed for _, seed in members})
+    who = "all arms" if len(arms) == len(study.arms) > 1 else ", ".join(arms)
+    which = "all seeds" if len(seeds) == len(study.seeds) > 1 else f"seed {', '.join(map(str, seeds))}"
+    return f"{who} \N{MIDDLE DOT} {which}"

@@ -1,0 +1,190 @@
+"""Reads one study out of the MLflow store; no other module of the reports knows MLflow.
+
+A study is the experiment `{detail}-{scale}` and a run of it is one arm and seed. Everything a report says comes from
+there: what was asked and expected is read from tags that were written before the run, not from today's code.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow.artifacts
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from sqlalchemy.engine import make_url
+
+from repro.errors import UserError
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+CURVES = ("objective/", "policy/", "loss/", "value/", "eval/")  # every other metric is a single, final value
+PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge")
+PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record")
+SAMPLES = "samples.json"
+INFINITE = 1e300  # MLflow stores an infinity as the largest float
+
+
+@dataclass(frozen=True)
+class Study:
+    """One ablation as it was recorded: arms (reference first) by seeds, with tidy frames of everything measured."""
+
+    detail: str
+    scale: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tags: dict[str, str]  # the plan: question, hypothesis, moves, primary, ...
+    amended: tuple[str, ...]  # parts of the plan that differ between runs, replaced runs included
+    curves: pd.DataFrame  # detail, arm, seed, step [episodes], metric, value
+    finals: pd.DataFrame  # arm, seed, metric, value
+    runs: pd.DataFrame  # one row per arm and seed: run_id, outcome, stage.*, provenance
+    samples: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) -> one row per post, the same posts everywhere
+
+    @property
+    def reference(self) -> str:
+        """Label of the arm that every difference is taken to."""
+        return self.arms[0]
+
+    @property
+    def primary(self) -> str:
+        """Name of the metric that the verdict is about."""
+        return self.tags["primary"]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger primary metric is the better one."""
+        return self.tags["higher_is_better"] == "true"
+
+    @property
+    def smallest_effect(self) -> float:
+        """Smallest difference on the primary metric that anyone would act on, in its unit."""
+        return float(self.tags["smallest_effect"])
+
+    @property
+    def moves(self) -> dict[str, str]:
+        """Metric -> up, down or same: what the arms were expected to do relative to the reference."""
+        return json.loads(self.tags["moves"])
+
+
+def tracking_uri() -> str:
+    """Address of the store: `MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+
+
+def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
+    """Everything recorded for a detail at a scale; UserError where there is no such study or it has no result yet."""
+    client = _open(tracking_uri)
+    recorded = _runs(client, _experiment(client, f"{detail}-{scale}"))
+    runs = _newest(_run_frame(recorded), f"{detail}-{scale}")
+    kept = {run.info.run_id: run for run in recorded if run.info.run_id in set(runs["run_id"])}
+    latest = kept[runs.sort_values("started", kind="stable")["run_id"].iloc[-1]]
+    return Study(
+        detail=detail, scale=scale,
+        arms=tuple(runs.sort_values(["reference", "arm"], ascending=[False, True])["arm"].drop_duplicates()),
+        seeds=tuple(sorted(int(seed) for seed in runs["seed"].unique())),
+        tags=_plan(latest), amended=_amended(recorded),
+        curves=_curves(client, runs, kept).assign(detail=detail)[["detail", "arm", "seed", "step", "metric", "value"]],
+        finals=_finals(runs, kept), runs=runs, samples=_samples(client, runs, tracking_uri))
+
+
+def _open(uri: str) -> MlflowClient:
+    """A client on an existing store; opening a sqlite file that is not there would create an empty one."""
+    if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
+        raise UserError(f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one")
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: MlflowClient, name: str) -> Experiment:
+    """The study's experiment; UserError that names the ones that do exist."""
+    found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+        raise UserError(f"there is no study {name}; recorded are: {', '.join(names) or 'none'}")
+    return found
+
+
+def _runs(client: MlflowClient, experiment: Experiment) -> list[Run]:
+    """Every run of an experiment that is not deleted and says which arm and seed it is."""
+    found, token = [], ""
+    while token is not None:
+        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token or None)
+        found, token = found + list(page), page.token or None
+    return [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
+
+
+def _run_frame(runs: list[Run]) -> pd.DataFrame:
+    """One row per recorded run, with what its tags say; what was not recorded is said to be so."""
+    rows = []
+    for run in runs:
+        tags = run.data.tags
+        stages = {name: key for name, key in tags.items() if name.startswith("stage.")}
+        rows.append({
+            "run_id": run.info.run_id, "arm": tags["arm"], "seed": int(tags["seed"]),
+            "reference": tags.get("reference") == "true",
+            "outcome": tags.get("outcome", run.info.status.lower()),
+            "started": run.info.start_time} | stages | {name: tags.get(name, "not recorded") for name in PROVENANCE})
+    return pd.DataFrame(rows)
+
+
+def _newest(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The newest run of each arm and seed, so that a restarted study replaces what it repeats."""
+    if runs.empty or not runs["outcome"].isin(["finished", "diverged"]).any():
+        raise UserError(f"the study {name} has no finished run yet; wait for one, or start the study again")
+    if not runs["reference"].any():
+        raise UserError(f"the study {name} has no run of the reference arm to compare with; run that arm first")
+    ordered = runs.sort_values(["started", "run_id"], kind="stable")
+    kept = ordered.drop_duplicates(["arm", "seed"], keep="last")
+    by_arm = kept.sort_values(["reference", "arm", "seed"], ascending=[False, True, True])
+    return by_arm.reset_index(drop=True)
+
+
+def _plan(run: Run) -> dict[str, str]:
+    """What was written down before the run; UserError that names what is missing."""
+    missing = [name for name in PLAN if name not in run.data.tags]
+    if missing:
+        raise UserError(f"run {run.info.run_name} has no tag {', '.join(missing)}; a study's runs carry them all")
+    return {name: run.data.tags[name] for name in PLAN}
+
+
+def _amended(runs: list[Run]) -> tuple[str, ...]:
+    """Parts of the plan that did not stay the same over all runs of the study."""
+    return tuple(name for name in PLAN if len({run.data.tags.get(name, "") for run in runs}) > 1)
+
+
+def _curves(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
+    """Every curve as arm, seed, step, metric, value; a step that was logged twice keeps its latest value."""
+    rows = [(row.arm, row.seed, point.step, name, point.value, point.timestamp)
+            for row in runs.itertuples()
+            for name in sorted(kept[row.run_id].data.metrics) if name.startswith(CURVES)
+            for point in client.get_metric_history(row.run_id, name)]
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value", "timestamp"])
+    frame = frame.sort_values(["metric", "arm", "seed", "step", "timestamp"], kind="stable")
+    frame = frame.drop_duplicates(["metric", "arm", "seed", "step"], keep="last")
+    return _finite(frame.drop(columns="timestamp")).reset_index(drop=True)
+
+
+def _finals(runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
+    """Every single value as arm, seed, metric, value."""
+    rows = [(row.arm, row.seed, name, value)
+            for row in runs.itertuples()
+            for name, value in sorted(kept[row.run_id].data.metrics.items()) if not name.startswith(CURVES)]
+    return _finite(pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"]))
+
+
+def _finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with infinite values as missing, which is what every statistic after it can say about them."""
+    values = frame["value"].astype(float)
+    return frame.assign(value=values.mask(values.abs() > INFINITE, np.nan))
+
+
+def _samples(client: MlflowClient, runs: pd.DataFrame, uri: str) -> dict[tuple[str, int], pd.DataFrame]:
+    """The logged samples of each arm and seed that has them; text stays text even where it reads like a number."""
+    found = {}
+    for row in runs.itertuples():
+        if SAMPLES in {artifact.path for artifact in client.list_artifacts(row.run_id)}:
+            path = mlflow.artifacts.download_artifacts(run_id=row.run_id, artifact_path=SAMPLES, tracking_uri=uri)
+            found[row.arm, row.seed] = pd.read_json(path, orient="split", dtype=False, convert_dates=False)
+    return found

@@ -1,0 +1,92 @@
+"""One look for every figure: colours, dashes and markers by an arm's position, and the words on the axes."""
+
+from contextlib import AbstractContextManager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, which the common colour-blindnesses can tell apart; the reference is always the dark one.
+PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+RC = {
+    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 150,
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.labelsize": 9, "axes.labelcolor": "#333333", "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "xtick.color": "#555555",
+    "ytick.color": "#555555", "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False,
+    "legend.fontsize": 9, "axes.formatter.useoffset": False,
+    "svg.hashsalt": "reports", "svg.fonttype": "path"}  # a fixed salt: the same numbers give the same file
+
+LABELS = {
+    "objective/score": ("reward-model score", ""),
+    "objective/gold": ("gold score", ""),
+    "objective/kl": ("KL to the SFT policy", "nats"),
+    "objective/rlhf_reward": ("RLHF reward", ""),
+    "objective/eos_rate": ("responses that end", "share"),
+    "objective/length": ("response length", "tokens"),
+    "objective/entropy": ("policy entropy", "nats"),
+    "policy/approx_kl": ("KL of an update", "nats"),
+    "policy/clip_fraction": ("clipped ratios", "share"),
+    "policy/ratio": ("probability ratio", ""),
+    "loss/policy": ("policy loss", ""),
+    "loss/value": ("value loss", ""),
+    "value/explained_variance": ("explained variance", ""),
+    "eval/win_rate": ("win rate on validation posts", "share"),
+    "eval/gold": ("gold score on validation posts", ""),
+    "eval/score": ("reward-model score on validation posts", ""),
+    "test/win_rate": ("win rate", "share"),
+    "test/gold": ("gold score", ""),
+    "test/score": ("reward-model score", ""),
+    "test/kl": ("KL to the SFT policy", "nats"),
+    "test/length": ("response length", "tokens"),
+    "test/eos_rate": ("responses that end", "share"),
+    "test/rouge_l": ("ROUGE-L", ""),
+    "test/wrong_facts": ("wrong facts", "per summary"),
+    "test/covered_facts": ("covered facts", "per summary"),
+    "rm/accuracy": ("pair accuracy", "share"),
+    "rm/validation_accuracy": ("pair accuracy, validation", "share"),
+    "rm/bias": ("normalisation bias", "")}
+
+
+def context() -> AbstractContextManager[None]:
+    """The style's settings for as long as the context is open."""
+    return mpl.rc_context(RC)
+
+
+def name(metric: str) -> str:
+    """A metric in words, without its unit; its own name where it has none."""
+    return LABELS.get(metric, (metric, ""))[0]
+
+
+def label(metric: str) -> str:
+    """A metric in words with its unit in brackets, as on an axis."""
+    words, unit = LABELS.get(metric, (metric, ""))
+    return f"{words} [{unit}]" if unit else words
+
+
+def colours(arms: tuple[str, ...]) -> dict[str, str]:
+    """Arm -> colour by position; the palette repeats after seven arms, dashes and markers with it."""
+    return dict(zip(arms, _cycled(PALETTE, len(arms)), strict=True))
+
+
+def dashes(arms: tuple[str, ...]) -> dict[str, tuple[float, ...] | str]:
+    """Arm -> dash pattern by position, so that the lines tell apart in grey."""
+    return dict(zip(arms, _cycled(DASHES, len(arms)), strict=True))
+
+
+def markers(arms: tuple[str, ...]) -> dict[str, str]:
+    """Arm -> marker by position, so that the dots tell apart in grey."""
+    return dict(zip(arms, _cycled(MARKERS, len(arms)), strict=True))
+
+
+def quiet(axes: Axes) -> None:
+    """Takes the grid off the axis that holds categories."""
+    axes.grid(visible=False, axis="y")
+
+
+def _cycled(values: tuple, count: int) -> list:
+    """The first `count` values, starting again at the end."""
+    return [values[i % len(values)] for i in range(count)]

@@ -1,0 +1,1 @@
+"""The N+ implementation details of RLHF with PPO, as toggles that can be run."""

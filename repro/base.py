@@ -1,0 +1,89 @@
+"""The base stage: the pre-trained language model that everything starts from, and how the embedded one was made."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from repro import model
+from repro.data import Corpus, embedded
+from repro.stage import Stage, Work
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def _run(work: Work) -> None:
+    folder, corpus = Path(work.scale.model), Corpus(work.inputs["data"])
+    if folder.is_dir():
+        policy = model.load_policy(folder)
+    else:
+        positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
+        vocabulary = math.ceil((corpus.tokenizer.vocab_size + 1) / 64) * 64
+        policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
+    model.save_policy(policy, work.out / "model")
+    work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
+
+
+STAGE = Stage("base", version=1, fields=("model", "query_tokens", "response_tokens", "query_pair_tokens"),
+              upstream=("data",), seeded=False, run=_run)
+
+
+# ------------------------------------------------------------------------------ making the embedded base model
+
+
+def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the raw corpus in which every word of the grammar is one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END_OF_TEXT],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(itertools.islice(embedded.base_documents(0), documents), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def pretrain(tokenizer: PreTrainedTokenizerFast, shape: str, steps: int, batch: int, learning_rate: float,
+             report: Callable[[int, float], None]) -> torch.nn.Module:
+    """Next-token training on the raw corpus, in which no document has an end of text."""
+    policy = model.initialise(shape, math.ceil(len(tokenizer) / 64) * 64, 256, seed=0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, eps=1e-5)
+    documents = embedded.base_documents(1)
+    for step in range(steps):
+        rate = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = rate
+        ids, mask = _pad(tokenizer, itertools.islice(documents, batch))
+        logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].masked_fill(~mask[:, 1:], -1).flatten(),
+                                                 ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        report(step, loss.item())
+    return policy
+
+
+def _pad(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str]) -> tuple[Tensor, Tensor]:
+    rows = [torch.tensor(tokenizer.encode(document)[:255]) for document in documents]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+
+
+def make_embedded_base(folder: Path, shape: str, steps: int) -> None:
+    """Write `tokenizer.json` and `base/` of the embedded corpus: the command behind the shipped files."""
+    tokenizer = train_tokenizer()
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    began = time.time()
+
+    def report(step: int, loss: float) -> None:
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - began:.0f} s", flush=True)
+
+    model.save_policy(pretrain(tokenizer, shape, steps, 32, 3e-3, report), folder / "base")

@@ -1,0 +1,238 @@
+"""The embedded corpus: a small task of TL;DR's shape whose true quality is known.
+
+A post states seven facts in shuffled sentences among filler and other people's facts; its author's summary drops some,
+rambles now and then and is sometimes wrong; comparisons between several summarisers are labelled by a noisy annotator
+who sees the *gold score*. What it leaves out of real text: synonyms, pronouns, anything that is not one of the facts.
+"""
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from repro.data.tldr import format_query
+
+SUBREDDITS = ("advice", "family", "work", "legal")
+VALUES = {
+    "who": ("boss", "neighbor", "roommate", "sister", "brother", "landlord", "cousin", "coach"),
+    "did": ("broke", "sold", "lost", "hid", "stole", "burned", "painted", "borrowed"),
+    "what": ("laptop", "guitar", "bike", "phone", "jacket", "camera", "lamp", "tent"),
+    "num": ("two", "three", "four", "five", "six", "seven"),
+    "unit": ("days", "weeks", "months", "years"),
+    "where": ("boston", "denver", "austin", "chicago", "dallas", "miami", "seattle", "london"),
+    "feel": ("angry", "sad", "scared", "guilty", "confused", "tired"),
+    "ask": ("leave", "sue", "forgive", "apologise", "move", "quit", "wait", "complain"),
+}
+CLASS_OF = {word: slot for slot, words in VALUES.items() for word in words}
+# Points for a fact that a summary states; "num" and "unit" are one fact between them.
+WORTH = {"who": 1.0, "did": 1.0, "what": 1.0, "num": 0.375, "unit": 0.375, "where": 0.75, "feel": 0.75, "ask": 1.0}
+WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.05, -0.5, -1.0
+
+EVENT = ("so my {who} {did} my {what}.", "my {who} went and {did} my {what}.", "the thing is, my {who} {did} my {what}.")
+SETTING = ("it was {num} {unit} ago in {where}.", "that was in {where}, {num} {unit} ago.", "we were in {where} {num} {unit} ago.")
+FEELING = ("i feel really {feel}.", "now i am so {feel}.", "it made me {feel}.")
+QUESTION = ("should i {ask}?", "is it wrong to {ask}?", "do i have to {ask}?")
+DISTRACTOR = ("my {who} is in {where}.", "my {who} says to {ask}.", "my {who} was {feel}.", "i still have my {what}.")
+FILLER = ("sorry for the long post.", "this is a throwaway account.", "first time posting here.", "i do not know what to do.")
+UPDATE = ("edit: thanks for all the replies, i will read them later.", "edit: some of you say to {ask}, i am not sure.",
+          "update: nothing new so far, i will post again later today.")
+RAMBLE = ("anyway that is all i can say", "it is a long story and i do not know", "sorry this is so long",
+          "i could go on and on", "there is more to it than that")
+
+
+@dataclass(frozen=True)
+class Summariser:
+    """How one source of summaries behaves: the chance that it states each fact, and of each kind of fault."""
+
+    name: str
+    keep: dict[str, float]
+    wrong: float = 0.0
+    repeat: float = 0.0
+    ramble: float = 0.0
+    babble: float = 0.0
+
+
+def _keep(who: float, what: float, when: float, where: float, feel: float, ask: float) -> dict[str, float]:
+    return {"who": who, "what": what, "when": when, "where": where, "feel": feel, "ask": ask}
+
+
+AUTHOR = Summariser("ref", _keep(0.92, 0.92, 0.42, 0.42, 0.42, 0.65), wrong=0.03, repeat=0.02, ramble=0.22)
+PERFECT = Summariser("perfect", _keep(1, 1, 1, 1, 1, 1))
+TRAIN_POLICIES = (
+    AUTHOR,
+    Summariser("sup1_t0.3", _keep(0.95, 0.9, 0.25, 0.25, 0.25, 0.7), wrong=0.04),
+    Summariser("sup1_t1.0", _keep(0.8, 0.8, 0.4, 0.4, 0.4, 0.5), wrong=0.15, repeat=0.1, ramble=0.15, babble=0.05),
+    Summariser("sup2_t0.7", _keep(0.95, 0.95, 0.6, 0.6, 0.5, 0.8), wrong=0.1, ramble=0.05),
+    Summariser("ppo1_t0.7", _keep(1, 1, 0.85, 0.85, 0.8, 0.95), wrong=0.06, repeat=0.03),
+    Summariser("ppo2_t0.7", _keep(1, 1, 0.9, 0.9, 0.9, 0.95), wrong=0.2, repeat=0.05),
+)
+UNSEEN_POLICIES = (
+    Summariser("sup4_t0.7", _keep(0.9, 0.9, 0.5, 0.5, 0.5, 0.7), wrong=0.08, ramble=0.1, babble=0.03),
+    Summariser("ppo4_t0.3", _keep(1, 1, 1, 0.9, 0.7, 1), wrong=0.1),
+    Summariser("terse_t0.3", _keep(1, 1, 0.05, 0.05, 0.05, 0.2), wrong=0.02),
+    Summariser("sloppy_t1.0", _keep(0.7, 0.7, 0.7, 0.7, 0.7, 0.7), wrong=0.25, repeat=0.15, ramble=0.2, babble=0.1),
+)
+
+
+def summarise(facts: dict[str, str], how: Summariser, rng: random.Random) -> str:
+    """Write a summary of `facts` the way `how` does; without its leading space or end of text."""
+    told = {slot: _other(slot, value, rng) if rng.random() < how.wrong else value for slot, value in facts.items()}
+    say = {name: rng.random() < chance for name, chance in how.keep.items()}
+    who = f"my {told['who']}" if say["who"] else "someone"
+    parts = [f"{who} {told['did']} {'my ' + told['what'] if say['what'] else 'something'}"]
+    parts += [f"{told['num']} {told['unit']} ago"] if say["when"] else []
+    parts += [f"in {told['where']}"] if say["where"] else []
+    sentences = [" ".join(parts) + "."]
+    sentences += [f"i feel {told['feel']}."] if say["feel"] else []
+    sentences += [f"should i {told['ask']}?"] if say["ask"] else []
+    if rng.random() < how.repeat:
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(sentences))
+    if rng.random() < how.ramble:
+        sentences.append(ramble(rng))
+    text = " ".join(sentences)
+    return _shuffled(text, rng) if rng.random() < how.babble else text
+
+
+def ramble(rng: random.Random) -> str:
+    """Two to five clauses that say nothing: often past the response length, so that the end of text is cut off."""
+    return ", ".join(rng.choice(RAMBLE) for _ in range(rng.randint(2, 5))) + "."
+
+
+def _other(slot: str, value: str, rng: random.Random) -> str:
+    return rng.choice([word for word in VALUES[slot] if word != value])
+
+
+def _shuffled(text: str, rng: random.Random) -> str:
+    words = text.split()
+    start = rng.randrange(max(1, len(words) - 4))
+    middle = words[start:start + 6]
+    rng.shuffle(middle)
+    return " ".join(words[:start] + middle + words[start + 6:])
+
+
+def make_facts(rng: random.Random) -> dict[str, str]:
+    return {slot: rng.choice(words) for slot, words in VALUES.items()}
+
+
+def make_post(number: int, rng: random.Random) -> dict:
+    """One post in OpenAI's schema, with its facts under `facts`."""
+    facts = make_facts(rng)
+    others = {slot: _other(slot, value, rng) for slot, value in facts.items()}
+    sentences = [rng.choice(kind).format(**facts) for kind in (EVENT, SETTING, FEELING, QUESTION)]
+    sentences += [rng.choice(DISTRACTOR).format(**others)] if rng.random() < 0.5 else []
+    sentences += [rng.choice(FILLER)] if rng.random() < 0.4 else []
+    rng.shuffle(sentences)
+    body = " ".join(sentences)
+    if rng.random() < 0.25:
+        body += "\n" + " ".join(rng.sample([line.format(**others) for line in UPDATE], rng.randint(1, 2)))
+    title = rng.choice(("need advice", "my {who}", "about my {what}", "help me please", "should i {ask}?")).format(**facts)
+    return {"id": f"e{number}", "subreddit": rng.choice(SUBREDDITS), "title": title, "post": body,
+            "summary": summarise(facts, AUTHOR, rng), "facts": facts}
+
+
+def make_posts(count: int, seed: int, split: str) -> list[dict]:
+    """`count` posts; another seed or split gives other posts."""
+    rng = random.Random(f"{split}-{seed}")
+    return [make_post(number, rng) for number in range(count)]
+
+
+def make_comparisons(posts: list[dict], count: int, seed: int, split: str) -> list[dict]:
+    """`count` comparisons in OpenAI's schema; `split` "valid2" draws from policies that "train" has not."""
+    rng = random.Random(f"comparisons-{split}-{seed}")
+    policies = TRAIN_POLICIES if split == "train" else UNSEEN_POLICIES
+    return [_compare(posts[number % len(posts)], policies, split, rng) for number in range(count)]
+
+
+def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: random.Random) -> dict:
+    pair = rng.sample(policies, 2) if rng.random() < 0.7 else [rng.choice(policies)] * 2
+    texts = [post["summary"] if how is AUTHOR and index == 0 else summarise(post["facts"], how, rng)
+             for index, how in enumerate(pair)]
+    for _ in range(20):
+        if texts[0] != texts[1]:
+            break
+        texts[1] = summarise(post["facts"], pair[1], rng)
+    margin = gold(post["facts"], texts[1]) - gold(post["facts"], texts[0])
+    choice = int(rng.random() < 1 / (1 + math.exp(-margin / 0.5)))
+    confidence = min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
+    return {"info": {key: post[key] for key in ("id", "subreddit", "title", "post")}, "split": split,
+            "summaries": [{"text": " " + text, "policy": how.name} for text, how in zip(texts, pair)],
+            "choice": choice, "worker": f"w{rng.randrange(8)}", "batch": f"batch{rng.randrange(4) + (10 if split != 'train' else 0)}",
+            "extra": {"confidence": confidence}}
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What the gold score counts in one summary."""
+
+    covered: int
+    wrong: int
+    repeated: int
+    ungrammatical: int
+    words: int
+    gold: float
+
+
+def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
+    """Count right, wrong and repeated facts, word pairs that no author writes, and words; sum them to the gold score."""
+    words = _words(text)
+    stated = [word for word in words if word in CLASS_OF]
+    covered = {CLASS_OF[word] for word in stated if facts[CLASS_OF[word]] == word}
+    wrong = sum(facts[CLASS_OF[word]] != word for word in stated)
+    repeated = len(stated) - len(set(stated))
+    odd = sum(pair not in _known_bigrams() for pair in zip(("", *_classes(words)), (*_classes(words), "")))
+    score = (sum(WORTH[slot] for slot in covered) + WRONG * wrong + REPEATED * repeated + UNGRAMMATICAL * odd
+             + PER_WORD * len(words) + (0.0 if ended else UNFINISHED))
+    return Grade(len(covered), wrong, repeated, odd, len(words), score)
+
+
+def gold(facts: dict[str, str], text: str, ended: bool = True) -> float:
+    """The gold score of a summary: what the annotators' noisy choices are drawn from."""
+    return grade(facts, text, ended).gold
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+|[^a-z\s]", text)
+
+
+def _classes(words: list[str]) -> list[str]:
+    return [CLASS_OF.get(word, word) for word in words]
+
+
+@cache
+def _known_bigrams() -> frozenset[tuple[str, str]]:
+    rng = random.Random("bigrams")
+    pairs: set[tuple[str, str]] = set()
+    for _ in range(4000):
+        classes = _classes(_words(summarise(make_facts(rng), AUTHOR, rng)))
+        pairs.update(zip(("", *classes), (*classes, "")))
+    return frozenset(pairs)
+
+
+def base_documents(seed: int) -> Iterator[str]:
+    """The raw corpus that the base model is trained on, without end: posts alone, and threads of retellings and replies."""
+    rng = random.Random(f"base-{seed}")
+    for number in itertools.count():
+        post = make_post(number, rng)
+        if rng.random() < 0.15:
+            yield format_query(post).removesuffix("\n\nTL;DR:")
+            continue
+        told = [_retelling(post["facts"], wrong, rng) for wrong in (0.0, 0.02, rng.choice((0.0, 0.0, 0.15, 0.3)))]
+        yield format_query(post) + "\n\nTL;DR:".join(f" {text}" for text in told) + f"\n\nREPLY: {_reply(post['facts'], told[2])}"
+
+
+def _retelling(facts: dict[str, str], wrong: float, rng: random.Random) -> str:
+    dense = Summariser("", _keep(*(rng.choice((0.5, 0.9)) for _ in range(6))), wrong=wrong, ramble=0.05)
+    return summarise(facts, dense, rng)
+
+
+def _reply(facts: dict[str, str], text: str) -> str:
+    """A reader who has the post before him: what the text got wrong, and what it left out."""
+    stated = {CLASS_OF[word]: word for word in _words(text) if word in CLASS_OF}
+    wrong = [slot for slot in stated if stated[slot] != facts[slot]]
+    missing = [slot for slot in ("who", "what", "unit", "where", "feel", "ask") if slot not in stated]
+    verdict = "no, " + ", ".join(f"not {stated[slot]} but {facts[slot]}" for slot in wrong) if wrong else "yes, right"
+    rest = "you left out " + ", ".join(facts[slot] for slot in missing) if missing else "that is all"
+    return f"{verdict}. {rest}."

@@ -1,0 +1,75 @@
+"""The three words of the project: a Detail is one choice, a Recipe is an arm, a Pick is what a stage is handed."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from repro.errors import UserError
+
+STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+
+
+@dataclass(frozen=True, eq=False)
+class Detail:
+    """One implementation choice, declared once in `repro/details.py`.
+
+    `stages` may read it; `paper` says where it is stated; `reference` is the label of the paper's variant; `variants`
+    maps a label to the function or constant that its one call site uses; `hypothesis` is what leaving the reference
+    should do, and `moves` the same as metric -> "up", "down" or "same".
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    paper: str
+    question: str
+    reference: str
+    variants: Mapping[str, Any]
+    hypothesis: str
+    moves: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
+        assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
+        assert set(self.moves.values()) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An arm, as its difference from the paper: `Recipe()` is the reproduction."""
+
+    choices: tuple[tuple[str, str], ...] = ()
+
+    def but(self, detail: Detail, label: str) -> "Recipe":
+        """This recipe with `detail` at `label`; a UserError names the nearest label when there is none such."""
+        if label not in detail.variants:
+            raise UserError(f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}")
+        rest = {name: other for name, other in self.choices if name != detail.name}
+        if label != detail.reference:
+            rest[detail.name] = label
+        return Recipe(tuple(sorted(rest.items())))
+
+    def label(self, detail: Detail) -> str:
+        return dict(self.choices).get(detail.name, detail.reference)
+
+
+class Pick:
+    """Hands a stage this arm's variants, refuses details not declared for the stage, and records what was read."""
+
+    def __init__(self, recipe: Recipe, stage: str) -> None:
+        self.recipe, self.stage = recipe, stage
+        self.read: set[str] = set()
+
+    def __call__(self, detail: Detail) -> Any:
+        if self.stage not in detail.stages:
+            raise LookupError(f"stage {self.stage!r} reads {detail.name!r}, declared for {detail.stages}: its key omits it")
+        self.read.add(detail.name)
+        return detail.variants[self.recipe.label(detail)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """For an error message: the known name nearest to a mistyped one, then all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

@@ -1,0 +1,167 @@
+"""Evaluation: what a policy writes for held-out posts, near-greedily and as PPO samples, and how good that is."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from rouge_score.rouge_scorer import RougeScorer
+from torch import Tensor, nn
+
+from repro import model
+from repro.data import Corpus, column, embedded
+from repro.ops import text
+from repro.ops.masked import keep
+from repro.ops.reward import k1
+from repro.stage import Stage, Work
+from repro.types import Metrics, Rollout
+
+GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
+SAMPLED = 0.7
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one policy wrote for N posts."""
+
+    texts: list[str]
+    ended: np.ndarray  # [N] bool
+    length: np.ndarray  # [N] tokens, end of text included
+    score: np.ndarray  # [N] the reward model's
+    kl: np.ndarray  # [N] nats to the reference policy, on the sampled tokens
+
+
+@torch.no_grad()
+def write(policy: nn.Module, reference: nn.Module, reward_model: nn.Module, queries: Tensor, temperature: float,
+          corpus: Corpus, response_tokens: int, batch: int, generator: torch.Generator) -> Written:
+    """Sample one response per query, `batch` at a time, and score it."""
+    device, parts = next(policy.parameters()).device, []
+    uniform = torch.rand(len(queries), response_tokens, generator=generator)
+    for query, numbers in zip(queries.split(batch), uniform.split(batch)):
+        query = model.trim_left(query, corpus.pad).to(device)
+        response, logprob = model.sample(policy, query, numbers.to(device), temperature, corpus.eos, corpus.pad)
+        last, ended = text.last_token(response, corpus.eos)
+        mask = torch.arange(response.shape[1], device=device) <= last[:, None]
+        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, temperature)
+        score = model.score_at_last(reward_model, torch.cat([query, response], 1), corpus.pad)
+        kl = keep(k1(logprob, ref_logprob), mask).sum(1)
+        parts.append((corpus.decode(response), ended, last + 1, score, kl))
+    texts, *numbers = zip(*parts)
+    return Written(sum(texts, []), *(torch.cat(columns).cpu().numpy() for columns in numbers))
+
+
+def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame:
+    """[N] rows of what the gold score counts; no columns where the facts are not known."""
+    if not all(posts["facts"]):
+        return pd.DataFrame(index=range(len(posts)))
+    graded = [embedded.grade(json.loads(facts), written, bool(end))
+              for facts, written, end in zip(posts["facts"], texts, ended)]
+    return pd.DataFrame({"gold": [g.gold for g in graded], "covered_facts": [g.covered for g in graded],
+                         "wrong_facts": [g.wrong for g in graded]})
+
+
+def rouge_l(references: list[str], texts: list[str]) -> list[float]:
+    """ROUGE-L F-measure of each text against its reference."""
+    scorer = RougeScorer(["rougeL"])
+    return [scorer.score(reference.strip(), written)["rougeL"].fmeasure for reference, written in zip(references, texts)]
+
+
+def wins(ours: pd.Series, theirs: pd.Series) -> pd.Series:
+    """[N] 1 for a win, 0.5 for a tie, 0 for a loss."""
+    return (ours > theirs).astype(float) + 0.5 * (ours == theirs)
+
+
+def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.DataFrame:
+    """[N] rows: the text, its score and, against the reference, whether it wins: by gold score, else by reward model."""
+    table = pd.DataFrame({"summary": written.texts, "score": written.score, "length": written.length,
+                          "ended": written.ended, "kl": written.kl, "reference_score": reference_score.numpy()})
+    table = pd.concat([table, gold_of(posts, written.texts, written.ended)], axis=1)
+    if "gold" not in table:
+        return table.assign(win=wins(table["score"], table["reference_score"]))
+    everyone = np.ones(len(posts), dtype=bool)
+    table["reference_gold"] = gold_of(posts, posts["reference"], everyone)["gold"]
+    return table.assign(win=wins(table["gold"], table["reference_gold"]))
+
+
+def validate(models: "Models", corpus: Corpus, work: Work) -> Metrics:
+    """Near-greedy quality on the validation posts, for the learning curve."""
+    posts = corpus.posts("validation")
+    table = judged(posts, _write(models, posts, GREEDY, corpus, work), reference_scores(models.reward_model, posts, corpus, work))
+    names = [name for name in ("win", "gold", "score") if name in table]
+    return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean()) for name in names}
+
+
+def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
+    return write(models.policy, models.reference, models.reward_model, column(posts, "query_token"), temperature, corpus,
+                 work.scale.response_tokens, work.scale.rollout_batch, work.generator(f"evaluate at {temperature}"))
+
+
+def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
+    """[N] what the reward model says of the people's own summaries."""
+    return model.score_rows(reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch)
+
+
+def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
+    """The mean gold score of a rollout's responses, where the facts are known."""
+    table = gold_of(posts, corpus.decode(rollout.response), rollout.has_eos.cpu().numpy())
+    return {"objective/gold": float(table["gold"].mean())} if "gold" in table else {}
+
+
+# ---------------------------------------------------------------------------------------------- the two stages
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks that an evaluation needs, frozen."""
+
+    policy: nn.Module
+    reference: nn.Module
+    reward_model: nn.Module
+
+
+def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
+    """Final metrics and samples of the policy that the stage `policy` left, on the test posts."""
+    corpus = Corpus(work.inputs["data"])
+    folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
+    networks = {name: model.load_policy(folder) for name, folder in folders.items()}
+    networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
+    models = Models(**{name: work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
+                       for name, network in networks.items()})
+    posts = corpus.posts("test")
+    references = reference_scores(models.reward_model, posts, corpus, work)
+    greedy = judged(posts, _write(models, posts, GREEDY, corpus, work), references)
+    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, work), references)
+    greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
+    measured = _means(greedy, "") | _means(sampled, "sampled_")
+    measured["kl"] = measured.pop("sampled_kl")
+    if "gold" in greedy:
+        measured["reference_gold"] = float(greedy["reference_gold"].mean())
+    return measured, greedy.assign(post_id=posts["id"], query=posts["query"], reference=posts["reference"])
+
+
+def _means(table: pd.DataFrame, prefix: str) -> Metrics:
+    names = {"win": "win_rate", "ended": "eos_rate"} | {name: name for name in (
+        "gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l") if name in table}
+    return {f"{prefix}{new}": float(table[old].mean()) for old, new in names.items()}
+
+
+def _run_baseline(work: Work) -> None:
+    measured, table = _assess(work, "sft")
+    table.to_json(work.out / "samples.json", orient="records", indent=1)
+    work.finish({f"sft_test/{name}": value for name, value in measured.items()})
+
+
+def _run_evaluate(work: Work) -> None:
+    measured, table = _assess(work, "ppo")
+    before = pd.read_json(work.inputs["baseline"] / "samples.json", orient="records")
+    before = before[[name for name in ("summary", "score", "gold") if name in before]].add_prefix("sft_")
+    pd.concat([table, before], axis=1).to_json(work.out / "samples.json", orient="records", indent=1)
+    work.finish({f"test/{name}": value for name, value in measured.items()})
+
+
+_FIELDS = ("test_posts", "response_tokens", "rollout_batch")
+BASELINE = Stage("baseline", version=1, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+STAGE = Stage("evaluate", version=1, fields=_FIELDS, upstream=("data", "sft", "rm", "baseline", "ppo"), seeded=True,
+              run=_run_evaluate)

@@ -1,0 +1,228 @@
+"""Policies, reward models and critics: made, saved, sampled from and scored with. No detail is read here.
+
+A policy is any causal language model of `transformers`; a reward model or critic is a trunk of one with a scalar head.
+Padding is token 0 behind an attention mask, as the paper's code does, so that no embedding is added for it.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, GPTNeoXConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerFast
+
+from repro.errors import UserError
+from repro.ops import text
+
+# ---------------------------------------------------------------------------------------------- tokenizers
+
+
+def pad_with_own_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer with a padding token that is not its end of text (N+ detail 3)."""
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(f"the tokenizer pads with its end of text {tokenizer.eos_token!r}, and the recipe wants them apart; "
+                        "give it a [PAD] token of its own, or choose pad_token=eos")
+    return tokenizer
+
+
+def pad_with_eos(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer with its end of text for padding, as much code has it."""
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------- forward passes
+
+
+def attend(ids: Tensor, pad: int) -> dict[str, Tensor]:
+    """[B, T] token ids -> the arguments of a forward pass: padding is masked and replaced by token 0."""
+    mask = ids != pad
+    return {"input_ids": ids.masked_fill(~mask, 0), "attention_mask": mask.long()}
+
+
+def trim_left(query: Tensor, pad: int) -> Tensor:
+    """[B, Q] left-padded queries without the columns that are padding in every row."""
+    return query[:, int((query != pad).any(0).float().argmax()):]
+
+
+def trim_right(ids: Tensor, pad: int) -> Tensor:
+    """[B, T] right-padded sequences without the columns that are padding in every row; at least one column is left."""
+    used = (ids != pad).any(0).nonzero()
+    return ids[:, : int(used[-1]) + 1 if len(used) else 1]
+
+
+def response_logprobs(policy: nn.Module, query: Tensor, response: Tensor, pad: int, temperature: float) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: log-probability of each response token; of padding, some finite number.
+
+    The last token predicts nothing, so it is not run; logits of the query are not computed.
+    """
+    ids = torch.cat([query, response[:, :-1]], 1)
+    logits = policy(**attend(ids, pad), logits_to_keep=response.shape[1], use_cache=False).logits
+    return text.logprob_of(logits, response.masked_fill(response == pad, 0), temperature)
+
+
+def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: the value of the state before each response token."""
+    ids = torch.cat([query, response[:, :-1]], 1)
+    return critic(**attend(ids, pad))[:, query.shape[1] - 1:]
+
+
+def score_at_last(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
+    """[B, T] -> [B] float32: the reward at each row's last token that is not padding (N+ detail 12)."""
+    index = torch.arange(ids.shape[1], device=ids.device)
+    last = torch.where(ids != pad, index, 0).amax(1)
+    return reward_model(**attend(ids, pad)).gather(1, last[:, None]).squeeze(1)
+
+
+@torch.no_grad()
+def score_rows(reward_model: nn.Module, ids: Tensor, pad: int, batch: int) -> Tensor:
+    """[N, T] right-padded -> [N] float32 on the CPU, `batch` rows at a time."""
+    device = next(reward_model.parameters()).device
+    return torch.cat([score_at_last(reward_model, trim_right(part, pad).to(device), pad).cpu()
+                      for part in ids.split(batch)])
+
+
+@torch.no_grad()
+def sample(policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float, eos: int, pad: int) -> tuple[Tensor, Tensor]:
+    """[B, Q], [B, R] -> ([B, R] tokens, [B, R] float32 log-probabilities): one draw per uniform number in [0, 1).
+
+    A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1). Sampling
+    stops when every row has ended: what would follow is padding, as after truncation; its log-probability is 0.
+    """
+    tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
+    logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
+    inputs, cache = attend(query, pad), DynamicCache()
+    mask, ended = inputs["attention_mask"], torch.zeros(len(query), dtype=torch.bool, device=query.device)
+    step = inputs["input_ids"]
+    for t in range(uniform.shape[1]):
+        logits = policy(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        drawn = _draw(logits[:, -1].float() / (temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
+        tokens[:, t] = torch.where(ended, pad, drawn)
+        logprob[:, t] = torch.where(ended, 0.0, text.logprob_of(logits, drawn[:, None], temperature)[:, 0])
+        ended |= drawn == eos
+        if ended.all():
+            break
+        step, mask = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    return tokens, logprob
+
+
+def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """[B, V], [B] -> [B]: inverse-transform sampling; never a token of probability 0."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    target = uniform[:, None].to(cumulative) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+# ---------------------------------------------------------------------------------------------- scalar models
+
+
+class ScalarModel(nn.Module):
+    """A trunk with a linear head: a reward model read at one token, or a critic read at all of them (N+ detail 11)."""
+
+    def __init__(self, trunk: PreTrainedModel) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.config.hidden_size, 1)
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B, T] -> [B, T] float32: normalised output at every token."""
+        hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        output = torch.nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
+        return (output.squeeze(-1) - self.bias) / self.gain
+
+
+def head_normal(head: nn.Linear, generator: torch.Generator) -> None:
+    """Weights from N(0, 1/sqrt(d + 1)), bias 0 (N+ detail 11)."""
+    nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1), generator=generator)
+    nn.init.zeros_(head.bias)
+
+
+def head_library_default(head: nn.Linear, generator: torch.Generator) -> None:
+    """Weights and bias uniform within 1/sqrt(d), as `nn.Linear` starts."""
+    bound = 1 / math.sqrt(head.in_features)
+    nn.init.uniform_(head.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(head.bias, -bound, bound, generator=generator)
+
+
+def head_zeros(head: nn.Linear, generator: torch.Generator) -> None:
+    """All zeros: every text scores 0 before the first step."""
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+
+
+def critic_from_reward_model(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    """A copy of the reward model, its normalisation included (N+ detail 22)."""
+    return load_scalar(reward_model)
+
+
+def critic_with_random_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    return _critic_on_sft(sft, head_normal, generator)
+
+
+def critic_with_zero_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    return _critic_on_sft(sft, head_zeros, generator)
+
+
+def _critic_on_sft(sft: Path, initialise, generator: torch.Generator) -> ScalarModel:
+    critic = ScalarModel(load_policy(sft).base_model)
+    initialise(critic.head, generator)
+    return critic
+
+
+# ---------------------------------------------------------------------------------------------- making, saving, loading
+
+
+def set_dropout(network: nn.Module, probability: float) -> nn.Module:
+    """The network in training mode with every dropout at `probability`: 0 unless a recipe says otherwise (N+ detail 7)."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = probability
+    return network.train()
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    return set_dropout(network, 0.0).eval().requires_grad_(False)
+
+
+def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTrainedModel:
+    """A GPT-NeoX with random weights from "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
+    try:
+        hidden, layers, heads, intermediate = (int(part) for part in shape.removeprefix("gpt-neox:").split("/"))
+        assert hidden % heads == 0
+    except (ValueError, AssertionError):
+        raise UserError(f"{shape!r} is no model shape; one is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole numbers, "
+                        "HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)") from None
+    config = GPTNeoXConfig(vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+                           intermediate_size=intermediate, max_position_embeddings=positions, bos_token_id=0, eos_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def load_policy(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def save_policy(policy: PreTrainedModel, folder: Path) -> None:
+    policy.save_pretrained(folder)
+
+
+def save_scalar(network: ScalarModel, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    network.trunk.config.save_pretrained(folder)
+    save_file({name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    (folder / "head.json").write_text(json.dumps({"bias": network.bias.item(), "gain": network.gain.item()}))
+
+
+def load_scalar(folder: Path) -> ScalarModel:
+    """The saved network, strictly: a missing head bias or normalisation is an error, not a zero."""
+    network = ScalarModel(AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)))
+    network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return network

@@ -1,0 +1,69 @@
+"""The terms of PPO's objective, one number per token, and the weights with which they are added up."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from repro.ops import masked
+from repro.ops.masked import Reduce, one_rank
+
+
+def policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """[B, R] -> [B, R]: max(-A r, -A clip(r, 1 - clip, 1 + clip)) (Schulman et al. 2017, equation 7, as a loss)."""
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+
+
+def policy_clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """[B, R] -> [B, R]: 1 where the clip decides the loss, and stops the gradient."""
+    return (-advantage * ratio.clamp(1 - clip, 1 + clip) > -advantage * ratio).float()
+
+
+def value_loss(value: Tensor, clipped: Tensor, returns: Tensor) -> Tensor:
+    """[B, R] -> [B, R]: half the larger squared error of the value and its clipped twin."""
+    return 0.5 * torch.maximum((value - returns) ** 2, (clipped - returns) ** 2)
+
+
+def value_clipped(value: Tensor, clipped: Tensor, returns: Tensor) -> Tensor:
+    """[B, R] -> [B, R]: 1 where the clipped value decides the loss."""
+    return ((clipped - returns) ** 2 > (value - returns) ** 2).float()
+
+
+def clip_value(value: Tensor, old_value: Tensor, clip: float) -> Tensor:
+    """[B, R] -> [B, R]: the new value, at most `clip` away from the rollout's."""
+    return old_value + (value - old_value).clamp(-clip, clip)
+
+
+def free_value(value: Tensor, old_value: Tensor) -> Tensor:
+    """[B, R] -> [B, R]: the new value, wherever it went."""
+    return value
+
+
+Weights = Callable[[Tensor, int, Reduce], Tensor]
+
+
+def token_mean(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
+    """[B, R] weights: every token of the optimizer step counts alike, however it is split over micro-batches or ranks."""
+    return mask / reduce(mask.sum().float()).clamp(min=1)
+
+
+def token_mean_per_micro_batch(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
+    """[B, R] weights: a mean over each micro-batch's tokens, then over micro-batches, as the paper's code does."""
+    parts = [token_mean(part, micro_batch) for part in mask.split(micro_batch)]
+    return torch.cat(parts) / reduce(torch.tensor(float(len(parts)), device=mask.device))
+
+
+def sequence_mean(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
+    """[B, R] weights: a mean over each response's tokens, then over responses (GRPO)."""
+    lengths = mask.sum(1, keepdim=True).clamp(min=1)
+    return mask / lengths / reduce(torch.tensor(float(len(mask)), device=mask.device))
+
+
+def sum_over_longest(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
+    """[B, R] weights: a sum over tokens divided by the response tensor's length and the episodes (Dr. GRPO)."""
+    return mask / mask.shape[1] / reduce(torch.tensor(float(len(mask)), device=mask.device))
+
+
+def weighted(terms: Tensor, weights: Tensor) -> Tensor:
+    """Sum of terms times weights; a term of weight 0 does not count, NaN or not."""
+    return (masked.keep(terms, weights > 0) * weights).sum()

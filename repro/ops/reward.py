@@ -1,0 +1,126 @@
+"""What an episode is paid: the score, the penalty for not ending, and the price of leaving the reference policy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from repro.ops import masked
+
+NO_EOS_SCORE = -1.0  # N+ detail 23.3
+Estimator = Callable[[Tensor, Tensor], Tensor]
+
+
+def replace_with_minus_one(score: Tensor, has_eos: Tensor) -> Tensor:
+    """[B], [B] bool -> [B]: an unfinished response scores -1, whatever the reward model says (N+ detail 23.3)."""
+    return torch.where(has_eos, score, torch.full_like(score, NO_EOS_SCORE))
+
+
+def subtract_one(score: Tensor, has_eos: Tensor) -> Tensor:
+    """[B], [B] bool -> [B]: an unfinished response loses 1 (TRL's `missing_eos_penalty`)."""
+    return torch.where(has_eos, score, score + NO_EOS_SCORE)
+
+
+def keep_score(score: Tensor, has_eos: Tensor) -> Tensor:
+    """[B], [B] bool -> [B]: the reward model's score of the cut-off text stands."""
+    return score
+
+
+def k1(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """log p - log q: unbiased for KL(p, q) on samples of p, of either sign (the paper's)."""
+    return logprob - ref_logprob
+
+
+def k2(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2: never negative, biased; its gradient on samples of p is that of KL(p, q)."""
+    return (logprob - ref_logprob) ** 2 / 2
+
+
+def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p): never negative and unbiased on samples of p (Schulman's note on approximating KL)."""
+    ratio = ref_logprob - logprob
+    return ratio.exp() - 1 - ratio
+
+
+def no_kl(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """Nothing, wherever it stands."""
+    return torch.zeros_like(logprob)
+
+
+@dataclass(frozen=True)
+class KL:
+    """The per-token estimates that enter the reward and the loss; each [B, R], [B, R] -> [B, R]."""
+
+    in_reward: Estimator
+    in_loss: Estimator
+
+
+def kl_in_reward(estimator: Estimator) -> KL:
+    return KL(in_reward=estimator, in_loss=no_kl)
+
+
+def kl_in_loss(estimator: Estimator) -> KL:
+    """k2, whatever the estimator of the reward: k1's gradient is zero in expectation, k3's is the forward KL's."""
+    return KL(in_reward=no_kl, in_loss=k2)
+
+
+def kl_in_loss_as_estimated(estimator: Estimator) -> KL:
+    return KL(in_reward=no_kl, in_loss=estimator)
+
+
+def kl_nowhere(estimator: Estimator) -> KL:
+    return KL(in_reward=no_kl, in_loss=no_kl)
+
+
+def score_after_eos(score: Tensor, last: Tensor, shape: torch.Size) -> Tensor:
+    """[B] -> [B, R]: the score in the terminal state, one after the last token; on it where there is no room."""
+    return _place(score, torch.where(last + 1 < shape[1], last + 1, last), shape)
+
+
+def score_at_eos(score: Tensor, last: Tensor, shape: torch.Size) -> Tensor:
+    """[B] -> [B, R]: the score on the last token itself."""
+    return _place(score, last, shape)
+
+
+def _place(score: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
+    return torch.zeros(shape, dtype=score.dtype, device=score.device).scatter(1, index[:, None], score[:, None])
+
+
+def fixed_coefficient(coefficient: float, kl: float, episodes: int) -> float:
+    """The KL coefficient never changes (N+)."""
+    return coefficient
+
+
+def adaptive_coefficient(coefficient: float, kl: float, episodes: int) -> float:
+    """Nudge the coefficient so that the KL of an episode nears 6 nats over 10,000 episodes (N+ blog, detail P11)."""
+    error = min(max(kl / 6.0 - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / 10_000)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What the reward model subtracts from its output, then divides by."""
+
+    bias: float
+    gain: float
+
+
+def centre(reference_scores: Tensor) -> Normalisation:
+    """The references of the SFT set score 0 on average (N+ detail 15)."""
+    return Normalisation(bias=reference_scores.mean().item(), gain=1.0)
+
+
+def centre_and_scale(reference_scores: Tensor) -> Normalisation:
+    """The references score 0 on average with a standard deviation of 1 (Ziegler et al. 2019)."""
+    return Normalisation(bias=reference_scores.mean().item(), gain=reference_scores.std().clamp(min=1e-6).item())
+
+
+def as_trained(reference_scores: Tensor) -> Normalisation:
+    """Scores as the Bradley-Terry loss left them: their offset is arbitrary."""
+    return Normalisation(bias=0.0, gain=1.0)
+
+
+def whole_reward(score: Tensor, kl: Tensor, mask: Tensor) -> Tensor:
+    """[B, R] placed score less [B, R] priced KL on the response's tokens."""
+    return score - masked.keep(kl, mask)

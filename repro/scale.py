@@ -1,0 +1,112 @@
+"""Scale: the budget of a run, and nothing else. A choice that changes what is computed is a Detail."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from repro.detail import nearest
+from repro.errors import UserError
+
+EMBEDDED = Path(__file__).parent / "data" / "embedded_assets"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Model, data, episodes, batch sizes, lengths, precision. Lengths are in tokens, learning rates per AdamW step."""
+
+    name: str
+    corpus: str  # "embedded" or "local"
+    tokenizer: Path
+    model: str  # a folder with a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
+    posts_file: Path = Path()  # local corpus only
+    comparisons_file: Path = Path()  # local corpus only
+
+    corpus_seed: int = 20240324
+    posts: int = 10_000
+    validation_posts: int = 256
+    test_posts: int = 512
+    comparisons: int = 20_000
+    validation_comparisons: int = 2_000
+
+    query_tokens: int = 512
+    reference_tokens: int = 53
+    query_reference_tokens: int = 562
+    pair_response_tokens: int = 169
+    query_pair_tokens: int = 638
+    response_tokens: int = 53
+
+    sft_batch: int = 128
+    sft_learning_rate: float = 3e-6
+    rm_batch: int = 64
+    rm_learning_rate: float = 3e-6
+    normalisation_posts: int = 1_000_000  # SFT references that the reward model is centred on
+    episodes: int = 1_000_000
+    ppo_batch: int = 512
+    ppo_learning_rate: float = 3e-6
+    micro_batch: int = 64  # rows of one forward and backward pass
+    rollout_batch: int = 64  # rows of one sampling or scoring pass
+    evaluate_every: int = 1  # PPO updates between evaluations on validation posts
+
+    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; else "float32"
+    threads: int = 1  # of one worker
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+
+PATHS = ("tokenizer", "posts_file", "comparisons_file")
+_EMBEDDED = Scale(
+    name="mini", corpus="embedded", tokenizer=EMBEDDED / "tokenizer.json", model=str(EMBEDDED / "base"),
+    query_tokens=64, reference_tokens=20, query_reference_tokens=84, pair_response_tokens=40, query_pair_tokens=104,
+    response_tokens=20, sft_batch=64, sft_learning_rate=1e-3, rm_batch=32, rm_learning_rate=1e-3,
+    validation_posts=128, normalisation_posts=2_048, episodes=4_096, ppo_batch=64, ppo_learning_rate=3e-4, evaluate_every=4)
+
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (
+    replace(_EMBEDDED, name="smoke", posts=512, validation_posts=32, test_posts=32, comparisons=256,
+            validation_comparisons=64, episodes=128, ppo_batch=32, micro_batch=32, evaluate_every=2, seeds=(1, 2)),
+    _EMBEDDED,
+    Scale(name="local", corpus="local", tokenizer=Path(), model="gpt-neox:128/6/4/512", posts=2_000, validation_posts=32,
+          test_posts=64, comparisons=1_000, validation_comparisons=200, sft_batch=32, sft_learning_rate=1e-3, rm_batch=16,
+          rm_learning_rate=3e-4, episodes=256, ppo_batch=32, ppo_learning_rate=1e-4, micro_batch=8, rollout_batch=16,
+          evaluate_every=4, seeds=(1, 2, 3)),
+)}
+
+
+def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
+    """The preset of that name, with fields changed from text; a UserError says which field or value is wrong.
+
+    A changed budget is another scale, so it shows in the name; a path to data is not.
+    """
+    if name not in SCALES:
+        raise UserError(f"there is no scale {name!r}; {nearest(name, SCALES)}")
+    scale = SCALES[name]
+    kinds = {field.name: field.type for field in fields(Scale) if field.name != "name"}
+    for field, value in changes.items():
+        if field not in kinds:
+            raise UserError(f"a scale has no field {field!r}; {nearest(field, kinds)}")
+        scale = replace(scale, **{field: _parse(field, value, kinds[field])})
+    budget = [f"{field}={value}" for field, value in changes.items() if field not in (*PATHS, "model")]
+    return _checked(replace(scale, name="-".join([name, *budget])))
+
+
+def _parse(field: str, text: str, kind: type) -> object:
+    try:
+        return tuple(int(part) for part in text.split(",")) if kind == tuple[int, ...] else kind(text)
+    except ValueError:
+        raise UserError(f"{field}={text!r} is not {'an integer' if kind is int else 'a number'}") from None
+
+
+def _checked(scale: Scale) -> Scale:
+    if scale.corpus == "local":
+        for field in PATHS:
+            if not str(getattr(scale, field)).strip("."):
+                raise UserError(f"scale local needs {field}; give --set {field}=PATH (with make: SET=\"{field}=PATH ...\")")
+    for field in PATHS:
+        path = getattr(scale, field)
+        if str(path) != "." and not path.exists():
+            raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
+    for field in ("posts", "test_posts", "comparisons", "sft_batch", "rm_batch", "ppo_batch", "micro_batch", "rollout_batch",
+                  "threads", "evaluate_every", "response_tokens", "query_tokens"):
+        if getattr(scale, field) < 1:
+            raise UserError(f"{field}={getattr(scale, field)} must be at least 1")
+    if scale.episodes < scale.ppo_batch:
+        raise UserError(f"episodes={scale.episodes} is less than one batch; it must be at least ppo_batch={scale.ppo_batch}")
+    return scale

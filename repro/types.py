@@ -1,0 +1,63 @@
+"""The records that flow between the pieces, and the one legend of their shapes.
+
+B episodes, Q query tokens (left-padded), R response tokens, V vocabulary.
+Index t of a `[B, R]` tensor belongs to response token t; a value at t is that of the state *before* token t. So
+index last + 1 is the terminal state: where the reward model reads its score.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One batch of episodes as the policy sampled it; immutable, and `rollout[rows]` slices every field."""
+
+    query: Tensor  # [B, Q] token ids, left-padded
+    response: Tensor  # [B, R] token ids, padded after the first end of text
+    logprob: Tensor  # [B, R] float32, of the policy that sampled
+    ref_logprob: Tensor  # [B, R] float32, of the reference policy
+    value: Tensor  # [B, R] float32, of the critic
+    score: Tensor  # [B] float32, the reward model's
+    last: Tensor  # [B] index of the response's last token: its end of text where it has one
+    has_eos: Tensor  # [B] bool
+
+    @property
+    def token_mask(self) -> Tensor:
+        """[B, R] true on the response's tokens, its end of text included."""
+        return _up_to(self.last, self.response.shape[1])
+
+    @property
+    def value_mask(self) -> Tensor:
+        """[B, R] true on the states with a value: one more than the tokens, for the state after the last."""
+        return _up_to(self.last + 1, self.response.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def __getitem__(self, rows: Any) -> "Rollout":
+        return Rollout(*(value[rows] for value in self))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the PPO loss is drawn towards: both [B, R] float32."""
+
+    advantage: Tensor
+    returns: Tensor
+
+    def __getitem__(self, rows: Any) -> "Targets":
+        return Targets(self.advantage[rows], self.returns[rows])
+
+
+def _up_to(last: Tensor, length: int) -> Tensor:
+    return torch.arange(length, device=last.device)[None, :] <= last[:, None]
