@@ -21,7 +21,9 @@ FINALS = ("test/win_rate", "test/gold", "test/score", "test/kl", "test/length", 
           "test/wrong_facts", "test/covered_facts")
 OUTCOMES = ("test/win_rate", "test/gold", "test/score")
 TRAJECTORIES = ("objective/score", "objective/gold")
+REFERENCES = {"test/gold": "test/reference_gold"}  # where the reference summaries were measured too
 EVEN = 0.5  # the win rate of a policy as good as the references
+LONG_NAME = 12  # characters of an arm past which its name takes two lines
 WIDE = 50  # a positive curve whose peak is this many times its median is drawn on a log axis
 
 
@@ -54,6 +56,12 @@ def save(figure: Figure, stem: Path) -> None:
     """Writes a figure as PNG and SVG without a date or a version in it, so that equal data gives equal files."""
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+
+
+def tested(study: Study) -> list[str]:
+    """The policy's recorded metrics on the test posts: the usual ones in order, then whatever else was measured."""
+    recorded = {metric for metric in study.finals["metric"] if metric.startswith("test/")} - {REFERENCES["test/gold"]}
+    return [m for m in FINALS if m in recorded] + sorted(recorded - set(FINALS))
 
 
 # Learning curves
@@ -159,7 +167,7 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
     for metric in OUTCOMES:
         if {metric, f"sft_{metric}"} <= set(wide.columns):
             even = EVEN if metric == "test/win_rate" else np.nan
-            references = wide.get(f"reference_{metric}", pd.Series(even, index=wide.index))
+            references = wide.get(REFERENCES.get(metric), pd.Series(even, index=wide.index))
             frames.append(pd.DataFrame({"metric": metric, "before": wide[f"sft_{metric}"], "after": wide[metric],
                                         "references": references}).reset_index())
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
@@ -193,7 +201,8 @@ def _slopes(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.plot(np.full(len(seeds), place - 0.25), ends[0], linestyle="", marker="o", color="white",
                   markeredgecolor=colour, markersize=5)
         axes.plot(np.full(len(seeds), place + 0.25), ends[1], linestyle="", marker=marker, color=colour, markersize=6)
-    axes.set_xticks(range(len(study.arms)), [arm.replace("_", "_\n", 1) if len(arm) > 12 else arm for arm in study.arms])
+    names = [arm.replace("_", "_\n", 1) if len(arm) > LONG_NAME else arm for arm in study.arms]
+    axes.set_xticks(range(len(study.arms)), names)
     axes.set_xlim(-0.6, len(study.arms) - 0.4)
 
 

@@ -18,9 +18,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 POSTS = 40  # the first of the test set, so nobody chose them
+ROUNDING = 1e-12  # what is left of differences of equal numbers
 OPENING = 100  # characters of a post that its line shows
-TESTED = ("win_rate", "gold", "score", "kl", "length", "eos_rate", "rouge_l", "wrong_facts", "covered_facts")
-STAGES = ("data", "base", "sft", "rm", "ppo", "evaluate")
+STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 UNIT_OF_JUDGE = {"gold score": "the embedded corpus's gold score", "reward model": "the reward model"}
 
 
@@ -74,14 +74,14 @@ def sentence(row, study: Study) -> str:
 
 def what_would_decide(row, study: Study) -> str:
     """How many seeds an undecided arm needs, from the spread of its paired differences."""
-    effect = number(study.smallest_effect)
+    effect, power = number(study.smallest_effect), f"{100 * POWER:.0f} %"
     if math.isnan(row.seeds_needed):
         return "How many seeds would decide cannot be said without a smallest effect and a spread above zero."
     if math.isinf(row.seeds_needed):
         return f"At this spread not even {MOST_SEEDS} seeds would show an effect of {effect}."
     if row.seeds_needed <= row.n:
-        return f"These seeds would have shown an effect of {effect} in {POWER:.0%} of studies: it is likely smaller."
-    return f"At this spread about {row.seeds_needed:.0f} seeds would show an effect of {effect} with {POWER:.0%} power."
+        return f"These seeds would have shown an effect of {effect} in {power} of studies: it is likely smaller."
+    return f"At this spread about {row.seeds_needed:.0f} seeds would show an effect of {effect} with {power} power."
 
 
 # The page
@@ -91,7 +91,7 @@ def render(study: Study, findings: Findings, charts: list[figures.Chart], folder
     """The HTML of a page; everything that came from a run is escaped."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "signed": signed, "count": count, "when": when}
+    environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
     environment.globals |= {"name": style.name, "label": style.label, "span": span}
     return environment.get_template("ablation.html.j2").render(
         study=study, confidence=CONFIDENCE, power=POWER,
@@ -123,16 +123,16 @@ def warnings(study: Study, findings: Findings) -> list[str]:
                          f"{study.primary} here and in the reference, and the verdict is about those alone.")
     if study.amended:
         found.append(f"The plan was changed between runs ({', '.join(study.amended)}): what is shown is the newest.")
-    finals = study.finals[study.finals["metric"].str.startswith("nonfinite/") & (study.finals["value"] > 0)]
-    for (arm, metric), rows in finals.groupby(["arm", "metric"]):
-        found.append(f"{arm}: {metric.removeprefix('nonfinite/')} was not finite {rows['value'].sum():.0f} times "
-                     f"(seeds {', '.join(map(str, rows['seed']))}).")
+    counts = study.curves[study.curves["metric"].str.startswith("nonfinite/") & (study.curves["value"] > 0)]
+    for (arm, metric), rows in counts.groupby(["arm", "metric"]):
+        seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
+        found.append(f"{arm}: {metric.removeprefix('nonfinite/')} was not finite at times (seed {seeds}).")
     return found
 
 
 def difference_rows(study: Study, findings: Findings) -> list[dict]:
     """Intervals of the final metrics, the primary first, one row per metric and arm."""
-    order = list(dict.fromkeys((study.primary, *figures.FINALS)))
+    order = list(dict.fromkeys((study.primary, *figures.tested(study))))
     rows = findings.intervals[findings.intervals["metric"].isin(order)]
     ranked = rows.sort_values(["metric", "arm"], key=lambda c: c.map(order.index) if c.name == "metric" else c)
     return ranked.to_dict("records")
@@ -141,13 +141,12 @@ def difference_rows(study: Study, findings: Findings) -> list[dict]:
 def seed_table(study: Study) -> dict:
     """One row per arm and seed with its outcome and, per tested metric, (before PPO, after PPO)."""
     value = study.finals.set_index(["arm", "seed", "metric"])["value"].to_dict()
-    recorded = set(study.finals["metric"])
-    metrics = [name for name in TESTED if f"test/{name}" in recorded]
+    metrics = [m for m in figures.tested(study) if m in figures.FINALS]
     rows = [{"arm": run.arm, "seed": run.seed, "outcome": run.outcome,
-             "cells": [(value.get((run.arm, run.seed, f"sft_test/{m}"), math.nan),
-                        value.get((run.arm, run.seed, f"test/{m}"), math.nan)) for m in metrics]}
+             "cells": [(value.get((run.arm, run.seed, f"sft_{m}"), math.nan),
+                        value.get((run.arm, run.seed, m), math.nan)) for m in metrics]}
             for run in study.runs.itertuples()]
-    return {"metrics": [f"test/{m}" for m in metrics], "rows": rows}
+    return {"metrics": metrics, "rows": rows}
 
 
 def reward_models(study: Study) -> dict:
@@ -163,13 +162,14 @@ def reward_models(study: Study) -> dict:
 
 
 def shared_stages(study: Study) -> list[dict]:
-    """Per stage: how many times it had to be computed, and who shares each result."""
-    return [{"stage": stage, "groups": [_described(g, study) for g in _groups(study.runs, f"stage.{stage}")]}
-            for stage in STAGES if f"stage.{stage}" in study.runs]
+    """Per stage: how many results there are, and who shares them."""
+    groups = {stage: _groups(study.runs, f"stage.{stage}") for stage in STAGES}
+    return [{"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
+            for stage, found in groups.items() if found]
 
 
 def seconds_table(study: Study) -> dict:
-    """Seconds of each stage for each run, as they were recorded; a shared stage is counted where it was computed."""
+    """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
     taken = [_parsed(text) for text in study.runs["stage_seconds"]]
     stages = [stage for stage in STAGES if any(stage in t for t in taken)]
     rows = [{"arm": run.arm, "seed": run.seed, "started": run.started,
@@ -191,7 +191,7 @@ def posts(study: Study) -> list[dict]:
         return []
     first = next(iter(study.samples.values())).head(POSTS)
     return [{"id": post.post_id, "query": post.query, "opening": shorten(post.query, OPENING, placeholder=" ..."),
-             "reference": post.reference, "reference_gold": getattr(post, "reference_gold", math.nan),
+             "reference": post.reference, "facts": _facts(gold=getattr(post, "reference_gold", math.nan)),
              "summaries": [said for seed in study.seeds for said in _summaries(place, post.post_id, seed, study)]}
             for place, post in enumerate(first.itertuples())]
 
@@ -203,12 +203,19 @@ def _summaries(place: int, post_id: str, seed: int, study: Study) -> list[dict]:
             if place < len(table) and table["post_id"].iloc[place] == post_id}
     before: dict[tuple, list[str]] = {}
     for arm, row in rows.items():
-        before.setdefault((row["sft_summary"], row["sft_score"], number(row.get("sft_gold", math.nan))), []).append(arm)
+        facts = _facts(score=row["sft_score"], gold=row.get("sft_gold", math.nan))
+        before.setdefault((row["sft_summary"], facts), []).append(arm)
     sft = [{"seed": seed, "who": "SFT" if len(before) == 1 else f"SFT of {', '.join(arms)}", "arm": "", "text": text,
-            "ended": True, "score": score, "gold": gold, "length": ""} for (text, score, gold), arms in before.items()]
+            "ended": True, "facts": facts} for (text, facts), arms in before.items()]
     return sft + [{"seed": seed, "who": arm, "arm": arm, "text": row["summary"], "ended": bool(row["ended"]),
-                   "score": row["score"], "gold": number(row.get("gold", math.nan)), "length": row["length"]}
+                   "facts": _facts(score=row["score"], gold=row.get("gold", math.nan), tokens=row["length"])}
                   for arm, row in rows.items()]
+
+
+def _facts(**values: float) -> str:
+    """The numbers of one summary that exist, in one line."""
+    return " \N{MIDDLE DOT} ".join(f"{key} {value if key == 'tokens' else number(value)}"
+                                   for key, value in values.items() if not pd.isna(value))
 
 
 # Words and numbers
@@ -219,9 +226,11 @@ def number(value: float, sign: str = "") -> str:
     if value is None or math.isnan(value):
         return DASH
     size = abs(value)
-    if 0 < size < 0.001:
+    if size < ROUNDING:
+        value = 0.0
+    elif size < 0.0001:
         return f"{value:{sign}.1e}".replace("-", MINUS)
-    digits = 3 if size < 1 else 2 if size < 100 else 0
+    digits = 4 if ROUNDING < size < 0.001 else 3 if size < 1 else 2 if size < 100 else 0
     return f"{value:{sign},.{digits}f}".replace("-", MINUS)
 
 
@@ -259,6 +268,15 @@ def _groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:
     """The (arm, seed) of the runs that share each key of a stage."""
     known = runs.dropna(subset=stage) if stage in runs else runs.head(0)
     return [list(zip(group["arm"], group["seed"], strict=True)) for _, group in known.groupby(stage, sort=False)]
+
+
+def _sharing(groups: list[list[tuple[str, int]]], study: Study) -> str:
+    """Who shares the results of a stage, said as shortly as it can be said."""
+    if len(groups) > 1 and all(len(members) == 1 for members in groups):
+        return "each run its own"
+    if len(groups) == len(study.seeds) > 1 and all(len({seed for _, seed in members}) == 1 for members in groups):
+        return "the arms of a seed share one"
+    return "; ".join(_described(members, study) for members in groups)
 
 
 def _described(members: list[tuple[str, int]], study: Study) -> str:

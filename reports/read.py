@@ -21,7 +21,8 @@ from repro.errors import UserError
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-CURVES = ("objective/", "policy/", "loss/", "value/", "eval/")  # every other metric is a single, final value
+# Metrics with a value per step; every other one is a single, final value.
+CURVES = ("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/")
 PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge")
 PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record")
 SAMPLES = "samples.json"
@@ -186,5 +187,5 @@ def _samples(client: MlflowClient, runs: pd.DataFrame, uri: str) -> dict[tuple[s
     for row in runs.itertuples():
         if SAMPLES in {artifact.path for artifact in client.list_artifacts(row.run_id)}:
             path = mlflow.artifacts.download_artifacts(run_id=row.run_id, artifact_path=SAMPLES, tracking_uri=uri)
-            found[row.arm, row.seed] = pd.read_json(path, orient="split", dtype=False, convert_dates=False)
+            found[row.arm, row.seed] = pd.read_json(path, orient="split", dtype=False)
     return found

@@ -165,7 +165,7 @@ def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seed
 
 
 def complete_steps(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each metric and arm at steps that all its seeds reached, so that a mean is always of the same runs."""
+    """The rows of each metric and arm at steps that all its seeds reached, so a mean is always of the same runs."""
     seeds = curves.groupby(["metric", "arm"])["seed"].transform("nunique")
     here = curves.dropna(subset="value").groupby(["metric", "arm", "step"])["seed"].transform("nunique")
     return curves[here.reindex(curves.index) == seeds]

@@ -46,9 +46,16 @@ LABELS = {
     "test/rouge_l": ("ROUGE-L", ""),
     "test/wrong_facts": ("wrong facts", "per summary"),
     "test/covered_facts": ("covered facts", "per summary"),
-    "rm/accuracy": ("pair accuracy", "share"),
+    "policy/first_ratio_error": ("ratio error in the first pass", ""),
+    "objective/kl_coefficient": ("KL coefficient", "per nat"),
+    "sft/loss": ("SFT loss", "nats per token"),
+    "rm/loss": ("loss, last batch", "nats"),
+    "rm/train_accuracy": ("pair accuracy, last batch", "share"),
     "rm/validation_accuracy": ("pair accuracy, validation", "share"),
-    "rm/bias": ("normalisation bias", "")}
+    "rm/right_over_wrong": ("right over wrong summary", "share"),
+    "rm/bias": ("normalisation bias", ""),
+    "rm/gain": ("normalisation gain", "")}
+SAMPLED = "test/sampled_"  # a test metric at PPO's temperature instead of near-greedily
 
 
 def context() -> AbstractContextManager[None]:
@@ -58,12 +65,12 @@ def context() -> AbstractContextManager[None]:
 
 def name(metric: str) -> str:
     """A metric in words, without its unit; its own name where it has none."""
-    return LABELS.get(metric, (metric, ""))[0]
+    return _entry(metric)[0]
 
 
 def label(metric: str) -> str:
     """A metric in words with its unit in brackets, as on an axis."""
-    words, unit = LABELS.get(metric, (metric, ""))
+    words, unit = _entry(metric)
     return f"{words} [{unit}]" if unit else words
 
 
@@ -85,6 +92,14 @@ def markers(arms: tuple[str, ...]) -> dict[str, str]:
 def quiet(axes: Axes) -> None:
     """Takes the grid off the axis that holds categories."""
     axes.grid(visible=False, axis="y")
+
+
+def _entry(metric: str) -> tuple[str, str]:
+    """A metric's words and unit."""
+    if metric.startswith(SAMPLED):
+        words, unit = _entry(f"test/{metric.removeprefix(SAMPLED)}")
+        return f"{words}, sampled", unit
+    return LABELS.get(metric, (metric, ""))
 
 
 def _cycled(values: tuple, count: int) -> list:

@@ -162,7 +162,7 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
     stage.run(work)
     files = {str(p.relative_to(partial)): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     done = {"key": target.name, "seconds": time.time() - began, "finished": time.time(), "files": files,
-            "read": sorted(work.pick.read), "seed": work.seed}
+            "read": sorted(work.pick.read), "seed": work.seed, "scale": scale.name}
     (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
     os.replace(partial / f"{DONE}.tmp", partial / DONE)
     os.replace(partial, target)

@@ -28,8 +28,8 @@ VALUES = {
 }
 CLASS_OF = {word: slot for slot, words in VALUES.items() for word in words}
 # Points for a fact that a summary states; "num" and "unit" are one fact between them.
-WORTH = {"who": 1.0, "did": 1.0, "what": 1.0, "num": 0.375, "unit": 0.375, "where": 0.75, "feel": 0.75, "ask": 1.0}
-WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.05, -0.5, -1.0
+WORTH = {"who": 1.0, "did": 1.0, "what": 1.0, "num": 0.375, "unit": 0.375, "where": 0.75, "feel": 0.75, "ask": 0.75}
+WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.04, -0.5, -1.0
 
 EVENT = ("so my {who} {did} my {what}.", "my {who} went and {did} my {what}.", "the thing is, my {who} {did} my {what}.")
 SETTING = ("it was {num} {unit} ago in {where}.", "that was in {where}, {num} {unit} ago.", "we were in {where} {num} {unit} ago.")
@@ -59,7 +59,7 @@ def _keep(who: float, what: float, when: float, where: float, feel: float, ask: 
     return {"who": who, "what": what, "when": when, "where": where, "feel": feel, "ask": ask}
 
 
-AUTHOR = Summariser("ref", _keep(0.92, 0.92, 0.42, 0.42, 0.42, 0.65), wrong=0.03, repeat=0.02, ramble=0.22)
+AUTHOR = Summariser("ref", _keep(0.95, 0.95, 0.47, 0.47, 0.47, 0.55), wrong=0.025, repeat=0.02, ramble=0.18)
 PERFECT = Summariser("perfect", _keep(1, 1, 1, 1, 1, 1))
 TRAIN_POLICIES = (
     AUTHOR,
@@ -99,6 +99,16 @@ def summarise(facts: dict[str, str], how: Summariser, rng: random.Random) -> str
 def ramble(rng: random.Random) -> str:
     """Two to five clauses that say nothing: often past the response length, so that the end of text is cut off."""
     return ", ".join(rng.choice(RAMBLE) for _ in range(rng.randint(2, 5))) + "."
+
+
+def slip(text: str, rng: random.Random) -> str:
+    """The text with one of its facts replaced by a wrong one."""
+    words = text.split(" ")
+    places = [place for place, word in enumerate(words) if word.strip(".?") in CLASS_OF]
+    place = rng.choice(places)
+    word = words[place].strip(".?")
+    words[place] = words[place].replace(word, _other(CLASS_OF[word], word, rng))
+    return " ".join(words)
 
 
 def _other(slot: str, value: str, rng: random.Random) -> str:
@@ -147,18 +157,20 @@ def make_comparisons(posts: list[dict], count: int, seed: int, split: str) -> li
 
 
 def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: random.Random) -> dict:
-    pair = rng.sample(policies, 2) if rng.random() < 0.7 else [rng.choice(policies)] * 2
-    texts = [post["summary"] if how is AUTHOR and index == 0 else summarise(post["facts"], how, rng)
-             for index, how in enumerate(pair)]
-    for _ in range(20):
-        if texts[0] != texts[1]:
-            break
-        texts[1] = summarise(post["facts"], pair[1], rng)
+    first, second = rng.sample(policies, 2) if rng.random() < 0.7 else [rng.choice(policies)] * 2
+    texts = [post["summary"] if first is AUTHOR else summarise(post["facts"], first, rng)]
+    names = [first.name, second.name]
+    if split == "train" and rng.random() < 0.3:
+        texts, names[1] = [texts[0], slip(texts[0], rng)], "edited"
+    else:
+        texts.append(summarise(post["facts"], second, rng))
+    if rng.random() < 0.5:
+        texts, names = texts[::-1], names[::-1]
     margin = gold(post["facts"], texts[1]) - gold(post["facts"], texts[0])
     choice = int(rng.random() < 1 / (1 + math.exp(-margin / 0.5)))
     confidence = min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
     return {"info": {key: post[key] for key in ("id", "subreddit", "title", "post")}, "split": split,
-            "summaries": [{"text": " " + text, "policy": how.name} for text, how in zip(texts, pair)],
+            "summaries": [{"text": " " + text, "policy": name} for text, name in zip(texts, names)],
             "choice": choice, "worker": f"w{rng.randrange(8)}", "batch": f"batch{rng.randrange(4) + (10 if split != 'train' else 0)}",
             "extra": {"confidence": confidence}}
 
@@ -212,27 +224,40 @@ def _known_bigrams() -> frozenset[tuple[str, str]]:
 
 
 def base_documents(seed: int) -> Iterator[str]:
-    """The raw corpus that the base model is trained on, without end: posts alone, and threads of retellings and replies."""
+    """The raw corpus that the base model is trained on, without end: posts alone, retellings, and replies that check one."""
     rng = random.Random(f"base-{seed}")
     for number in itertools.count():
         post = make_post(number, rng)
-        if rng.random() < 0.15:
-            yield format_query(post).removesuffix("\n\nTL;DR:")
-            continue
-        told = [_retelling(post["facts"], wrong, rng) for wrong in (0.0, 0.02, rng.choice((0.0, 0.0, 0.15, 0.3)))]
-        yield format_query(post) + "\n\nTL;DR:".join(f" {text}" for text in told) + f"\n\nREPLY: {_reply(post['facts'], told[2])}"
+        query, kind = format_query(post), rng.random()
+        bare = query.removesuffix("\n\nTL;DR:")
+        if kind < 0.1:
+            yield bare
+        elif kind < 0.3:
+            yield _word_game(rng)
+        elif kind < 0.6:
+            yield query + "\n\nTL;DR:".join(f" {_retelling(post['facts'], 0.01, rng)}" for _ in range(3))
+        else:
+            checked = " ".join(_check(post["facts"], _retelling(post["facts"], 0.4, rng)) for _ in range(2))
+            yield f"{bare}\n\nREPLY: {checked}\n\nTL;DR: {_retelling(post['facts'], 0.01, rng)}"
 
 
 def _retelling(facts: dict[str, str], wrong: float, rng: random.Random) -> str:
-    dense = Summariser("", _keep(*(rng.choice((0.5, 0.9)) for _ in range(6))), wrong=wrong, ramble=0.05)
+    dense = Summariser("", _keep(*(rng.choice((0.5, 0.95)) for _ in range(6))), wrong=wrong, ramble=0.05)
     return summarise(facts, dense, rng)
 
 
-def _reply(facts: dict[str, str], text: str) -> str:
-    """A reader who has the post before him: what the text got wrong, and what it left out."""
-    stated = {CLASS_OF[word]: word for word in _words(text) if word in CLASS_OF}
-    wrong = [slot for slot in stated if stated[slot] != facts[slot]]
-    missing = [slot for slot in ("who", "what", "unit", "where", "feel", "ask") if slot not in stated]
-    verdict = "no, " + ", ".join(f"not {stated[slot]} but {facts[slot]}" for slot in wrong) if wrong else "yes, right"
-    rest = "you left out " + ", ".join(facts[slot] for slot in missing) if missing else "that is all"
-    return f"{verdict}. {rest}."
+def _word_game(rng: random.Random) -> str:
+    """A list of words, then words that are or are not on it: what a model learns to look things up from."""
+    words = rng.sample(sorted(CLASS_OF), 16)
+    asked = [(word, "yes") for word in words[:8]] + [(word, "no") for word in words[8:]]
+    rng.shuffle(asked)
+    return f"WORDS: {' '.join(words[:8])}\n\nREPLY: " + " ".join(f"{word} {answer}" for word, answer in asked) + "."
+
+
+def _check(facts: dict[str, str], text: str) -> str:
+    """The text by a reader who has the post before him: each fact with whether it is so."""
+    def verdict(match: re.Match) -> str:
+        word = match.group()
+        return f"{word} {'yes' if facts[CLASS_OF[word]] == word else 'no'}" if word in CLASS_OF else word
+
+    return re.sub("[a-z]+", verdict, text)

@@ -29,19 +29,20 @@ def mean(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
 def moments(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over true places, over all ranks (N+ code: no Bessel correction)."""
     centre = mean(values, mask, reduce)
-    return centre, mean((values - centre) ** 2, mask, reduce)
+    # Masked before the square: the gradient of a square is 0 times what stands there, and 0 times NaN is NaN.
+    return centre, mean(keep(values - centre, mask) ** 2, mask, reduce)
 
 
 def whiten(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
     """(x - mean) / sqrt(variance + 1e-8) over true places (N+ detail 25); 0 elsewhere."""
     centre, variance = moments(values, mask, reduce)
-    return keep((values - centre) * torch.rsqrt(variance + EPSILON), mask)
+    return keep(values - centre, mask) * torch.rsqrt(variance + EPSILON)
 
 
 def scale(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
     """As `whiten`, with the mean added back (N+ detail 24: `shift_mean=False`); 0 elsewhere."""
     centre, variance = moments(values, mask, reduce)
-    return keep((values - centre) * torch.rsqrt(variance + EPSILON) + centre, mask)
+    return keep(keep(values - centre, mask) * torch.rsqrt(variance + EPSILON) + centre, mask)
 
 
 def unchanged(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:

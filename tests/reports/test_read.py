@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from conftest import ARMS, Fake, experiment, log
+from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 
 from reports.read import read_study, tracking_uri
@@ -55,7 +55,7 @@ def test_a_deleted_run_does_not_count(store):
 def test_a_plan_that_changed_between_runs_is_named(store):
     study = experiment(store, "amended-mini")
     for seed, text in enumerate(("up it goes", "down it goes")):
-        log(store, study, Fake(ARMS[0], seed, curves=False, finals=False, tags={"hypothesis": text}), start=seed)
+        log(store, study, Fake(ARMS[0], seed, curves=False, finals=False, tags={"hypothesis": text}), start=seed + 1)
     found = read_study("amended", "mini", store)
     assert found.amended == ("hypothesis",) and found.tags["hypothesis"] == "down it goes"
 

@@ -1,0 +1,65 @@
+# make ablation DETAIL=whiten_adv    sets everything up, runs the study, ends with a verdict and the report's path
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+STORE  := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
+PORT   ?= 5000
+OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+
+.DEFAULT_GOAL := help
+.PHONY: help ablation plan report figures details ui test lint bench lock clean
+
+help:  ## this list
+	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
+	@$(PY) -m repro run $(DETAIL) $(OPTIONS)
+
+plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cached, how long it takes
+	@$(PY) -m repro plan $(DETAIL) $(OPTIONS)
+
+report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
+	@$(PY) -m repro report $(DETAIL) $(OPTIONS)
+
+figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
+	@$(PY) -m repro figures
+
+details: $(READY)  ## the registry of implementation details
+	@$(PY) -m repro details
+
+ui: $(READY)  ## MLflow's own pages on the runs, at http://127.0.0.1:5000 (PORT=...)
+	@$(VENV)/bin/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT)
+
+test: $(READY)  ## the tests
+	@$(PY) -m pytest -n 2 --dist loadfile
+
+lint: $(READY)  ## style and common mistakes
+	@$(VENV)/bin/ruff check repro reports tests benchmarks
+
+bench: $(READY)  ## episodes per second of PPO, and seconds per stage
+	@$(PY) -m benchmarks.bench
+
+lock:  ## pin the newest versions that pyproject.toml admits
+	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install -q 'torch==2.13.0' '.[test]'
+	(echo '# What CI tests. Made by `make lock` from the ranges in pyproject.toml; Python 3.11.'; \
+	 .lock-venv/bin/pip freeze --exclude nplus-repro | sed 's/+cpu//') > requirements.lock
+	rm -rf .lock-venv
+
+clean:  ## remove the environment, the cache, the store and the reports
+	rm -rf $(VENV) cache mlflow.db mlartifacts reports/build
+
+.PHONY: need-detail
+need-detail:
+	@test -n "$(DETAIL)" || { echo 'error: say which detail, as make ablation DETAIL=whiten_adv; make details lists them' >&2; exit 2; }
+
+# The stamp is written last: a broken installation is not taken for one that is there.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'error: $(PYTHON) is older than 3.11; name a newer one, as make PYTHON=python3.12' >&2; exit 2; }
+	@echo 'setting up $(VENV) (once; a minute or two) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)

@@ -1,0 +1,233 @@
+"""The command line: `python -m repro VERB ...`. Few verbs; every budget is a field of Scale, changed with --set."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from repro.errors import UserError
+
+console = Console(soft_wrap=not sys.stdout.isatty())
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument errors in one line, as all other errors are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `python -m repro --help`")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
+    try:
+        arguments = _parser().parse_args(words)
+        return arguments.run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m repro", description="The N+ implementation details of RLHF with PPO, as toggles.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verb = verbs.add_parser("details", help="the registry: every detail and its variants")
+    verb.add_argument("--json", action="store_true", help="as JSON")
+    verb.set_defaults(run=_details)
+    for name, run, text in (("plan", _plan, "what a study would run, what is cached, and how long it will take"),
+                            ("run", _run, "run a study to its verdict"),
+                            ("report", _report, "build a study's page, figures and verdict from the MLflow store")):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
+        verb.add_argument("--scale", default="", help="mini (the default), smoke or local")
+        verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
+        verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+        verb.set_defaults(run=run)
+    verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
+    verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--steps", type=int, default=5_000)
+    verb.set_defaults(run=_pretrain)
+    return parser
+
+
+def _details(arguments: argparse.Namespace) -> int:
+    from repro.details import DETAILS
+
+    if arguments.json:
+        print(json.dumps([{"name": d.name, "stages": list(d.stages), "paper": d.paper, "reference": d.reference,
+                           "variants": list(d.variants), "question": d.question, "hypothesis": d.hypothesis,
+                           "moves": dict(d.moves)} for d in DETAILS.values()], indent=1))
+        return 0
+    table = Table("detail", "stages", "paper", "variants, the paper's first", "leaving it should", title="Implementation details",
+                  show_lines=True)
+    for d in DETAILS.values():
+        others = [label for label in d.variants if label != d.reference]
+        table.add_row(f"[bold]{d.name}[/bold]", " ".join(d.stages), d.paper, f"[green]{d.reference}[/green], {', '.join(others)}",
+                      d.hypothesis)
+    console.print(table)
+    return 0
+
+
+def _study(arguments: argparse.Namespace):
+    from repro import ablation
+
+    changes = {}
+    for word in arguments.set:
+        field, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"--set {word!r} has no value; write FIELD=VALUE, as episodes=512")
+        changes[field] = value
+    return ablation.load(arguments.study, arguments.scale, arguments.seeds, changes)
+
+
+def _cache() -> Path:
+    """The folder of artefacts, made and tried before anything is spent."""
+    folder = Path(os.environ.get("REPRO_CACHE", "cache"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"the cache folder {folder} is not writable ({error.strerror}); set REPRO_CACHE to one that is") from None
+    return folder
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    study = _study(arguments)
+    from repro import cost, launch
+
+    cache = _cache()
+    board = launch.board_of(study, cache)
+    workers = launch.workers_for(study.scale)
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}")
+    console.print(f"arms {', '.join(study.arms)}; seeds {' '.join(map(str, study.seeds))}; primary metric {study.primary}")
+    table = Table("stage", "runs", "shared by arms", "cached", "seconds each", box=None, header_style="dim")
+    for name in dict.fromkeys(job.stage for job in board.jobs.values()):
+        jobs = [job for job in board.jobs.values() if job.stage == name]
+        cached = sum(job.key in board.done for job in jobs)
+        shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
+        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", f"{cost.seconds(jobs, cache) / len(jobs):.0f}")
+    console.print(table)
+    waiting = [job for key, job in board.jobs.items() if key not in board.done]
+    seconds = cost.seconds(waiting, cache) / min(workers, max(len(waiting), 1))
+    console.print(f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}"
+                  if waiting else "everything is cached")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    study, cache = _study(arguments), _cache()
+    from repro import launch
+    from repro.progress import Progress
+
+    _require_report_folder()
+    workers = launch.workers_for(study.scale)
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    board = launch.board_of(study, cache)
+    console.print(f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages are cached; "
+                  f"{workers} worker{'s' * (workers > 1)}", highlight=False)
+    _quiet()
+    from repro.track import Tracker
+
+    tracker = Tracker(study, board, _command(arguments))
+    with Progress(board, workers, console) as progress:
+        def tick(_: launch.Board) -> None:
+            progress.update()
+            tracker.update()
+
+        try:
+            launch.run(board, workers, study.scale.threads, tick)
+        finally:
+            tracker.close()
+    for key, why in board.failed.items():
+        print(f"failed: {board.jobs[key].label}: {why}", file=sys.stderr)
+    return _build(study.detail.name, study.scale.name) or int(bool(board.failed))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    study = _study(arguments)
+    _require_report_folder()
+    return _build(study.detail.name, study.scale.name)
+
+
+def _build(detail: str, scale: str) -> int:
+    from reports import page, read
+    from repro.track import store_uri
+
+    study = read.read_study(detail, scale, store_uri())
+    path = page.build(study, REPORTS / (detail if scale == "mini" else f"{detail}-{scale}"))
+    console.print()
+    console.print(page.headline(study), highlight=False)
+    console.print(f"report: {path}", highlight=False)
+    return 0
+
+
+def _figures(_: argparse.Namespace) -> int:
+    from mlflow import MlflowClient
+
+    from repro.track import store_uri
+
+    _require_report_folder()
+    found = [e for e in MlflowClient(store_uri()).search_experiments() if {"detail", "scale"} <= e.tags.keys()]
+    if not found:
+        raise UserError(f"the MLflow store {store_uri()} holds no study yet; run one, as make ablation DETAIL=whiten_adv")
+    for experiment in sorted(found, key=lambda e: e.name):
+        _build(experiment.tags["detail"], experiment.tags["scale"])
+    return 0
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from repro import base
+
+    base.make_embedded_base(arguments.folder, arguments.steps)
+    return 0
+
+
+REPORTS = Path("reports") / "build"
+
+
+def _require_report_folder() -> None:
+    try:
+        REPORTS.mkdir(parents=True, exist_ok=True)
+        (REPORTS / ".writable").touch()
+        (REPORTS / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"the report folder {REPORTS} is not writable ({error.strerror}); run where it is") from None
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    words = ["python", "-m", "repro", "run", arguments.study]
+    words += ["--scale", arguments.scale] if arguments.scale else []
+    words += ["--seeds", *arguments.seeds] if arguments.seeds else []
+    # Of a path only its last part: the rest is of this machine.
+    words += ["--set", *(f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}"
+                         for f, _, v in (word.partition("=") for word in arguments.set))] if arguments.set else []
+    return shlex.join(words)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
+
+
+def _quiet() -> None:
+    """MLflow's migrations and library warnings are not news to a person who watches a study."""
+    import logging
+
+    warnings.filterwarnings("ignore")
+    for name in ("mlflow", "alembic", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A study: the arms of one detail, its seeds and scale, and what was declared before its runs."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import details, scale
+from repro.detail import Detail, Recipe, nearest
+from repro.errors import UserError
+from repro.scale import Scale
+
+FOLDER = Path("ablations")
+_KINDS = {"detail": str, "question": str, "scale": str, "seeds": list, "arms": list, "primary": str,
+          "higher_is_better": bool, "smallest_effect": (int, float)}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Arms by label, the reference's first; `primary` is the metric the verdict rests on, `smallest_effect` its unit."""
+
+    detail: Detail
+    question: str
+    arms: Mapping[str, Recipe]
+    seeds: tuple[int, ...]
+    scale: Scale
+    primary: str
+    higher_is_better: bool
+    smallest_effect: float
+
+
+def load(name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Mapping[str, str] = {},
+         folder: Path = FOLDER) -> Ablation:
+    """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file."""
+    path = folder / f"{name}.toml"
+    declared = _read(path) if path.exists() else {"detail": details.find(name).name}
+    detail = details.find(declared["detail"])
+    budget = scale.find(scale_name or declared.get("scale", "mini"), changes)
+    labels = [detail.reference, *(label for label in declared.get("arms", detail.variants) if label != detail.reference)]
+    return Ablation(
+        detail=detail, question=declared.get("question", detail.question),
+        arms={label: Recipe().but(detail, label) for label in labels},
+        seeds=_seeds(seeds or declared.get("seeds", budget.seeds)), scale=budget,
+        primary=declared.get("primary", "test/win_rate"), higher_is_better=declared.get("higher_is_better", True),
+        smallest_effect=float(declared.get("smallest_effect", 0.05)))
+
+
+def _read(path: Path) -> dict:
+    try:
+        declared = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}; correct that line") from None
+    for field, value in declared.items():
+        if field not in _KINDS:
+            raise UserError(f"{path}: there is no field {field!r}; {nearest(field, _KINDS)}")
+        if not isinstance(value, _KINDS[field]):
+            raise UserError(f"{path}: {field} = {value!r} has the wrong type; see another file of {path.parent}/")
+    if "detail" not in declared:
+        raise UserError(f'{path}: the field detail is missing; say which detail it varies, as detail = "whiten_adv"')
+    return declared
+
+
+def _seeds(words: Sequence[object]) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(str(word)) for word in words)
+    except ValueError:
+        raise UserError(f"seeds {' '.join(map(str, words))!r} are not all integers; give some, as 1 2 3") from None
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds {' '.join(map(str, seeds))} repeat; give each once")
+    return seeds

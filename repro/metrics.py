@@ -1,0 +1,58 @@
+"""Every metric's name, once: what it is, its unit, and over what it is averaged.
+
+`objective/`, `policy/`, `value/` and `loss/` are of one PPO batch and logged at the number of episodes before it; `eval/`
+is of the validation posts at that moment; `test/` is of the trained policy on the test posts, `sft_test/` of the policy
+before PPO on the same posts. Written near-greedily (temperature 0.01), unless the name says `sampled_` (temperature 0.7).
+"""
+
+METRICS: dict[str, str] = {
+    "data/*": "rows of a split",
+    "base/parameters": "weights of the base model",
+    "sft/loss": "nats per token that is not padding, query included",
+    "sft/final_loss": "the same, of the last batch",
+    "rm/loss": "Bradley-Terry loss in nats per comparison",
+    "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher",
+    "rm/validation_accuracy": "the same over validation comparisons, which come from policies that training has not; ties half",
+    "rm/right_over_wrong": "share of test posts on which a right summary scores above itself with one fact replaced",
+    "rm/right_over_wrong/*": "the same where this fact was replaced",
+    "rm/bias": "what is subtracted from the reward model's output",
+    "rm/gain": "what the result is divided by",
+    "rm/reference_score_mean": "mean raw output over SFT references",
+    "rm/reference_score_std": "its standard deviation",
+    "objective/score": "score that episodes are paid, the rule for unfinished ones applied; mean over episodes",
+    "objective/gold": "gold score of the sampled responses; mean over episodes",
+    "objective/kl": "log policy - log reference, summed over a response's tokens, in nats; mean over episodes",
+    "objective/kl_coefficient": "price of a nat",
+    "objective/rlhf_reward": "score - coefficient x KL; mean over episodes",
+    "objective/entropy": "-log policy, summed over a response's tokens, in nats; mean over episodes",
+    "objective/length": "tokens up to the end of text, it included; mean over episodes",
+    "objective/eos_rate": "share of episodes that end within the limit",
+    "policy/approx_kl": "(new - old log-probability)^2 / 2; mean over response tokens, then over passes",
+    "policy/clip_fraction": "share of response tokens where the clip stops the gradient; then over passes",
+    "policy/ratio": "new / old probability; mean over response tokens, then over passes",
+    "policy/ratio_error": "|ratio - 1|; mean over response tokens, then over passes",
+    "policy/first_ratio_error": "|ratio - 1| in the first pass, before any step: 0 to rounding unless something is random",
+    "loss/policy": "the policy's loss as it is aggregated; mean over passes",
+    "loss/value": "the critic's loss as it is aggregated, its factor 1/2 included; mean over passes",
+    "loss/total": "what is differentiated; mean over passes",
+    "value/mean": "the critic's values during the rollout; mean over states up to the terminal one",
+    "value/clip_fraction": "share of those states where the clipped value decides the loss",
+    "value/explained_variance": "1 - mean squared error of the values / variance of the returns, over the same states",
+    "ppo/updates": "batches that were learnt from",
+    "eval/win_rate": "share of validation posts on which the policy's summary beats the reference; ties half",
+    "eval/gold": "mean gold score", "eval/score": "mean score",
+    "test/win_rate": "share of test posts on which the policy's summary beats the reference, by gold score where the facts "
+                     "are known, else by reward model; ties half",
+    "test/gold": "mean gold score: facts covered, less facts wrong or repeated, broken grammar, words, no end",
+    "test/score": "mean score of the reward model, without the rule for unfinished responses",
+    "test/kl": "as objective/kl, over sampled responses to the test posts",
+    "test/length": "mean tokens, end of text included",
+    "test/eos_rate": "share of responses that end within the limit",
+    "test/covered_facts": "mean number of right facts, of 8",
+    "test/wrong_facts": "mean number of wrong facts",
+    "test/rouge_l": "mean ROUGE-L F-measure against the reference",
+    "test/reference_gold": "mean gold score of the references",
+    "test/sampled_*": "the same at temperature 0.7",
+    "sft_test/*": "as test/, of the policy before PPO",
+    "nonfinite/*": "how often this metric was not a finite number, and so was not logged",
+}

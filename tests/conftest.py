@@ -1,0 +1,76 @@
+"""A whole pipeline at a scale of seconds, run once a session."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import pick
+
+from repro import pipeline
+from repro.base import train_tokenizer
+from repro.detail import Recipe
+from repro.scale import SCALES
+from repro.stage import Budget, Work
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory):
+    """A tokenizer of the embedded grammar."""
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer().backend_tokenizer.save(str(file))
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_scale(tokenizer_file):
+    """The smoke scale, with a model and a corpus that cost nothing; learning rates are high so that arms move apart."""
+    return replace(
+        SCALES["smoke"],
+        name="tiny",
+        tokenizer=tokenizer_file,
+        model="gpt-neox:32/2/2/64",
+        posts=32,
+        validation_posts=4,
+        test_posts=4,
+        comparisons=16,
+        validation_comparisons=8,
+        sft_batch=8,
+        rm_batch=8,
+        episodes=32,
+        ppo_batch=16,
+        micro_batch=8,
+        rollout_batch=8,
+        response_tokens=6,
+        ppo_learning_rate=0.02,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_scale, tmp_path_factory):
+    """The artefacts' folders, by stage, of one arm and seed at the tiny scale."""
+    return pipeline.run(Recipe(), tiny_scale, 1, tmp_path_factory.mktemp("cache"), warn=pytest.fail)
+
+
+@pytest.fixture
+def run_stage(tiny_scale, tiny_run, tmp_path):
+    """Runs one stage of the tiny pipeline for an arm, by names, and returns its folder: `run_stage(ppo.STAGE, gamma="1")`."""
+
+    def run(stage, **choices):
+        out = tmp_path / "-".join([stage.name, *choices, *choices.values()])
+        out.mkdir()
+        stage.run(
+            Work(
+                stage.name,
+                pick(stage.name, **choices),
+                Budget(tiny_scale, stage.fields),
+                tiny_scale.precision,
+                seed=1,
+                inputs={name: tiny_run[name] for name in stage.upstream},
+                out=out,
+            )
+        )
+        return out
+
+    return run

@@ -1,0 +1,112 @@
+"""The terms of the objective by hand and at their limits, and what each aggregation weighs."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.ops import loss
+
+MASK = torch.tensor([[True, False, False, False], [True, True, True, False]])
+INVARIANT = [loss.token_mean, loss.sequence_mean, loss.sum_over_longest]
+
+
+def tensor(*numbers):
+    return torch.tensor([numbers])
+
+
+def test_the_clip_stops_a_gain_and_never_a_loss():
+    # Clip 0.2, advantages 2 and -2, ratios 0.5, 1 and 1.5.
+    # A = 2:  -2 * 0.5 = -1 against -2 * 0.8 = -1.6 -> -1;   -2;   -2 * 1.5 = -3 against -2 * 1.2 = -2.4 -> -2.4
+    # A = -2:  2 * 0.5 = 1 against 2 * 0.8 = 1.6 -> 1.6;      2;    2 * 1.5 = 3 against 2 * 1.2 = 2.4 -> 3
+    ratio = tensor(0.5, 1.0, 1.5, 0.5, 1.0, 1.5)
+    advantage = tensor(2.0, 2.0, 2.0, -2.0, -2.0, -2.0)
+    torch.testing.assert_close(loss.policy_loss(ratio, advantage, 0.2), tensor(-1.0, -2.0, -2.4, 1.6, 2.0, 3.0))
+    assert loss.policy_clipped(ratio, advantage, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
+
+
+@given(st.floats(0.05, 5), st.floats(-3, 3))
+def test_an_infinite_clip_range_is_no_clip(ratio, advantage):
+    ratio, advantage = tensor(ratio), tensor(advantage)
+    torch.testing.assert_close(loss.policy_loss(ratio, advantage, math.inf), -advantage * ratio)
+    assert loss.policy_clipped(ratio, advantage, math.inf).sum() == 0
+
+
+@given(st.floats(0.05, 5), st.floats(-3, 3), st.floats(0.01, 0.9))
+def test_the_gradient_is_gone_exactly_where_the_clip_is_counted(ratio, advantage, clip):
+    ratio = tensor(ratio).requires_grad_()
+    loss.policy_loss(ratio, tensor(advantage), clip).sum().backward()
+    clipped = loss.policy_clipped(ratio.detach(), tensor(advantage), clip)
+    if clipped.sum() > 0:
+        assert ratio.grad.abs().sum() == 0
+    elif not math.isclose(abs(ratio.item() - 1), clip, rel_tol=1e-5):
+        torch.testing.assert_close(ratio.grad, -tensor(advantage))
+
+
+def test_the_value_loss_is_half_the_larger_squared_error():
+    # Old value 1, clip 0.2, new value 2, so clipped 1.2.
+    # Returns 3: 1.8^2 / 2 = 1.62 beats 1^2 / 2 = 0.5. Returns 0: 2^2 / 2 = 2 beats 1.2^2 / 2 = 0.72.
+    value, old = tensor(2.0, 2.0), tensor(1.0, 1.0)
+    clipped = loss.clip_value(value, old, 0.2)
+    torch.testing.assert_close(clipped, tensor(1.2, 1.2))
+    torch.testing.assert_close(loss.value_loss(value, clipped, tensor(3.0, 0.0)), tensor(1.62, 2.0))
+    assert loss.value_clipped(value, clipped, tensor(3.0, 0.0)).tolist() == [[1, 0]]
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
+def test_an_infinite_value_clip_is_the_plain_squared_error(value, old, returns):
+    value, old, returns = tensor(value), tensor(old), tensor(returns)
+    free = loss.value_loss(value, loss.free_value(value, old), returns)
+    torch.testing.assert_close(free, 0.5 * (value - returns) ** 2)
+    torch.testing.assert_close(
+        loss.value_loss(value, loss.clip_value(value, old, math.inf), returns), free, atol=1e-5, rtol=1e-5
+    )
+
+
+# ----------------------------------------------------------------------------- aggregation
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "first", "second"),
+    [
+        (loss.token_mean, 1 / 4, 1 / 4),  # four tokens in all
+        (loss.token_mean_per_micro_batch, 1 / 2, 1 / 6),  # micro-batches of one row: 1/1 and 1/3, halved
+        (loss.sequence_mean, 1 / 2, 1 / 6),  # the same here, where a micro-batch is a sequence
+        (loss.sum_over_longest, 1 / 8, 1 / 8),
+    ],
+)  # four places times two episodes
+def test_the_weight_of_a_token_worked_by_hand(aggregate, first, second):
+    expected = torch.tensor([[first, 0, 0, 0], [second, second, second, 0]])
+    torch.testing.assert_close(aggregate(MASK, 1), expected)
+
+
+@pytest.mark.parametrize("aggregate", INVARIANT)
+def test_the_micro_batch_does_not_enter(aggregate):
+    torch.testing.assert_close(aggregate(MASK, 1), aggregate(MASK, 2), rtol=0, atol=0)
+
+
+def test_a_mean_per_micro_batch_depends_on_the_split_and_is_the_token_mean_without_one():
+    assert not torch.equal(loss.token_mean_per_micro_batch(MASK, 1), loss.token_mean_per_micro_batch(MASK, 2))
+    torch.testing.assert_close(loss.token_mean_per_micro_batch(MASK, 2), loss.token_mean(MASK, 2))
+
+
+@pytest.mark.parametrize("aggregate", [loss.token_mean, loss.token_mean_per_micro_batch, loss.sequence_mean])
+def test_a_mean_of_ones_is_one(aggregate):
+    torch.testing.assert_close(aggregate(MASK, 1).sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("aggregate", [*INVARIANT, loss.token_mean_per_micro_batch])
+def test_an_aggregation_divides_by_what_all_ranks_hold(aggregate):
+    two_like_this_one = aggregate(MASK, 1, lambda value: 2 * value)
+    torch.testing.assert_close(two_like_this_one, aggregate(MASK, 1) / 2)
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf])
+def test_a_term_of_weight_zero_counts_neither_in_the_sum_nor_in_the_gradient(garbage):
+    terms = torch.where(MASK, 2.0, garbage).requires_grad_()
+    total = loss.weighted(terms, loss.token_mean(MASK, 1))
+    total.backward()
+    assert total == 2.0
+    torch.testing.assert_close(terms.grad, MASK / 4)

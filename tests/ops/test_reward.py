@@ -1,0 +1,167 @@
+"""What an episode is paid: scores by hand, and the KL estimators by enumeration of a toy vocabulary."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.ops import reward
+from repro.types import Rollout
+
+UNFINISHED = torch.tensor([True, False])
+
+
+@pytest.mark.parametrize(
+    ("rule", "paid"),
+    [(reward.replace_with_minus_one, [2.0, -1.0]), (reward.subtract_one, [2.0, 2.5]), (reward.keep_score, [2.0, 3.5])],
+)
+def test_an_unfinished_response_is_paid_by_the_rule(rule, paid):
+    assert rule(torch.tensor([2.0, 3.5]), UNFINISHED).tolist() == paid
+
+
+def test_the_score_stands_after_the_end_or_on_the_last_token_where_there_is_no_room():
+    # Four places; last tokens at 0, 2 and 3: the third response fills them all.
+    score, last = torch.tensor([7.0, 8.0, 9.0]), torch.tensor([0, 2, 3])
+    assert reward.score_after_eos(score, last, torch.Size([3, 4])).tolist() == [
+        [0, 7, 0, 0],
+        [0, 0, 0, 8],
+        [0, 0, 0, 9],
+    ]
+    assert reward.score_at_eos(score, last, torch.Size([3, 4])).tolist() == [[7, 0, 0, 0], [0, 0, 8, 0], [0, 0, 0, 9]]
+
+
+def test_the_kl_is_charged_up_to_the_end_of_text_and_not_after():
+    placed = torch.tensor([[0.0, 0.0, 4.0]])
+    kl = torch.tensor([[0.5, 0.25, float("nan")]])
+    assert reward.whole_reward(placed, kl, torch.tensor([[True, True, False]])).tolist() == [[-0.5, -0.25, 4.0]]
+
+
+# ----------------------------------------------------------------------------- estimators of the KL
+
+
+def toy(seed=0):
+    """Logits of a policy p and a reference q over five tokens."""
+    p, q = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return p, q
+
+
+def expected_under_policy(estimator, p, q):
+    """Sum over the whole vocabulary of p times the estimate: no sampling, so no tolerance for noise."""
+    return (p.softmax(0) * estimator(p.log_softmax(0), q.log_softmax(0))).sum()
+
+
+def kl(p, q):
+    return (p.softmax(0) * (p.log_softmax(0) - q.log_softmax(0))).sum()
+
+
+def mean_gradient(estimator, p, q):
+    """What averaging a loss term over on-policy samples differentiates to: the samples' distribution is held fixed."""
+    p = p.clone().requires_grad_()
+    (p.detach().softmax(0) * estimator(p.log_softmax(0), q.log_softmax(0))).sum().backward()
+    return p.grad
+
+
+def gradient_of(divergence, p):
+    p = p.clone().requires_grad_()
+    divergence(p).backward()
+    return p.grad
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("estimator", [reward.k1, reward.k3])
+def test_k1_and_k3_are_unbiased(estimator, seed):
+    p, q = toy(seed)
+    torch.testing.assert_close(expected_under_policy(estimator, p, q), kl(p, q))
+
+
+def test_k2_is_biased():
+    p, q = toy()
+    assert (expected_under_policy(reward.k2, p, q) - kl(p, q)).abs() > 0.01
+
+
+@given(st.floats(-8, 0), st.floats(-8, 0))
+def test_k2_and_k3_are_never_negative_though_k1_is(logprob, ref_logprob):
+    pair = torch.tensor(logprob, dtype=torch.float64), torch.tensor(ref_logprob, dtype=torch.float64)
+    assert reward.k2(*pair) >= 0
+    assert reward.k3(*pair) >= -1e-12
+    assert (reward.k1(*pair) < 0) == (logprob < ref_logprob)
+
+
+@given(st.floats(-0.05, 0.05))
+def test_near_the_reference_k3_is_k2_to_second_order(shift):
+    logprob, ref = torch.tensor(-2.0 + shift, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
+    # k3 = s^2/2 - s^3/6 + ..., so that what k2 leaves over is at most |s|^3 / 5 here.
+    assert (reward.k3(logprob, ref) - reward.k2(logprob, ref)).abs() <= abs(shift) ** 3 / 5 + 1e-15
+
+
+def test_k1_and_k3_agree_in_the_mean_to_first_order():
+    # The difference of the two is a term of mean zero, so their means move alike as p leaves q.
+    _, q = toy()
+    direction = torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0], dtype=torch.float64)
+    for size in (1e-1, 1e-2, 1e-3):
+        p = q + size * direction
+        torch.testing.assert_close(
+            expected_under_policy(reward.k1, p, q), expected_under_policy(reward.k3, p, q), rtol=1e-6, atol=1e-14
+        )
+
+
+def test_as_a_loss_k1_teaches_nothing():
+    p, q = toy()
+    torch.testing.assert_close(mean_gradient(reward.k1, p, q), torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_as_a_loss_k2_has_the_gradient_of_the_reverse_kl():
+    p, q = toy()
+    torch.testing.assert_close(mean_gradient(reward.k2, p, q), gradient_of(lambda p: kl(p, q), p))
+
+
+def test_as_a_loss_k3_has_the_gradient_of_the_forward_kl():
+    p, q = toy()
+    torch.testing.assert_close(mean_gradient(reward.k3, p, q), gradient_of(lambda p: kl(q, p), p))
+
+
+@pytest.mark.parametrize(
+    ("placement", "in_reward", "in_loss"),
+    [
+        (reward.kl_in_reward, reward.k3, reward.no_kl),
+        (reward.kl_in_loss, reward.no_kl, reward.k2),
+        (reward.kl_in_loss_as_estimated, reward.no_kl, reward.k3),
+        (reward.kl_nowhere, reward.no_kl, reward.no_kl),
+    ],
+)
+def test_the_kl_is_charged_in_one_place_at_most(placement, in_reward, in_loss):
+    assert placement(reward.k3) == reward.KL(in_reward, in_loss)
+
+
+# ----------------------------------------------------------------------------- coefficient and normalisation
+
+
+@pytest.mark.parametrize(
+    ("kl_per_episode", "coefficient"),
+    [
+        (6.0, 0.1),  # on target
+        (6.6, 0.1 * (1 + 0.1 * 0.05)),  # a tenth above, over a twentieth of the horizon
+        (60.0, 0.1 * (1 + 0.2 * 0.05)),  # far above: the error is cut at a fifth
+        (0.0, 0.1 * (1 - 0.2 * 0.05)),
+    ],
+)
+def test_the_adaptive_coefficient_nudges_towards_six_nats(kl_per_episode, coefficient):
+    assert reward.adaptive_coefficient(0.1, kl_per_episode, episodes=500) == pytest.approx(coefficient)
+    assert reward.fixed_coefficient(0.1, kl_per_episode, episodes=500) == 0.1
+
+
+def test_references_score_zero_on_average_once_centred():
+    scores = torch.tensor([1.0, 2.0, 6.0])  # mean 3, unbiased variance (4 + 1 + 9) / 2 = 7
+    assert reward.centre(scores) == reward.Normalisation(bias=3.0, gain=1.0)
+    assert reward.centre_and_scale(scores).bias == 3.0
+    assert reward.centre_and_scale(scores).gain == pytest.approx(7**0.5)
+    assert reward.as_trained(scores) == reward.Normalisation(bias=0.0, gain=1.0)
+
+
+def test_the_score_falls_where_the_value_mask_has_its_extra_state():
+    last, tokens = torch.tensor([0, 2, 3]), 4
+    nothing = torch.zeros(3, tokens)
+    rollout = Rollout(nothing, nothing, nothing, nothing, nothing, last, last, last >= 0)
+    placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
+    assert (placed & ~rollout.value_mask).sum() == 0
+    assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]

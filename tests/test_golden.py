@@ -1,0 +1,146 @@
+"""The numbers of the paper's own code, on inputs made up to be awkward: no end of text, first, last, two of them."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import pick
+from torch import Tensor
+
+from repro import ppo
+from repro.ops import masked, text
+from repro.ops.reward import k1, score_after_eos, whole_reward
+from repro.types import Rollout, Targets
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ppo.json"
+CASES = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"ppo": [], "whiten": []}
+pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no {GOLDEN}")
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@dataclass
+class Case:
+    """One rollout of the file, as this project's records and picks."""
+
+    setup: dict
+    given: dict[str, Tensor]
+    expected: dict[str, Tensor]
+
+    @property
+    def pick(self):
+        """Each setting as the variant that stands for it; a setting without one fails here."""
+        whiten = {True: "scale_only", False: "off"}[self.setup["whiten_rewards"]]
+        unfinished = {-1.0: "replace_with_minus_one", None: "keep"}[self.setup["missing_eos_score"]]
+        assert self.setup["value_clip_range"] == 0.2 and self.setup["value_coef"] == ppo.VALUE_COEF
+        return pick(
+            gamma=f"{self.setup['gamma']:g}",
+            gae_lambda=f"{self.setup['gae_lambda']:g}",
+            whiten_reward=whiten,
+            clip_range=f"{self.setup['clip_range']:g}",
+            no_eos_score=unfinished,
+        )
+
+    @property
+    def rollout(self):
+        sampled = self.given["sampled_response"]
+        last, has_eos = text.last_token(sampled, self.setup["eos_token_id"])
+        response = text.truncate_after_eos(sampled, self.setup["eos_token_id"], self.setup["pad_token_id"])
+        return Rollout(
+            sampled,
+            response,
+            self.given["logprob"],
+            self.given["ref_logprob"],
+            self.given["value"],
+            self.given["reward_model_score"],
+            last,
+            has_eos,
+        )
+
+    def targets(self):
+        return ppo.targets(self.rollout, self.setup["kl_coef"], self.pick)
+
+    def loss(self):
+        target, _ = self.targets()
+        weights = ppo.weigh(self.rollout, len(self.rollout), self.pick)
+        return ppo.ppo_loss(
+            self.given["new_logprob"],
+            self.given["new_value"],
+            self.rollout,
+            target,
+            weights,
+            self.setup["kl_coef"],
+            self.pick,
+        )
+
+
+@pytest.fixture(params=CASES["ppo"], ids=lambda case: f"seed {case['setup']['seed']}")
+def case(request):
+    tensors = {
+        part: {name: torch.tensor(value) for name, value in request.param[part].items()}
+        for part in ("given", "expected")
+    }
+    return Case(request.param["setup"], **tensors)
+
+
+def agree(got, expected, mask):
+    torch.testing.assert_close(got[mask], expected[mask], **TOLERANCE)
+
+
+def test_where_the_responses_end(case):
+    r = case.rollout
+    assert torch.equal(r.response, case.expected["truncated_response"])
+    assert torch.equal(r.last, case.expected["last_token_index"])
+    assert torch.equal(r.has_eos, case.expected["has_eos"])
+    assert torch.equal(r.token_mask, case.expected["token_mask"])
+    assert torch.equal(r.value_mask, case.expected["value_mask"])
+
+
+def test_what_the_episodes_are_paid(case):
+    r, kl = case.rollout, k1(case.given["logprob"], case.given["ref_logprob"])
+    agree(kl, case.expected["kl"], r.token_mask)
+    reward = whole_reward(
+        score_after_eos(case.expected["score"], r.last, kl.shape), case.setup["kl_coef"] * kl, r.token_mask
+    )
+    if case.setup["whiten_rewards"]:
+        reward = masked.scale(reward, r.value_mask)
+    agree(reward, case.expected["reward"], r.value_mask)
+
+
+def test_returns_and_advantages(case):
+    target, measured = case.targets()
+    agree(target.returns, case.expected["returns"], case.rollout.value_mask)
+    agree(target.advantage, case.expected["advantage"], case.rollout.token_mask)
+    assert measured["objective/score"] == pytest.approx(case.expected["score"].mean().item(), abs=1e-5)
+
+
+def test_losses_and_clip_fractions(case):
+    total, terms = case.loss()
+    names = {
+        "loss/policy": "policy_loss",
+        "loss/value": "value_loss",
+        "policy/clip_fraction": "policy_clip_fraction",
+        "value/clip_fraction": "value_clip_fraction",
+    }
+    for ours, theirs in names.items():
+        torch.testing.assert_close(terms[ours], case.expected[theirs], **TOLERANCE)
+    torch.testing.assert_close(total, case.expected["total_loss"], **TOLERANCE)
+
+
+def test_an_error_of_one_position_would_show(case):
+    r = case.rollout
+    late = replace(r, last=(r.last + 1).clamp(max=r.response.shape[1] - 1))
+    target, _ = ppo.targets(late, case.setup["kl_coef"], case.pick)
+    assert isinstance(target, Targets)
+    assert not torch.allclose(target.returns[r.value_mask], case.expected["returns"][r.value_mask], **TOLERANCE)
+
+
+@pytest.mark.parametrize("case", CASES["whiten"])
+def test_whitening(case):
+    values, mask = torch.tensor(case["values"]), torch.tensor(case["mask"])
+    mean, variance = masked.moments(values, mask)
+    assert mean.item() == pytest.approx(case["mean"], abs=1e-5)
+    assert variance.item() == pytest.approx(case["variance_biased"], abs=1e-5)
+    agree(masked.whiten(values, mask), torch.tensor(case["shifted"]), mask)
+    agree(masked.scale(values, mask), torch.tensor(case["not_shifted"]), mask)

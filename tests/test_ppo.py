@@ -1,0 +1,333 @@
+"""PPO's pieces against arithmetic by hand and tiny networks: what is paid, what is learned, what must not matter."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny import CORPUS, EOS, PAD, Ranks, episodes, made_up_rollout, models, pick, queries, uniform, with_garbage
+
+from repro import model, optimise, ppo
+from repro.ops.masked import one_rank
+from repro.types import Rollout, Targets
+
+COEFFICIENT = 0.05
+# First, in the middle, last, none, and one before the last.
+AWKWARD = made_up_rollout(last=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
+PLACEMENTS = ["in_reward", "in_loss", "in_loss_as_estimated", "none"]
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def targets(rollout, coefficient=COEFFICIENT, **choices):
+    return ppo.targets(rollout, coefficient, pick(**choices))
+
+
+def row(*numbers):
+    return torch.tensor([numbers])
+
+
+# ----------------------------------------------------------------------------- targets by hand
+
+
+def three_tokens(last=1, has_eos=True, score=2.0):
+    """One episode of room for three tokens: log p - log q is 0.4, -0.2 and 0.1; values 1, 0.5 and 3."""
+    return Rollout(
+        query=row(5),
+        response=row(7, EOS, PAD),
+        logprob=row(-1.0, -1.0, -1.0),
+        ref_logprob=row(-1.4, -0.8, -1.1),
+        value=row(1.0, 0.5, 3.0),
+        score=torch.tensor([score]),
+        last=torch.tensor([last]),
+        has_eos=torch.tensor([has_eos]),
+    )
+
+
+def test_an_episode_that_ends_with_its_second_token_worked_by_hand():
+    # Rewards: -0.5 * 0.4 = -0.2, then -0.5 * -0.2 = 0.1, then the score 2 in the terminal state, free of KL.
+    # gamma 1, lambda 0.9:
+    # A_2 = 2 - 3                            = -1
+    # A_1 = 0.1 + 3 - 0.5 + 0.9 * (-1)       = 1.7
+    # A_0 = -0.2 + 0.5 - 1 + 0.9 * 1.7       = 0.83
+    target, _ = targets(three_tokens(), coefficient=0.5, whiten_adv="off", gae_lambda="0.9")
+    torch.testing.assert_close(target.advantage, row(0.83, 1.7, 0.0))  # the terminal state has no token to credit
+    torch.testing.assert_close(target.returns, row(1.83, 2.2, 2.0))
+
+
+def test_an_episode_without_an_end_is_paid_minus_one_on_its_last_token():
+    # Rewards -0.2, 0.1 and -0.5 * 0.1 - 1 = -1.05; gamma 1, lambda 0: each advantage is one step's error.
+    target, measured = targets(three_tokens(last=2, has_eos=False), coefficient=0.5, whiten_adv="off", gae_lambda="0")
+    torch.testing.assert_close(target.advantage, row(-0.2 + 0.5 - 1, 0.1 + 3 - 0.5, -1.05 - 3))
+    assert measured["objective/score"] == -1
+    assert measured["objective/eos_rate"] == 0
+
+
+def test_an_episode_that_ends_at_once_has_one_token_and_a_terminal_state():
+    # Rewards -0.2 and the score 2; lambda 1: A_0 = (-0.2 + 2) - 1; the value of the third state is out of the game.
+    target, _ = targets(three_tokens(last=0), coefficient=0.5, whiten_adv="off", gae_lambda="1")
+    torch.testing.assert_close(target.advantage, row(0.8, 0.0, 0.0))
+    torch.testing.assert_close(target.returns, row(1.8, 2.0, 0.0))
+
+
+def test_the_score_on_the_end_of_text_leaves_the_terminal_state_its_value_to_bootstrap_from():
+    # Rewards -0.2, 0.1 + 2 and 0; lambda 0: A_1 = 2.1 + 3 - 0.5.
+    target, _ = targets(three_tokens(), coefficient=0.5, whiten_adv="off", gae_lambda="0", score_position="at_eos")
+    torch.testing.assert_close(target.advantage, row(-0.2 + 0.5 - 1, 2.1 + 3 - 0.5, 0.0))
+
+
+def test_the_metrics_of_an_episode_worked_by_hand():
+    _, measured = targets(three_tokens(), coefficient=0.5)
+    expected = {
+        "objective/score": 2,
+        "objective/kl": 0.4 - 0.2,
+        "objective/rlhf_reward": 2 - 0.5 * 0.2,
+        "objective/entropy": 2,
+        "objective/length": 2,
+        "objective/eos_rate": 1,
+        "value/mean": 4.5 / 3,
+        "objective/kl_coefficient": 0.5,
+    }
+    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+# ----------------------------------------------------------------------------- garbage in masked places
+
+
+def loss_and_gradient(rollout, target_of, **choices):
+    """The loss, its metrics and its gradients, of a forward pass with garbage wherever the rollout has it."""
+    logprob = (rollout.logprob + 0.1).requires_grad_()
+    value = (rollout.value - 0.3).requires_grad_()
+    arm = pick(**choices)
+    total, terms = ppo.ppo_loss(logprob, value, rollout, target_of, ppo.weigh(rollout, 2, arm), COEFFICIENT, arm)
+    total.backward()
+    return total.detach(), terms, logprob.grad, value.grad
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_garbage_in_masked_places_changes_no_target_and_no_metric(placement, garbage):
+    clean, measured = targets(AWKWARD, kl_placement=placement, whiten_reward="scale_only")
+    spoiled, spoiled_measured = targets(
+        with_garbage(AWKWARD, garbage), kl_placement=placement, whiten_reward="scale_only"
+    )
+    assert torch.equal(spoiled.advantage, clean.advantage)
+    assert torch.equal(spoiled.returns, clean.returns)
+    assert spoiled_measured == measured
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value_clip", ["0.2", "off"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_garbage_in_masked_places_changes_no_loss_and_no_gradient(placement, value_clip, garbage):
+    target, _ = targets(AWKWARD)
+    choices = {"kl_placement": placement, "value_clip": value_clip}
+    clean, terms, *gradients = loss_and_gradient(AWKWARD, target, **choices)
+    spoiled, spoiled_terms, *spoiled_gradients = loss_and_gradient(with_garbage(AWKWARD, garbage), target, **choices)
+    torch.testing.assert_close(spoiled, clean)
+    torch.testing.assert_close(spoiled_terms, terms)
+    torch.testing.assert_close(spoiled_gradients, gradients)
+
+
+# ----------------------------------------------------------------------------- special cases of the loss
+
+
+@pytest.mark.parametrize("placement", ["in_reward", "none"])
+def test_at_the_first_pass_the_gradient_is_that_of_the_policy_gradient(placement):
+    target, _ = targets(AWKWARD)
+    logprob, arm = AWKWARD.logprob.clone().requires_grad_(), pick(kl_placement=placement)
+    total, _ = ppo.ppo_loss(logprob, AWKWARD.value, AWKWARD, target, ppo.weigh(AWKWARD, 5, arm), COEFFICIENT, arm)
+    total.backward()
+    torch.testing.assert_close(logprob.grad, -target.advantage * AWKWARD.token_mask / AWKWARD.token_mask.sum())
+
+
+def test_the_value_enters_the_loss_with_a_tenth_of_its_half_squared_error():
+    # One token and one state each: (2 - 3)^2 / 2 = 0.5, a tenth of it 0.05; the advantage is 0, so that is all.
+    r = Rollout(
+        row(5), row(EOS), row(-1.0), row(-1.0), row(2.0), torch.tensor([0.0]), torch.tensor([0]), torch.tensor([True])
+    )
+    arm = pick(value_clip="off")
+    total, _ = ppo.ppo_loss(r.logprob, r.value, r, Targets(row(0.0), row(3.0)), ppo.weigh(r, 1, arm), COEFFICIENT, arm)
+    assert total.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("placement", "charged"),
+    [("in_reward", 0.0), ("none", 0.0), ("in_loss", 0.5 * 0.3**2), ("in_loss_as_estimated", 0.3)],
+)
+def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
+    r = Rollout(
+        row(5), row(EOS), row(-1.0), row(-1.3), row(0.0), torch.tensor([0.0]), torch.tensor([0]), torch.tensor([True])
+    )
+    arm = pick(kl_placement=placement)
+    total, _ = ppo.ppo_loss(r.logprob, r.value, r, Targets(row(0.0), row(0.0)), ppo.weigh(r, 1, arm), 0.2, arm)
+    assert total.item() == pytest.approx(0.2 * charged, abs=1e-7)
+
+
+# ----------------------------------------------------------------------------- rollouts of tiny networks
+
+
+def test_the_episodes_are_what_the_networks_say_one_by_one():
+    networks = models()
+    r = episodes(networks)
+    assert 0 < r.has_eos.sum() < len(r), "some responses must end and some must not"
+    for index in range(len(r)):
+        query = r.query[index][r.query[index] != PAD][None]
+        response = r.response[index][: int(r.last[index]) + 1][None]
+        logprob, ref_logprob = (
+            model.response_logprobs(network, query, response, PAD, ppo.TEMPERATURE)
+            for network in (networks.policy, networks.reference)
+        )
+        value = model.response_values(networks.critic, query, response, PAD)
+        score = networks.reward_model(**model.attend(torch.cat([query, response], 1), PAD))[0, -1]
+        mask = r.token_mask[index]
+        torch.testing.assert_close(r.logprob[index][mask], logprob[0], **CLOSE)
+        torch.testing.assert_close(r.ref_logprob[index][mask], ref_logprob[0], **CLOSE)
+        torch.testing.assert_close(r.value[index][mask], value[0], **CLOSE)
+        torch.testing.assert_close(r.score[index], score, **CLOSE)
+
+
+def test_the_size_of_a_rollout_batch_changes_nothing():
+    networks, query, numbers = models(), queries(8), uniform(8, 5)
+    one, many = (ppo.roll_out(networks, query, numbers, CORPUS, batch, Accelerator()) for batch in (1, 8))
+    assert torch.equal(one.response, many.response)
+    torch.testing.assert_close(one.score, many.score, **CLOSE)
+    for name in ("logprob", "ref_logprob", "value"):
+        ours, theirs = (getattr(r, name)[r.token_mask] for r in (one, many))
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_before_the_first_update_there_is_no_kl_to_the_reference():
+    _, measured = targets(episodes(models()))
+    assert abs(measured["objective/kl"]) < 1e-4
+
+
+def test_a_critic_that_is_the_reward_model_is_right_about_the_terminal_state():
+    networks = models()
+    networks = replace(networks, critic=networks.reward_model)
+    r = episodes(networks)
+    room = r.has_eos & (r.last + 1 < r.response.shape[1])
+    assert room.sum() >= 2
+    terminal = (r.last + 1)[room][:, None]
+    torch.testing.assert_close(r.value[room].gather(1, terminal).squeeze(1), r.score[room], **CLOSE)
+    target, _ = targets(r, coefficient=0.0)
+    # The error of the terminal state is the score less its value: nothing is left for the critic to learn there.
+    torch.testing.assert_close(target.returns[room].gather(1, terminal), r.value[room].gather(1, terminal), **CLOSE)
+
+
+# ----------------------------------------------------------------------------- one optimizer step
+
+
+def improved(micro_batch=8, **choices):
+    """Metrics of one step of plain gradient descent, and the gradient itself: what the step took off the weights."""
+    networks = models()
+    r = episodes(networks)
+    target, _ = targets(r, **choices)
+    trained = [*networks.policy.parameters(), *networks.critic.parameters()]
+    before = [p.detach().clone() for p in trained]
+    # The reference is moved, so that a KL in the loss has something to pull at.
+    r = replace(r, ref_logprob=r.ref_logprob - 0.2)
+    measured = ppo.improve(
+        networks,
+        torch.optim.SGD(trained, lr=1.0),
+        r,
+        target,
+        COEFFICIENT,
+        PAD,
+        micro_batch,
+        pick(**choices),
+        Accelerator(),
+    )
+    return measured, torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
+
+
+def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped():
+    measured, _ = improved()
+    assert measured["policy/ratio_error"] < 1e-5
+    assert measured["policy/clip_fraction"] == 0
+    assert measured["policy/approx_kl"] < 1e-9
+
+
+@pytest.mark.parametrize("placement", ["in_reward", "in_loss"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sum_over_longest"])
+def test_the_micro_batch_changes_neither_loss_nor_gradient(aggregation, placement):
+    choices = {"loss_aggregation": aggregation, "kl_placement": placement}
+    whole, gradient = improved(8, **choices)
+    for micro_batch in (1, 3):
+        measured, split_gradient = improved(micro_batch, **choices)
+        assert measured == pytest.approx(whole, rel=1e-4, abs=1e-6)
+        torch.testing.assert_close(split_gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mean_per_micro_batch_is_the_one_aggregation_that_depends_on_the_split():
+    (whole, gradient), (split, split_gradient) = (
+        improved(size, loss_aggregation="token_mean_per_micro_batch") for size in (8, 3)
+    )
+    assert whole["loss/value"] != pytest.approx(split["loss/value"], rel=1e-2)
+    assert (gradient - split_gradient).norm() > 1e-2 * gradient.norm()
+    assert whole["policy/ratio"] == pytest.approx(split["policy/ratio"], rel=1e-5), "a metric's denominator is its own"
+
+
+def share(rollout, reduce):
+    """One rank's part in an update: its targets, the metrics, and its share of the loss."""
+    arm = pick(whiten_reward="scale_only")
+    target, measured = ppo.targets(rollout, COEFFICIENT, arm, reduce)
+    weights = ppo.weigh(rollout, 2, arm, reduce)
+    total, _ = ppo.ppo_loss(rollout.logprob + 0.1, rollout.value - 0.3, rollout, target, weights, COEFFICIENT, arm)
+    return target, measured, total
+
+
+def test_two_ranks_compute_what_one_would():
+    target, measured, total = share(AWKWARD, one_rank)
+    ours, theirs = Ranks(2).run(share, [(AWKWARD[:2],), (AWKWARD[2:],)])
+    torch.testing.assert_close(torch.cat([ours[0].advantage, theirs[0].advantage]), target.advantage)
+    torch.testing.assert_close(torch.cat([ours[0].returns, theirs[0].returns]), target.returns)
+    assert ours[1] == pytest.approx(measured)
+    assert ours[1] == theirs[1]
+    torch.testing.assert_close(ours[2] + theirs[2], total)
+
+
+def test_a_loss_that_is_not_finite_is_reported_and_not_stepped_on():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    total = optimise.step(Accelerator(), optimizer, iter([weight.sum(), weight.sum() * float("nan")]))
+    assert total != total
+    assert weight.item() == 1.0
+    assert optimise.step(Accelerator(), optimizer, iter([weight.sum(), 2 * weight.sum()])) == 3.0
+    assert weight.item() == 1.0 - 3.0
+
+
+# ----------------------------------------------------------------------------- the loop
+
+
+def test_there_are_as_many_optimizer_steps_as_batches_times_epochs(tiny_scale, tiny_run, run_stage, monkeypatch):
+    steps, real = [], optimise.step
+
+    def counted(*arguments):
+        steps.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(optimise, "step", counted)
+    run_stage(ppo.STAGE, ppo_epochs="2")
+    assert len(steps) == 2 * (tiny_scale.episodes // tiny_scale.ppo_batch)
+
+
+def test_the_first_pass_of_every_update_starts_at_ratio_one(run_stage):
+    journal = (run_stage(ppo.STAGE) / "metrics.jsonl").read_text().splitlines()
+    assert len(journal) == 2
+    assert all(json.loads(line)["metrics"]["policy/first_ratio_error"] < 1e-5 for line in journal)
+
+
+def test_the_learning_rate_falls_from_its_full_value_by_equal_steps(tiny_scale, run_stage, monkeypatch):
+    rates = []
+    monkeypatch.setattr(optimise, "set_learning_rate", lambda optimizer, rate: rates.append(rate))
+    run_stage(ppo.STAGE, ppo_epochs="1")
+    assert rates == pytest.approx([tiny_scale.ppo_learning_rate, tiny_scale.ppo_learning_rate / 2])
+
+
+def test_posts_are_used_once_before_any_is_used_again():
+    rows = list(itertools.islice(optimise.endless_batches(10, 3, torch.Generator().manual_seed(0)), 6))
+    first, second = torch.cat(rows[:3]).tolist(), torch.cat(rows[3:]).tolist()
+    assert len(set(first)) == len(set(second)) == 9
+    assert first != second

@@ -1,0 +1,64 @@
+"""A scale from the command line: what is changed, and what is refused in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from repro import scale
+from repro.errors import UserError
+
+
+@pytest.fixture
+def find(tokenizer_file):
+    """`scale.find` of an embedded preset whose tokenizer exists, whatever the package ships."""
+    return lambda name="smoke", changes={}: scale.find(name, {"tokenizer": str(tokenizer_file)} | changes)
+
+
+def test_a_preset_is_found_under_its_name(find):
+    assert find("smoke").name == "smoke"
+
+
+def test_fields_are_read_as_the_type_they_have(find):
+    changed = find(changes={"posts": "64", "sft_learning_rate": "1e-4", "seeds": "3,5", "precision": "float32"})
+    assert (changed.posts, changed.sft_learning_rate, changed.seeds, changed.precision) == (64, 1e-4, (3, 5), "float32")
+
+
+def test_a_changed_budget_shows_in_the_name_and_a_path_does_not(find, tmp_path):
+    assert find(changes={"posts": "64", "threads": "2"}).name == "smoke-posts=64-threads=2"
+    assert find(changes={"model": str(tmp_path)}).name == "smoke"
+
+
+def test_a_path_becomes_a_path(find, tokenizer_file):
+    assert find().tokenizer == Path(tokenizer_file)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("smok", {}, "there is no scale 'smok'; did you mean 'smoke'.* known: .*mini"),
+        ("smoke", {"post": "64"}, "a scale has no field 'post'; did you mean 'posts'"),
+        ("smoke", {"name": "mine"}, "a scale has no field 'name'"),
+        ("smoke", {"posts": "many"}, "posts='many' is not an integer"),
+        ("smoke", {"posts": "6.5"}, "posts='6.5' is not an integer"),
+        ("smoke", {"sft_learning_rate": "slow"}, "sft_learning_rate='slow' is not a number"),
+        ("smoke", {"seeds": "1,two"}, "seeds='1,two' is not"),
+        ("smoke", {"posts": "0"}, "posts=0 must be at least 1"),
+        ("smoke", {"micro_batch": "-1"}, "micro_batch=-1 must be at least 1"),
+        (
+            "smoke",
+            {"episodes": "8", "ppo_batch": "16"},
+            "episodes=8 is less than one batch; it must be at least ppo_batch=16",
+        ),
+        ("smoke", {"tokenizer": "no/such/file"}, "tokenizer 'no/such/file' does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_and_what_would_be_right(find, name, changes, message):
+    with pytest.raises(UserError, match=message):
+        find(name, changes)
+
+
+@pytest.mark.parametrize("missing", ["tokenizer", "posts_file", "comparisons_file"])
+def test_a_local_corpus_needs_each_of_its_files(tmp_path, missing):
+    given = {field: str(tmp_path) for field in ("tokenizer", "posts_file", "comparisons_file") if field != missing}
+    with pytest.raises(UserError, match=f"scale local needs {missing}; give --set {missing}=PATH"):
+        scale.find("local", given)
