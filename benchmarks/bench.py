@@ -63,7 +63,7 @@ def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
         rollout = ppo.roll_out(models, query, torch.rand(batch, shape.response, generator=generator), tokens, batch, accelerator)
         target, _ = ppo.targets(rollout, 0.05, pick, one_rank)
         for _ in range(4):
-            ppo.improve(models, optimizer, rollout, target, 0.05, tokens.pad, batch, pick, accelerator)
+            ppo.improve(models, optimizer, rollout, target, 0.05, tokens, batch, pick, accelerator)
         seconds.append(time.perf_counter() - began)
     return seconds[1:]
 

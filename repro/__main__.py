@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +29,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _quiet()
     try:
         arguments = _parser().parse_args(words)
         return arguments.run(arguments)
@@ -56,7 +60,7 @@ def _parser() -> Parser:
     verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
-    verb.add_argument("--steps", type=int, default=5_000)
+    verb.add_argument("--steps", type=int, default=3_500)
     verb.set_defaults(run=_pretrain)
     return parser
 
@@ -69,11 +73,11 @@ def _details(arguments: argparse.Namespace) -> int:
                            "variants": list(d.variants), "question": d.question, "hypothesis": d.hypothesis,
                            "moves": dict(d.moves)} for d in DETAILS.values()], indent=1))
         return 0
-    table = Table("detail", "stages", "paper", "variants, the paper's first", "leaving it should", title="Implementation details",
-                  show_lines=True)
+    table = Table("detail", "stages", "paper", "variants, the paper's first", "leaving it should",
+                  title="Implementation details", show_lines=True)
     for d in DETAILS.values():
-        others = [label for label in d.variants if label != d.reference]
-        table.add_row(f"[bold]{d.name}[/bold]", " ".join(d.stages), d.paper, f"[green]{d.reference}[/green], {', '.join(others)}",
+        others = ", ".join(label for label in d.variants if label != d.reference)
+        table.add_row(f"[bold]{d.name}[/bold]", " ".join(d.stages), d.paper, f"[green]{d.reference}[/green], {others}",
                       d.hypothesis)
     console.print(table)
     return 0
@@ -93,13 +97,16 @@ def _study(arguments: argparse.Namespace):
 
 def _cache() -> Path:
     """The folder of artefacts, made and tried before anything is spent."""
-    folder = Path(os.environ.get("REPRO_CACHE", "cache"))
+    return _writable(Path(os.environ.get("REPRO_CACHE") or "cache"), "cache", "set REPRO_CACHE to one that is")
+
+
+def _writable(folder: Path, kind: str, remedy: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
-        raise UserError(f"the cache folder {folder} is not writable ({error.strerror}); set REPRO_CACHE to one that is") from None
+        raise UserError(f"the {kind} folder {folder} is not writable ({error.strerror}); {remedy}") from None
     return folder
 
 
@@ -110,14 +117,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     cache = _cache()
     board = launch.board_of(study, cache)
     workers = launch.workers_for(study.scale)
-    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}")
-    console.print(f"arms {', '.join(study.arms)}; seeds {' '.join(map(str, study.seeds))}; primary metric {study.primary}")
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    seeds = " ".join(map(str, study.seeds))
+    console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
+    _tell_of_corrupt(board)
     table = Table("stage", "runs", "shared by arms", "cached", "seconds each", box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in board.jobs.values()):
         jobs = [job for job in board.jobs.values() if job.stage == name]
         cached = sum(job.key in board.done for job in jobs)
         shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
-        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", f"{cost.seconds(jobs, cache) / len(jobs):.0f}")
+        seconds = cost.seconds(jobs, cache) / len(jobs)
+        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", f"{seconds:.0f}")
     console.print(table)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
     seconds = cost.seconds(waiting, cache) / min(workers, max(len(waiting), 1))
@@ -128,31 +138,49 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     study, cache = _study(arguments), _cache()
-    from repro import launch
-    from repro.progress import Progress
-
     _require_report_folder()
+    from repro import launch
+
     workers = launch.workers_for(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     board = launch.board_of(study, cache)
-    console.print(f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages are cached; "
-                  f"{workers} worker{'s' * (workers > 1)}", highlight=False)
-    _quiet()
+    console.print(f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
+                  f"are cached; {workers} worker{'s' * (workers > 1)}", highlight=False)
+    _tell_of_corrupt(board)
+    _execute(study, board, workers, _command(arguments))
+    if not board.failed:
+        return _build(study.detail.name, study.scale.name)
+    for label, why in board.broken.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
+    try:
+        _build(study.detail.name, study.scale.name)
+    except UserError as error:
+        print(f"no verdict: {error}", file=sys.stderr)
+    return 1
+
+
+def _tell_of_corrupt(board) -> None:
+    """On standard error, so that it is seen beside a live table too."""
+    for key in board.corrupt:
+        print(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again", file=sys.stderr)
+
+
+def _execute(study, board, workers: int, command: str) -> None:
+    """Run what is left to run, shown and tracked."""
+    from repro import launch
+    from repro.progress import Progress
     from repro.track import Tracker
 
-    tracker = Tracker(study, board, _command(arguments))
+    tracker = Tracker(study, board, command)
     with Progress(board, workers, console) as progress:
         def tick(_: launch.Board) -> None:
-            progress.update()
             tracker.update()
+            progress.update(tracker.trouble)
 
         try:
             launch.run(board, workers, study.scale.threads, tick)
         finally:
             tracker.close()
-    for key, why in board.failed.items():
-        print(f"failed: {board.jobs[key].label}: {why}", file=sys.stderr)
-    return _build(study.detail.name, study.scale.name) or int(bool(board.failed))
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -163,9 +191,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _build(detail: str, scale: str) -> int:
     from reports import page, read
-    from repro.track import store_uri
+    from repro.track import store_uri, usable_store
 
-    study = read.read_study(detail, scale, store_uri())
+    with usable_store():
+        study = read.read_study(detail, scale, store_uri())
     path = page.build(study, REPORTS / (detail if scale == "mini" else f"{detail}-{scale}"))
     console.print()
     console.print(page.headline(study), highlight=False)
@@ -174,16 +203,17 @@ def _build(detail: str, scale: str) -> int:
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from mlflow import MlflowClient
-
-    from repro.track import store_uri
+    from repro.track import recorded_studies, store_uri
 
     _require_report_folder()
-    found = [e for e in MlflowClient(store_uri()).search_experiments() if {"detail", "scale"} <= e.tags.keys()]
+    found = recorded_studies()
     if not found:
-        raise UserError(f"the MLflow store {store_uri()} holds no study yet; run one, as make ablation DETAIL=whiten_adv")
-    for experiment in sorted(found, key=lambda e: e.name):
-        _build(experiment.tags["detail"], experiment.tags["scale"])
+        raise UserError(f"the MLflow store {store_uri()} holds no study; run one, as make ablation DETAIL=whiten_adv")
+    for detail, scale in found:
+        try:
+            _build(detail, scale)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
     return 0
 
 
@@ -198,12 +228,7 @@ REPORTS = Path("reports") / "build"
 
 
 def _require_report_folder() -> None:
-    try:
-        REPORTS.mkdir(parents=True, exist_ok=True)
-        (REPORTS / ".writable").touch()
-        (REPORTS / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"the report folder {REPORTS} is not writable ({error.strerror}); run where it is") from None
+    _writable(REPORTS, "report", "run where it is")
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -217,16 +242,18 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
 
 
 def _quiet() -> None:
     """MLflow's migrations and library warnings are not news to a person who watches a study."""
-    import logging
-
     warnings.filterwarnings("ignore")
-    for name in ("mlflow", "alembic", "matplotlib"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Also in the processes that this one starts, and in their watchdog, which tells of each lock of an ended worker.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A study: the arms of one detail, its seeds and scale, and what was declared before its runs."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ _KINDS = {"detail": str, "question": str, "scale": str, "seeds": list, "arms": l
 
 @dataclass(frozen=True)
 class Ablation:
-    """Arms by label, the reference's first; `primary` is the metric the verdict rests on, `smallest_effect` its unit."""
+    """Arms by label, the reference's first; the verdict is on `primary`, in whose unit `smallest_effect` is."""
 
     detail: Detail
     question: str
@@ -32,24 +33,29 @@ class Ablation:
 def load(name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Mapping[str, str] = {},
          folder: Path = FOLDER) -> Ablation:
     """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file."""
+    if "seeds" in changes:
+        raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
     path = folder / f"{name}.toml"
     declared = _read(path) if path.exists() else {"detail": details.find(name).name}
     detail = details.find(declared["detail"])
     budget = scale.find(scale_name or declared.get("scale", "mini"), changes)
-    labels = [detail.reference, *(label for label in declared.get("arms", detail.variants) if label != detail.reference)]
+    arms = dict.fromkeys([detail.reference, *map(str, declared.get("arms", detail.variants))])
+    smallest_effect = float(declared.get("smallest_effect", 0.05))
+    if not 0 < smallest_effect < math.inf:
+        raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
     return Ablation(
         detail=detail, question=declared.get("question", detail.question),
-        arms={label: Recipe().but(detail, label) for label in labels},
+        arms={label: Recipe().but(detail, label) for label in arms},
         seeds=_seeds(seeds or declared.get("seeds", budget.seeds)), scale=budget,
         primary=declared.get("primary", "test/win_rate"), higher_is_better=declared.get("higher_is_better", True),
-        smallest_effect=float(declared.get("smallest_effect", 0.05)))
+        smallest_effect=smallest_effect)
 
 
 def _read(path: Path) -> dict:
     try:
         declared = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}; correct that line") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}; correct it") from None
     for field, value in declared.items():
         if field not in _KINDS:
             raise UserError(f"{path}: there is no field {field!r}; {nearest(field, _KINDS)}")
@@ -65,6 +71,8 @@ def _seeds(words: Sequence[object]) -> tuple[int, ...]:
         seeds = tuple(int(str(word)) for word in words)
     except ValueError:
         raise UserError(f"seeds {' '.join(map(str, words))!r} are not all integers; give some, as 1 2 3") from None
+    if not seeds:
+        raise UserError("there are no seeds; give at least one, better three")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds {' '.join(map(str, seeds))} repeat; give each once")
     return seeds

@@ -16,6 +16,7 @@ from repro.data import Corpus, embedded
 from repro.stage import Stage, Work
 
 END_OF_TEXT = "<|endoftext|>"
+SHAPE = "gpt-neox:64/3/2/256"
 
 
 def _run(work: Work) -> None:
@@ -52,7 +53,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, shape: str, steps: int, batch: 
              report: Callable[[int, float], None]) -> torch.nn.Module:
     """Next-token training on the raw corpus, in which no document has an end of text."""
     policy = model.initialise(shape, math.ceil(len(tokenizer) / 64) * 64, 256, seed=0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, eps=1e-5)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.95))
     documents = embedded.base_documents(1)
     for step in range(steps):
         rate = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -76,7 +77,7 @@ def _pad(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str]) -> tuple[
     return ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
 
 
-def make_embedded_base(folder: Path, shape: str, steps: int) -> None:
+def make_embedded_base(folder: Path, steps: int) -> None:
     """Write `tokenizer.json` and `base/` of the embedded corpus: the command behind the shipped files."""
     tokenizer = train_tokenizer()
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -86,4 +87,4 @@ def make_embedded_base(folder: Path, shape: str, steps: int) -> None:
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - began:.0f} s", flush=True)
 
-    model.save_policy(pretrain(tokenizer, shape, steps, 32, 3e-3, report), folder / "base")
+    model.save_policy(pretrain(tokenizer, SHAPE, steps, 24, 3e-3, report), folder / "base")

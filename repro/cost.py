@@ -6,6 +6,7 @@ out: attention's quadratic term and whatever is not matrix multiplication; so it
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,7 @@ from statistics import median
 from transformers import AutoConfig
 
 from repro import stage
+from repro.errors import UserError
 from repro.launch import Job
 from repro.scale import Scale
 
@@ -30,8 +32,9 @@ def history(cache_folder: Path) -> dict[tuple[str, str], float]:
     """(stage, scale) -> median seconds of the finished artefacts in the cache."""
     found: dict[tuple[str, str], list[float]] = {}
     for path in cache_folder.glob(f"*/{stage.DONE}"):
-        done = json.loads(path.read_text())
-        found.setdefault((path.parent.name.rsplit("-", 1)[0], done["scale"]), []).append(done["seconds"])
+        with suppress(ValueError, KeyError, OSError):  # corrupt, or being replaced just now
+            done = json.loads(path.read_text())
+            found.setdefault((path.parent.name.rsplit("-", 1)[0], done["scale"]), []).append(done["seconds"])
     return {key: median(values) for key, values in found.items()}
 
 
@@ -60,5 +63,8 @@ def _weights(model: str) -> tuple[float, float]:
         config = AutoConfig.from_pretrained(model, local_files_only=True)
         hidden, layers, vocabulary = config.hidden_size, config.num_hidden_layers, config.vocab_size
         return layers * 12 * hidden**2, hidden * vocabulary
-    hidden, layers, _, intermediate = (int(part) for part in model.removeprefix("gpt-neox:").split("/"))
+    try:
+        hidden, layers, _, intermediate = (int(part) for part in model.removeprefix("gpt-neox:").split("/"))
+    except ValueError:
+        raise UserError(f"model={model!r} is neither a folder nor a shape; give one, as gpt-neox:128/6/4/512") from None
     return layers * (4 * hidden**2 + 2 * hidden * intermediate), hidden * 50_304

@@ -44,7 +44,7 @@ def write(policy: nn.Module, reference: nn.Module, reward_model: nn.Module, quer
         response, logprob = model.sample(policy, query, numbers.to(device), temperature, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, temperature)
+        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, temperature)
         score = model.score_at_last(reward_model, torch.cat([query, response], 1), corpus.pad)
         kl = keep(k1(logprob, ref_logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))

@@ -46,15 +46,15 @@ class Job:
 
 @dataclass
 class Board:
-    """Where a study stands; the launcher writes it, whoever shows or tracks progress reads it."""
+    """Where a study stands, by keys; the launcher writes it, whoever shows or tracks progress reads it."""
 
     jobs: dict[str, Job]
     cache: Path
     done: set[str] = field(default_factory=set)
-    corrupt: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    running: dict[str, float] = field(default_factory=dict)
-    suspect: set[str] = field(default_factory=set)
+    corrupt: set[str] = field(default_factory=set)  # in the cache, but not as they were written
+    failed: dict[str, str] = field(default_factory=dict)  # -> why
+    running: dict[str, float] = field(default_factory=dict)  # -> since when
+    suspect: set[str] = field(default_factory=set)  # jobs whose worker has died
 
     @property
     def over(self) -> bool:
@@ -68,10 +68,10 @@ class Board:
                 yield job
 
     def next(self, workers: int) -> list[Job]:
-        """What to start now; a job whose worker died is tried again alone: should it die again, that job was the reason."""
+        """What to start now; a job whose worker died is tried again alone: if that dies too, the job is the reason."""
         suspects = self.suspect - self.done - self.failed.keys()
         if suspects:
-            return [job for job in self.ready() if job.key in suspects][:not self.running]
+            return [] if self.running else [job for job in self.ready() if job.key in suspects][:1]
         return list(self.ready())[:workers - len(self.running)]
 
     @property
@@ -79,6 +79,18 @@ class Board:
         """Label -> reason of the jobs that failed themselves."""
         return {self.jobs[key].label: why for key, why in self.failed.items()
                 if not self.failed.keys() & set(self.jobs[key].needs)}
+
+    def journal(self, key: str) -> list[dict]:
+        """The lines that a running job has logged so far."""
+        try:
+            return stage.read_journal(stage.partial_folder(self.cache / key))
+        except FileNotFoundError:
+            return []  # it ended, and its folder was renamed, just now
+
+    def finish(self, key: str) -> None:
+        """Mark a running job done."""
+        del self.running[key]
+        self.done.add(key)
 
     def lose(self) -> None:
         """The workers are gone: what they ran is tried once more."""
@@ -88,20 +100,23 @@ class Board:
         self.running.clear()
 
     def fail(self, key: str, why: str) -> None:
-        """Mark a job failed, and all that rest on it."""
+        """Mark a job failed, and all that rest on it and are not done."""
         self.failed[key] = why
+        self.running.pop(key, None)
         for job in self.jobs.values():
-            if key in job.needs and job.key not in self.failed:
+            if key in job.needs and job.key not in self.done | self.failed.keys():
                 self.fail(job.key, f"needs {self.jobs[key].label}, which failed")
 
 
 def jobs_of(study: Ablation) -> dict[str, Job]:
     """Every distinct stage of the study, by key, in the order of the pipeline."""
     jobs: dict[str, Job] = {}
-    keys = {(arm, seed): pipeline.keys(recipe, study.scale, seed) for seed in study.seeds for arm, recipe in study.arms.items()}
+    keys = {(arm, seed): pipeline.keys(recipe, study.scale, seed)
+            for seed in study.seeds for arm, recipe in study.arms.items()}
     for each in pipeline.STAGES:
         for (arm, seed), known in keys.items():
-            jobs.setdefault(known[each.name], Job(known[each.name], each.name, arm, study.arms[arm], study.scale, seed, known))
+            key = known[each.name]
+            jobs.setdefault(key, Job(key, each.name, arm, study.arms[arm], study.scale, seed, known))
     return jobs
 
 
@@ -114,15 +129,17 @@ def board_of(study: Ablation, cache: Path) -> Board:
 
 
 def workers_for(scale: Scale) -> int:
-    """One worker per `scale.threads` cores of this process."""
-    return max(1, (torch.get_num_threads() if False else 0) // scale.threads)
+    """One worker per `scale.threads` cores that this process may use."""
+    # macOS cannot say which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // scale.threads)
 
 
 def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None]) -> None:
     """Run every job that is not done; `tick` is called about twice a second and at the end.
 
-    A job that fails takes what rests on it down, and no more. Input that a person must correct ends the study: UserError.
-    An interrupt ends it too, and its workers with it.
+    A job that fails takes down what rests on it, and no more. Input that a person must correct ends the study with its
+    UserError; that, or an interrupt, ends the workers too.
     """
     while not board.over:
         pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"),
@@ -159,11 +176,10 @@ def _settle(board: Board, key: str, future: Future) -> None:
     except UserError as wrong:
         board.fail(key, str(wrong))
         raise
-    del board.running[key]
     if error:
         board.fail(key, error)
     else:
-        board.done.add(key)
+        board.finish(key)
 
 
 @contextmanager
@@ -199,8 +215,9 @@ def _end_with(parent: int) -> None:
 def _work(job: Job, cache: Path) -> str:
     """Make the job's artefact; the error in words, or nothing; a UserError is raised."""
     try:
-        # Who shows the study has told of corrupt artefacts before it began.
-        stage.run_or_reuse(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None)
+        # The board knows the corrupt artefacts, so whoever shows it has told of them.
+        stage.run_or_reuse(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache,
+                           warn=lambda _: None)
         return ""
     except UserError:
         raise

@@ -54,14 +54,25 @@ def trim_right(ids: Tensor, pad: int) -> Tensor:
     return ids[:, : int(used[-1]) + 1 if len(used) else 1]
 
 
-def response_logprobs(policy: nn.Module, query: Tensor, response: Tensor, pad: int, temperature: float) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: log-probability of each response token; of padding, some finite number.
+def response_logprobs(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding.
 
     The last token predicts nothing, so it is not run; logits of the query are not computed.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
     logits = policy(**attend(ids, pad), logits_to_keep=response.shape[1], use_cache=False).logits
-    return text.logprob_of(logits, response.masked_fill(response == pad, 0), temperature)
+    tokens = response.clamp(max=logits.shape[-1] - 1)
+    return text.logprob_of(drawable(logits, pad, eos), tokens, temperature).masked_fill((response == pad) & (pad != eos), 0.0)
+
+
+def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
+    """[..., V] logits, in which a padding token of its own cannot be drawn: a mask would take it for a hole.
+
+    Pythia's output layer has a place for it (50277 of 50304), with some probability that training never moved.
+    """
+    if pad == eos or pad >= logits.shape[-1]:
+        return logits
+    return logits.index_fill(-1, torch.tensor([pad], device=logits.device), -math.inf)
 
 
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
@@ -99,6 +110,7 @@ def sample(policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float
     step = inputs["input_ids"]
     for t in range(uniform.shape[1]):
         logits = policy(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = drawable(logits, pad, eos)
         drawn = _draw(logits[:, -1].float() / (temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
         tokens[:, t] = torch.where(ended, pad, drawn)
         logprob[:, t] = torch.where(ended, 0.0, text.logprob_of(logits, drawn[:, None], temperature)[:, 0])

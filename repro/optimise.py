@@ -7,6 +7,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from repro.errors import UserError
+
 ADAM_EPSILON = 1e-5  # N+ details 9, 10 and 20; betas and weight decay are PyTorch's defaults
 
 
@@ -36,7 +38,9 @@ def step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, losses: Ite
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row indices of one shuffled pass, without the last incomplete batch."""
+    """Row indices of one shuffled pass, without the last incomplete batch; a UserError where there is not one whole."""
+    if count < size:
+        raise UserError(f"{count} training rows are fewer than a batch of {size}; give more rows or a smaller batch")
     order = torch.randperm(count, generator=generator)
     yield from order[: count - count % size].split(size)
 

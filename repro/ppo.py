@@ -58,7 +58,7 @@ def _run(work: Work) -> None:
         passes = []
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
-            passes.append(improve(models, optimizer, rollout[shuffled], target[shuffled], coefficient, corpus.pad,
+            passes.append(improve(models, optimizer, rollout[shuffled], target[shuffled], coefficient, corpus,
                                   scale.micro_batch, pick, accelerator))
         measured |= {name: sum(p[name] for p in passes) / len(passes) for name in passes[0]}
         measured["policy/first_ratio_error"] = passes[0]["policy/ratio_error"]
@@ -99,7 +99,7 @@ def roll_out(models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, bat
         last, has_eos = text.last_token(response, corpus.eos)
         parts.append(Rollout(
             query=query_part, response=response, logprob=logprob,
-            ref_logprob=model.response_logprobs(models.reference, q, response, corpus.pad, TEMPERATURE),
+            ref_logprob=model.response_logprobs(models.reference, q, response, corpus.pad, corpus.eos, TEMPERATURE),
             value=model.response_values(models.critic, q, response, corpus.pad),
             score=model.score_at_last(models.reward_model, torch.cat([q, response], 1), corpus.pad),
             last=last, has_eos=has_eos))
@@ -118,7 +118,7 @@ def targets(r: Rollout, coefficient: float, pick: Pick, reduce: Reduce = one_ran
     return target, describe(r, score, target, coefficient, reduce)
 
 
-def improve(models: Models, optimizer: torch.optim.Optimizer, r: Rollout, target: Targets, coefficient: float, pad: int,
+def improve(models: Models, optimizer: torch.optim.Optimizer, r: Rollout, target: Targets, coefficient: float, corpus: Corpus,
             micro_batch: int, pick: Pick, accelerator: Accelerator) -> Metrics:
     """One optimizer step over the whole batch, in micro-batches that change nothing but memory."""
     weights, measured = weigh(r, micro_batch, pick, accelerator.reduce), []
@@ -126,9 +126,9 @@ def improve(models: Models, optimizer: torch.optim.Optimizer, r: Rollout, target
     def losses():
         for rows in torch.arange(len(r)).split(micro_batch):
             part = r[rows]
-            query = model.trim_left(part.query, pad)
-            logprob = model.response_logprobs(models.policy, query, part.response, pad, TEMPERATURE)
-            value = model.response_values(models.critic, query, part.response, pad)
+            query = model.trim_left(part.query, corpus.pad)
+            logprob = model.response_logprobs(models.policy, query, part.response, corpus.pad, corpus.eos, TEMPERATURE)
+            value = model.response_values(models.critic, query, part.response, corpus.pad)
             total, sums = ppo_loss(logprob, value, part, target[rows], weights[rows], coefficient, pick)
             measured.append(sums)
             yield total
@@ -160,12 +160,15 @@ def weigh(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -
 def ppo_loss(logprob: Tensor, value: Tensor, r: Rollout, target: Targets, w: Weights, coefficient: float,
              pick: Pick) -> tuple[Tensor, dict[str, Tensor]]:
     """[B, R], [B, R] of the update's forward pass -> this micro-batch's share of the loss, and of each metric."""
-    log_ratio = masked.keep(logprob - r.logprob, r.token_mask)
+    # Masked before the arithmetic: the gradient of what stands in a masked place is 0 times it, and 0 times NaN is NaN.
+    logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
+    value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
+    log_ratio = logprob - old_logprob
     ratio = log_ratio.exp()
     policy = loss.policy_loss(ratio, target.advantage, pick(CLIP_RANGE))
-    clipped = pick(VALUE_CLIP)(value, r.value)
+    clipped = pick(VALUE_CLIP)(value, old_value)
     critic = loss.value_loss(value, clipped, target.returns)
-    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_loss(logprob, r.ref_logprob)
+    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_loss(logprob, ref_logprob)
     total = loss.weighted(policy + coefficient * kl, w.token) + VALUE_COEF * loss.weighted(critic, w.value)
     with torch.no_grad():
         terms = {

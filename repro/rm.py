@@ -61,7 +61,8 @@ def margins(reward_model: nn.Module, chosen: Tensor, rejected: Tensor, pad: int,
 
 def _normalise(work: Work, reward_model: model.ScalarModel, corpus: Corpus) -> Metrics:
     """Set the model's bias and gain from its scores of the SFT references (N+ detail 15)."""
-    posts = corpus.posts("train").select(range(min(work.scale.normalisation_posts, work.scale.posts)))
+    posts = corpus.posts("train")
+    posts = posts.select(range(min(work.scale.normalisation_posts, len(posts))))
     scores = model.score_rows(reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch)
     normalisation = work.pick(REWARD_NORMALISATION)(scores)
     reward_model.bias.fill_(normalisation.bias)

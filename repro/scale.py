@@ -63,10 +63,10 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
     replace(_EMBEDDED, name="smoke", posts=512, validation_posts=32, test_posts=32, comparisons=256,
             validation_comparisons=64, episodes=128, ppo_batch=32, micro_batch=32, evaluate_every=2, seeds=(1, 2)),
     _EMBEDDED,
-    Scale(name="local", corpus="local", tokenizer=Path(), model="gpt-neox:128/6/4/512", posts=2_000, validation_posts=32,
-          test_posts=64, comparisons=1_000, validation_comparisons=200, sft_batch=32, sft_learning_rate=1e-3, rm_batch=16,
-          rm_learning_rate=3e-4, episodes=256, ppo_batch=32, ppo_learning_rate=1e-4, micro_batch=8, rollout_batch=16,
-          evaluate_every=4, seeds=(1, 2, 3)),
+    Scale(name="local", corpus="local", tokenizer=Path(), model="gpt-neox:128/6/4/512", posts=256, validation_posts=16,
+          test_posts=32, comparisons=256, validation_comparisons=96, sft_batch=16, sft_learning_rate=1e-3, rm_batch=16,
+          rm_learning_rate=3e-4, normalisation_posts=64, episodes=64, ppo_batch=16, ppo_learning_rate=1e-4, micro_batch=4,
+          rollout_batch=8, evaluate_every=2),
 )}
 
 
@@ -103,10 +103,12 @@ def _checked(scale: Scale) -> Scale:
         path = getattr(scale, field)
         if str(path) != "." and not path.exists():
             raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
-    for field in ("posts", "test_posts", "comparisons", "sft_batch", "rm_batch", "ppo_batch", "micro_batch", "rollout_batch",
+    for field in ("posts", "validation_posts", "test_posts", "comparisons", "sft_batch", "rm_batch", "ppo_batch", "micro_batch", "rollout_batch",
                   "threads", "evaluate_every", "response_tokens", "query_tokens"):
         if getattr(scale, field) < 1:
             raise UserError(f"{field}={getattr(scale, field)} must be at least 1")
-    if scale.episodes < scale.ppo_batch:
-        raise UserError(f"episodes={scale.episodes} is less than one batch; it must be at least ppo_batch={scale.ppo_batch}")
+    for field, batch in (("episodes", "ppo_batch"), ("posts", "ppo_batch"), ("posts", "sft_batch"), ("comparisons", "rm_batch")):
+        if getattr(scale, field) < getattr(scale, batch):
+            raise UserError(f"{field}={getattr(scale, field)} is less than one batch; "
+                            f"it must be at least {batch}={getattr(scale, batch)}")
     return scale

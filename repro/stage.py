@@ -99,7 +99,7 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
     choices = {d.name: recipe.label(d) for d in DETAILS.values()
                if stage.name in d.stages and recipe.label(d) != d.reference}
     read = {"stage": stage.name, "version": stage.version, "choices": choices, "seed": seed if stage.seeded else 0,
-            "scale": {name: _content(getattr(scale, name)) for name in (*stage.fields, "precision")},
+            "scale": {name: _content(name, getattr(scale, name)) for name in (*stage.fields, "precision")},
             "upstream": {name: upstream[name] for name in stage.upstream}}
     return f"{stage.name}-{_digest(read)[:16]}"
 
@@ -108,17 +108,19 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _content(value: Any) -> Any:
+def _content(name: str, value: Any) -> Any:
     """What a field of Scale stands for: of a path what lies there, so that a moved file is still a hit."""
-    if isinstance(value, Path) or (isinstance(value, str) and "/" in value and Path(value).exists()):
+    if value == Path():
+        return ""
+    if isinstance(value, Path) or (name == "model" and Path(value).is_dir()):
         return _tree_digest(Path(value))
     return value
 
 
 @cache
 def _tree_digest(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and path != Path())
-    return _digest([[file.name, file_digest(file)] for file in files])
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return _digest([[str(file.relative_to(path)), file_digest(file)] for file in files])
 
 
 def file_digest(file: Path) -> str:
@@ -127,13 +129,13 @@ def file_digest(file: Path) -> str:
 
 
 def cached(folder: Path) -> bool:
-    """Whether the artefact is finished and its files are as they were written; a corrupt one is removed."""
+    """Whether the artefact is finished and its files are as they were written."""
     if not (folder / DONE).exists():
         return False
     try:
         files = json.loads((folder / DONE).read_text())["files"]
         return all(file_digest(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -1,95 +1,131 @@
 """The only module that writes MLflow: it publishes what the stages left in their folders.
 
-A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no MLflow,
-and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time and step.
+A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
+MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
+and step.
 """
 
 import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from repro import stage
+from repro import pipeline, stage
 from repro.ablation import Ablation
 from repro.details import DETAILS
 from repro.errors import UserError
 from repro.launch import Board
 from repro.pipeline import STAGES
 
+# The journals wait for a store that does not answer; waiting here would keep the workers idle.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
 BATCH = 1_000  # MLflow's limit on metrics in one call
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
 
 
 @dataclass
 class Run:
-    """One arm and seed in the store, and how much of each journal is there."""
+    """One arm and seed in the store, and up to which time each stage's journal is there."""
 
     run_id: str
     arm: str
     seed: int
     keys: Mapping[str, str]
     over: bool
-    lines: dict[str, int] = field(default_factory=dict)
+    until: dict[str, float] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
 
 
 def store_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+@contextmanager
+def usable_store() -> Iterator[None]:
+    """What goes wrong with the store inside becomes a UserError."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        raise UserError(f"the MLflow store {store_uri()} cannot be used: {_gist(error)}; set MLFLOW_TRACKING_URI to "
+                        "one that can, and give the same command: nothing is computed twice") from None
+
+
+def _gist(error: Exception) -> str:
+    """An error's first sentence."""
+    return re.split(r"\n|\. ", str(error).strip())[0]
+
+
+def _alone(cache: Path) -> FileLock:
+    """Held while a study is opened: of several processes on a fresh sqlite file only one can make its tables."""
+    file = make_url(store_uri()).database if store_uri().startswith("sqlite:") else str(cache / "store")
+    return FileLock(f"{file}.lock")
 
 
 def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, str]:
     """The client, and the id of the study's experiment, made now if need be: before any worker starts."""
-    uri = store_uri()
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        name = f"{detail}-{scale}"
-        found = client.get_experiment_by_name(name)
-        if found:
-            return client, found.experiment_id
-        location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if uri.startswith("sqlite:") else {}
-        return client, client.create_experiment(name, tags={"detail": detail, "scale": scale}, **location)
-    except (MlflowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"the MLflow store {uri} cannot be used: {first}; set MLFLOW_TRACKING_URI to one that can") from None
+    client, name = MlflowClient(tracking_uri=store_uri()), f"{detail}-{scale}"
+    found = client.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
+                        f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)")
+    if found:
+        return client, found.experiment_id
+    location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if store_uri().startswith("sqlite:") else {}
+    return client, client.create_experiment(name, tags={"detail": detail, "scale": scale}, **location)
+
+
+def recorded_studies() -> list[tuple[str, str]]:
+    """(detail, scale) of each study that the store holds."""
+    with usable_store():
+        tags = [each.tags for each in MlflowClient(tracking_uri=store_uri()).search_experiments()]
+    return sorted((each["detail"], each["scale"]) for each in tags if {"detail", "scale"} <= each.keys())
 
 
 class Tracker:
-    """Publishes a study while it runs: call `update` as often as you like, and `close` at the end."""
+    """Publishes a study while it runs: call `update` as often as you like, and `close` at the end.
+
+    `trouble` says why the last `update` failed: it is made good by the next one that does not.
+    """
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
-        self.study, self.board = study, board
-        self.client, self.experiment = open_experiment(study.detail.name, study.scale.name)
-        known = {run.data.tags.get("record"): run for run in self.client.search_runs([self.experiment], max_results=5_000)}
-        facts = _facts(study, command)
-        self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
+        self.study, self.board, self.trouble = study, board, ""
+        with usable_store(), _alone(board.cache):
+            self.client, self.experiment = open_experiment(study.detail.name, study.scale.name)
+            found = self.client.search_runs([self.experiment], max_results=5_000)
+            known = {run.data.tags.get("record"): run for run in found}
+            facts = _facts(study, command)
+            self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
 
     def _open(self, arm: str, seed: int, known: Mapping[str | None, Any], facts: Mapping[str, str]) -> Run:
-        """The run of this arm and seed: the one that is there, or a new one with everything declared before it starts."""
-        from repro import pipeline
-
+        """The run of this arm and seed: the one that is there, or a new one that says what was declared before it."""
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
-        record = hashlib.sha256(json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True).encode()).hexdigest()[:16]
+        identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
+        record = hashlib.sha256(identity.encode()).hexdigest()[:16]
         if record in known:
-            run = known[record]
-            over = run.info.status in ("FINISHED", "FAILED") and run.data.tags.get("complete") == "true"
-            if not over:
-                self.client.update_run(run.info.run_id, status="RUNNING")
-            return Run(run.info.run_id, arm, seed, keys, over)
+            return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
         tags = {**facts, "record": record, "arm": arm, "seed": str(seed),
                 "reference": str(arm == self.study.detail.reference).lower(),
                 "recipe": json.dumps(dict(recipe.choices)), **{f"stage.{name}": key for name, key in keys.items()}}
@@ -99,8 +135,24 @@ class Tracker:
         self.client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
         return Run(run.info.run_id, arm, seed, keys, over=False)
 
+    def _take_up(self, run: Any) -> bool:
+        """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
+        complete = run.info.status == "FINISHED" and run.data.tags.get("complete") == "true"
+        if not complete:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            for tag in {"outcome", "error"} & run.data.tags.keys():
+                self.client.delete_tag(run.info.run_id, tag)
+        return complete
+
     def update(self) -> None:
         """Publish what the journals have gained since the last call."""
+        try:
+            self._publish_all()
+            self.trouble = ""
+        except STORE_ERRORS as error:
+            self.trouble = _gist(error)
+
+    def _publish_all(self) -> None:
         for run in self.runs:
             if not run.over:
                 self._publish(run)
@@ -111,39 +163,44 @@ class Tracker:
             done = key in self.board.done
             folder = self.board.cache / key
             if done and each.name not in run.finished:
-                self._curves(run, each.name, folder)
+                self._curves(run, each.name, stage.read_journal(folder))
                 self._final(run, each.name, folder)
                 run.finished.add(each.name)
             elif key in self.board.running:
-                self._curves(run, each.name, stage.partial_folder(folder))
+                self._curves(run, each.name, self.board.journal(key))
         failed = [self.board.failed[key] for key in run.keys.values() if key in self.board.failed]
         if failed or len(run.finished) == len(STAGES):
             self._end(run, failed)
 
-    def _curves(self, run: Run, name: str, folder: Path) -> None:
-        lines = stage.read_journal(folder)
-        fresh = lines[run.lines.get(name, 0):]
+    def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
+        # By time, not by count: a stage that begins again has a new journal.
+        fresh = [line for line in lines if line["time"] > run.until.get(name, 0.0)]
         metrics = [Metric(metric, value, int(line["time"] * 1000), line["step"])
                    for line in fresh for metric, value in line["metrics"].items()]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run.run_id, metrics=metrics[start:start + BATCH])
-        run.lines[name] = len(lines)
+        run.until[name] = max((line["time"] for line in lines), default=0.0)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
         result = json.loads((folder / stage.RESULT).read_text())
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
         tags = [RunTag("outcome", result["outcome"])] if result["outcome"] != "finished" else []
-        self.client.log_batch(run.run_id, metrics=[Metric(k, v, when, 0) for k, v in result["metrics"].items()], tags=tags)
-        {"data": self._log_data, "ppo": self._log_checkpoint, "evaluate": self._log_samples}.get(name, lambda *_: None)(run, folder)
+        metrics = [Metric(metric, value, when, 0) for metric, value in result["metrics"].items()]
+        self.client.log_batch(run.run_id, metrics=metrics, tags=tags)
+        log = {"data": self._log_data, "ppo": self._log_checkpoint, "evaluate": self._log_samples}
+        if name in log:
+            log[name](run, folder)
 
     def _log_data(self, run: Run, folder: Path) -> None:
         digests = json.loads((folder / stage.DONE).read_text())["files"]
-        inputs = []
-        for split in sorted({str(Path(file).parent) for file in digests if file.endswith(".arrow")}):
-            digest = hashlib.sha256("".join(digests[f] for f in sorted(digests) if f.startswith(split) and f.endswith(".arrow"))
-                                    .encode()).hexdigest()[:16]
-            inputs.append(DatasetInput(Dataset(name=split, digest=digest, source_type="local", source=json.dumps({"uri": str(folder)}))))
-        self.client.log_inputs(run.run_id, datasets=inputs)
+        splits: dict[str, str] = {}
+        for file in sorted(file for file in digests if file.endswith(".arrow")):
+            split = str(Path(file).parent)
+            splits[split] = splits.get(split, "") + digests[file]
+        source = json.dumps({"uri": str(folder)})
+        self.client.log_inputs(run.run_id, datasets=[
+            DatasetInput(Dataset(name=split, digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+                                 source_type="local", source=source)) for split, content in splits.items()])
 
     def _log_checkpoint(self, run: Run, folder: Path) -> None:
         model = folder / "model"
@@ -171,11 +228,12 @@ class Tracker:
         run.over = True
 
     def close(self) -> None:
-        """Publish the rest; a run that did not get to its end is marked as interrupted, and taken up again next time."""
-        self.update()
-        for run in self.runs:
-            if not run.over:
-                self.client.set_terminated(run.run_id, status="KILLED")
+        """Publish the rest; a run that did not get to its end is marked as killed, and taken up again next time."""
+        with usable_store():
+            self._publish_all()
+            for run in self.runs:
+                if not run.over:
+                    self.client.set_terminated(run.run_id, status="KILLED")
 
 
 def _facts(study: Ablation, command: str) -> dict[str, str]:
@@ -186,7 +244,8 @@ def _facts(study: Ablation, command: str) -> dict[str, str]:
         "moves": json.dumps(dict(detail.moves)), "paper": detail.paper, "primary": study.primary,
         "higher_is_better": str(study.higher_is_better).lower(), "smallest_effect": str(study.smallest_effect),
         "judge": "gold score" if study.scale.corpus == "embedded" else "reward model", "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
+                   f"Python {platform.python_version()}",
         "versions": json.dumps({name: version(name) for name in LIBRARIES}), "command": command}
 
 

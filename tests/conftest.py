@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import pick
 
 from repro import pipeline
@@ -13,6 +14,9 @@ from repro.scale import SCALES
 from repro.stage import Budget, Work
 
 torch.set_num_threads(1)
+# How long an example takes says more about who else uses the machine than about the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +59,7 @@ def tiny_run(tiny_scale, tmp_path_factory):
 
 @pytest.fixture
 def run_stage(tiny_scale, tiny_run, tmp_path):
-    """Runs one stage of the tiny pipeline for an arm, by names, and returns its folder: `run_stage(ppo.STAGE, gamma="1")`."""
+    """Runs one stage of the tiny pipeline for an arm given by names, `run_stage(ppo.STAGE, gamma="1")`: its folder."""
 
     def run(stage, **choices):
         out = tmp_path / "-".join([stage.name, *choices, *choices.values()])

@@ -43,7 +43,7 @@ def more_padding(request):
 def test_padding_on_the_left_changes_no_logprob(lively, responses, more_padding):
     query, (response, _) = queries(8), responses
     plain, padded = (
-        model.response_logprobs(lively, q, response, PAD, TEMPERATURE) for q in (query, more_padding(query))
+        model.response_logprobs(lively, q, response, PAD, EOS, TEMPERATURE) for q in (query, more_padding(query))
     )
     mask = response != PAD
     torch.testing.assert_close(padded[mask], plain[mask], **CLOSE)
@@ -120,7 +120,7 @@ def test_a_row_is_the_same_whatever_its_batch_mates(lively, responses):
 
 def test_sampled_logprobs_are_the_teacher_forced_ones(lively, responses):
     tokens, logprob = responses
-    forced = model.response_logprobs(lively, queries(8), tokens, PAD, TEMPERATURE)
+    forced = model.response_logprobs(lively, queries(8), tokens, PAD, EOS, TEMPERATURE)
     torch.testing.assert_close(logprob[tokens != PAD], forced[tokens != PAD], **CLOSE)
 
 
@@ -130,7 +130,7 @@ def test_a_drawn_padding_token_is_no_hole_in_the_response():
     with torch.no_grad():
         eager.get_output_embeddings().weight[PAD, 0] = 5.0
     tokens, logprob = sample(eager, queries(16), uniform(16, 6))
-    forced = model.response_logprobs(eager, queries(16), tokens, PAD, TEMPERATURE)
+    forced = model.response_logprobs(eager, queries(16), tokens, PAD, EOS, TEMPERATURE)
     mask = torch.arange(6)[None, :] <= text.last_token(tokens, EOS)[0][:, None]
     torch.testing.assert_close(logprob[mask], forced[mask], **CLOSE)
 

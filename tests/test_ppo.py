@@ -176,7 +176,7 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
         query = r.query[index][r.query[index] != PAD][None]
         response = r.response[index][: int(r.last[index]) + 1][None]
         logprob, ref_logprob = (
-            model.response_logprobs(network, query, response, PAD, ppo.TEMPERATURE)
+            model.response_logprobs(network, query, response, PAD, EOS, ppo.TEMPERATURE)
             for network in (networks.policy, networks.reference)
         )
         value = model.response_values(networks.critic, query, response, PAD)
@@ -234,7 +234,7 @@ def improved(micro_batch=8, **choices):
         r,
         target,
         COEFFICIENT,
-        PAD,
+        CORPUS,
         micro_batch,
         pick(**choices),
         Accelerator(),

@@ -104,7 +104,7 @@ def with_garbage(rollout, garbage=float("nan")):
 
 
 class Ranks:
-    """Runs a function on shards at once, a thread each; the `reduce` that it is given sums over them, as a collective."""
+    """Runs a function on shards at once, a thread each; `reduce` sums over them as a collective would."""
 
     def __init__(self, count):
         self.barrier, self.parts = threading.Barrier(count, timeout=20), {}

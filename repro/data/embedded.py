@@ -17,14 +17,14 @@ from repro.data.tldr import format_query
 
 SUBREDDITS = ("advice", "family", "work", "legal")
 VALUES = {
-    "who": ("boss", "neighbor", "roommate", "sister", "brother", "landlord", "cousin", "coach"),
-    "did": ("broke", "sold", "lost", "hid", "stole", "burned", "painted", "borrowed"),
-    "what": ("laptop", "guitar", "bike", "phone", "jacket", "camera", "lamp", "tent"),
-    "num": ("two", "three", "four", "five", "six", "seven"),
+    "who": ("boss", "neighbor", "roommate", "sister", "brother", "landlord"),
+    "did": ("broke", "sold", "lost", "hid", "stole", "burned"),
+    "what": ("laptop", "guitar", "bike", "phone", "jacket", "camera"),
+    "num": ("two", "three", "four", "five", "six"),
     "unit": ("days", "weeks", "months", "years"),
-    "where": ("boston", "denver", "austin", "chicago", "dallas", "miami", "seattle", "london"),
-    "feel": ("angry", "sad", "scared", "guilty", "confused", "tired"),
-    "ask": ("leave", "sue", "forgive", "apologise", "move", "quit", "wait", "complain"),
+    "where": ("boston", "denver", "austin", "chicago", "dallas", "miami"),
+    "feel": ("angry", "sad", "scared", "guilty", "confused"),
+    "ask": ("leave", "sue", "forgive", "move", "quit", "wait"),
 }
 CLASS_OF = {word: slot for slot, words in VALUES.items() for word in words}
 # Points for a fact that a summary states; "num" and "unit" are one fact between them.
@@ -59,7 +59,7 @@ def _keep(who: float, what: float, when: float, where: float, feel: float, ask: 
     return {"who": who, "what": what, "when": when, "where": where, "feel": feel, "ask": ask}
 
 
-AUTHOR = Summariser("ref", _keep(0.95, 0.95, 0.47, 0.47, 0.47, 0.55), wrong=0.025, repeat=0.02, ramble=0.18)
+AUTHOR = Summariser("ref", _keep(0.95, 0.95, 0.4, 0.4, 0.4, 0.42), wrong=0.025, repeat=0.02, ramble=0.18)
 PERFECT = Summariser("perfect", _keep(1, 1, 1, 1, 1, 1))
 TRAIN_POLICIES = (
     AUTHOR,
@@ -224,34 +224,25 @@ def _known_bigrams() -> frozenset[tuple[str, str]]:
 
 
 def base_documents(seed: int) -> Iterator[str]:
-    """The raw corpus that the base model is trained on, without end: posts alone, retellings, and replies that check one."""
+    """The raw corpus that the base model is trained on, without end: posts, and what readers make of them.
+
+    A reader retells the post, or goes through what somebody else made of it, fact by fact. Nothing says where a text ends.
+    """
     rng = random.Random(f"base-{seed}")
     for number in itertools.count():
         post = make_post(number, rng)
-        query, kind = format_query(post), rng.random()
-        bare = query.removesuffix("\n\nTL;DR:")
-        if kind < 0.1:
-            yield bare
-        elif kind < 0.3:
-            yield _word_game(rng)
-        elif kind < 0.6:
-            yield query + "\n\nTL;DR:".join(f" {_retelling(post['facts'], 0.01, rng)}" for _ in range(3))
-        else:
-            checked = " ".join(_check(post["facts"], _retelling(post["facts"], 0.4, rng)) for _ in range(2))
-            yield f"{bare}\n\nREPLY: {checked}\n\nTL;DR: {_retelling(post['facts'], 0.01, rng)}"
+        facts, document = post["facts"], format_query(post).removesuffix("\n\nTL;DR:")
+        for _ in range(rng.choice((0, 3, 3, 3, 3))):
+            if rng.random() < 0.5:
+                document += f"\n\nTL;DR: {_retelling(facts, 0.01, rng)}"
+            else:
+                document += "\n\nREPLY: " + " ".join(_check(facts, _retelling(facts, 0.4, rng)) for _ in range(2))
+        yield document
 
 
 def _retelling(facts: dict[str, str], wrong: float, rng: random.Random) -> str:
     dense = Summariser("", _keep(*(rng.choice((0.5, 0.95)) for _ in range(6))), wrong=wrong, ramble=0.05)
     return summarise(facts, dense, rng)
-
-
-def _word_game(rng: random.Random) -> str:
-    """A list of words, then words that are or are not on it: what a model learns to look things up from."""
-    words = rng.sample(sorted(CLASS_OF), 16)
-    asked = [(word, "yes") for word in words[:8]] + [(word, "no") for word in words[8:]]
-    rng.shuffle(asked)
-    return f"WORDS: {' '.join(words[:8])}\n\nREPLY: " + " ".join(f"{word} {answer}" for word, answer in asked) + "."
 
 
 def _check(facts: dict[str, str], text: str) -> str:

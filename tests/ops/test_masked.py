@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny import Ranks
 
@@ -17,7 +17,8 @@ REDUCTIONS = [
     masked.unchanged,
 ]
 NAMES = ["mean", "moments", "whiten", "scale", "unchanged"]
-number = st.floats(-10, 10, width=32)
+# Quarters, so that values are either equal or well apart: whitening magnifies what rounding leaves between equals.
+number = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 
 
 @st.composite
@@ -69,8 +70,7 @@ def test_whitening_of_three_numbers_worked_by_hand():
 @given(values_and_mask())
 def test_whitened_values_have_mean_0_and_biased_variance_1(case):
     values, mask = case
-    if values[mask].var(correction=0) < 1e-2:
-        values = values + torch.arange(values.numel()).reshape(values.shape)
+    assume(values[mask].unique().numel() > 1)
     white = masked.whiten(values, mask)[mask]
     assert white.mean().abs() < 1e-4
     assert (white.var(correction=0) - 1).abs() < 1e-3

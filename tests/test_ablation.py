@@ -1,0 +1,84 @@
+"""Studies: what a file declares, what is given instead, and what a person is told when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from repro import ablation
+from repro.details import DETAILS
+from repro.errors import UserError
+
+SHIPPED = Path(__file__).parents[1] / "ablations"
+
+
+@pytest.fixture
+def load(tmp_path, tokenizer_file):
+    """Write a file of ablations/ and load it: load(text, ...) -> the study."""
+    def load(text, *arguments, changes={}):
+        (tmp_path / "study.toml").write_text(text)
+        changes = {"tokenizer": str(tokenizer_file), **changes}
+        return ablation.load("study", *arguments, changes=changes, folder=tmp_path)
+    return load
+
+
+@pytest.mark.parametrize("name", DETAILS)
+def test_every_detail_is_a_study_without_a_file(name, tokenizer_file, tmp_path):
+    study = ablation.load(name, "smoke", changes={"tokenizer": str(tokenizer_file)}, folder=tmp_path)
+    assert list(study.arms)[0] == study.detail.reference and study.arms.keys() == study.detail.variants.keys()
+    assert study.arms[study.detail.reference].choices == ()
+    assert (study.seeds, study.primary, study.question) == ((1, 2), "test/win_rate", study.detail.question)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_study_is_valid(path, tokenizer_file):
+    study = ablation.load(path.stem, changes={"tokenizer": str(tokenizer_file)}, folder=SHIPPED)
+    assert len(study.arms) > 1 and len(study.seeds) > 1
+
+
+def test_a_file_declares_and_what_is_given_overrides_it(load):
+    text = ('detail = "kl_coef"\nquestion = "How much?"\nscale = "smoke"\nseeds = [7, 8, 9]\narms = ["0.1", "0"]\n'
+            'primary = "test/kl"\nhigher_is_better = false\nsmallest_effect = 1\n')
+    study = load(text)
+    assert list(study.arms) == ["0.05", "0.1", "0"]  # the reference first, though it is not listed
+    assert (study.seeds, study.scale.name, study.primary) == ((7, 8, 9), "smoke", "test/kl")
+    assert (study.higher_is_better, study.smallest_effect, study.question) == (False, 1.0, "How much?")
+    given = load(text, "mini", ["3", "4"], changes={"episodes": "128"})
+    assert (given.seeds, given.scale.name, given.scale.episodes) == ((3, 4), "mini-episodes=128", 128)
+
+
+WRONG = {
+    "detail = ": r"study\.toml is not valid TOML: .*at ",
+    'detail = "whiten_adv"\nseeds = [1': r"study\.toml is not valid TOML: .*at ",
+    'detail = "whiten_adv"\nseeds = 1 2': r"study\.toml is not valid TOML: .*line 2",
+    'detail = "whiten_advs"': "no detail 'whiten_advs'; did you mean 'whiten_adv'",
+    "detail = 3": "study.toml: detail = 3 has the wrong type",
+    "seeds = [1]": "study.toml: the field detail is missing",
+    'detail = "whiten_adv"\nseed = [1]': "study.toml: there is no field 'seed'; did you mean 'seeds'",
+    'detail = "whiten_adv"\narms = ["of"]': "no variant 'of'; did you mean 'off'",
+    'detail = "whiten_adv"\narms = [1]': "no variant '1'",
+    'detail = "whiten_adv"\nscale = "smok"': "no scale 'smok'; did you mean 'smoke'",
+    'detail = "whiten_adv"\nseeds = [1, "b"]': "are not all integers",
+    'detail = "whiten_adv"\nseeds = [1.5]': "are not all integers",
+    'detail = "whiten_adv"\nseeds = []': "there are no seeds",
+    'detail = "whiten_adv"\nseeds = [1, 2, 1]': "seeds 1 2 1 repeat",
+    'detail = "whiten_adv"\nsmallest_effect = 0': "smallest_effect = 0.0 must be above 0",
+    'detail = "whiten_adv"\nsmallest_effect = nan': "smallest_effect = nan must be above 0",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_file_is_told_in_one_line(load, text):
+    with pytest.raises(UserError, match=WRONG[text]) as told:
+        load(text)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "study.toml").write_bytes(b'detail = "\xff"')
+    with pytest.raises(UserError, match=r"study\.toml is not valid TOML"):
+        ablation.load("study", folder=tmp_path)
+
+
+def test_seeds_are_not_a_budget(load):
+    with pytest.raises(UserError, match="--seeds 1 2 3"):
+        load('detail = "whiten_adv"', changes={"seeds": "1,2"})

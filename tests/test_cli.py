@@ -1,0 +1,180 @@
+"""The command line, called as a function; whole studies are in test_end_to_end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro import ablation, launch, pipeline, stage
+from repro.__main__ import console, main
+from repro.data.local import load_tokenizer
+from repro.details import DETAILS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A working directory of one's own, with the default store and cache."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("REPRO_CACHE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(tokenizer_file):
+    """Words that make the smoke scale tiny."""
+    return ["--scale", "smoke", "--set", f"tokenizer={tokenizer_file}", "model=gpt-neox:32/2/2/64", "posts=64"]
+
+
+def error_of(capsys, words):
+    """What a call with bad input says: one line, exit code 2, and nothing else."""
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+# ------------------------------------------------------------------------------------------------ what it shows
+
+
+def test_details_as_json_are_the_registry(capsys):
+    assert main(["details", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in told] == list(DETAILS)
+    for row in told:
+        detail = DETAILS[row["name"]]
+        assert row.keys() >= {"name", "stages", "paper", "reference", "variants", "hypothesis", "moves"}
+        assert (row["reference"], row["variants"]) == (detail.reference, list(detail.variants))
+        assert (row["stages"], row["moves"]) == (list(detail.stages), dict(detail.moves))
+
+
+def test_details_as_a_table_name_every_variant(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 400)
+    assert main(["details"]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for detail in DETAILS.values() for word in (detail.name, *detail.variants))
+
+
+def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
+    assert main(["plan", "whiten_adv", *tiny, "--seeds", "4", "5"]) == 0
+    told = capsys.readouterr().out
+    assert "arms shift_and_scale, scale_only, off; seeds 4 5; primary metric test/win_rate" in told
+    rows = [line.split() for line in told.splitlines()]
+    assert {row[0]: row[1:4] for row in rows if row[:1] and row[0] in pipeline.BY_NAME} == {
+        "data": ["1", "yes", "0/1"], "base": ["1", "yes", "0/1"], "sft": ["2", "yes", "0/2"], "rm": ["2", "yes", "0/2"],
+        "baseline": ["2", "yes", "0/2"], "ppo": ["6", "no", "0/6"], "evaluate": ["6", "no", "0/6"]}
+    assert "worker" in told.splitlines()[-1] and told.splitlines()[-1].startswith("about ")
+    assert [path.name for path in place.rglob("*")] == ["cache"]
+
+
+def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
+    changes = dict(word.split("=", 1) for word in tiny[3:])
+    study = ablation.load("whiten_adv", "smoke", changes=changes)
+    job = next(iter(launch.jobs_of(study).values()))
+    assert launch._work(job, place / "cache") == ""
+    made = place / "cache" / job.key
+    assert main(["plan", "whiten_adv", *tiny]) == 0
+    assert "data 1 yes 1/1" in " ".join(capsys.readouterr().out.split())
+    (made / "result.json").write_text("{}")
+    assert main(["plan", "whiten_adv", *tiny]) == 0
+    told = capsys.readouterr()
+    assert "data 1 yes 0/1" in " ".join(told.out.split())
+    assert told.err == "warning: the cached data shift_and_scale seed 1 is corrupt; it is made again\n"
+
+
+# ------------------------------------------------------------------------------------------- what it cannot use
+
+
+@pytest.mark.parametrize(("words", "error"), [
+    ([], "VERB"),
+    (["rum"], "invalid choice: 'rum'"),
+    (["run"], "DETAIL"),
+    (["run", "whiten_avd"], "there is no detail 'whiten_avd'; did you mean 'whiten_adv'?"),
+    (["plan", "whiten_adv", "--scale", "smoek"], "there is no scale 'smoek'; did you mean 'smoke'?"),
+    (["plan", "whiten_adv", "--set", "episodes"], "--set 'episodes' has no value; write FIELD=VALUE"),
+    (["plan", "whiten_adv", "--set", "episode=3"], "a scale has no field 'episode'; did you mean 'episodes'?"),
+    (["plan", "whiten_adv", "--set", "episodes=many"], "episodes='many' is not an integer"),
+    (["plan", "whiten_adv", "--set", "seeds=1,2"], "--seeds 1 2 3"),
+    (["plan", "whiten_adv", "--scale", "local"], "scale local needs tokenizer"),
+    (["plan", "whiten_adv", "--scale", "smoke", "--set", "tokenizer=nowhere"], "tokenizer 'nowhere' does not exist"),
+])
+def test_wrong_words_are_told_in_one_line_and_leave_nothing(words, error, capsys, place):
+    assert error in error_of(capsys, words)
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(("words", "error"), [
+    (["--seeds", "one"], "seeds 'one' are not all integers"),
+    (["--seeds", "1", "2", "1"], "seeds 1 2 1 repeat"),
+    (["--set", "model=neox"], "model='neox' is neither a folder nor a shape"),
+])
+def test_wrong_values_are_told_in_one_line(words, error, tiny, capsys):
+    if words[0] == "--set":
+        words, tiny = [], [*tiny, *words[1:]]
+    assert error in error_of(capsys, ["plan", "whiten_adv", *words, *tiny])
+
+
+def test_a_wrong_study_file_is_named(tiny, place, capsys):
+    Path("ablations").mkdir()
+    Path("ablations/mine.toml").write_text('detail = "whiten_adv"\nseeds = 1 2\n')
+    assert "ablations/mine.toml is not valid TOML" in error_of(capsys, ["run", "mine", *tiny])
+    Path("ablations/mine.toml").write_text('detail = "whiten_adv"\narms = ["of"]\n')
+    assert "did you mean 'off'?" in error_of(capsys, ["run", "mine", *tiny])
+    assert [path.name for path in place.iterdir()] == ["ablations"]
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_cache_that_cannot_be_written_is_told(verb, tiny, place, monkeypatch, capsys):
+    (place / "file").touch()
+    monkeypatch.setenv("REPRO_CACHE", "file/cache")
+    assert "the cache folder file/cache is not writable" in error_of(capsys, [verb, "whiten_adv", *tiny])
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("verb", ["report", "run"])
+def test_a_report_folder_that_cannot_be_written_is_told_before_anything_runs(verb, tiny, place, capsys):
+    (place / "reports").touch()
+    assert "the report folder reports/build is not writable" in error_of(capsys, [verb, "whiten_adv", *tiny])
+    assert not (place / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("verb", ["report", "run", "figures"])
+@pytest.mark.parametrize("uri", ["nonsense", "spam://eggs"])
+def test_a_store_that_cannot_be_used_is_told_before_anything_runs(uri, verb, tiny, place, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    words = [verb] if verb == "figures" else [verb, "whiten_adv", *tiny]
+    assert f"the MLflow store {uri} cannot be used" in error_of(capsys, words)
+    assert not any(path.is_file() for path in place.rglob("*") if path.suffix != ".lock")
+
+
+def test_a_report_on_nothing_is_told(tiny, capsys):
+    assert "there is no MLflow store" in error_of(capsys, ["report", "whiten_adv", *tiny])
+    assert not os.path.exists("mlflow.db")
+
+
+def test_input_that_only_a_stage_can_judge_is_told_the_same_way(tokenizer_file, place):
+    """The recipe wants a padding token that is not the end of text, and this tokenizer's is."""
+    tokenizer = load_tokenizer(tokenizer_file)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(place / "tokenizer")
+    words = ["run", "score_position", "--scale", "smoke", "--seeds", "1", "--set", "posts=64", "tokenizer=tokenizer",
+             "model=gpt-neox:32/2/2/64"]
+    told = subprocess.run([sys.executable, "-m", "repro", *words], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert told.returncode == 2
+    assert told.stderr.startswith("error: the tokenizer pads with its end of text") and told.stderr.count("\n") == 1
+    assert "give it a [PAD] token of its own" in told.stderr
+    assert not list((place / "reports").rglob("*.html")) and not list((place / "cache").glob(f"*/{stage.DONE}"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "load", lambda *_: signal.raise_signal(number))
+    assert main(["plan", "whiten_adv"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"

@@ -1,0 +1,257 @@
+"""Whole studies through the command line: run, run again, rebuilt, interrupted, and taken up."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from repro import ablation, launch, pipeline, stage
+from repro.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /proc to find the workers")
+
+
+def start(folder, *words):
+    """`python -m repro ...` in a folder, as a process group of its own."""
+    return subprocess.Popen([sys.executable, "-m", "repro", *words], cwd=folder, text=True, start_new_session=True,
+                            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def call(*words):
+    """The same in this process and its working directory: (exit code, standard output)."""
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        code = main(words)
+    return code, told.getvalue()
+
+
+def recorded(folder, file="mlflow.db"):
+    """(arm, seed) -> the run in the folder's store."""
+    store = MlflowClient(tracking_uri=f"sqlite:///{folder}/{file}")
+    found = [run for e in store.search_experiments() for run in store.search_runs([e.experiment_id])]
+    runs = {(run.data.tags["arm"], int(run.data.tags["seed"])): run for run in found}
+    assert len(runs) == len(found)
+    return runs
+
+
+def points(folder, file="mlflow.db"):
+    """Every point of every run of the folder's store, repeated ones too."""
+    store = MlflowClient(tracking_uri=f"sqlite:///{folder}/{file}")
+    return sorted((name, *key, point.step, point.value, point.timestamp) for key, run in recorded(folder, file).items()
+                  for name in run.data.metrics for point in store.get_metric_history(run.info.run_id, name))
+
+
+# ------------------------------------------------------------------------------------------ two arms, two seeds
+
+REPORT = Path("reports/build/score_position-smoke")
+WORDS = ("score_position", "--scale", "smoke")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The working directory of a finished study at scale smoke, with what its process said."""
+    folder = tmp_path_factory.mktemp("study")
+    began = time.time()
+    process = start(folder, "run", *WORDS)
+    out, err = process.communicate(timeout=400)
+    (folder / "out").write_text(out)
+    (folder / "err").write_text(err)
+    assert process.returncode == 0, err
+    (folder / "seconds").write_text(str(time.time() - began))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.setenv("REPRO_CACHE", "")
+        yield folder
+
+
+def test_a_study_ends_with_its_verdict_and_the_reports_path_and_no_noise(place):
+    lines = (place / "out").read_text().splitlines()
+    assert lines[-1] == f"report: {REPORT}/index.html" and (place / REPORT / "index.html").exists()
+    assert "at_eos" in lines[-2] and "after_eos" in lines[-2] and "paired seeds" in lines[-2]
+    assert sum(line.startswith("done ") for line in lines) == 16
+    assert (place / "err").read_text() == ""
+
+
+def test_the_verdict_is_for_machines_too(place):
+    verdict = json.loads((place / REPORT / "verdict.json").read_text())
+    assert verdict.keys() >= {"detail", "scale", "primary", "arms", "seeds", "report"}
+    assert (verdict["detail"], verdict["scale"], verdict["primary"]) == ("score_position", "smoke", "test/win_rate")
+    assert verdict["seeds"] == [1, 2] and (place / verdict["report"]).exists()
+    arm = verdict["arms"]["at_eos"]
+    assert verdict["arms"].keys() == {"at_eos"} and arm.keys() == {"n", "mean_difference", "ci95", "verdict"}
+    low, high = arm["ci95"]
+    assert arm["n"] == 2 and low <= arm["mean_difference"] <= high
+    wins = {key: run.data.metrics["test/win_rate"] for key, run in recorded(place).items()}
+    differences = [wins["at_eos", seed] - wins["after_eos", seed] for seed in (1, 2)]
+    assert arm["mean_difference"] == pytest.approx(sum(differences) / 2)
+
+
+def test_each_arm_and_seed_is_a_finished_run(place):
+    runs = recorded(place)
+    assert runs.keys() == {(arm, seed) for arm in ("after_eos", "at_eos") for seed in (1, 2)}
+    for (arm, _), run in runs.items():
+        assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "finished")
+        assert run.data.params["score_position"] == arm and run.data.params["whiten_adv"] == "shift_and_scale"
+        assert run.data.metrics.keys() >= {"objective/kl", "eval/win_rate", "sft/loss", "rm/validation_accuracy",
+                                           "test/win_rate", "sft_test/win_rate"}
+    assert len({run.data.tags["stage.rm"] for run in runs.values()}) == 2
+    assert len({run.data.tags["stage.ppo"] for run in runs.values()}) == 4
+
+
+def test_a_second_run_computes_nothing_and_adds_nothing(place):
+    before, files = points(place), sorted(path for path in (place / "cache").rglob("*"))
+    ids = {key: run.info.run_id for key, run in recorded(place).items()}
+    began = time.time()
+    code, told = call("run", *WORDS)
+    assert code == 0 and "16 of 16 stages are cached" in told and "done " not in told
+    assert time.time() - began < float((place / "seconds").read_text())
+    assert points(place) == before and sorted((place / "cache").rglob("*")) == files
+    assert {key: run.info.run_id for key, run in recorded(place).items()} == ids
+
+
+def test_a_lost_store_is_filled_again_from_the_cache(place, monkeypatch):
+    before, verdict = points(place), (place / REPORT / "verdict.json").read_text()
+    shutil.rmtree(place / "reports")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
+    assert call("run", *WORDS)[0] == 0
+    assert points(place, "second.db") == before
+    assert (place / REPORT / "verdict.json").read_text() == verdict
+
+
+def test_a_report_needs_the_store_alone(place):
+    verdict = (place / REPORT / "verdict.json").read_text()
+    shutil.rmtree(place / "reports")
+    (place / "cache").rename(place / "hidden")
+    try:
+        code, told = call("report", *WORDS)
+        assert not (place / "cache").exists()
+    finally:
+        (place / "hidden").rename(place / "cache")
+    assert code == 0 and told.splitlines()[-1] == f"report: {REPORT}/index.html"
+    assert (place / REPORT / "verdict.json").read_text() == verdict
+    shutil.rmtree(place / "reports")
+    assert call("figures")[0] == 0
+    assert (place / REPORT / "verdict.json").read_text() == verdict
+
+
+# -------------------------------------------------------------------------------------------------- interrupted
+
+
+class Rough:
+    """A study that is interrupted again and again, in one working directory."""
+
+    def __init__(self, folder, tokenizer):
+        self.folder, self.cache = folder, folder / "cache"
+        changes = {"tokenizer": str(tokenizer), "model": "gpt-neox:32/2/2/64", "posts": "64", "comparisons": "32",
+                   "episodes": "64", "ppo_batch": "8", "sft_batch": "16"}
+        self.words = ["score_position", "--scale", "smoke", "--set", *(f"{k}={v}" for k, v in changes.items())]
+        self.study = ablation.load("score_position", "smoke", changes=changes, folder=folder)
+
+    def start(self):
+        """The study, started; it returns when a PPO stage has made its first steps."""
+        began, process = time.time(), start(self.folder, "run", *self.words)
+        while not any(path.stat().st_mtime > began for path in self.cache.glob(f"ppo-*.partial/{stage.JOURNAL}")):
+            assert process.poll() is None and time.time() < began + 120, process.communicate()
+            time.sleep(0.05)
+        return process
+
+    def key(self, name, arm, seed):
+        return pipeline.keys(self.study.arms[arm], self.study.scale, seed)[name]
+
+    def done(self):
+        """The stages of the study that are whole."""
+        return {key.split("-")[0] for key in launch.board_of(self.study, self.cache).done}
+
+
+def ended(process):
+    """(exit code, standard error) of a study of which no process is left soon after."""
+    _, err = process.communicate(timeout=200)
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return process.returncode, err
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError("the study has left workers behind")
+
+
+def worker_of(process):
+    """The id of one of a study's worker processes."""
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+            return int(child)
+    raise AssertionError("the study has no workers")
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory, tokenizer_file):
+    return Rough(tmp_path_factory.mktemp("rough"), tokenizer_file)
+
+
+@pytest.fixture(scope="module")
+def straight(rough, tmp_path_factory):
+    """(arm, seed) -> the final numbers of the same study when nothing interrupts it."""
+    finals, cache = {}, tmp_path_factory.mktemp("straight")
+    for arm, recipe in rough.study.arms.items():
+        for seed in rough.study.seeds:
+            folders = pipeline.run(recipe, rough.study.scale, seed, cache, warn=pytest.fail)
+            finals[arm, seed] = json.loads((folders["evaluate"] / stage.RESULT).read_text())["metrics"]
+    return finals
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [
+    (signal.SIGINT, 130, "interrupted; the same command goes on from here\n"),  # SIGTERM too, says test_cli
+    (signal.SIGKILL, -signal.SIGKILL, ""),
+])
+def test_an_interrupted_study_leaves_no_worker_and_no_half_artefact(number, code, said, rough):
+    process = rough.start()
+    process.send_signal(number)
+    assert ended(process) == (code, said)
+    assert {"data", "base", "sft", "rm"} <= rough.done()
+    statuses = {run.info.status for run in recorded(rough.folder).values()}
+    assert statuses == {"RUNNING" if number == signal.SIGKILL else "KILLED"}
+
+
+def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
+    """A file in the place where a stage wants its folder makes that stage fail."""
+    obstacle = rough.cache / f"{rough.key('ppo', 'at_eos', 2)}.partial"
+    shutil.rmtree(obstacle, ignore_errors=True)
+    obstacle.touch()
+    process = rough.start()
+    os.kill(worker_of(process), signal.SIGKILL)
+    code, err = ended(process)
+    obstacle.unlink()
+    assert code == 1
+    assert err.startswith("failed: ppo at_eos seed 2: FileExistsError") and err.count("\n") == 1
+    runs = recorded(rough.folder)
+    assert {key: run.info.status for key, run in runs.items()} == {
+        ("after_eos", 1): "FINISHED", ("after_eos", 2): "FINISHED", ("at_eos", 1): "FINISHED", ("at_eos", 2): "FAILED"}
+    assert "FileExistsError" in runs["at_eos", 2].data.tags["error"]
+    page = next((rough.folder / "reports" / "build").glob("*/index.html"))
+    assert json.loads(page.with_name("verdict.json").read_text())["arms"]["at_eos"]["n"] == 1
+    assert "failed: seed 2" in page.read_text()
+
+
+def test_a_study_that_was_interrupted_ends_with_the_numbers_of_one_that_was_not(rough, straight):
+    board = launch.board_of(rough.study, rough.cache)
+    left = {job.label for key, job in board.jobs.items() if key not in board.done}
+    process = start(rough.folder, "run", *rough.words)
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    assert {line[4:].split("  (")[0].strip() for line in out.splitlines() if line.startswith("done ")} == left
+    runs = recorded(rough.folder)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for key, finals in straight.items():
+        assert {name: runs[key].data.metrics[name] for name in finals} == finals

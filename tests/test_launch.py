@@ -1,0 +1,195 @@
+"""The board of a study and the launcher, with jobs that cost nothing; real workers are in test_end_to_end."""
+
+import json
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from repro import launch, stage
+from repro.ablation import Ablation
+from repro.detail import Recipe
+from repro.details import PAD_TOKEN, WHITEN_ADV
+from repro.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def study(tiny_scale):
+    """Three arms of whiten_adv, two seeds."""
+    arms = {label: Recipe().but(WHITEN_ADV, label) for label in WHITEN_ADV.variants}
+    return Ablation(WHITEN_ADV, WHITEN_ADV.question, arms, (1, 2), tiny_scale, "test/win_rate", True, 0.05)
+
+
+@pytest.fixture
+def board(study, tmp_path):
+    return launch.board_of(study, tmp_path)
+
+
+def key_of(board, label):
+    return next(key for key, job in board.jobs.items() if job.label == label)
+
+
+def labels(board, keys):
+    return {board.jobs[key].label for key in keys}
+
+
+def start(board, workers):
+    """Mark what comes next as running; the jobs."""
+    jobs = board.next(workers)
+    board.running |= {job.key: 0.0 for job in jobs}
+    return jobs
+
+
+# --------------------------------------------------------------------------------------------------- the board
+
+
+def test_stages_shared_by_arms_or_seeds_appear_once(board):
+    assert Counter(job.stage for job in board.jobs.values()) == {
+        "data": 1, "base": 1, "sft": 2, "rm": 2, "baseline": 2, "ppo": 6, "evaluate": 6}
+
+
+def test_an_arm_that_differs_in_the_data_shares_nothing(tiny_scale):
+    arms = {label: Recipe().but(PAD_TOKEN, label) for label in PAD_TOKEN.variants}
+    jobs = launch.jobs_of(Ablation(PAD_TOKEN, "", arms, (1,), tiny_scale, "test/win_rate", True, 0.05))
+    assert set(Counter(job.stage for job in jobs.values()).values()) == {2}
+
+
+def test_jobs_run_after_what_they_need_until_all_are_done(board):
+    order = []
+    while not board.over:
+        job = start(board, 1)[0]
+        assert set(job.needs) <= board.done
+        board.finish(job.key)
+        order.append(job.stage)
+    assert len(order) == 20 and order[:2] == ["data", "base"]
+
+
+@pytest.mark.parametrize(("workers", "busy"), [(1, 1), (2, 2), (5, 5), (100, 8)])  # 8: all PPO runs, both baselines
+def test_no_more_run_than_there_are_workers(board, workers, busy):
+    most = 0
+    while not board.over:
+        start(board, workers)
+        most = max(most, len(board.running))
+        board.finish(next(iter(board.running)))
+    assert most == busy
+
+
+def test_a_failed_job_takes_down_what_rests_on_it_and_no_more(board):
+    board.fail(key_of(board, "ppo off seed 1"), "it broke")
+    assert labels(board, board.failed) == {"ppo off seed 1", "evaluate off seed 1"}
+    assert board.broken == {"ppo off seed 1": "it broke"}
+    while not board.over:
+        board.finish(start(board, 1)[0].key)
+    assert len(board.done) == 18
+
+
+def test_a_failed_shared_stage_fails_its_seed_in_all_arms(board):
+    board.fail(key_of(board, "sft shift_and_scale seed 2"), "it broke")
+    assert {board.jobs[key].seed for key in board.failed} == {2}
+    assert Counter(board.jobs[key].stage for key in board.failed) == {
+        "sft": 1, "rm": 1, "baseline": 1, "ppo": 3, "evaluate": 3}
+    assert list(board.broken) == ["sft shift_and_scale seed 2"]
+
+
+def test_a_cached_stage_stays_done_when_what_it_was_made_from_cannot_be_made_again(board):
+    board.done = {key for key, job in board.jobs.items() if job.stage != "data"}
+    board.fail(key_of(board, "data shift_and_scale seed 1"), "it broke")
+    assert board.over and len(board.failed) == 1
+
+
+def test_after_a_workers_death_its_jobs_are_tried_alone_and_only_the_deadly_one_fails(board):
+    board.done |= {key for key, job in board.jobs.items() if job.stage not in ("ppo", "evaluate")}
+    innocent, deadly = start(board, 2)
+    board.lose()
+    assert not board.failed
+    assert start(board, 2) == [innocent] and start(board, 2) == []
+    board.finish(innocent.key)
+    assert start(board, 2) == [deadly]
+    board.lose()
+    assert list(board.broken) == [deadly.label] and "died twice" in board.broken[deadly.label]
+    assert len(start(board, 2)) == 2
+
+
+def test_the_cache_decides_what_is_done_and_what_is_corrupt(study, board, tmp_path):
+    whole, torn = list(board.jobs)[:2]
+    for key, digests in ((whole, {}), (torn, {"model": "0123"})):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / stage.DONE).write_text(json.dumps({"files": digests}))
+    board = launch.board_of(study, tmp_path)
+    assert board.done == {whole} and board.corrupt == {torn}
+
+
+def test_a_journal_that_is_renamed_while_it_is_read_has_no_lines(board, monkeypatch):
+    def gone(folder):
+        raise FileNotFoundError(folder)
+
+    monkeypatch.setattr(stage, "read_journal", gone)
+    assert board.journal(next(iter(board.jobs))) == []
+
+
+def test_workers_have_their_threads_to_themselves(tiny_scale):
+    assert launch.workers_for(replace(tiny_scale, threads=10_000)) == 1
+    assert launch.workers_for(replace(tiny_scale, threads=1)) >= 1
+
+
+# ------------------------------------------------------------------------------------------------ the launcher
+
+
+class Workshop:
+    """Threads in the place of worker processes, and made-up work: label -> what it returns or raises."""
+
+    def __init__(self, monkeypatch, outcomes=()):
+        self.outcomes, self.lock, self.now, self.most = dict(outcomes), threading.Lock(), 0, 0
+        self.worked = []
+        monkeypatch.setattr(launch, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(16))
+        monkeypatch.setattr(launch, "_work", self.work)
+
+    def work(self, job, cache):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.worked.append(job.label)
+        time.sleep(0.01)
+        with self.lock:
+            self.now -= 1
+        outcome = self.outcomes.get(job.label, "")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def test_the_launcher_does_each_job_once_with_no_more_workers_than_it_may(board, monkeypatch):
+    workshop, ticks = Workshop(monkeypatch), []
+    launch.run(board, 3, 1, lambda b: ticks.append(len(b.done)))
+    assert sorted(workshop.worked) == sorted(job.label for job in board.jobs.values())
+    assert workshop.most == 3
+    assert ticks[-1] == 20 and not board.running
+
+
+def test_the_launcher_goes_on_after_a_failure(board, monkeypatch):
+    workshop = Workshop(monkeypatch, {"rm shift_and_scale seed 1": "ValueError: no"})
+    launch.run(board, 2, 1, lambda _: None)
+    assert board.broken == {"rm shift_and_scale seed 1": "ValueError: no"}
+    assert "evaluate off seed 2" in workshop.worked and "ppo off seed 1" not in workshop.worked
+
+
+def test_input_to_correct_ends_the_study_at_once(board, monkeypatch):
+    workshop = Workshop(monkeypatch, {"base shift_and_scale seed 1": UserError("no such model; give one")})
+    with pytest.raises(UserError, match="no such model"):
+        launch.run(board, 2, 1, lambda _: None)
+    assert workshop.worked == ["data shift_and_scale seed 1", "base shift_and_scale seed 1"]
+    assert board.broken == {"base shift_and_scale seed 1": "no such model; give one"}
+
+
+def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(stage, "run_or_reuse", broken)
+    job = next(iter(board.jobs.values()))
+    log = tmp_path / f"{job.key}.error.txt"
+    assert launch._work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
+    assert "in broken" in log.read_text()
