@@ -86,13 +86,17 @@ def _details(arguments: argparse.Namespace) -> int:
 def _study(arguments: argparse.Namespace):
     from repro import ablation
 
+    return ablation.load(arguments.study, arguments.scale, arguments.seeds, _changes(arguments))
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, str]:
     changes = {}
     for word in arguments.set:
         field, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"--set {word!r} has no value; write FIELD=VALUE, as episodes=512")
         changes[field] = value
-    return ablation.load(arguments.study, arguments.scale, arguments.seeds, changes)
+    return changes
 
 
 def _cache() -> Path:
@@ -184,9 +188,10 @@ def _execute(study, board, workers: int, command: str) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    study = _study(arguments)
+    from repro import ablation
+
     _require_report_folder()
-    return _build(study.detail.name, study.scale.name)
+    return _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments)))
 
 
 def _build(detail: str, scale: str) -> int:

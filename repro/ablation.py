@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import details, scale
+from repro import details, metrics, scale
 from repro.detail import Detail, Recipe, nearest
 from repro.errors import UserError
 from repro.scale import Scale
@@ -43,12 +43,22 @@ def load(name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Ma
     smallest_effect = float(declared.get("smallest_effect", 0.05))
     if not 0 < smallest_effect < math.inf:
         raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
+    primary = declared.get("primary", "test/win_rate")
+    if not metrics.known(primary):
+        raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
     return Ablation(
         detail=detail, question=declared.get("question", detail.question),
         arms={label: Recipe().but(detail, label) for label in arms},
         seeds=_seeds(seeds or declared.get("seeds", budget.seeds)), scale=budget,
-        primary=declared.get("primary", "test/win_rate"), higher_is_better=declared.get("higher_is_better", True),
+        primary=primary, higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect)
+
+
+def names(name: str, scale_name: str = "", changes: Mapping[str, str] = {}, folder: Path = FOLDER) -> tuple[str, str]:
+    """Detail and scale as the store calls them: all that a report has to know of the study."""
+    path = folder / f"{name}.toml"
+    declared = _read(path) if path.exists() else {"detail": name}
+    return declared["detail"], scale.full_name(scale_name or declared.get("scale", "mini"), changes)
 
 
 def _read(path: Path) -> dict:

@@ -5,6 +5,8 @@ is of the validation posts at that moment; `test/` is of the trained policy on t
 before PPO on the same posts. Written near-greedily (temperature 0.01), unless the name says `sampled_` (temperature 0.7).
 """
 
+from fnmatch import fnmatchcase
+
 METRICS: dict[str, str] = {
     "data/*": "rows of a split",
     "base/parameters": "weights of the base model",
@@ -56,3 +58,8 @@ METRICS: dict[str, str] = {
     "sft_test/*": "as test/, of the policy before PPO",
     "nonfinite/*": "how often this metric was not a finite number, and so was not logged",
 }
+
+
+def known(name: str) -> bool:
+    """Whether the table defines this name, or a pattern that it falls under."""
+    return any(fnmatchcase(name, pattern) for pattern in METRICS)

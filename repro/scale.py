@@ -1,5 +1,6 @@
 """Scale: the budget of a run, and nothing else. A choice that changes what is computed is a Detail."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,10 +72,7 @@ SCALES: dict[str, Scale] = {scale.name: scale for scale in (
 
 
 def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
-    """The preset of that name, with fields changed from text; a UserError says which field or value is wrong.
-
-    A changed budget is another scale, so it shows in the name; a path to data is not.
-    """
+    """The preset of that name, with fields changed from text; a UserError says which field or value is wrong."""
     if name not in SCALES:
         raise UserError(f"there is no scale {name!r}; {nearest(name, SCALES)}")
     scale = SCALES[name]
@@ -83,8 +81,15 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
         if field not in kinds:
             raise UserError(f"a scale has no field {field!r}; {nearest(field, kinds)}")
         scale = replace(scale, **{field: _parse(field, value, kinds[field])})
-    budget = [f"{field}={value}" for field, value in changes.items() if field not in (*PATHS, "model")]
-    return _checked(replace(scale, name="-".join([name, *budget])))
+    return _checked(replace(scale, name=full_name(name, changes)))
+
+
+def full_name(name: str, changes: Mapping[str, str]) -> str:
+    """What a preset with changes is called: a changed budget is another scale, a path to data is not."""
+    budget = [f"{field}={Path(value).name}" for field, value in changes.items() if field not in (*PATHS, "model")]
+    long = "-".join([name, *budget])
+    # It names folders, so it has to stay short.
+    return long if len(long) <= 80 else f"{name}-{hashlib.sha256(long.encode()).hexdigest()[:12]}"
 
 
 def _parse(field: str, text: str, kind: type) -> object:

@@ -49,6 +49,7 @@ class Summariser:
 
     name: str
     keep: dict[str, float]
+    careful: float = 0.0  # the chance that it keeps each fact with 0.95 instead
     wrong: float = 0.0
     repeat: float = 0.0
     ramble: float = 0.0
@@ -59,7 +60,8 @@ def _keep(who: float, what: float, when: float, where: float, feel: float, ask: 
     return {"who": who, "what": what, "when": when, "where": where, "feel": feel, "ask": ask}
 
 
-AUTHOR = Summariser("ref", _keep(0.95, 0.95, 0.4, 0.4, 0.4, 0.42), wrong=0.025, repeat=0.02, ramble=0.18)
+# Most authors are in a hurry; one in five tells almost everything. So the likeliest summary is shorter than the average one.
+AUTHOR = Summariser("ref", _keep(0.97, 0.97, 0.15, 0.15, 0.15, 0.2), careful=0.22, wrong=0.01, repeat=0.01, ramble=0.15)
 PERFECT = Summariser("perfect", _keep(1, 1, 1, 1, 1, 1))
 TRAIN_POLICIES = (
     AUTHOR,
@@ -80,7 +82,8 @@ UNSEEN_POLICIES = (
 def summarise(facts: dict[str, str], how: Summariser, rng: random.Random) -> str:
     """Write a summary of `facts` the way `how` does; without its leading space or end of text."""
     told = {slot: _other(slot, value, rng) if rng.random() < how.wrong else value for slot, value in facts.items()}
-    say = {name: rng.random() < chance for name, chance in how.keep.items()}
+    careful = rng.random() < how.careful
+    say = {name: rng.random() < (0.95 if careful else chance) for name, chance in how.keep.items()}
     who = f"my {told['who']}" if say["who"] else "someone"
     parts = [f"{who} {told['did']} {'my ' + told['what'] if say['what'] else 'something'}"]
     parts += [f"{told['num']} {told['unit']} ago"] if say["when"] else []
@@ -232,17 +235,27 @@ def base_documents(seed: int) -> Iterator[str]:
     for number in itertools.count():
         post = make_post(number, rng)
         facts, document = post["facts"], format_query(post).removesuffix("\n\nTL;DR:")
-        for _ in range(rng.choice((0, 3, 3, 3, 3))):
-            if rng.random() < 0.5:
+        for kind in rng.choices(("retold", "checked", "judged"), (0.4, 0.4, 0.2), k=rng.choice((0, 3, 3, 3, 3))):
+            if kind == "retold":
                 document += f"\n\nTL;DR: {_retelling(facts, 0.01, rng)}"
-            else:
+            elif kind == "checked":
                 document += "\n\nREPLY: " + " ".join(_check(facts, _retelling(facts, 0.4, rng)) for _ in range(2))
+            else:
+                told = _retelling(facts, rng.choice((0.0, 0.15, 0.3)), rng)
+                document += f"\n\nTL;DR: {told}\n\nREPLY: {_judge(facts, told)}"
         yield document
 
 
 def _retelling(facts: dict[str, str], wrong: float, rng: random.Random) -> str:
     dense = Summariser("", _keep(*(rng.choice((0.5, 0.95)) for _ in range(6))), wrong=wrong, ramble=0.05)
     return summarise(facts, dense, rng)
+
+
+def _judge(facts: dict[str, str], text: str) -> str:
+    """A reader's verdict on the whole: how many facts are wrong, how many are told."""
+    stated = [word for word in _words(text) if word in CLASS_OF]
+    wrong = sum(facts[CLASS_OF[word]] != word for word in stated)
+    return f"{('none', 'one', 'two')[wrong] if wrong < 3 else 'many'} wrong of {len(stated)}."
 
 
 def _check(facts: dict[str, str], text: str) -> str:

@@ -52,15 +52,6 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def require_own_pad(tokenizer: PreTrainedTokenizerFast) -> None:
-    """UserError where padding is the end of text: a model whose end is masked as padding never learns to stop."""
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        raise UserError(
-            f"the tokenizer's pad is {tokenizer.pad_token} and its end of text {tokenizer.eos_token}; "
-            f"a pad token of its own, such as {PAD}, would keep the two apart"
-        )
-
-
 def split_posts(posts: Sequence[dict], seed: int, eval_fraction: float) -> dict[str, list[dict]]:
     """`train`, `validation` and `test` by a hash of the id; the last two get `eval_fraction` of the posts each."""
     splits = {"train": [], "validation": [], "test": []}
