@@ -163,7 +163,7 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: rand
     first, second = rng.sample(policies, 2) if rng.random() < 0.7 else [rng.choice(policies)] * 2
     texts = [post["summary"] if first is AUTHOR else summarise(post["facts"], first, rng)]
     names = [first.name, second.name]
-    if split == "train" and rng.random() < 0.3:
+    if split == "train" and rng.random() < 0.4:
         texts, names[1] = [texts[0], slip(texts[0], rng)], "edited"
     else:
         texts.append(summarise(post["facts"], second, rng))
