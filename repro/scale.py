@@ -59,7 +59,7 @@ _EMBEDDED = Scale(
     query_tokens=64, reference_tokens=20, query_reference_tokens=84, pair_response_tokens=40, query_pair_tokens=104,
     response_tokens=20, posts=6_000, validation_posts=128, comparisons=14_000, normalisation_posts=2_048,
     sft_batch=64, sft_learning_rate=1e-3, rm_batch=8, rm_learning_rate=5e-4,
-    episodes=2_048, ppo_batch=64, ppo_learning_rate=1e-3, evaluate_every=2)
+    episodes=2_048, ppo_batch=64, ppo_learning_rate=6e-4, evaluate_every=2)
 
 SCALES: dict[str, Scale] = {scale.name: scale for scale in (
     replace(_EMBEDDED, name="smoke", posts=512, validation_posts=32, test_posts=32, comparisons=256,

@@ -31,6 +31,8 @@ CLASS_OF = {word: slot for slot, words in VALUES.items() for word in words}
 WORTH = {"who": 1.0, "did": 1.0, "what": 1.0, "num": 0.375, "unit": 0.375, "where": 0.75, "feel": 0.75, "ask": 0.75}
 WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.04, -0.5, -1.0
 
+ANNOTATOR_NOISE = 0.5  # gold points that shift an annotator's log-odds by one
+
 EVENT = ("so my {who} {did} my {what}.", "my {who} went and {did} my {what}.", "the thing is, my {who} {did} my {what}.")
 SETTING = ("it was {num} {unit} ago in {where}.", "that was in {where}, {num} {unit} ago.", "we were in {where} {num} {unit} ago.")
 FEELING = ("i feel really {feel}.", "now i am so {feel}.", "it made me {feel}.")
@@ -170,7 +172,7 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: rand
     if rng.random() < 0.5:
         texts, names = texts[::-1], names[::-1]
     margin = gold(post["facts"], texts[1]) - gold(post["facts"], texts[0])
-    choice = int(rng.random() < 1 / (1 + math.exp(-margin / 0.5)))
+    choice = int(rng.random() < 1 / (1 + math.exp(-margin / ANNOTATOR_NOISE)))
     confidence = min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
     return {"info": {key: post[key] for key in ("id", "subreddit", "title", "post")}, "split": split,
             "summaries": [{"text": " " + text, "policy": name} for text, name in zip(texts, names)],
