@@ -60,6 +60,6 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo 'error: $(PYTHON) is older than 3.11; name a newer one, as make PYTHON=python3.12' >&2; exit 2; }
 	@echo 'setting up $(VENV) (once; a minute or two) ...'
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)

@@ -54,13 +54,18 @@ def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
     tokens, accelerator, pick = Tokens(pad=shape.vocabulary), Accelerator(cpu=True), Pick(Recipe(), "ppo")
     networks = [model.initialise(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
     policy, reference = model.set_dropout(networks[0], 0.0), model.frozen(networks[1])
-    critic, reward_model = model.set_dropout(model.ScalarModel(networks[2].base_model), 0.0), model.ScalarModel(networks[3].base_model)
+    critic, reward_model = (
+        model.set_dropout(model.ScalarModel(networks[2].base_model), 0.0),
+        model.ScalarModel(networks[3].base_model),
+    )
     models = ppo.Models(policy, critic, reference, model.frozen(reward_model))
     optimizer, generator, seconds = optimise.adamw([policy, critic], 3e-6), torch.Generator().manual_seed(0), []
     for _ in range(updates + 1):
         began = time.perf_counter()
         query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
-        rollout = ppo.roll_out(models, query, torch.rand(batch, shape.response, generator=generator), tokens, batch, accelerator)
+        rollout = ppo.roll_out(
+            models, query, torch.rand(batch, shape.response, generator=generator), tokens, batch, accelerator
+        )
         target, _ = ppo.targets(rollout, 0.05, pick, one_rank)
         for _ in range(4):
             ppo.improve(models, optimizer, rollout, target, 0.05, tokens, batch, pick, accelerator)
@@ -73,7 +78,9 @@ def stage_seconds(name: str, seed: int = 1) -> dict[str, float]:
     scale = SCALES[name]
     with tempfile.TemporaryDirectory() as folder:
         known = keys(Recipe(), scale, seed)
-        made = {each.name: stage.run_or_reuse(each, Recipe(), scale, seed, known, Path(folder), print) for each in STAGES}
+        made = {
+            each.name: stage.run_or_reuse(each, Recipe(), scale, seed, known, Path(folder), print) for each in STAGES
+        }
         return {step: json.loads((path / stage.DONE).read_text())["seconds"] for step, path in made.items()}
 
 
@@ -88,14 +95,28 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     console = Console()
     torch.set_num_threads(arguments.threads)
-    table = Table("shape", "network", "query + response", "episodes/s", "s/update: median", "min", "max",
-                  title=f"PPO, {arguments.batch} episodes an update, {arguments.threads} threads, float32")
+    table = Table(
+        "shape",
+        "network",
+        "query + response",
+        "episodes/s",
+        "s/update: median",
+        "min",
+        "max",
+        title=f"PPO, {arguments.batch} episodes an update, {arguments.threads} threads, float32",
+    )
     for name in arguments.shapes:
         shape = SHAPES[name]
         seconds = ppo_seconds(shape, arguments.batch, arguments.updates)
-        table.add_row(name, f"{shape.network.split(':')[1]}, vocabulary {shape.vocabulary}", f"{shape.query} + {shape.response}",
-                      f"{arguments.batch / statistics.median(seconds):.1f}", f"{statistics.median(seconds):.2f}",
-                      f"{min(seconds):.2f}", f"{max(seconds):.2f}")
+        table.add_row(
+            name,
+            f"{shape.network.split(':')[1]}, vocabulary {shape.vocabulary}",
+            f"{shape.query} + {shape.response}",
+            f"{arguments.batch / statistics.median(seconds):.1f}",
+            f"{statistics.median(seconds):.2f}",
+            f"{min(seconds):.2f}",
+            f"{max(seconds):.2f}",
+        )
     console.print(table)
     if arguments.scale:
         torch.set_num_threads(1)

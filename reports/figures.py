@@ -15,10 +15,28 @@ from reports import statistics, style
 from reports.read import Study
 from reports.statistics import Findings
 
-PANELS = ("objective/score", "objective/gold", "eval/win_rate", "objective/kl", "objective/length",
-          "objective/eos_rate", "objective/entropy", "loss/value", "policy/clip_fraction")
-FINALS = ("test/win_rate", "test/gold", "test/score", "test/kl", "test/length", "test/eos_rate", "test/rouge_l",
-          "test/wrong_facts", "test/covered_facts")
+PANELS = (
+    "objective/score",
+    "objective/gold",
+    "eval/win_rate",
+    "objective/kl",
+    "objective/length",
+    "objective/eos_rate",
+    "objective/entropy",
+    "loss/value",
+    "policy/clip_fraction",
+)
+FINALS = (
+    "test/win_rate",
+    "test/gold",
+    "test/score",
+    "test/kl",
+    "test/length",
+    "test/eos_rate",
+    "test/rouge_l",
+    "test/wrong_facts",
+    "test/covered_facts",
+)
 OUTCOMES = ("test/win_rate", "test/gold", "test/score")
 TRAJECTORIES = ("objective/score", "objective/gold")
 REFERENCES = {"test/gold": "test/reference_gold"}  # where the reference summaries were measured too
@@ -88,12 +106,27 @@ def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
 
 def _curves(axes: Axes, rows: pd.DataFrame, arms: tuple[str, ...]) -> None:
     """Every seed as a thin line, and the mean over an arm's seeds while all of them run."""
-    look = {"data": rows, "x": "step", "y": "value", "hue": "arm", "hue_order": arms, "palette": style.colours(arms),
-            "legend": False, "ax": axes}
+    look = {
+        "data": rows,
+        "x": "step",
+        "y": "value",
+        "hue": "arm",
+        "hue_order": arms,
+        "palette": style.colours(arms),
+        "legend": False,
+        "ax": axes,
+    }
     sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.4)
     mean = look | {"data": statistics.complete_steps(rows)}
-    sns.lineplot(**mean, style="arm", style_order=arms, dashes=style.dashes(arms), linewidth=2,
-                 errorbar=statistics.t_interval, err_kws={"alpha": 0.13, "linewidth": 0})
+    sns.lineplot(
+        **mean,
+        style="arm",
+        style_order=arms,
+        dashes=style.dashes(arms),
+        linewidth=2,
+        errorbar=statistics.t_interval,
+        err_kws={"alpha": 0.13, "linewidth": 0},
+    )
 
 
 def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
@@ -168,8 +201,11 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
         if {metric, f"sft_{metric}"} <= set(wide.columns):
             even = EVEN if metric == "test/win_rate" else np.nan
             references = wide.get(REFERENCES.get(metric), pd.Series(even, index=wide.index))
-            frames.append(pd.DataFrame({"metric": metric, "before": wide[f"sft_{metric}"], "after": wide[metric],
-                                        "references": references}).reset_index())
+            frames.append(
+                pd.DataFrame(
+                    {"metric": metric, "before": wide[f"sft_{metric}"], "after": wide[metric], "references": references}
+                ).reset_index()
+            )
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
     return _in_order(pd.concat([empty, *frames]) if frames else empty, OUTCOMES, study.arms)
 
@@ -184,8 +220,15 @@ def draw_before_after(data: pd.DataFrame, study: Study) -> Figure:
         level = rows["references"].mean()
         if np.isfinite(level):
             axes.axhline(level, color="#888888", linewidth=1, linestyle=(0, (1, 1.5)))
-            axes.annotate("references", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                          fontsize=7.5, color="#666666")
+            axes.annotate(
+                "references",
+                (1, level),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=7.5,
+                color="#666666",
+            )
         axes.set(title=style.label(metric), xlabel="")
         axes.grid(visible=False, axis="x")
     return figure
@@ -195,11 +238,18 @@ def _slopes(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """Seeds as lines SFT -> PPO, arms side by side."""
     for place, arm in enumerate(study.arms):
         seeds = rows[rows["arm"] == arm]
-        ends = np.stack([seeds["before"], seeds["after"]])                                  # [2, seeds]
+        ends = np.stack([seeds["before"], seeds["after"]])  # [2, seeds]
         colour, marker = style.colours(study.arms)[arm], style.markers(study.arms)[arm]
         axes.plot([place - 0.25, place + 0.25], ends, color=colour, linewidth=1, alpha=0.6)
-        axes.plot(np.full(len(seeds), place - 0.25), ends[0], linestyle="", marker="o", color="white",
-                  markeredgecolor=colour, markersize=5)
+        axes.plot(
+            np.full(len(seeds), place - 0.25),
+            ends[0],
+            linestyle="",
+            marker="o",
+            color="white",
+            markeredgecolor=colour,
+            markersize=5,
+        )
         axes.plot(np.full(len(seeds), place + 0.25), ends[1], linestyle="", marker=marker, color=colour, markersize=6)
     names = [arm.replace("_", "_\n", 1) if len(arm) > LONG_NAME else arm for arm in study.arms]
     axes.set_xticks(range(len(study.arms)), names)
@@ -213,12 +263,16 @@ def trajectory_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, step, kl [nats], value: what each score was at each distance from the SFT policy."""
     curves = study.curves
     wide = curves[curves["metric"].isin(("objective/kl", *TRAJECTORIES))].pivot(
-        index=["arm", "seed", "step"], columns="metric", values="value")
+        index=["arm", "seed", "step"], columns="metric", values="value"
+    )
     scores = [name for name in TRAJECTORIES if name in wide.columns]
     if "objective/kl" not in wide.columns or not scores:
         return pd.DataFrame()
-    tidy = wide.rename(columns={"objective/kl": "kl"}).reset_index().melt(
-        id_vars=["arm", "seed", "step", "kl"], value_vars=scores, var_name="metric", value_name="value")
+    tidy = (
+        wide.rename(columns={"objective/kl": "kl"})
+        .reset_index()
+        .melt(id_vars=["arm", "seed", "step", "kl"], value_vars=scores, var_name="metric", value_name="value")
+    )
     return _in_order(tidy.dropna(), TRAJECTORIES, study.arms)
 
 
@@ -242,8 +296,15 @@ def _trajectory(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...])
         axes.plot(seed["kl"], seed["value"], color=colour, linewidth=0.5, alpha=0.3)
     mean = statistics.complete_steps(rows).groupby("step")[["kl", "value"]].mean()
     axes.plot(mean["kl"], mean["value"], color=colour, linewidth=2, dashes=dash or (None, None))
-    axes.plot(mean["kl"].tail(1), mean["value"].tail(1), linestyle="", marker=style.markers(arms)[arm], color=colour,
-              markersize=8, markeredgecolor="white")
+    axes.plot(
+        mean["kl"].tail(1),
+        mean["value"].tail(1),
+        linestyle="",
+        marker=style.markers(arms)[arm],
+        color=colour,
+        markersize=8,
+        markeredgecolor="white",
+    )
 
 
 # Shared
@@ -263,8 +324,17 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
 def _legend(figure: Figure, arms: tuple[str, ...]) -> None:
     """One legend above all panels, the reference named as such."""
     colours, dashes = style.colours(arms), style.dashes(arms)
-    handles = [Line2D([], [], color=colours[arm], dashes=dashes[arm] or (None, None), linewidth=2,
-                      label=f"{arm} (reference)" if arm == arms[0] else arm) for arm in arms]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colours[arm],
+            dashes=dashes[arm] or (None, None),
+            linewidth=2,
+            label=f"{arm} (reference)" if arm == arms[0] else arm,
+        )
+        for arm in arms
+    ]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(arms)), handlelength=3.2)
 
 
@@ -276,16 +346,37 @@ def _in_order(frame: pd.DataFrame, metrics: tuple[str, ...], arms: tuple[str, ..
 
 
 CHARTS = (
-    Chart("learning_curves", "Learning curves",
-          "Each seed is a thin line; thick lines are means over an arm's seeds while all of them run, bands their 95 % "
-          "t intervals (cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
-          "early.", curve_data, draw_curves),
-    Chart("paired_differences", "Differences to the reference, seed by seed",
-          "Small marks are single seeds, the large mark their mean with its 95 % t interval. The shaded band is the "
-          "smallest effect of interest on the primary metric.", difference_data, draw_differences),
-    Chart("before_after", "Before and after PPO",
-          "Open circles are the SFT policy, filled marks the policy that PPO made of it, one line per seed, all on the "
-          "same test posts.", before_after_data, draw_before_after),
-    Chart("score_against_kl", "Score against distance from the SFT policy",
-          "Each path runs from the first update to the last (marked). A reward-model score that climbs with the KL "
-          "while the gold score falls is over-optimisation.", trajectory_data, draw_trajectories))
+    Chart(
+        "learning_curves",
+        "Learning curves",
+        "Each seed is a thin line; thick lines are means over an arm's seeds while all of them run, bands their 95 % "
+        "t intervals (cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
+        "early.",
+        curve_data,
+        draw_curves,
+    ),
+    Chart(
+        "paired_differences",
+        "Differences to the reference, seed by seed",
+        "Small marks are single seeds, the large mark their mean with its 95 % t interval. The shaded band is the "
+        "smallest effect of interest on the primary metric.",
+        difference_data,
+        draw_differences,
+    ),
+    Chart(
+        "before_after",
+        "Before and after PPO",
+        "Open circles are the SFT policy, filled marks the policy that PPO made of it, one line per seed, all on the "
+        "same test posts.",
+        before_after_data,
+        draw_before_after,
+    ),
+    Chart(
+        "score_against_kl",
+        "Score against distance from the SFT policy",
+        "Each path runs from the first update to the last (marked). A reward-model score that climbs with the KL "
+        "while the gold score falls is over-optimisation.",
+        trajectory_data,
+        draw_trajectories,
+    ),
+)

@@ -50,22 +50,38 @@ def headline(study: Study) -> str:
 
 def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
     """The verdict for machines; numbers that do not exist are null."""
-    arms = {row.arm: {"n": int(row.n), "mean_difference": _known(row.mean),
-                      "ci95": [_known(row.low), _known(row.high)], "verdict": row.verdict}
-            for row in findings.verdicts.itertuples()}
-    return {"detail": study.detail, "scale": study.scale, "primary": study.primary, "arms": arms,
-            "seeds": list(study.seeds), "report": page.as_posix(), "reference": study.reference,
-            "smallest_effect": study.smallest_effect}
+    arms = {
+        row.arm: {
+            "n": int(row.n),
+            "mean_difference": _known(row.mean),
+            "ci95": [_known(row.low), _known(row.high)],
+            "verdict": row.verdict,
+        }
+        for row in findings.verdicts.itertuples()
+    }
+    return {
+        "detail": study.detail,
+        "scale": study.scale,
+        "primary": study.primary,
+        "arms": arms,
+        "seeds": list(study.seeds),
+        "report": page.as_posix(),
+        "reference": study.reference,
+        "smallest_effect": study.smallest_effect,
+    }
 
 
 def sentence(row, study: Study) -> str:
     """An arm's verdict in words, with its difference, interval, number of seeds and smallest effect."""
-    facts = (f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
-             f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})")
+    facts = (
+        f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
+        f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
+    )
     openings = {
         "better": f"{row.arm} is better than {study.reference}: {facts}.",
         "worse": f"{row.arm} is worse than {study.reference}: {facts}.",
-        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}: {facts}."}
+        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}: {facts}.",
+    }
     undecided = f"Undecided whether {row.arm} differs from {study.reference}: "
     if row.n < 2:
         return undecided + f"{count(row.n, 'paired seed')}, and an interval needs two."
@@ -89,26 +105,45 @@ def what_would_decide(row, study: Study) -> str:
 
 def render(study: Study, findings: Findings, charts: list[figures.Chart], folder: Path) -> str:
     """The HTML of a page; everything that came from a run is escaped."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
     environment.globals |= {"name": style.name, "label": style.label, "span": span}
     return environment.get_template("ablation.html.j2").render(
-        study=study, confidence=CONFIDENCE, power=POWER,
-        judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]), colours=style.colours(study.arms),
+        study=study,
+        confidence=CONFIDENCE,
+        power=POWER,
+        judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),
+        colours=style.colours(study.arms),
         verdicts=[(row.arm, row.verdict, sentence(row, study)) for row in findings.verdicts.itertuples()],
-        warnings=warnings(study, findings), tally=findings.tally.to_dict("records"),
-        predictions=findings.predictions.to_dict("records"), differences=difference_rows(study, findings),
-        seeds=seed_table(study), charts=[picture(chart, folder) for chart in charts],
-        reward_models=reward_models(study), posts=posts(study), stages=shared_stages(study),
-        seconds=seconds_table(study), ran=what_ran(study))
+        warnings=warnings(study, findings),
+        tally=findings.tally.to_dict("records"),
+        predictions=findings.predictions.to_dict("records"),
+        differences=difference_rows(study, findings),
+        seeds=seed_table(study),
+        charts=[picture(chart, folder) for chart in charts],
+        reward_models=reward_models(study),
+        posts=posts(study),
+        stages=shared_stages(study),
+        seconds=seconds_table(study),
+        ran=what_ran(study),
+    )
 
 
 def picture(chart: figures.Chart, folder: Path) -> dict[str, str]:
     """A chart's words and its SVG as a data address, which keeps the ids of several drawings apart."""
     svg = base64.b64encode((folder / f"{chart.name}.svg").read_bytes()).decode("ascii")
-    return {"name": chart.name, "title": chart.title, "caption": chart.caption,
-            "source": f"data:image/svg+xml;base64,{svg}"}
+    return {
+        "name": chart.name,
+        "title": chart.title,
+        "caption": chart.caption,
+        "source": f"data:image/svg+xml;base64,{svg}",
+    }
 
 
 def warnings(study: Study, findings: Findings) -> list[str]:
@@ -119,8 +154,10 @@ def warnings(study: Study, findings: Findings) -> list[str]:
         lost |= {"never run": row.absent} if row.absent else {}
         if lost or len(row.counted) < row.planned:
             told = "; ".join(f"{word}: seed {', '.join(map(str, seeds))}" for word, seeds in sorted(lost.items()))
-            found.append(f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
-                         f"{study.primary} here and in the reference, and the verdict is about those alone.")
+            found.append(
+                f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
+                f"{study.primary} here and in the reference, and the verdict is about those alone."
+            )
     if study.amended:
         found.append(f"The plan was changed between runs ({', '.join(study.amended)}): what is shown is the newest.")
     counts = study.curves[study.curves["metric"].str.startswith("nonfinite/") & (study.curves["value"] > 0)]
@@ -142,17 +179,26 @@ def seed_table(study: Study) -> dict:
     """One row per arm and seed with its outcome and, per tested metric, (before PPO, after PPO)."""
     value = study.finals.set_index(["arm", "seed", "metric"])["value"].to_dict()
     metrics = [m for m in figures.tested(study) if m in figures.FINALS]
-    rows = [{"arm": run.arm, "seed": run.seed, "outcome": run.outcome,
-             "cells": [(value.get((run.arm, run.seed, f"sft_{m}"), math.nan),
-                        value.get((run.arm, run.seed, m), math.nan)) for m in metrics]}
-            for run in study.runs.itertuples()]
+    rows = [
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "outcome": run.outcome,
+            "cells": [
+                (value.get((run.arm, run.seed, f"sft_{m}"), math.nan), value.get((run.arm, run.seed, m), math.nan))
+                for m in metrics
+            ],
+        }
+        for run in study.runs.itertuples()
+    ]
     return {"metrics": metrics, "rows": rows}
 
 
 def reward_models(study: Study) -> dict:
     """One row per distinct reward model: who used it, and its numbers."""
     wide = study.finals[study.finals["metric"].str.startswith("rm/")].pivot(
-        index=["arm", "seed"], columns="metric", values="value")
+        index=["arm", "seed"], columns="metric", values="value"
+    )
     rows = []
     for members in _groups(study.runs, "stage.rm"):
         known = wide[wide.index.isin(members)].dropna(how="all")
@@ -164,17 +210,27 @@ def reward_models(study: Study) -> dict:
 def shared_stages(study: Study) -> list[dict]:
     """Per stage: how many results there are, and who shares them."""
     groups = {stage: _groups(study.runs, f"stage.{stage}") for stage in STAGES}
-    return [{"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
-            for stage, found in groups.items() if found]
+    return [
+        {"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
+        for stage, found in groups.items()
+        if found
+    ]
 
 
 def seconds_table(study: Study) -> dict:
     """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
     taken = [_parsed(text) for text in study.runs["stage_seconds"]]
     stages = [stage for stage in STAGES if any(stage in t for t in taken)]
-    rows = [{"arm": run.arm, "seed": run.seed, "started": run.started,
-             "cells": [t.get(stage, math.nan) for stage in stages], "total": sum(t.values())}
-            for run, t in zip(study.runs.itertuples(), taken, strict=True)]
+    rows = [
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "started": run.started,
+            "cells": [t.get(stage, math.nan) for stage in stages],
+            "total": sum(t.values()),
+        }
+        for run, t in zip(study.runs.itertuples(), taken, strict=True)
+    ]
     return {"stages": stages, "rows": rows}
 
 
@@ -190,32 +246,60 @@ def posts(study: Study) -> list[dict]:
     if not study.samples:
         return []
     first = next(iter(study.samples.values())).head(POSTS)
-    return [{"id": post.post_id, "query": post.query, "opening": shorten(post.query, OPENING, placeholder=" ..."),
-             "reference": post.reference, "facts": _facts(gold=getattr(post, "reference_gold", math.nan)),
-             "summaries": [said for seed in study.seeds for said in _summaries(place, post.post_id, seed, study)]}
-            for place, post in enumerate(first.itertuples())]
+    return [
+        {
+            "id": post.post_id,
+            "query": post.query,
+            "opening": shorten(post.query, OPENING, placeholder=" ..."),
+            "reference": post.reference,
+            "facts": _facts(gold=getattr(post, "reference_gold", math.nan)),
+            "summaries": [said for seed in study.seeds for said in _summaries(place, post.post_id, seed, study)],
+        }
+        for place, post in enumerate(first.itertuples())
+    ]
 
 
 def _summaries(place: int, post_id: str, seed: int, study: Study) -> list[dict]:
     """What was written under the post at a place of the test set by one seed: its SFT policies, then its arms."""
     tables = {arm: study.samples[arm, seed] for arm in study.arms if (arm, seed) in study.samples}
-    rows = {arm: table.iloc[place] for arm, table in tables.items()
-            if place < len(table) and table["post_id"].iloc[place] == post_id}
+    rows = {
+        arm: table.iloc[place]
+        for arm, table in tables.items()
+        if place < len(table) and table["post_id"].iloc[place] == post_id
+    }
     before: dict[tuple, list[str]] = {}
     for arm, row in rows.items():
         facts = _facts(score=row["sft_score"], gold=row.get("sft_gold", math.nan))
         before.setdefault((row["sft_summary"], facts), []).append(arm)
-    sft = [{"seed": seed, "who": "SFT" if len(before) == 1 else f"SFT of {', '.join(arms)}", "arm": "", "text": text,
-            "ended": True, "facts": facts} for (text, facts), arms in before.items()]
-    return sft + [{"seed": seed, "who": arm, "arm": arm, "text": row["summary"], "ended": bool(row["ended"]),
-                   "facts": _facts(score=row["score"], gold=row.get("gold", math.nan), tokens=row["length"])}
-                  for arm, row in rows.items()]
+    sft = [
+        {
+            "seed": seed,
+            "who": "SFT" if len(before) == 1 else f"SFT of {', '.join(arms)}",
+            "arm": "",
+            "text": text,
+            "ended": True,
+            "facts": facts,
+        }
+        for (text, facts), arms in before.items()
+    ]
+    return sft + [
+        {
+            "seed": seed,
+            "who": arm,
+            "arm": arm,
+            "text": row["summary"],
+            "ended": bool(row["ended"]),
+            "facts": _facts(score=row["score"], gold=row.get("gold", math.nan), tokens=row["length"]),
+        }
+        for arm, row in rows.items()
+    ]
 
 
 def _facts(**values: float) -> str:
     """The numbers of one summary that exist, in one line."""
-    return " \N{MIDDLE DOT} ".join(f"{key} {value if key == 'tokens' else number(value)}"
-                                   for key, value in values.items() if not pd.isna(value))
+    return " \N{MIDDLE DOT} ".join(
+        f"{key} {value if key == 'tokens' else number(value)}" for key, value in values.items() if not pd.isna(value)
+    )
 
 
 # Words and numbers

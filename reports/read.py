@@ -83,12 +83,17 @@ def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
     kept = {run.info.run_id: run for run in recorded if run.info.run_id in set(runs["run_id"])}
     latest = kept[runs.sort_values("started", kind="stable")["run_id"].iloc[-1]]
     return Study(
-        detail=detail, scale=scale,
+        detail=detail,
+        scale=scale,
         arms=tuple(runs.sort_values(["reference", "arm"], ascending=[False, True])["arm"].drop_duplicates()),
         seeds=tuple(sorted(int(seed) for seed in runs["seed"].unique())),
-        tags=_plan(latest), amended=_amended(recorded),
+        tags=_plan(latest),
+        amended=_amended(recorded),
         curves=_curves(client, runs, kept).assign(detail=detail)[["detail", "arm", "seed", "step", "metric", "value"]],
-        finals=_finals(runs, kept), runs=runs, samples=_samples(client, runs, tracking_uri))
+        finals=_finals(runs, kept),
+        runs=runs,
+        samples=_samples(client, runs, tracking_uri),
+    )
 
 
 def _open(uri: str) -> MlflowClient:
@@ -122,11 +127,18 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
     for run in runs:
         tags = run.data.tags
         stages = {name: key for name, key in tags.items() if name.startswith("stage.")}
-        rows.append({
-            "run_id": run.info.run_id, "arm": tags["arm"], "seed": int(tags["seed"]),
-            "reference": tags.get("reference") == "true",
-            "outcome": tags.get("outcome", run.info.status.lower()),
-            "started": run.info.start_time} | stages | {name: tags.get(name, "not recorded") for name in PROVENANCE})
+        rows.append(
+            {
+                "run_id": run.info.run_id,
+                "arm": tags["arm"],
+                "seed": int(tags["seed"]),
+                "reference": tags.get("reference") == "true",
+                "outcome": tags.get("outcome", run.info.status.lower()),
+                "started": run.info.start_time,
+            }
+            | stages
+            | {name: tags.get(name, "not recorded") for name in PROVENANCE}
+        )
     return pd.DataFrame(rows)
 
 
@@ -157,10 +169,13 @@ def _amended(runs: list[Run]) -> tuple[str, ...]:
 
 def _curves(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
     """Every curve as arm, seed, step, metric, value; a step that was logged twice keeps its latest value."""
-    rows = [(row.arm, row.seed, point.step, name, point.value, point.timestamp)
-            for row in runs.itertuples()
-            for name in sorted(kept[row.run_id].data.metrics) if name.startswith(CURVES)
-            for point in client.get_metric_history(row.run_id, name)]
+    rows = [
+        (row.arm, row.seed, point.step, name, point.value, point.timestamp)
+        for row in runs.itertuples()
+        for name in sorted(kept[row.run_id].data.metrics)
+        if name.startswith(CURVES)
+        for point in client.get_metric_history(row.run_id, name)
+    ]
     frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value", "timestamp"])
     frame = frame.sort_values(["metric", "arm", "seed", "step", "timestamp"], kind="stable")
     frame = frame.drop_duplicates(["metric", "arm", "seed", "step"], keep="last")
@@ -169,9 +184,12 @@ def _curves(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) -> p
 
 def _finals(runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
     """Every single value as arm, seed, metric, value."""
-    rows = [(row.arm, row.seed, name, value)
-            for row in runs.itertuples()
-            for name, value in sorted(kept[row.run_id].data.metrics.items()) if not name.startswith(CURVES)]
+    rows = [
+        (row.arm, row.seed, name, value)
+        for row in runs.itertuples()
+        for name, value in sorted(kept[row.run_id].data.metrics.items())
+        if not name.startswith(CURVES)
+    ]
     return _finite(pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"]))
 
 

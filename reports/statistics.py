@@ -40,10 +40,12 @@ def analyse(study: Study) -> Findings:
     summary = intervals(paired)
     arms = study.arms[1:]
     return Findings(
-        differences=paired, intervals=summary,
+        differences=paired,
+        intervals=summary,
         verdicts=verdicts(summary, arms, study.primary, study.smallest_effect, study.higher_is_better),
         predictions=predictions(summary, arms, study.moves, study.primary, study.smallest_effect),
-        tally=tally(study.runs, values[values["metric"] == study.primary], study.arms, study.seeds))
+        tally=tally(study.runs, values[values["metric"] == study.primary], study.arms, study.seeds),
+    )
 
 
 def differences(values: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -73,8 +75,17 @@ def intervals(paired: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (metric, arm), group in paired.groupby(["metric", "arm"])["difference"]:
         low, high = t_interval(group)
-        rows.append({"metric": metric, "arm": arm, "n": len(group), "mean": group.mean(),
-                     "sd": group.std(ddof=1), "low": low, "high": high})
+        rows.append(
+            {
+                "metric": metric,
+                "arm": arm,
+                "n": len(group),
+                "mean": group.mean(),
+                "sd": group.std(ddof=1),
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows, columns=["metric", "arm", "n", "mean", "sd", "low", "high"])
 
 
@@ -109,8 +120,9 @@ def seeds_needed(sd: float, effect: float) -> float:
     return float(enough[0]) if enough.size else np.inf
 
 
-def verdicts(summary: pd.DataFrame, arms: tuple[str, ...], primary: str, smallest_effect: float,
-             higher_is_better: bool) -> pd.DataFrame:
+def verdicts(
+    summary: pd.DataFrame, arms: tuple[str, ...], primary: str, smallest_effect: float, higher_is_better: bool
+) -> pd.DataFrame:
     """One row per arm on the primary metric: n, mean, sd, low, high, verdict, seeds_needed; n is 0 without a pair."""
     rows = _rows(summary, primary, arms)
     words = [verdict(r.low, r.high, smallest_effect, higher_is_better) for r in rows.itertuples()]
@@ -118,14 +130,16 @@ def verdicts(summary: pd.DataFrame, arms: tuple[str, ...], primary: str, smalles
     return rows.assign(verdict=words, seeds_needed=needed)
 
 
-def predictions(summary: pd.DataFrame, arms: tuple[str, ...], moves: dict[str, str], primary: str,
-                smallest_effect: float) -> pd.DataFrame:
+def predictions(
+    summary: pd.DataFrame, arms: tuple[str, ...], moves: dict[str, str], primary: str, smallest_effect: float
+) -> pd.DataFrame:
     """Each predicted movement beside what happened, one row per metric and arm.
 
     Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
     """
-    rows = [_rows(summary, metric, arms).assign(metric=metric, predicted=direction)
-            for metric, direction in moves.items()]
+    rows = [
+        _rows(summary, metric, arms).assign(metric=metric, predicted=direction) for metric, direction in moves.items()
+    ]
     if not rows:
         return pd.DataFrame(columns=["arm", "metric", "predicted", "n", "mean", "low", "high", "result"])
     frame = pd.concat(rows, ignore_index=True)
@@ -159,8 +173,15 @@ def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seed
         ran = runs[runs["arm"] == arm]
         outcomes = {word: sorted(group) for word, group in ran.groupby("outcome")["seed"]}
         counted = measured.get(arm, set()) & measured.get(arms[0], set())
-        rows.append({"arm": arm, "planned": len(seeds), "outcomes": outcomes,
-                     "absent": sorted(set(seeds) - set(ran["seed"])), "counted": sorted(counted)})
+        rows.append(
+            {
+                "arm": arm,
+                "planned": len(seeds),
+                "outcomes": outcomes,
+                "absent": sorted(set(seeds) - set(ran["seed"])),
+                "counted": sorted(counted),
+            }
+        )
     return pd.DataFrame(rows)
 
 

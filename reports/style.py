@@ -11,14 +11,35 @@ DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 RC = {
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 150,
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.labelsize": 9, "axes.labelcolor": "#333333", "axes.edgecolor": "#888888",
-    "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "xtick.color": "#555555",
-    "ytick.color": "#555555", "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.frameon": False,
-    "legend.fontsize": 9, "axes.formatter.useoffset": False,
-    "svg.hashsalt": "reports", "svg.fonttype": "path"}  # a fixed salt: the same numbers give the same file
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": "#333333",
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "axes.formatter.useoffset": False,
+    "svg.hashsalt": "reports",
+    "svg.fonttype": "path",
+}  # a fixed salt: the same numbers give the same file
 
 LABELS = {
     "objective/score": ("reward-model score", ""),
@@ -54,7 +75,8 @@ LABELS = {
     "rm/validation_accuracy": ("pair accuracy, validation", "share"),
     "rm/right_over_wrong": ("right over wrong summary", "share"),
     "rm/bias": ("normalisation bias", ""),
-    "rm/gain": ("normalisation gain", "")}
+    "rm/gain": ("normalisation gain", ""),
+}
 SAMPLED = "test/sampled_"  # a test metric at PPO's temperature instead of near-greedily
 
 

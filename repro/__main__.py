@@ -48,9 +48,11 @@ def _parser() -> Parser:
     verb = verbs.add_parser("details", help="the registry: every detail and its variants")
     verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(run=_details)
-    for name, run, text in (("plan", _plan, "what a study would run, what is cached, and how long it will take"),
-                            ("run", _run, "run a study to its verdict"),
-                            ("report", _report, "build a study's page, figures and verdict from the MLflow store")):
+    for name, run, text in (
+        ("plan", _plan, "what a study would run, what is cached, and how long it will take"),
+        ("run", _run, "run a study to its verdict"),
+        ("report", _report, "build a study's page, figures and verdict from the MLflow store"),
+    ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
         verb.add_argument("--scale", default="", help="mini (the default), smoke or local")
@@ -69,16 +71,43 @@ def _details(arguments: argparse.Namespace) -> int:
     from repro.details import DETAILS
 
     if arguments.json:
-        print(json.dumps([{"name": d.name, "stages": list(d.stages), "paper": d.paper, "reference": d.reference,
-                           "variants": list(d.variants), "question": d.question, "hypothesis": d.hypothesis,
-                           "moves": dict(d.moves)} for d in DETAILS.values()], indent=1))
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": d.name,
+                        "stages": list(d.stages),
+                        "paper": d.paper,
+                        "reference": d.reference,
+                        "variants": list(d.variants),
+                        "question": d.question,
+                        "hypothesis": d.hypothesis,
+                        "moves": dict(d.moves),
+                    }
+                    for d in DETAILS.values()
+                ],
+                indent=1,
+            )
+        )
         return 0
-    table = Table("detail", "stages", "paper", "variants, the paper's first", "leaving it should",
-                  title="Implementation details", show_lines=True)
+    table = Table(
+        "detail",
+        "stages",
+        "paper",
+        "variants, the paper's first",
+        "leaving it should",
+        title="Implementation details",
+        show_lines=True,
+    )
     for d in DETAILS.values():
         others = ", ".join(label for label in d.variants if label != d.reference)
-        table.add_row(f"[bold]{d.name}[/bold]", " ".join(d.stages), d.paper, f"[green]{d.reference}[/green], {others}",
-                      d.hypothesis)
+        table.add_row(
+            f"[bold]{d.name}[/bold]",
+            " ".join(d.stages),
+            d.paper,
+            f"[green]{d.reference}[/green], {others}",
+            d.hypothesis,
+        )
     console.print(table)
     return 0
 
@@ -135,8 +164,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(table)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
     seconds = cost.seconds(waiting, cache) / min(workers, max(len(waiting), 1))
-    console.print(f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}"
-                  if waiting else "everything is cached")
+    console.print(
+        f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
+    )
     return 0
 
 
@@ -148,8 +178,11 @@ def _run(arguments: argparse.Namespace) -> int:
     workers = launch.workers_for(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     board = launch.board_of(study, cache)
-    console.print(f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
-                  f"are cached; {workers} worker{'s' * (workers > 1)}", highlight=False)
+    console.print(
+        f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
+        f"are cached; {workers} worker{'s' * (workers > 1)}",
+        highlight=False,
+    )
     _tell_of_corrupt(board)
     _execute(study, board, workers, _command(arguments))
     if not board.failed:
@@ -177,6 +210,7 @@ def _execute(study, board, workers: int, command: str) -> None:
 
     tracker = Tracker(study, board, command)
     with Progress(board, workers, console) as progress:
+
         def tick(_: launch.Board) -> None:
             tracker.update()
             progress.update(tracker.trouble)
@@ -241,8 +275,17 @@ def _command(arguments: argparse.Namespace) -> str:
     words += ["--scale", arguments.scale] if arguments.scale else []
     words += ["--seeds", *arguments.seeds] if arguments.seeds else []
     # Of a path only its last part: the rest is of this machine.
-    words += ["--set", *(f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}"
-                         for f, _, v in (word.partition("=") for word in arguments.set))] if arguments.set else []
+    words += (
+        [
+            "--set",
+            *(
+                f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}"
+                for f, _, v in (word.partition("=") for word in arguments.set)
+            ),
+        ]
+        if arguments.set
+        else []
+    )
     return shlex.join(words)
 
 

@@ -12,8 +12,16 @@ from repro.errors import UserError
 from repro.scale import Scale
 
 FOLDER = Path("ablations")
-_KINDS = {"detail": str, "question": str, "scale": str, "seeds": list, "arms": list, "primary": str,
-          "higher_is_better": bool, "smallest_effect": (int, float)}
+_KINDS = {
+    "detail": str,
+    "question": str,
+    "scale": str,
+    "seeds": list,
+    "arms": list,
+    "primary": str,
+    "higher_is_better": bool,
+    "smallest_effect": (int, float),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,9 @@ class Ablation:
     smallest_effect: float
 
 
-def load(name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Mapping[str, str] = {},
-         folder: Path = FOLDER) -> Ablation:
+def load(
+    name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Mapping[str, str] = {}, folder: Path = FOLDER
+) -> Ablation:
     """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file."""
     if "seeds" in changes:
         raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
@@ -47,11 +56,15 @@ def load(name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Ma
     if not metrics.known(primary):
         raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
     return Ablation(
-        detail=detail, question=declared.get("question", detail.question),
+        detail=detail,
+        question=declared.get("question", detail.question),
         arms={label: Recipe().but(detail, label) for label in arms},
-        seeds=_seeds(seeds or declared.get("seeds", budget.seeds)), scale=budget,
-        primary=primary, higher_is_better=declared.get("higher_is_better", True),
-        smallest_effect=smallest_effect)
+        seeds=_seeds(seeds or declared.get("seeds", budget.seeds)),
+        scale=budget,
+        primary=primary,
+        higher_is_better=declared.get("higher_is_better", True),
+        smallest_effect=smallest_effect,
+    )
 
 
 def names(name: str, scale_name: str = "", changes: Mapping[str, str] = {}, folder: Path = FOLDER) -> tuple[str, str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from repro import model
@@ -31,8 +31,14 @@ def _run(work: Work) -> None:
     work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
 
 
-STAGE = Stage("base", version=1, fields=("model", "query_tokens", "response_tokens", "query_pair_tokens"),
-              upstream=("data",), seeded=False, run=_run)
+STAGE = Stage(
+    "base",
+    version=1,
+    fields=("model", "query_tokens", "response_tokens", "query_pair_tokens"),
+    upstream=("data",),
+    seeded=False,
+    run=_run,
+)
 
 
 # ------------------------------------------------------------------------------ making the embedded base model
@@ -43,14 +49,21 @@ def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrained
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END_OF_TEXT],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END_OF_TEXT], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator(itertools.islice(embedded.base_documents(0), documents), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
-def pretrain(tokenizer: PreTrainedTokenizerFast, shape: str, steps: int, batch: int, learning_rate: float,
-             report: Callable[[int, float], None]) -> torch.nn.Module:
+def pretrain(
+    tokenizer: PreTrainedTokenizerFast,
+    shape: str,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    report: Callable[[int, float], None],
+) -> torch.nn.Module:
     """Next-token training on the raw corpus, in which no document has an end of text."""
     policy = model.initialise(shape, math.ceil(len(tokenizer) / 64) * 64, 256, seed=0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.95))
@@ -60,8 +73,9 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, shape: str, steps: int, batch: 
         optimizer.param_groups[0]["lr"] = rate
         ids, mask = _pad(tokenizer, itertools.islice(documents, batch))
         logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].masked_fill(~mask[:, 1:], -1).flatten(),
-                                                 ignore_index=-1)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].masked_fill(~mask[:, 1:], -1).flatten(), ignore_index=-1
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -46,12 +46,16 @@ def estimate(name: str, scale: Scale) -> float:
     logits = 2 * head * response
     per_episode = 4 * whole + 2 * logits + 4 * 3 * (2 * whole + logits)
     per_answer = 3 * whole + 2 * logits
-    flops = {"data": 0, "base": 0,
-             "sft": scale.posts * 3 * (2 * (body + head) * (query + response)),
-             "rm": 2 * (3 * scale.comparisons + scale.validation_comparisons) * whole,
-             "baseline": 2 * scale.test_posts * per_answer, "evaluate": 2 * scale.test_posts * per_answer,
-             "ppo": scale.episodes * per_episode
-             + scale.episodes / scale.ppo_batch / scale.evaluate_every * scale.validation_posts * per_answer}[name]
+    flops = {
+        "data": 0,
+        "base": 0,
+        "sft": scale.posts * 3 * (2 * (body + head) * (query + response)),
+        "rm": 2 * (3 * scale.comparisons + scale.validation_comparisons) * whole,
+        "baseline": 2 * scale.test_posts * per_answer,
+        "evaluate": 2 * scale.test_posts * per_answer,
+        "ppo": scale.episodes * per_episode
+        + scale.episodes / scale.ppo_batch / scale.evaluate_every * scale.validation_posts * per_answer,
+    }[name]
     tokenising = (scale.posts + 2 * scale.comparisons) / 5_000 if name == "data" else 0
     return OVERHEAD + tokenising + flops / FLOPS
 

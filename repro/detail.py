@@ -62,7 +62,9 @@ class Pick:
 
     def __call__(self, detail: Detail) -> Any:
         if self.stage not in detail.stages:
-            raise LookupError(f"stage {self.stage!r} reads {detail.name!r}, declared for {detail.stages}: its key omits it")
+            raise LookupError(
+                f"stage {self.stage!r} reads {detail.name!r}, declared for {detail.stages}: its key omits it"
+            )
         self.read.add(detail.name)
         return detail.variants[self.recipe.label(detail)]
 

@@ -34,8 +34,17 @@ class Written:
 
 
 @torch.no_grad()
-def write(policy: nn.Module, reference: nn.Module, reward_model: nn.Module, queries: Tensor, temperature: float,
-          corpus: Corpus, response_tokens: int, batch: int, generator: torch.Generator) -> Written:
+def write(
+    policy: nn.Module,
+    reference: nn.Module,
+    reward_model: nn.Module,
+    queries: Tensor,
+    temperature: float,
+    corpus: Corpus,
+    response_tokens: int,
+    batch: int,
+    generator: torch.Generator,
+) -> Written:
     """Sample one response per query, `batch` at a time, and score it."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
@@ -56,16 +65,25 @@ def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame
     """[N] rows of what the gold score counts; no columns where the facts are not known."""
     if not all(posts["facts"]):
         return pd.DataFrame(index=range(len(posts)))
-    graded = [embedded.grade(json.loads(facts), written, bool(end))
-              for facts, written, end in zip(posts["facts"], texts, ended)]
-    return pd.DataFrame({"gold": [g.gold for g in graded], "covered_facts": [g.covered for g in graded],
-                         "wrong_facts": [g.wrong for g in graded]})
+    graded = [
+        embedded.grade(json.loads(facts), written, bool(end))
+        for facts, written, end in zip(posts["facts"], texts, ended)
+    ]
+    return pd.DataFrame(
+        {
+            "gold": [g.gold for g in graded],
+            "covered_facts": [g.covered for g in graded],
+            "wrong_facts": [g.wrong for g in graded],
+        }
+    )
 
 
 def rouge_l(references: list[str], texts: list[str]) -> list[float]:
     """ROUGE-L F-measure of each text against its reference."""
     scorer = RougeScorer(["rougeL"])
-    return [scorer.score(reference.strip(), written)["rougeL"].fmeasure for reference, written in zip(references, texts)]
+    return [
+        scorer.score(reference.strip(), written)["rougeL"].fmeasure for reference, written in zip(references, texts)
+    ]
 
 
 def wins(ours: pd.Series, theirs: pd.Series) -> pd.Series:
@@ -75,8 +93,16 @@ def wins(ours: pd.Series, theirs: pd.Series) -> pd.Series:
 
 def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.DataFrame:
     """[N] rows: the text, its score and, against the reference, whether it wins: by gold score, else by reward model."""
-    table = pd.DataFrame({"summary": written.texts, "score": written.score, "length": written.length,
-                          "ended": written.ended, "kl": written.kl, "reference_score": reference_score.numpy()})
+    table = pd.DataFrame(
+        {
+            "summary": written.texts,
+            "score": written.score,
+            "length": written.length,
+            "ended": written.ended,
+            "kl": written.kl,
+            "reference_score": reference_score.numpy(),
+        }
+    )
     table = pd.concat([table, gold_of(posts, written.texts, written.ended)], axis=1)
     if "gold" not in table:
         return table.assign(win=wins(table["score"], table["reference_score"]))
@@ -88,19 +114,32 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
 def validate(models: "Models", corpus: Corpus, work: Work) -> Metrics:
     """Near-greedy quality on the validation posts, for the learning curve."""
     posts = corpus.posts("validation")
-    table = judged(posts, _write(models, posts, GREEDY, corpus, work), reference_scores(models.reward_model, posts, corpus, work))
+    table = judged(
+        posts, _write(models, posts, GREEDY, corpus, work), reference_scores(models.reward_model, posts, corpus, work)
+    )
     names = [name for name in ("win", "gold", "score") if name in table]
     return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean()) for name in names}
 
 
 def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
-    return write(models.policy, models.reference, models.reward_model, column(posts, "query_token"), temperature, corpus,
-                 work.scale.response_tokens, work.scale.rollout_batch, work.generator(f"evaluate at {temperature}"))
+    return write(
+        models.policy,
+        models.reference,
+        models.reward_model,
+        column(posts, "query_token"),
+        temperature,
+        corpus,
+        work.scale.response_tokens,
+        work.scale.rollout_batch,
+        work.generator(f"evaluate at {temperature}"),
+    )
 
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
-    return model.score_rows(reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch)
+    return model.score_rows(
+        reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch
+    )
 
 
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
@@ -127,8 +166,12 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
     networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
-    models = Models(**{name: work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
-                       for name, network in networks.items()})
+    models = Models(
+        **{
+            name: work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
+            for name, network in networks.items()
+        }
+    )
     posts = corpus.posts("test")
     references = reference_scores(models.reward_model, posts, corpus, work)
     greedy = judged(posts, _write(models, posts, GREEDY, corpus, work), references)
@@ -142,8 +185,11 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
 
 
 def _means(table: pd.DataFrame, prefix: str) -> Metrics:
-    names = {"win": "win_rate", "ended": "eos_rate"} | {name: name for name in (
-        "gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l") if name in table}
+    names = {"win": "win_rate", "ended": "eos_rate"} | {
+        name: name
+        for name in ("gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l")
+        if name in table
+    }
     return {f"{prefix}{new}": float(table[old].mean()) for old, new in names.items()}
 
 
@@ -163,5 +209,11 @@ def _run_evaluate(work: Work) -> None:
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch")
 BASELINE = Stage("baseline", version=1, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
-STAGE = Stage("evaluate", version=1, fields=_FIELDS, upstream=("data", "sft", "rm", "baseline", "ppo"), seeded=True,
-              run=_run_evaluate)
+STAGE = Stage(
+    "evaluate",
+    version=1,
+    fields=_FIELDS,
+    upstream=("data", "sft", "rm", "baseline", "ppo"),
+    seeded=True,
+    run=_run_evaluate,
+)

@@ -72,13 +72,16 @@ class Board:
         suspects = self.suspect - self.done - self.failed.keys()
         if suspects:
             return [] if self.running else [job for job in self.ready() if job.key in suspects][:1]
-        return list(self.ready())[:workers - len(self.running)]
+        return list(self.ready())[: workers - len(self.running)]
 
     @property
     def broken(self) -> dict[str, str]:
         """Label -> reason of the jobs that failed themselves."""
-        return {self.jobs[key].label: why for key, why in self.failed.items()
-                if not self.failed.keys() & set(self.jobs[key].needs)}
+        return {
+            self.jobs[key].label: why
+            for key, why in self.failed.items()
+            if not self.failed.keys() & set(self.jobs[key].needs)
+        }
 
     def journal(self, key: str) -> list[dict]:
         """The lines that a running job has logged so far."""
@@ -111,8 +114,11 @@ class Board:
 def jobs_of(study: Ablation) -> dict[str, Job]:
     """Every distinct stage of the study, by key, in the order of the pipeline."""
     jobs: dict[str, Job] = {}
-    keys = {(arm, seed): pipeline.keys(recipe, study.scale, seed)
-            for seed in study.seeds for arm, recipe in study.arms.items()}
+    keys = {
+        (arm, seed): pipeline.keys(recipe, study.scale, seed)
+        for seed in study.seeds
+        for arm, recipe in study.arms.items()
+    }
     for each in pipeline.STAGES:
         for (arm, seed), known in keys.items():
             key = known[each.name]
@@ -142,8 +148,12 @@ def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None])
     UserError; that, or an interrupt, ends the workers too.
     """
     while not board.over:
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"),
-                                   initializer=_start_worker, initargs=(threads, os.getpid()))
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(threads, os.getpid()),
+        )
         try:
             _drain(board, pool, workers, tick)
         except BrokenProcessPool:
@@ -216,8 +226,9 @@ def _work(job: Job, cache: Path) -> str:
     """Make the job's artefact; the error in words, or nothing; a UserError is raised."""
     try:
         # The board knows the corrupt artefacts, so whoever shows it has told of them.
-        stage.run_or_reuse(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache,
-                           warn=lambda _: None)
+        stage.run_or_reuse(
+            pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
+        )
         return ""
     except UserError:
         raise

@@ -42,9 +42,10 @@ METRICS: dict[str, str] = {
     "value/explained_variance": "1 - mean squared error of the values / variance of the returns, over the same states",
     "ppo/updates": "batches that were learnt from",
     "eval/win_rate": "share of validation posts on which the policy's summary beats the reference; ties half",
-    "eval/gold": "mean gold score", "eval/score": "mean score",
+    "eval/gold": "mean gold score",
+    "eval/score": "mean score",
     "test/win_rate": "share of test posts on which the policy's summary beats the reference, by gold score where the facts "
-                     "are known, else by reward model; ties half",
+    "are known, else by reward model; ties half",
     "test/gold": "mean gold score: facts covered, less facts wrong or repeated, broken grammar, words, no end",
     "test/score": "mean score of the reward model, without the rule for unfinished responses",
     "test/kl": "as objective/kl, over sampled responses to the test posts",

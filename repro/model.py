@@ -11,8 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, GPTNeoXConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GPTNeoXConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from repro.errors import UserError
 from repro.ops import text
@@ -23,8 +30,10 @@ from repro.ops import text
 def pad_with_own_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The tokenizer with a padding token that is not its end of text (N+ detail 3)."""
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(f"the tokenizer pads with its end of text {tokenizer.eos_token!r}, and the recipe wants them apart; "
-                        "give it a [PAD] token of its own, or choose pad_token=eos")
+        raise UserError(
+            f"the tokenizer pads with its end of text {tokenizer.eos_token!r}, and the recipe wants them apart; "
+            "give it a [PAD] token of its own, or choose pad_token=eos"
+        )
     return tokenizer
 
 
@@ -45,7 +54,7 @@ def attend(ids: Tensor, pad: int) -> dict[str, Tensor]:
 
 def trim_left(query: Tensor, pad: int) -> Tensor:
     """[B, Q] left-padded queries without the columns that are padding in every row."""
-    return query[:, int((query != pad).any(0).float().argmax()):]
+    return query[:, int((query != pad).any(0).float().argmax()) :]
 
 
 def trim_right(ids: Tensor, pad: int) -> Tensor:
@@ -54,7 +63,9 @@ def trim_right(ids: Tensor, pad: int) -> Tensor:
     return ids[:, : int(used[-1]) + 1 if len(used) else 1]
 
 
-def response_logprobs(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float) -> Tensor:
+def response_logprobs(
+    policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding.
 
     The last token predicts nothing, so it is not run; logits of the query are not computed.
@@ -62,7 +73,9 @@ def response_logprobs(policy: nn.Module, query: Tensor, response: Tensor, pad: i
     ids = torch.cat([query, response[:, :-1]], 1)
     logits = policy(**attend(ids, pad), logits_to_keep=response.shape[1], use_cache=False).logits
     tokens = response.clamp(max=logits.shape[-1] - 1)
-    return text.logprob_of(drawable(logits, pad, eos), tokens, temperature).masked_fill((response == pad) & (pad != eos), 0.0)
+    return text.logprob_of(drawable(logits, pad, eos), tokens, temperature).masked_fill(
+        (response == pad) & (pad != eos), 0.0
+    )
 
 
 def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
@@ -78,7 +91,7 @@ def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: the value of the state before each response token."""
     ids = torch.cat([query, response[:, :-1]], 1)
-    return critic(**attend(ids, pad))[:, query.shape[1] - 1:]
+    return critic(**attend(ids, pad))[:, query.shape[1] - 1 :]
 
 
 def score_at_last(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
@@ -92,12 +105,15 @@ def score_at_last(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
 def score_rows(reward_model: nn.Module, ids: Tensor, pad: int, batch: int) -> Tensor:
     """[N, T] right-padded -> [N] float32 on the CPU, `batch` rows at a time."""
     device = next(reward_model.parameters()).device
-    return torch.cat([score_at_last(reward_model, trim_right(part, pad).to(device), pad).cpu()
-                      for part in ids.split(batch)])
+    return torch.cat(
+        [score_at_last(reward_model, trim_right(part, pad).to(device), pad).cpu() for part in ids.split(batch)]
+    )
 
 
 @torch.no_grad()
-def sample(policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float, eos: int, pad: int) -> tuple[Tensor, Tensor]:
+def sample(
+    policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float, eos: int, pad: int
+) -> tuple[Tensor, Tensor]:
     """[B, Q], [B, R] -> ([B, R] tokens, [B, R] float32 log-probabilities): one draw per uniform number in [0, 1).
 
     A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1). Sampling
@@ -109,7 +125,9 @@ def sample(policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float
     mask, ended = inputs["attention_mask"], torch.zeros(len(query), dtype=torch.bool, device=query.device)
     step = inputs["input_ids"]
     for t in range(uniform.shape[1]):
-        logits = policy(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = policy(
+            input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits
         logits = drawable(logits, pad, eos)
         drawn = _draw(logits[:, -1].float() / (temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
         tokens[:, t] = torch.where(ended, pad, drawn)
@@ -209,10 +227,20 @@ def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTra
         hidden, layers, heads, intermediate = (int(part) for part in shape.removeprefix("gpt-neox:").split("/"))
         assert hidden % heads == 0
     except (ValueError, AssertionError):
-        raise UserError(f"{shape!r} is no model shape; one is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole numbers, "
-                        "HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)") from None
-    config = GPTNeoXConfig(vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-                           intermediate_size=intermediate, max_position_embeddings=positions, bos_token_id=0, eos_token_id=0)
+        raise UserError(
+            f"{shape!r} is no model shape; one is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole numbers, "
+            "HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)"
+        ) from None
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=positions,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config)
@@ -229,7 +257,9 @@ def save_policy(policy: PreTrainedModel, folder: Path) -> None:
 def save_scalar(network: ScalarModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network.trunk.config.save_pretrained(folder)
-    save_file({name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors"
+    )
     (folder / "head.json").write_text(json.dumps({"bias": network.bias.item(), "gain": network.gain.item()}))
 
 

@@ -15,10 +15,25 @@ from torch import Tensor, nn
 
 from repro import evaluate, model, optimise
 from repro.data import Corpus, column
-from repro.details import (CLIP_RANGE, CRITIC_INIT, DROPOUT, GAE_LAMBDA, GAMMA, KL_COEF, KL_CONTROLLER, KL_ESTIMATOR,
-                           KL_PLACEMENT, LOSS_AGGREGATION, NO_EOS_SCORE, PPO_EPOCHS, SCORE_POSITION, VALUE_CLIP, WHITEN_ADV,
-                           WHITEN_REWARD)
 from repro.detail import Pick
+from repro.details import (
+    CLIP_RANGE,
+    CRITIC_INIT,
+    DROPOUT,
+    GAE_LAMBDA,
+    GAMMA,
+    KL_COEF,
+    KL_CONTROLLER,
+    KL_ESTIMATOR,
+    KL_PLACEMENT,
+    LOSS_AGGREGATION,
+    NO_EOS_SCORE,
+    PPO_EPOCHS,
+    SCORE_POSITION,
+    VALUE_CLIP,
+    WHITEN_ADV,
+    WHITEN_REWARD,
+)
 from repro.ops import loss, masked, text
 from repro.ops.advantage import gae
 from repro.ops.masked import Reduce, one_rank
@@ -58,8 +73,19 @@ def _run(work: Work) -> None:
         passes = []
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
-            passes.append(improve(models, optimizer, rollout[shuffled], target[shuffled], coefficient, corpus,
-                                  scale.micro_batch, pick, accelerator))
+            passes.append(
+                improve(
+                    models,
+                    optimizer,
+                    rollout[shuffled],
+                    target[shuffled],
+                    coefficient,
+                    corpus,
+                    scale.micro_batch,
+                    pick,
+                    accelerator,
+                )
+            )
         measured |= {name: sum(p[name] for p in passes) / len(passes) for name in passes[0]}
         measured["policy/first_ratio_error"] = passes[0]["policy/ratio_error"]
         measured |= evaluate.true_quality(posts.select(rows[mine].tolist()), rollout, corpus)
@@ -82,44 +108,67 @@ def _load(work: Work) -> tuple[Models, torch.optim.Optimizer]:
     policy = model.set_dropout(model.load_policy(sft), dropout)
     critic = model.set_dropout(work.pick(CRITIC_INIT)(rm, sft, work.generator("critic")), dropout)
     policy, critic, optimizer = work.accelerator.prepare(
-        policy, critic, optimise.adamw([policy, critic], work.scale.ppo_learning_rate))
-    frozen = [work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
-              for network in (model.load_policy(sft), model.load_scalar(rm))]
+        policy, critic, optimise.adamw([policy, critic], work.scale.ppo_learning_rate)
+    )
+    frozen = [
+        work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
+        for network in (model.load_policy(sft), model.load_scalar(rm))
+    ]
     return Models(policy, critic, *frozen), optimizer
 
 
 @torch.no_grad()
-def roll_out(models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, batch: int, accelerator: Accelerator) -> Rollout:
+def roll_out(
+    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, batch: int, accelerator: Accelerator
+) -> Rollout:
     """[B, Q] queries, [B, R] uniform numbers -> the episodes, sampled and scored `batch` at a time."""
     parts = []
-    for query_part, uniform_part in zip(query.to(accelerator.device).split(batch), uniform.to(accelerator.device).split(batch)):
+    for query_part, uniform_part in zip(
+        query.to(accelerator.device).split(batch), uniform.to(accelerator.device).split(batch)
+    ):
         q = model.trim_left(query_part, corpus.pad)
-        response, logprob = model.sample(accelerator.unwrap_model(models.policy), q, uniform_part, TEMPERATURE,
-                                         corpus.eos, corpus.pad)
+        response, logprob = model.sample(
+            accelerator.unwrap_model(models.policy), q, uniform_part, TEMPERATURE, corpus.eos, corpus.pad
+        )
         last, has_eos = text.last_token(response, corpus.eos)
-        parts.append(Rollout(
-            query=query_part, response=response, logprob=logprob,
-            ref_logprob=model.response_logprobs(models.reference, q, response, corpus.pad, corpus.eos, TEMPERATURE),
-            value=model.response_values(models.critic, q, response, corpus.pad),
-            score=model.score_at_last(models.reward_model, torch.cat([q, response], 1), corpus.pad),
-            last=last, has_eos=has_eos))
+        parts.append(
+            Rollout(
+                query=query_part,
+                response=response,
+                logprob=logprob,
+                ref_logprob=model.response_logprobs(models.reference, q, response, corpus.pad, corpus.eos, TEMPERATURE),
+                value=model.response_values(models.critic, q, response, corpus.pad),
+                score=model.score_at_last(models.reward_model, torch.cat([q, response], 1), corpus.pad),
+                last=last,
+                has_eos=has_eos,
+            )
+        )
     return Rollout(*(torch.cat(columns) for columns in zip(*parts)))
 
 
 def targets(r: Rollout, coefficient: float, pick: Pick, reduce: Reduce = one_rank) -> tuple[Targets, Metrics]:
     """What the episodes were paid, token by token, and how much better than expected that was."""
-    score = pick(NO_EOS_SCORE)(r.score, r.has_eos)                                                  # [B]
-    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_reward(r.logprob, r.ref_logprob)                 # [B, R]
+    score = pick(NO_EOS_SCORE)(r.score, r.has_eos)  # [B]
+    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_reward(r.logprob, r.ref_logprob)  # [B, R]
     reward = whole_reward(pick(SCORE_POSITION)(score, r.last, kl.shape), coefficient * kl, r.token_mask)
     reward = pick(WHITEN_REWARD)(reward, r.value_mask, reduce)
     value = masked.keep(r.value, r.value_mask)
-    advantage = gae(reward, value, pick(GAMMA), pick(GAE_LAMBDA))                                   # [B, R]
+    advantage = gae(reward, value, pick(GAMMA), pick(GAE_LAMBDA))  # [B, R]
     target = Targets(advantage=pick(WHITEN_ADV)(advantage, r.token_mask, reduce), returns=advantage + value)
     return target, describe(r, score, target, coefficient, reduce)
 
 
-def improve(models: Models, optimizer: torch.optim.Optimizer, r: Rollout, target: Targets, coefficient: float, corpus: Corpus,
-            micro_batch: int, pick: Pick, accelerator: Accelerator) -> Metrics:
+def improve(
+    models: Models,
+    optimizer: torch.optim.Optimizer,
+    r: Rollout,
+    target: Targets,
+    coefficient: float,
+    corpus: Corpus,
+    micro_batch: int,
+    pick: Pick,
+    accelerator: Accelerator,
+) -> Metrics:
     """One optimizer step over the whole batch, in micro-batches that change nothing but memory."""
     weights, measured = weigh(r, micro_batch, pick, accelerator.reduce), []
 
@@ -153,12 +202,17 @@ class Weights:
 
 def weigh(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -> Weights:
     aggregate = pick(LOSS_AGGREGATION)
-    return Weights(aggregate(r.token_mask, micro_batch, reduce), aggregate(r.value_mask, micro_batch, reduce),
-                   loss.token_mean(r.token_mask, micro_batch, reduce), loss.token_mean(r.value_mask, micro_batch, reduce))
+    return Weights(
+        aggregate(r.token_mask, micro_batch, reduce),
+        aggregate(r.value_mask, micro_batch, reduce),
+        loss.token_mean(r.token_mask, micro_batch, reduce),
+        loss.token_mean(r.value_mask, micro_batch, reduce),
+    )
 
 
-def ppo_loss(logprob: Tensor, value: Tensor, r: Rollout, target: Targets, w: Weights, coefficient: float,
-             pick: Pick) -> tuple[Tensor, dict[str, Tensor]]:
+def ppo_loss(
+    logprob: Tensor, value: Tensor, r: Rollout, target: Targets, w: Weights, coefficient: float, pick: Pick
+) -> tuple[Tensor, dict[str, Tensor]]:
     """[B, R], [B, R] of the update's forward pass -> this micro-batch's share of the loss, and of each metric."""
     # Masked before the arithmetic: the gradient of what stands in a masked place is 0 times it, and 0 times NaN is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
@@ -175,7 +229,9 @@ def ppo_loss(logprob: Tensor, value: Tensor, r: Rollout, target: Targets, w: Wei
             "loss/policy": loss.weighted(policy, w.token),
             "loss/value": loss.weighted(critic, w.value),
             "policy/approx_kl": loss.weighted(0.5 * log_ratio**2, w.per_token),
-            "policy/clip_fraction": loss.weighted(loss.policy_clipped(ratio, target.advantage, pick(CLIP_RANGE)), w.per_token),
+            "policy/clip_fraction": loss.weighted(
+                loss.policy_clipped(ratio, target.advantage, pick(CLIP_RANGE)), w.per_token
+            ),
             "policy/ratio": loss.weighted(ratio, w.per_token),
             "policy/ratio_error": loss.weighted((ratio - 1).abs(), w.per_token),
             "value/clip_fraction": loss.weighted(loss.value_clipped(value, clipped, target.returns), w.per_value),
@@ -203,6 +259,21 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
     return {name: value.item() for name, value in measured.items()} | {"objective/kl_coefficient": coefficient}
 
 
-STAGE = Stage("ppo", version=1, upstream=("data", "sft", "rm"), seeded=True, run=_run,
-              fields=("posts", "validation_posts", "response_tokens", "episodes", "ppo_batch", "ppo_learning_rate",
-                      "micro_batch", "rollout_batch", "evaluate_every"))
+STAGE = Stage(
+    "ppo",
+    version=1,
+    upstream=("data", "sft", "rm"),
+    seeded=True,
+    run=_run,
+    fields=(
+        "posts",
+        "validation_posts",
+        "response_tokens",
+        "episodes",
+        "ppo_batch",
+        "ppo_learning_rate",
+        "micro_batch",
+        "rollout_batch",
+        "evaluate_every",
+    ),
+)

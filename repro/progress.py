@@ -12,11 +12,25 @@ from rich.text import Text
 from repro import cost, stage
 from repro.launch import Board, Job
 
-WATCHED = {"objective/score": "score", "objective/gold": "gold", "objective/kl": "KL", "objective/length": "length",
-           "objective/eos_rate": "EOS", "sft/loss": "loss", "rm/loss": "loss", "rm/train_accuracy": "accuracy"}
+WATCHED = {
+    "objective/score": "score",
+    "objective/gold": "gold",
+    "objective/kl": "KL",
+    "objective/length": "length",
+    "objective/eos_rate": "EOS",
+    "sft/loss": "loss",
+    "rm/loss": "loss",
+    "rm/train_accuracy": "accuracy",
+}
 
-TOLD = {"test/win_rate": "win rate", "test/gold": "gold", "test/kl": "KL", "sft_test/win_rate": "win rate before PPO",
-        "rm/validation_accuracy": "validation accuracy", "sft/final_loss": "loss"}
+TOLD = {
+    "test/win_rate": "win rate",
+    "test/gold": "gold",
+    "test/kl": "KL",
+    "sft_test/win_rate": "win rate before PPO",
+    "rm/validation_accuracy": "validation accuracy",
+    "sft/final_loss": "loss",
+}
 
 
 class Progress:
@@ -65,13 +79,21 @@ class Progress:
             last = next(reversed(self.board.journal(key)), {})
             numbers = {WATCHED[name]: value for name, value in last.get("metrics", {}).items() if name in WATCHED}
             rate = last.get("step", 0) / max(time.time() - began, 1e-9)
-            table.add_row(job.stage, job.arm, str(job.seed), str(last.get("step", "")), f"{rate:.0f}" if last else "",
-                          *(f"{numbers[name]:.2f}" if name in numbers else "" for name in columns))
+            table.add_row(
+                job.stage,
+                job.arm,
+                str(job.seed),
+                str(last.get("step", "")),
+                f"{rate:.0f}" if last else "",
+                *(f"{numbers[name]:.2f}" if name in numbers else "" for name in columns),
+            )
         return table
 
     def _left(self) -> str:
         waiting = [job for key, job in self.board.jobs.items() if key not in self.board.done | self.board.failed.keys()]
         seconds = cost.seconds(waiting, self.board.cache) / self.workers
         elapsed = sum(time.time() - began for began in self.board.running.values()) / self.workers
-        return (f"{len(self.board.done)}/{len(self.board.jobs)} stages, {time.time() - self.began:.0f} s so far, "
-                f"about {max(seconds - elapsed, 0):.0f} s left")
+        return (
+            f"{len(self.board.done)}/{len(self.board.jobs)} stages, {time.time() - self.began:.0f} s so far, "
+            f"about {max(seconds - elapsed, 0):.0f} s left"
+        )

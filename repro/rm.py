@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable, Iterator
 
 import torch
 from datasets import Dataset
@@ -39,17 +40,21 @@ def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer
     steps = len(pairs) // scale.rm_batch
     for step, rows in enumerate(optimise.batches(len(pairs), scale.rm_batch, work.generator("shuffle"))):
         optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, steps))
-        right = 0
+        parts = (
+            margins(reward_model, chosen[part], rejected[part], corpus.pad, accelerator.device)
+            for part in rows.split(scale.micro_batch)
+        )
+        right: list[Tensor] = []
+        loss = optimise.step(accelerator, optimizer, _bradley_terry(parts, len(rows), right))
+        accuracy_now = torch.cat(right).float().mean().item()
+        work.log((step + 1) * scale.rm_batch, {"rm/loss": loss, "rm/train_accuracy": accuracy_now})
 
-        def losses():
-            nonlocal right
-            for part in rows.split(scale.micro_batch):
-                margin = margins(reward_model, chosen[part], rejected[part], corpus.pad, accelerator.device)
-                right += int((margin > 0).sum())
-                yield -nn.functional.logsigmoid(margin).sum() / len(rows)
 
-        loss = optimise.step(accelerator, optimizer, losses())
-        work.log((step + 1) * scale.rm_batch, {"rm/loss": loss, "rm/train_accuracy": right / len(rows)})
+def _bradley_terry(parts: Iterable[Tensor], count: int, right: list[Tensor]) -> Iterator[Tensor]:
+    """Each part's share of the mean of -log sigmoid(margin) (N+ detail 10); notes which comparisons came out right."""
+    for margin in parts:
+        right.append(margin.detach() > 0)
+        yield -nn.functional.logsigmoid(margin).sum() / count
 
 
 def margins(reward_model: nn.Module, chosen: Tensor, rejected: Tensor, pad: int, device: torch.device) -> Tensor:
@@ -63,18 +68,26 @@ def _normalise(work: Work, reward_model: model.ScalarModel, corpus: Corpus) -> M
     """Set the model's bias and gain from its scores of the SFT references (N+ detail 15)."""
     posts = corpus.posts("train")
     posts = posts.select(range(min(work.scale.normalisation_posts, len(posts))))
-    scores = model.score_rows(reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch)
+    scores = model.score_rows(
+        reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch
+    )
     normalisation = work.pick(REWARD_NORMALISATION)(scores)
     reward_model.bias.fill_(normalisation.bias)
     reward_model.gain.fill_(normalisation.gain)
-    return {"rm/bias": normalisation.bias, "rm/gain": normalisation.gain, "rm/reference_score_mean": scores.mean().item(),
-            "rm/reference_score_std": scores.std().item()}
+    return {
+        "rm/bias": normalisation.bias,
+        "rm/gain": normalisation.gain,
+        "rm/reference_score_mean": scores.mean().item(),
+        "rm/reference_score_std": scores.std().item(),
+    }
 
 
 def score_pairs(reward_model: nn.Module, pairs: Dataset, pad: int, batch: int) -> tuple[Tensor, Tensor]:
     """Scores of the chosen and of the rejected summaries, [N] each."""
-    return (model.score_rows(reward_model, column(pairs, "query_chosen_token"), pad, batch),
-            model.score_rows(reward_model, column(pairs, "query_rejected_token"), pad, batch))
+    return (
+        model.score_rows(reward_model, column(pairs, "query_chosen_token"), pad, batch),
+        model.score_rows(reward_model, column(pairs, "query_rejected_token"), pad, batch),
+    )
 
 
 def accuracy(chosen: Tensor, rejected: Tensor) -> float:
@@ -96,13 +109,25 @@ def right_over_wrong(reward_model: nn.Module, corpus: Corpus, batch: int) -> Met
         right.append(row["query"] + " " + embedded.summarise(facts, embedded.PERFECT, rng))
         wrong.append(row["query"] + " " + embedded.summarise(lie, embedded.PERFECT, rng))
         slots.append(slot)
-    ids = corpus.tokenizer([text + corpus.tokenizer.eos_token for text in right + wrong], padding=True, padding_side="right",
-                           return_tensors="pt")["input_ids"]
+    ids = corpus.tokenizer(
+        [text + corpus.tokenizer.eos_token for text in right + wrong],
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+    )["input_ids"]
     better, worse = model.score_rows(reward_model, ids, corpus.pad, batch).chunk(2)
-    by_slot = {f"rm/right_over_wrong/{slot}": accuracy(*(scores[[s == slot for s in slots]] for scores in (better, worse)))
-               for slot in sorted(set(slots))}
+    by_slot = {
+        f"rm/right_over_wrong/{slot}": accuracy(*(scores[[s == slot for s in slots]] for scores in (better, worse)))
+        for slot in sorted(set(slots))
+    }
     return {"rm/right_over_wrong": accuracy(better, worse)} | by_slot
 
 
-STAGE = Stage("rm", version=1, upstream=("data", "sft"), seeded=True, run=_run,
-              fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch"))
+STAGE = Stage(
+    "rm",
+    version=1,
+    upstream=("data", "sft"),
+    seeded=True,
+    run=_run,
+    fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch"),
+)

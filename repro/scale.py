@@ -55,21 +55,72 @@ class Scale:
 
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
 _EMBEDDED = Scale(
-    name="mini", corpus="embedded", tokenizer=EMBEDDED / "tokenizer.json", model=str(EMBEDDED / "base"),
-    query_tokens=64, reference_tokens=20, query_reference_tokens=84, pair_response_tokens=40, query_pair_tokens=104,
-    response_tokens=20, posts=6_000, validation_posts=128, comparisons=14_000, normalisation_posts=2_048,
-    sft_batch=64, sft_learning_rate=1e-3, rm_batch=8, rm_learning_rate=5e-4,
-    episodes=2_048, ppo_batch=64, ppo_learning_rate=6e-4, evaluate_every=2)
+    name="mini",
+    corpus="embedded",
+    tokenizer=EMBEDDED / "tokenizer.json",
+    model=str(EMBEDDED / "base"),
+    query_tokens=64,
+    reference_tokens=20,
+    query_reference_tokens=84,
+    pair_response_tokens=40,
+    query_pair_tokens=104,
+    response_tokens=20,
+    posts=6_000,
+    validation_posts=128,
+    comparisons=14_000,
+    normalisation_posts=2_048,
+    sft_batch=64,
+    sft_learning_rate=1e-3,
+    rm_batch=8,
+    rm_learning_rate=5e-4,
+    episodes=2_048,
+    ppo_batch=64,
+    ppo_learning_rate=6e-4,
+    evaluate_every=2,
+)
 
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (
-    replace(_EMBEDDED, name="smoke", posts=512, validation_posts=32, test_posts=32, comparisons=256,
-            validation_comparisons=64, episodes=128, ppo_batch=32, micro_batch=32, evaluate_every=2, seeds=(1, 2)),
-    _EMBEDDED,
-    Scale(name="local", corpus="local", tokenizer=Path(), model="gpt-neox:128/6/4/512", posts=256, validation_posts=16,
-          test_posts=32, comparisons=256, validation_comparisons=96, sft_batch=16, sft_learning_rate=1e-3, rm_batch=16,
-          rm_learning_rate=3e-4, normalisation_posts=64, episodes=64, ppo_batch=16, ppo_learning_rate=1e-4, micro_batch=4,
-          rollout_batch=8, evaluate_every=2),
-)}
+SCALES: dict[str, Scale] = {
+    scale.name: scale
+    for scale in (
+        replace(
+            _EMBEDDED,
+            name="smoke",
+            posts=512,
+            validation_posts=32,
+            test_posts=32,
+            comparisons=256,
+            validation_comparisons=64,
+            episodes=128,
+            ppo_batch=32,
+            micro_batch=32,
+            evaluate_every=2,
+            seeds=(1, 2),
+        ),
+        _EMBEDDED,
+        Scale(
+            name="local",
+            corpus="local",
+            tokenizer=Path(),
+            model="gpt-neox:128/6/4/512",
+            posts=256,
+            validation_posts=16,
+            test_posts=32,
+            comparisons=256,
+            validation_comparisons=96,
+            sft_batch=16,
+            sft_learning_rate=1e-3,
+            rm_batch=16,
+            rm_learning_rate=3e-4,
+            normalisation_posts=64,
+            episodes=64,
+            ppo_batch=16,
+            ppo_learning_rate=1e-4,
+            micro_batch=4,
+            rollout_batch=8,
+            evaluate_every=2,
+        ),
+    )
+}
 
 
 def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
@@ -104,17 +155,39 @@ def _checked(scale: Scale) -> Scale:
     if scale.corpus == "local":
         for field in PATHS:
             if not str(getattr(scale, field)).strip("."):
-                raise UserError(f"scale local needs {field}; give --set {field}=PATH (with make: SET=\"{field}=PATH ...\")")
+                raise UserError(
+                    f'scale local needs {field}; give --set {field}=PATH (with make: SET="{field}=PATH ...")'
+                )
     for field in PATHS:
         path = getattr(scale, field)
         if str(path) != "." and not path.exists():
             raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
-    for field in ("posts", "validation_posts", "test_posts", "comparisons", "sft_batch", "rm_batch", "ppo_batch", "micro_batch", "rollout_batch",
-                  "threads", "evaluate_every", "response_tokens", "query_tokens"):
+    for field in (
+        "posts",
+        "validation_posts",
+        "test_posts",
+        "comparisons",
+        "sft_batch",
+        "rm_batch",
+        "ppo_batch",
+        "micro_batch",
+        "rollout_batch",
+        "threads",
+        "evaluate_every",
+        "response_tokens",
+        "query_tokens",
+    ):
         if getattr(scale, field) < 1:
             raise UserError(f"{field}={getattr(scale, field)} must be at least 1")
-    for field, batch in (("episodes", "ppo_batch"), ("posts", "ppo_batch"), ("posts", "sft_batch"), ("comparisons", "rm_batch")):
+    for field, batch in (
+        ("episodes", "ppo_batch"),
+        ("posts", "ppo_batch"),
+        ("posts", "sft_batch"),
+        ("comparisons", "rm_batch"),
+    ):
         if getattr(scale, field) < getattr(scale, batch):
-            raise UserError(f"{field}={getattr(scale, field)} is less than one batch; "
-                            f"it must be at least {batch}={getattr(scale, batch)}")
+            raise UserError(
+                f"{field}={getattr(scale, field)} is less than one batch; "
+                f"it must be at least {batch}={getattr(scale, batch)}"
+            )
     return scale

@@ -21,8 +21,11 @@ def _run(work: Work) -> None:
         optimise.set_learning_rate(optimizer, scale.sft_learning_rate * cosine_to_zero(step, steps))
         batch = tokens[rows].to(accelerator.device)
         valid = (batch[:, 1:] != corpus.pad).sum()
-        loss = optimise.step(accelerator, optimizer, (
-            token_loss(policy, part, corpus.pad) / valid for part in batch.split(scale.micro_batch)))
+        loss = optimise.step(
+            accelerator,
+            optimizer,
+            (token_loss(policy, part, corpus.pad) / valid for part in batch.split(scale.micro_batch)),
+        )
         work.log((step + 1) * scale.sft_batch, {"sft/loss": loss})
     model.save_policy(accelerator.unwrap_model(policy), work.out / "model")
     work.finish({"sft/final_loss": loss})
@@ -33,8 +36,16 @@ def token_loss(policy: torch.nn.Module, ids: Tensor, pad: int) -> Tensor:
     ids = model.trim_right(ids, pad)
     logits = policy(**model.attend(ids, pad), use_cache=False).logits[:, :-1]
     target = ids[:, 1:].masked_fill(ids[:, 1:] == pad, -100)
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
+    )
 
 
-STAGE = Stage("sft", version=1, fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch"),
-              upstream=("data", "base"), seeded=True, run=_run)
+STAGE = Stage(
+    "sft",
+    version=1,
+    fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch"),
+    upstream=("data", "base"),
+    seeded=True,
+    run=_run,
+)

@@ -96,11 +96,17 @@ class Work:
 
 def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping[str, str]) -> str:
     """`name-` and a hash of all that the stage may read: a detail at its reference is not part of it (promise 1)."""
-    choices = {d.name: recipe.label(d) for d in DETAILS.values()
-               if stage.name in d.stages and recipe.label(d) != d.reference}
-    read = {"stage": stage.name, "version": stage.version, "choices": choices, "seed": seed if stage.seeded else 0,
-            "scale": {name: _content(name, getattr(scale, name)) for name in (*stage.fields, "precision")},
-            "upstream": {name: upstream[name] for name in stage.upstream}}
+    choices = {
+        d.name: recipe.label(d) for d in DETAILS.values() if stage.name in d.stages and recipe.label(d) != d.reference
+    }
+    read = {
+        "stage": stage.name,
+        "version": stage.version,
+        "choices": choices,
+        "seed": seed if stage.seeded else 0,
+        "scale": {name: _content(name, getattr(scale, name)) for name in (*stage.fields, "precision")},
+        "upstream": {name: upstream[name] for name in stage.upstream},
+    }
     return f"{stage.name}-{_digest(read)[:16]}"
 
 
@@ -139,8 +145,15 @@ def cached(folder: Path) -> bool:
         return False
 
 
-def run_or_reuse(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], folder: Path,
-                 warn: Callable[[str], None]) -> Path:
+def run_or_reuse(
+    stage: Stage,
+    recipe: Recipe,
+    scale: Scale,
+    seed: int,
+    keys: Mapping[str, str],
+    folder: Path,
+    warn: Callable[[str], None],
+) -> Path:
     """The stage's artefact under `folder`, made now unless it is there; two processes never make the same one."""
     target = folder / keys[stage.name]
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,12 +172,26 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     began = time.time()
-    work = Work(stage.name, Pick(recipe, stage.name), Budget(scale, stage.fields), scale.precision,
-                seed if stage.seeded else 0, {name: target.parent / keys[name] for name in stage.upstream}, partial)
+    work = Work(
+        stage.name,
+        Pick(recipe, stage.name),
+        Budget(scale, stage.fields),
+        scale.precision,
+        seed if stage.seeded else 0,
+        {name: target.parent / keys[name] for name in stage.upstream},
+        partial,
+    )
     stage.run(work)
     files = {str(p.relative_to(partial)): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-    done = {"key": target.name, "seconds": time.time() - began, "finished": time.time(), "files": files,
-            "read": sorted(work.pick.read), "seed": work.seed, "scale": scale.name}
+    done = {
+        "key": target.name,
+        "seconds": time.time() - began,
+        "finished": time.time(),
+        "files": files,
+        "read": sorted(work.pick.read),
+        "seed": work.seed,
+        "scale": scale.name,
+    }
     (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
     os.replace(partial / f"{DONE}.tmp", partial / DONE)
     os.replace(partial, target)

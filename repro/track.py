@@ -68,8 +68,10 @@ def usable_store() -> Iterator[None]:
     try:
         yield
     except STORE_ERRORS as error:
-        raise UserError(f"the MLflow store {store_uri()} cannot be used: {_gist(error)}; set MLFLOW_TRACKING_URI to "
-                        "one that can, and give the same command: nothing is computed twice") from None
+        raise UserError(
+            f"the MLflow store {store_uri()} cannot be used: {_gist(error)}; set MLFLOW_TRACKING_URI to "
+            "one that can, and give the same command: nothing is computed twice"
+        ) from None
 
 
 def _gist(error: Exception) -> str:
@@ -88,8 +90,10 @@ def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, str]:
     client, name = MlflowClient(tracking_uri=store_uri()), f"{detail}-{scale}"
     found = client.get_experiment_by_name(name)
     if found and found.lifecycle_stage == "deleted":
-        raise UserError(f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
-                        f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)")
+        raise UserError(
+            f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)"
+        )
     if found:
         return client, found.experiment_id
     location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if store_uri().startswith("sqlite:") else {}
@@ -126,9 +130,15 @@ class Tracker:
         record = hashlib.sha256(identity.encode()).hexdigest()[:16]
         if record in known:
             return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
-        tags = {**facts, "record": record, "arm": arm, "seed": str(seed),
-                "reference": str(arm == self.study.detail.reference).lower(),
-                "recipe": json.dumps(dict(recipe.choices)), **{f"stage.{name}": key for name, key in keys.items()}}
+        tags = {
+            **facts,
+            "record": record,
+            "arm": arm,
+            "seed": str(seed),
+            "reference": str(arm == self.study.detail.reference).lower(),
+            "recipe": json.dumps(dict(recipe.choices)),
+            **{f"stage.{name}": key for name, key in keys.items()},
+        }
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{arm}-seed{seed}")
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
         params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
@@ -175,10 +185,13 @@ class Tracker:
     def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
         # By time, not by count: a stage that begins again has a new journal.
         fresh = [line for line in lines if line["time"] > run.until.get(name, 0.0)]
-        metrics = [Metric(metric, value, int(line["time"] * 1000), line["step"])
-                   for line in fresh for metric, value in line["metrics"].items()]
+        metrics = [
+            Metric(metric, value, int(line["time"] * 1000), line["step"])
+            for line in fresh
+            for metric, value in line["metrics"].items()
+        ]
         for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(run.run_id, metrics=metrics[start:start + BATCH])
+            self.client.log_batch(run.run_id, metrics=metrics[start : start + BATCH])
         run.until[name] = max((line["time"] for line in lines), default=0.0)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
@@ -198,9 +211,20 @@ class Tracker:
             split = str(Path(file).parent)
             splits[split] = splits.get(split, "") + digests[file]
         source = json.dumps({"uri": str(folder)})
-        self.client.log_inputs(run.run_id, datasets=[
-            DatasetInput(Dataset(name=split, digest=hashlib.sha256(content.encode()).hexdigest()[:16],
-                                 source_type="local", source=source)) for split, content in splits.items()])
+        self.client.log_inputs(
+            run.run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(
+                        name=split,
+                        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+                        source_type="local",
+                        source=source,
+                    )
+                )
+                for split, content in splits.items()
+            ],
+        )
 
     def _log_checkpoint(self, run: Run, folder: Path) -> None:
         model = folder / "model"
@@ -221,9 +245,15 @@ class Tracker:
         for name in run.finished:
             seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
         outcome = self.client.get_run(run.run_id).data.tags.get("outcome", "finished")
-        self.client.log_batch(run.run_id, tags=[
-            RunTag("stage_seconds", json.dumps(seconds)), RunTag("outcome", "failed" if failed else outcome),
-            RunTag("complete", str(not failed).lower()), *(RunTag("error", failed[0][:5_000]) for _ in failed[:1])])
+        self.client.log_batch(
+            run.run_id,
+            tags=[
+                RunTag("stage_seconds", json.dumps(seconds)),
+                RunTag("outcome", "failed" if failed else outcome),
+                RunTag("complete", str(not failed).lower()),
+                *(RunTag("error", failed[0][:5_000]) for _ in failed[:1]),
+            ],
+        )
         self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
         run.over = True
 
@@ -240,18 +270,31 @@ def _facts(study: Ablation, command: str) -> dict[str, str]:
     """The tags that all runs of a study share."""
     detail = study.detail
     return {
-        "detail": detail.name, "scale": study.scale.name, "question": study.question, "hypothesis": detail.hypothesis,
-        "moves": json.dumps(dict(detail.moves)), "paper": detail.paper, "primary": study.primary,
-        "higher_is_better": str(study.higher_is_better).lower(), "smallest_effect": str(study.smallest_effect),
-        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model", "commit": _commit(),
+        "detail": detail.name,
+        "scale": study.scale.name,
+        "question": study.question,
+        "hypothesis": detail.hypothesis,
+        "moves": json.dumps(dict(detail.moves)),
+        "paper": detail.paper,
+        "primary": study.primary,
+        "higher_is_better": str(study.higher_is_better).lower(),
+        "smallest_effect": str(study.smallest_effect),
+        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
+        "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
-                   f"Python {platform.python_version()}",
-        "versions": json.dumps({name: version(name) for name in LIBRARIES}), "command": command}
+        f"Python {platform.python_version()}",
+        "versions": json.dumps({name: version(name) for name in LIBRARIES}),
+        "command": command,
+    }
 
 
 def _commit() -> str:
-    answer = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                            cwd=Path(__file__).parent)
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
     return answer.stdout.strip() or "not a git checkout"
 
 

@@ -14,10 +14,12 @@ SHIPPED = Path(__file__).parents[1] / "ablations"
 @pytest.fixture
 def load(tmp_path, tokenizer_file):
     """Write a file of ablations/ and load it: load(text, ...) -> the study."""
+
     def load(text, *arguments, changes={}):
         (tmp_path / "study.toml").write_text(text)
         changes = {"tokenizer": str(tokenizer_file), **changes}
         return ablation.load("study", *arguments, changes=changes, folder=tmp_path)
+
     return load
 
 
@@ -36,8 +38,10 @@ def test_every_shipped_study_is_valid(path, tokenizer_file):
 
 
 def test_a_file_declares_and_what_is_given_overrides_it(load):
-    text = ('detail = "kl_coef"\nquestion = "How much?"\nscale = "smoke"\nseeds = [7, 8, 9]\narms = ["0.1", "0"]\n'
-            'primary = "test/kl"\nhigher_is_better = false\nsmallest_effect = 1\n')
+    text = (
+        'detail = "kl_coef"\nquestion = "How much?"\nscale = "smoke"\nseeds = [7, 8, 9]\narms = ["0.1", "0"]\n'
+        'primary = "test/kl"\nhigher_is_better = false\nsmallest_effect = 1\n'
+    )
     study = load(text)
     assert list(study.arms) == ["0.05", "0.1", "0"]  # the reference first, though it is not listed
     assert (study.seeds, study.scale.name, study.primary) == ((7, 8, 9), "smoke", "test/kl")

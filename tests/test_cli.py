@@ -67,8 +67,14 @@ def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
     assert "arms shift_and_scale, scale_only, off; seeds 4 5; primary metric test/win_rate" in told
     rows = [line.split() for line in told.splitlines()]
     assert {row[0]: row[1:4] for row in rows if row[:1] and row[0] in pipeline.BY_NAME} == {
-        "data": ["1", "yes", "0/1"], "base": ["1", "yes", "0/1"], "sft": ["2", "yes", "0/2"], "rm": ["2", "yes", "0/2"],
-        "baseline": ["2", "yes", "0/2"], "ppo": ["6", "no", "0/6"], "evaluate": ["6", "no", "0/6"]}
+        "data": ["1", "yes", "0/1"],
+        "base": ["1", "yes", "0/1"],
+        "sft": ["2", "yes", "0/2"],
+        "rm": ["2", "yes", "0/2"],
+        "baseline": ["2", "yes", "0/2"],
+        "ppo": ["6", "no", "0/6"],
+        "evaluate": ["6", "no", "0/6"],
+    }
     assert "worker" in told.splitlines()[-1] and told.splitlines()[-1].startswith("about ")
     assert [path.name for path in place.rglob("*")] == ["cache"]
 
@@ -91,29 +97,38 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
 # ------------------------------------------------------------------------------------------- what it cannot use
 
 
-@pytest.mark.parametrize(("words", "error"), [
-    ([], "VERB"),
-    (["rum"], "invalid choice: 'rum'"),
-    (["run"], "DETAIL"),
-    (["run", "whiten_avd"], "there is no detail 'whiten_avd'; did you mean 'whiten_adv'?"),
-    (["plan", "whiten_adv", "--scale", "smoek"], "there is no scale 'smoek'; did you mean 'smoke'?"),
-    (["plan", "whiten_adv", "--set", "episodes"], "--set 'episodes' has no value; write FIELD=VALUE"),
-    (["plan", "whiten_adv", "--set", "episode=3"], "a scale has no field 'episode'; did you mean 'episodes'?"),
-    (["plan", "whiten_adv", "--set", "episodes=many"], "episodes='many' is not an integer"),
-    (["plan", "whiten_adv", "--set", "seeds=1,2"], "--seeds 1 2 3"),
-    (["plan", "whiten_adv", "--scale", "local"], "scale local needs tokenizer"),
-    (["plan", "whiten_adv", "--scale", "smoke", "--set", "tokenizer=nowhere"], "tokenizer 'nowhere' does not exist"),
-])
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "VERB"),
+        (["rum"], "invalid choice: 'rum'"),
+        (["run"], "DETAIL"),
+        (["run", "whiten_avd"], "there is no detail 'whiten_avd'; did you mean 'whiten_adv'?"),
+        (["plan", "whiten_adv", "--scale", "smoek"], "there is no scale 'smoek'; did you mean 'smoke'?"),
+        (["plan", "whiten_adv", "--set", "episodes"], "--set 'episodes' has no value; write FIELD=VALUE"),
+        (["plan", "whiten_adv", "--set", "episode=3"], "a scale has no field 'episode'; did you mean 'episodes'?"),
+        (["plan", "whiten_adv", "--set", "episodes=many"], "episodes='many' is not an integer"),
+        (["plan", "whiten_adv", "--set", "seeds=1,2"], "--seeds 1 2 3"),
+        (["plan", "whiten_adv", "--scale", "local"], "scale local needs tokenizer"),
+        (
+            ["plan", "whiten_adv", "--scale", "smoke", "--set", "tokenizer=nowhere"],
+            "tokenizer 'nowhere' does not exist",
+        ),
+    ],
+)
 def test_wrong_words_are_told_in_one_line_and_leave_nothing(words, error, capsys, place):
     assert error in error_of(capsys, words)
     assert not list(place.iterdir())
 
 
-@pytest.mark.parametrize(("words", "error"), [
-    (["--seeds", "one"], "seeds 'one' are not all integers"),
-    (["--seeds", "1", "2", "1"], "seeds 1 2 1 repeat"),
-    (["--set", "model=neox"], "model='neox' is neither a folder nor a shape"),
-])
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--seeds", "one"], "seeds 'one' are not all integers"),
+        (["--seeds", "1", "2", "1"], "seeds 1 2 1 repeat"),
+        (["--set", "model=neox"], "model='neox' is neither a folder nor a shape"),
+    ],
+)
 def test_wrong_values_are_told_in_one_line(words, error, tiny, capsys):
     if words[0] == "--set":
         words, tiny = [], [*tiny, *words[1:]]
@@ -163,10 +178,24 @@ def test_input_that_only_a_stage_can_judge_is_told_the_same_way(tokenizer_file, 
     tokenizer = load_tokenizer(tokenizer_file)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(place / "tokenizer")
-    words = ["run", "score_position", "--scale", "smoke", "--seeds", "1", "--set", "posts=64", "tokenizer=tokenizer",
-             "model=gpt-neox:32/2/2/64"]
-    told = subprocess.run([sys.executable, "-m", "repro", *words], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    words = [
+        "run",
+        "score_position",
+        "--scale",
+        "smoke",
+        "--seeds",
+        "1",
+        "--set",
+        "posts=64",
+        "tokenizer=tokenizer",
+        "model=gpt-neox:32/2/2/64",
+    ]
+    told = subprocess.run(
+        [sys.executable, "-m", "repro", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert told.returncode == 2
     assert told.stderr.startswith("error: the tokenizer pads with its end of text") and told.stderr.count("\n") == 1
     assert "give it a [PAD] token of its own" in told.stderr

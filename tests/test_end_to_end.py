@@ -23,9 +23,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /p
 
 def start(folder, *words):
     """`python -m repro ...` in a folder, as a process group of its own."""
-    return subprocess.Popen([sys.executable, "-m", "repro", *words], cwd=folder, text=True, start_new_session=True,
-                            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "repro", *words],
+        cwd=folder,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def call(*words):
@@ -47,8 +53,12 @@ def recorded(folder, file="mlflow.db"):
 def points(folder, file="mlflow.db"):
     """Every point of every run of the folder's store, repeated ones too."""
     store = MlflowClient(tracking_uri=f"sqlite:///{folder}/{file}")
-    return sorted((name, *key, point.step, point.value, point.timestamp) for key, run in recorded(folder, file).items()
-                  for name in run.data.metrics for point in store.get_metric_history(run.info.run_id, name))
+    return sorted(
+        (name, *key, point.step, point.value, point.timestamp)
+        for key, run in recorded(folder, file).items()
+        for name in run.data.metrics
+        for point in store.get_metric_history(run.info.run_id, name)
+    )
 
 
 # ------------------------------------------------------------------------------------------ two arms, two seeds
@@ -103,8 +113,14 @@ def test_each_arm_and_seed_is_a_finished_run(place):
     for (arm, _), run in runs.items():
         assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "finished")
         assert run.data.params["score_position"] == arm and run.data.params["whiten_adv"] == "shift_and_scale"
-        assert run.data.metrics.keys() >= {"objective/kl", "eval/win_rate", "sft/loss", "rm/validation_accuracy",
-                                           "test/win_rate", "sft_test/win_rate"}
+        assert run.data.metrics.keys() >= {
+            "objective/kl",
+            "eval/win_rate",
+            "sft/loss",
+            "rm/validation_accuracy",
+            "test/win_rate",
+            "sft_test/win_rate",
+        }
     assert len({run.data.tags["stage.rm"] for run in runs.values()}) == 2
     assert len({run.data.tags["stage.ppo"] for run in runs.values()}) == 4
 
@@ -153,8 +169,15 @@ class Rough:
 
     def __init__(self, folder, tokenizer):
         self.folder, self.cache = folder, folder / "cache"
-        changes = {"tokenizer": str(tokenizer), "model": "gpt-neox:32/2/2/64", "posts": "64", "comparisons": "32",
-                   "episodes": "64", "ppo_batch": "8", "sft_batch": "16"}
+        changes = {
+            "tokenizer": str(tokenizer),
+            "model": "gpt-neox:32/2/2/64",
+            "posts": "64",
+            "comparisons": "32",
+            "episodes": "64",
+            "ppo_batch": "8",
+            "sft_batch": "16",
+        }
         self.words = ["score_position", "--scale", "smoke", "--set", *(f"{k}={v}" for k, v in changes.items())]
         self.study = ablation.load("score_position", "smoke", changes=changes, folder=folder)
 
@@ -211,10 +234,13 @@ def straight(rough, tmp_path_factory):
     return finals
 
 
-@pytest.mark.parametrize(("number", "code", "said"), [
-    (signal.SIGINT, 130, "interrupted; the same command goes on from here\n"),  # SIGTERM too, says test_cli
-    (signal.SIGKILL, -signal.SIGKILL, ""),
-])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted; the same command goes on from here\n"),  # SIGTERM too, says test_cli
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+    ],
+)
 def test_an_interrupted_study_leaves_no_worker_and_no_half_artefact(number, code, said, rough):
     process = rough.start()
     process.send_signal(number)
@@ -237,7 +263,11 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
     assert err.startswith("failed: ppo at_eos seed 2: FileExistsError") and err.count("\n") == 1
     runs = recorded(rough.folder)
     assert {key: run.info.status for key, run in runs.items()} == {
-        ("after_eos", 1): "FINISHED", ("after_eos", 2): "FINISHED", ("at_eos", 1): "FINISHED", ("at_eos", 2): "FAILED"}
+        ("after_eos", 1): "FINISHED",
+        ("after_eos", 2): "FINISHED",
+        ("at_eos", 1): "FINISHED",
+        ("at_eos", 2): "FAILED",
+    }
     assert "FileExistsError" in runs["at_eos", 2].data.tags["error"]
     page = next((rough.folder / "reports" / "build").glob("*/index.html"))
     assert json.loads(page.with_name("verdict.json").read_text())["arms"]["at_eos"]["n"] == 1

@@ -48,7 +48,14 @@ def start(board, workers):
 
 def test_stages_shared_by_arms_or_seeds_appear_once(board):
     assert Counter(job.stage for job in board.jobs.values()) == {
-        "data": 1, "base": 1, "sft": 2, "rm": 2, "baseline": 2, "ppo": 6, "evaluate": 6}
+        "data": 1,
+        "base": 1,
+        "sft": 2,
+        "rm": 2,
+        "baseline": 2,
+        "ppo": 6,
+        "evaluate": 6,
+    }
 
 
 def test_an_arm_that_differs_in_the_data_shares_nothing(tiny_scale):
@@ -90,7 +97,12 @@ def test_a_failed_shared_stage_fails_its_seed_in_all_arms(board):
     board.fail(key_of(board, "sft shift_and_scale seed 2"), "it broke")
     assert {board.jobs[key].seed for key in board.failed} == {2}
     assert Counter(board.jobs[key].stage for key in board.failed) == {
-        "sft": 1, "rm": 1, "baseline": 1, "ppo": 3, "evaluate": 3}
+        "sft": 1,
+        "rm": 1,
+        "baseline": 1,
+        "ppo": 3,
+        "evaluate": 3,
+    }
     assert list(board.broken) == ["sft shift_and_scale seed 2"]
 
 

@@ -65,8 +65,11 @@ def runs(store):
 
 def points(store, run):
     """(metric, step, value, time) of every point of a run, repeated ones too."""
-    return sorted((name, point.step, point.value, point.timestamp) for name in run.data.metrics
-                  for point in store.get_metric_history(run.info.run_id, name))
+    return sorted(
+        (name, point.step, point.value, point.timestamp)
+        for name in run.data.metrics
+        for point in store.get_metric_history(run.info.run_id, name)
+    )
 
 
 def everything(store):
@@ -79,8 +82,11 @@ def artifacts(store, run):
 
 
 def journalled(folder):
-    return sorted((name, line["step"], value, int(line["time"] * 1000))
-                  for line in stage.read_journal(folder) for name, value in line["metrics"].items())
+    return sorted(
+        (name, line["step"], value, int(line["time"] * 1000))
+        for line in stage.read_journal(folder)
+        for name, value in line["metrics"].items()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what is there
@@ -192,7 +198,10 @@ def test_a_failed_run_says_why_until_it_succeeds(study, cache, store):
     track.Tracker(study, board, "the command").close()
     failed = runs(store)["off"]
     assert (failed.info.status, failed.data.tags["outcome"], failed.data.tags["error"]) == (
-        "FAILED", "failed", "ValueError: no")
+        "FAILED",
+        "failed",
+        "ValueError: no",
+    )
     assert runs(store)["shift_and_scale"].info.status == "FINISHED"
     publish(study, cache)
     cured = runs(store)["off"]

@@ -14,9 +14,23 @@ from repro.data import embedded, local, tldr
 from repro.details import PAD_TOKEN
 from repro.stage import Budget, Stage, Work
 
-FIELDS = ("corpus", "tokenizer", "posts_file", "comparisons_file", "corpus_seed", "posts", "validation_posts", "test_posts",
-          "comparisons", "validation_comparisons", "query_tokens", "reference_tokens", "query_reference_tokens",
-          "pair_response_tokens", "query_pair_tokens")
+FIELDS = (
+    "corpus",
+    "tokenizer",
+    "posts_file",
+    "comparisons_file",
+    "corpus_seed",
+    "posts",
+    "validation_posts",
+    "test_posts",
+    "comparisons",
+    "validation_comparisons",
+    "query_tokens",
+    "reference_tokens",
+    "query_reference_tokens",
+    "pair_response_tokens",
+    "query_pair_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,13 @@ def column(rows: Dataset, name: str) -> Tensor:
 def _run(work: Work) -> None:
     tokenizer = work.pick(PAD_TOKEN)(local.load_tokenizer(work.scale.tokenizer))
     posts, comparisons = _read(work.scale)
-    lengths = tldr.Lengths(work.scale.query_tokens, work.scale.reference_tokens, work.scale.query_reference_tokens,
-                           work.scale.pair_response_tokens, work.scale.query_pair_tokens)
+    lengths = tldr.Lengths(
+        work.scale.query_tokens,
+        work.scale.reference_tokens,
+        work.scale.query_reference_tokens,
+        work.scale.pair_response_tokens,
+        work.scale.query_pair_tokens,
+    )
     for split, rows in posts.items():
         encoded = tldr.encode_posts(rows, tokenizer, lengths)
         facts = [json.dumps(row["facts"]) if "facts" in row else "" for row in rows]
@@ -67,8 +86,10 @@ def _run(work: Work) -> None:
     for split, rows in comparisons.items():
         tldr.encode_pairs(rows, tokenizer, lengths).save_to_disk(work.out / "pairs" / split)
     tokenizer.save_pretrained(work.out / "tokenizer")
-    work.finish({f"data/{split}_posts": float(len(rows)) for split, rows in posts.items()}
-                | {f"data/{split}_comparisons": float(len(rows)) for split, rows in comparisons.items()})
+    work.finish(
+        {f"data/{split}_posts": float(len(rows)) for split, rows in posts.items()}
+        | {f"data/{split}_comparisons": float(len(rows)) for split, rows in comparisons.items()}
+    )
 
 
 def _read(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
@@ -81,15 +102,21 @@ def _embedded(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict
     fresh = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
     return posts, {
         "train": embedded.make_comparisons(posts["train"], scale.comparisons, scale.corpus_seed, "train"),
-        "validation": embedded.make_comparisons(fresh, scale.validation_comparisons, scale.corpus_seed, "valid2")}
+        "validation": embedded.make_comparisons(fresh, scale.validation_comparisons, scale.corpus_seed, "valid2"),
+    }
 
 
 def _local(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
-    return ({split: posts[split][:size] for split, size in sizes.items()},
-            {"train": pairs["train"][:scale.comparisons], "validation": pairs["validation"][:scale.validation_comparisons]})
+    return (
+        {split: posts[split][:size] for split, size in sizes.items()},
+        {
+            "train": pairs["train"][: scale.comparisons],
+            "validation": pairs["validation"][: scale.validation_comparisons],
+        },
+    )
 
 
 STAGE = Stage("data", version=1, fields=FIELDS, upstream=(), seeded=False, run=_run)

@@ -33,16 +33,37 @@ WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.04, -0.5, 
 
 ANNOTATOR_NOISE = 0.5  # gold points that shift an annotator's log-odds by one
 
-EVENT = ("so my {who} {did} my {what}.", "my {who} went and {did} my {what}.", "the thing is, my {who} {did} my {what}.")
-SETTING = ("it was {num} {unit} ago in {where}.", "that was in {where}, {num} {unit} ago.", "we were in {where} {num} {unit} ago.")
+EVENT = (
+    "so my {who} {did} my {what}.",
+    "my {who} went and {did} my {what}.",
+    "the thing is, my {who} {did} my {what}.",
+)
+SETTING = (
+    "it was {num} {unit} ago in {where}.",
+    "that was in {where}, {num} {unit} ago.",
+    "we were in {where} {num} {unit} ago.",
+)
 FEELING = ("i feel really {feel}.", "now i am so {feel}.", "it made me {feel}.")
 QUESTION = ("should i {ask}?", "is it wrong to {ask}?", "do i have to {ask}?")
 DISTRACTOR = ("my {who} is in {where}.", "my {who} says to {ask}.", "my {who} was {feel}.", "i still have my {what}.")
-FILLER = ("sorry for the long post.", "this is a throwaway account.", "first time posting here.", "i do not know what to do.")
-UPDATE = ("edit: thanks for all the replies, i will read them later.", "edit: some of you say to {ask}, i am not sure.",
-          "update: nothing new so far, i will post again later today.")
-RAMBLE = ("anyway that is all i can say", "it is a long story and i do not know", "sorry this is so long",
-          "i could go on and on", "there is more to it than that")
+FILLER = (
+    "sorry for the long post.",
+    "this is a throwaway account.",
+    "first time posting here.",
+    "i do not know what to do.",
+)
+UPDATE = (
+    "edit: thanks for all the replies, i will read them later.",
+    "edit: some of you say to {ask}, i am not sure.",
+    "update: nothing new so far, i will post again later today.",
+)
+RAMBLE = (
+    "anyway that is all i can say",
+    "it is a long story and i do not know",
+    "sorry this is so long",
+    "i could go on and on",
+    "there is more to it than that",
+)
 
 
 @dataclass(frozen=True)
@@ -123,9 +144,9 @@ def _other(slot: str, value: str, rng: random.Random) -> str:
 def _shuffled(text: str, rng: random.Random) -> str:
     words = text.split()
     start = rng.randrange(max(1, len(words) - 4))
-    middle = words[start:start + 6]
+    middle = words[start : start + 6]
     rng.shuffle(middle)
-    return " ".join(words[:start] + middle + words[start + 6:])
+    return " ".join(words[:start] + middle + words[start + 6 :])
 
 
 def make_facts(rng: random.Random) -> dict[str, str]:
@@ -143,9 +164,17 @@ def make_post(number: int, rng: random.Random) -> dict:
     body = " ".join(sentences)
     if rng.random() < 0.25:
         body += "\n" + " ".join(rng.sample([line.format(**others) for line in UPDATE], rng.randint(1, 2)))
-    title = rng.choice(("need advice", "my {who}", "about my {what}", "help me please", "should i {ask}?")).format(**facts)
-    return {"id": f"e{number}", "subreddit": rng.choice(SUBREDDITS), "title": title, "post": body,
-            "summary": summarise(facts, AUTHOR, rng), "facts": facts}
+    title = rng.choice(("need advice", "my {who}", "about my {what}", "help me please", "should i {ask}?")).format(
+        **facts
+    )
+    return {
+        "id": f"e{number}",
+        "subreddit": rng.choice(SUBREDDITS),
+        "title": title,
+        "post": body,
+        "summary": summarise(facts, AUTHOR, rng),
+        "facts": facts,
+    }
 
 
 def make_posts(count: int, seed: int, split: str) -> list[dict]:
@@ -174,10 +203,15 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: rand
     margin = gold(post["facts"], texts[1]) - gold(post["facts"], texts[0])
     choice = int(rng.random() < 1 / (1 + math.exp(-margin / ANNOTATOR_NOISE)))
     confidence = min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
-    return {"info": {key: post[key] for key in ("id", "subreddit", "title", "post")}, "split": split,
-            "summaries": [{"text": " " + text, "policy": name} for text, name in zip(texts, names)],
-            "choice": choice, "worker": f"w{rng.randrange(8)}", "batch": f"batch{rng.randrange(4) + (10 if split != 'train' else 0)}",
-            "extra": {"confidence": confidence}}
+    return {
+        "info": {key: post[key] for key in ("id", "subreddit", "title", "post")},
+        "split": split,
+        "summaries": [{"text": " " + text, "policy": name} for text, name in zip(texts, names)],
+        "choice": choice,
+        "worker": f"w{rng.randrange(8)}",
+        "batch": f"batch{rng.randrange(4) + (10 if split != 'train' else 0)}",
+        "extra": {"confidence": confidence},
+    }
 
 
 @dataclass(frozen=True)
@@ -200,8 +234,14 @@ def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
     wrong = sum(facts[CLASS_OF[word]] != word for word in stated)
     repeated = len(stated) - len(set(stated))
     odd = sum(pair not in _known_bigrams() for pair in zip(("", *_classes(words)), (*_classes(words), "")))
-    score = (sum(WORTH[slot] for slot in covered) + WRONG * wrong + REPEATED * repeated + UNGRAMMATICAL * odd
-             + PER_WORD * len(words) + (0.0 if ended else UNFINISHED))
+    score = (
+        sum(WORTH[slot] for slot in covered)
+        + WRONG * wrong
+        + REPEATED * repeated
+        + UNGRAMMATICAL * odd
+        + PER_WORD * len(words)
+        + (0.0 if ended else UNFINISHED)
+    )
     return Grade(len(covered), wrong, repeated, odd, len(words), score)
 
 
@@ -262,6 +302,7 @@ def _judge(facts: dict[str, str], text: str) -> str:
 
 def _check(facts: dict[str, str], text: str) -> str:
     """The text by a reader who has the post before him: each fact with whether it is so."""
+
     def verdict(match: re.Match) -> str:
         word = match.group()
         return f"{word} {'yes' if facts[CLASS_OF[word]] == word else 'no'}" if word in CLASS_OF else word

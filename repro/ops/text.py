@@ -30,4 +30,3 @@ def logprob_of(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     """[B, R, V], [B, R] -> [B, R] float32: log-probability of each token at `temperature` (N+ blog, detail P1)."""
     scaled = logits.float() / (temperature + TEMPERATURE_EPSILON)
     return scaled.gather(-1, tokens[..., None]).squeeze(-1) - scaled.logsumexp(-1)
-

@@ -30,8 +30,10 @@ def html(built) -> str:
 
 def strict(text: str) -> dict:
     """JSON as the standard has it: NaN and infinities are refused."""
+
     def refuse(word: str):
         raise ValueError(f"{word} is not JSON")
+
     return json.loads(text, parse_constant=refuse)
 
 
@@ -54,8 +56,15 @@ def test_model_text_is_escaped(html):
 
 
 def test_the_page_tells_what_was_expected_and_what_ran(html, study):
-    for text in (study.tags["question"], "larger KL early", "make ablation DETAIL=whiten_adv", "0123456789abcdef",
-                 "torch 2.13.0", "not resolved", "all arms"):
+    for text in (
+        study.tags["question"],
+        "larger KL early",
+        "make ablation DETAIL=whiten_adv",
+        "0123456789abcdef",
+        "torch 2.13.0",
+        "not resolved",
+        "all arms",
+    ):
         assert text in html
 
 
@@ -71,8 +80,10 @@ def test_verdict_file(built, study):
 
 def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect(study):
     off, scale_only = page.headline(study).splitlines()
-    assert off == ("off is worse than shift_and_scale: win rate \N{MINUS SIGN}0.100 (95 % interval \N{MINUS SIGN}0.125 "
-                   "to \N{MINUS SIGN}0.075, 3 paired seeds; smallest effect of interest 0.020).")
+    assert off == (
+        "off is worse than shift_and_scale: win rate \N{MINUS SIGN}0.100 (95 % interval \N{MINUS SIGN}0.125 "
+        "to \N{MINUS SIGN}0.075, 3 paired seeds; smallest effect of interest 0.020)."
+    )
     assert scale_only.startswith("Undecided whether scale_only differs") and "80 % power" in scale_only
 
 
@@ -113,8 +124,10 @@ def test_diverged_failed_and_missing_seeds_are_listed(store, tmp_path):
 def test_values_that_are_not_finite_are_told(study, tmp_path):
     counts = study.curves["metric"] == "nonfinite/objective/score"
     blown = study.curves.assign(value=study.curves["value"].mask(counts & (study.curves["arm"] == "off"), 2.0))
-    assert "off: objective/score was not finite at times (seed 1, 2, 3)." in page.build(
-        replace(study, curves=blown), tmp_path).read_text()
+    assert (
+        "off: objective/score was not finite at times (seed 1, 2, 3)."
+        in page.build(replace(study, curves=blown), tmp_path).read_text()
+    )
     assert not page.warnings(study, page.analyse(study))
 
 
@@ -131,7 +144,8 @@ def test_shared_stages_are_told_from_own_ones(study):
     keys = ["a", "a", "a", "b", "b", "b", "a", "a", "a"]  # shift_and_scale, off, scale_only by seed
     split = page.shared_stages(replace(study, runs=study.runs.assign(**{"stage.rm": keys})))
     assert {row["stage"]: row["sharing"] for row in split}["rm"] == (
-        "shift_and_scale, scale_only \N{MIDDLE DOT} all seeds; off \N{MIDDLE DOT} all seeds")
+        "shift_and_scale, scale_only \N{MIDDLE DOT} all seeds; off \N{MIDDLE DOT} all seeds"
+    )
 
 
 def test_sft_policies_that_differ_between_arms_are_told_apart(study):
@@ -142,10 +156,20 @@ def test_sft_policies_that_differ_between_arms_are_told_apart(study):
     assert [s["who"] for s in page.posts(study)[0]["summaries"] if not s["arm"]] == ["SFT"] * 3
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0.0204, "0.020"), (-0.5, "\N{MINUS SIGN}0.500"), (12.345, "12.35"), (1234.0, "1,234"),
-    (0.0004, "0.0004"), (0.00004, "4.0e\N{MINUS SIGN}05"), (0.0, "0.000"), (-1e-17, "0.000"),
-    (math.nan, "\N{EN DASH}")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0204, "0.020"),
+        (-0.5, "\N{MINUS SIGN}0.500"),
+        (12.345, "12.35"),
+        (1234.0, "1,234"),
+        (0.0004, "0.0004"),
+        (0.00004, "4.0e\N{MINUS SIGN}05"),
+        (0.0, "0.000"),
+        (-1e-17, "0.000"),
+        (math.nan, "\N{EN DASH}"),
+    ],
+)
 def test_numbers_are_readable(value, text):
     assert page.number(value) == text
 
@@ -160,9 +184,17 @@ def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
         "from reports.page import report\n"
-        f"print(report('whiten_adv', 'mini', {str(tmp_path)!r}))\n")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          check=False, env=os.environ | {"MLFLOW_TRACKING_URI": store})
+        f"print(report('whiten_adv', 'mini', {str(tmp_path)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"MLFLOW_TRACKING_URI": store},
+    )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "whiten_adv" / "index.html"
 

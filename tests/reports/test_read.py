@@ -65,9 +65,13 @@ def test_an_unknown_study_names_those_that_exist(store):
         read_study("whiten_adv", "huge", store)
 
 
-@pytest.mark.parametrize(("name", "run", "message"), [
-    ("unfinished", Fake(ARMS[0], 1, outcome="failed", curves=False, finals=False), "no finished run"),
-    ("headless", Fake("off", 1, curves=False, finals=False), "reference arm")])
+@pytest.mark.parametrize(
+    ("name", "run", "message"),
+    [
+        ("unfinished", Fake(ARMS[0], 1, outcome="failed", curves=False, finals=False), "no finished run"),
+        ("headless", Fake("off", 1, curves=False, finals=False), "reference arm"),
+    ],
+)
 def test_a_study_that_cannot_be_compared_says_why(store, name, run, message):
     log(store, experiment(store, f"{name}-mini"), run, start=1_000)
     with pytest.raises(UserError, match=message):

@@ -32,8 +32,10 @@ def finals(**arms: list[float]) -> pd.DataFrame:
 
 def test_differences_are_taken_within_a_seed():
     paired = differences(finals(ref=[1.0, 5.0], off=[1.5, 4.0]), "ref")
-    assert paired.to_dict("records") == [{"metric": "m", "arm": "off", "seed": 0, "difference": 0.5},
-                                         {"metric": "m", "arm": "off", "seed": 1, "difference": -1.0}]
+    assert paired.to_dict("records") == [
+        {"metric": "m", "arm": "off", "seed": 0, "difference": 0.5},
+        {"metric": "m", "arm": "off", "seed": 1, "difference": -1.0},
+    ]
 
 
 def test_a_curve_is_compared_on_the_steps_that_both_runs_have():
@@ -71,11 +73,21 @@ def test_interval_of_one_value_does_not_exist_and_of_equal_values_is_a_point():
     assert t_interval(pd.Series([1.0, 1.0])) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(("low", "high", "higher_is_better", "word"), [
-    (0.03, 0.09, True, "better"), (0.03, 0.09, False, "worse"), (-0.09, -0.03, True, "worse"),
-    (-0.09, -0.03, False, "better"), (-0.01, 0.01, True, "no difference"), (0.001, 0.01, True, "no difference"),
-    (-0.02, 0.02, True, "no difference"), (-0.02, 0.021, True, "undecided"), (0.01, 0.03, True, "better"),
-    (math.nan, math.nan, True, "undecided")])
+@pytest.mark.parametrize(
+    ("low", "high", "higher_is_better", "word"),
+    [
+        (0.03, 0.09, True, "better"),
+        (0.03, 0.09, False, "worse"),
+        (-0.09, -0.03, True, "worse"),
+        (-0.09, -0.03, False, "better"),
+        (-0.01, 0.01, True, "no difference"),
+        (0.001, 0.01, True, "no difference"),
+        (-0.02, 0.02, True, "no difference"),
+        (-0.02, 0.021, True, "undecided"),
+        (0.01, 0.03, True, "better"),
+        (math.nan, math.nan, True, "undecided"),
+    ],
+)
 def test_verdict_words(low, high, higher_is_better, word):
     assert verdict(low, high, 0.02, higher_is_better) == word
 
@@ -89,6 +101,7 @@ def test_seeds_needed_is_the_first_n_with_enough_power():
     def power(n: float) -> float:
         critical = stats.t.ppf(0.975, n - 1)
         return stats.nct.sf(critical, n - 1, 0.8 * n**0.5) + stats.nct.cdf(-critical, n - 1, 0.8 * n**0.5)
+
     n = seeds_needed(1.0, 0.8)
     assert power(n) >= 0.8 > power(n - 1)
 
@@ -105,26 +118,38 @@ def test_an_arm_with_one_pair_or_none_is_undecided():
     assert rows["n"].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("predicted", "low", "high", "margin", "result"), [
-    ("up", 0.1, 0.2, 0, "as predicted"), ("up", -0.2, -0.1, 0, "opposite"), ("up", -0.1, 0.2, 0, "not resolved"),
-    ("down", -0.2, -0.1, 0, "as predicted"), ("down", 0.1, 0.2, 0, "opposite"),
-    ("same", -0.1, 0.1, 0.2, "as predicted"), ("same", -0.1, 0.1, 0, "not resolved"),
-    ("same", 0.1, 0.3, 0.2, "opposite"), ("same", 0.0, 0.0, 0, "as predicted"),
-    ("up", math.nan, math.nan, 0, "not resolved"), ("same", math.nan, math.nan, 0.2, "not resolved")])
+@pytest.mark.parametrize(
+    ("predicted", "low", "high", "margin", "result"),
+    [
+        ("up", 0.1, 0.2, 0, "as predicted"),
+        ("up", -0.2, -0.1, 0, "opposite"),
+        ("up", -0.1, 0.2, 0, "not resolved"),
+        ("down", -0.2, -0.1, 0, "as predicted"),
+        ("down", 0.1, 0.2, 0, "opposite"),
+        ("same", -0.1, 0.1, 0.2, "as predicted"),
+        ("same", -0.1, 0.1, 0, "not resolved"),
+        ("same", 0.1, 0.3, 0.2, "opposite"),
+        ("same", 0.0, 0.0, 0, "as predicted"),
+        ("up", math.nan, math.nan, 0, "not resolved"),
+        ("same", math.nan, math.nan, 0.2, "not resolved"),
+    ],
+)
 def test_agreement_with_a_prediction(predicted, low, high, margin, result):
     assert agreement(predicted, low, high, margin) == result
 
 
 def test_the_smallest_effect_widens_same_on_the_primary_metric_alone():
-    rows = [(m, "ref", s, 0, 0.0) for m in "ab" for s in range(3)] + \
-        [(m, "off", s, 0, v) for m in "ab" for s, v in enumerate([0.001, -0.001, 0.0])]
+    rows = [(m, "ref", s, 0, 0.0) for m in "ab" for s in range(3)] + [
+        (m, "off", s, 0, v) for m in "ab" for s, v in enumerate([0.001, -0.001, 0.0])
+    ]
     checked = predictions(intervals(differences(tidy(rows), "ref")), ("off",), {"a": "same", "b": "same"}, "a", 0.02)
     assert dict(zip(checked["metric"], checked["result"], strict=True)) == {"a": "as predicted", "b": "not resolved"}
 
 
 def test_tally_counts_what_was_measured_and_lists_what_was_not():
-    runs = pd.DataFrame([("ref", 1, "finished"), ("ref", 2, "finished"), ("off", 1, "diverged")],
-                        columns=["arm", "seed", "outcome"])
+    runs = pd.DataFrame(
+        [("ref", 1, "finished"), ("ref", 2, "finished"), ("off", 1, "diverged")], columns=["arm", "seed", "outcome"]
+    )
     primary = pd.DataFrame([("ref", 1, 0.5), ("ref", 2, 0.5), ("off", 1, 0.1)], columns=["arm", "seed", "value"])
     rows = tally(runs, primary, ("ref", "off"), (1, 2)).set_index("arm")
     assert rows.loc["off", ["planned", "outcomes", "absent", "counted"]].tolist() == [2, {"diverged": [1]}, [2], [1]]
@@ -132,8 +157,11 @@ def test_tally_counts_what_was_measured_and_lists_what_was_not():
 
 
 def test_complete_steps_end_where_the_first_seed_of_an_arm_ends():
-    curves = tidy([("m", "off", 0, s, 1.0) for s in (1, 2, 3)] + [("m", "off", 1, s, 1.0) for s in (1, 2)] +
-                  [("m", "ref", 0, s, 1.0) for s in (1, 2, 3)])
+    curves = tidy(
+        [("m", "off", 0, s, 1.0) for s in (1, 2, 3)]
+        + [("m", "off", 1, s, 1.0) for s in (1, 2)]
+        + [("m", "ref", 0, s, 1.0) for s in (1, 2, 3)]
+    )
     kept = complete_steps(curves).groupby(["arm", "seed"])["step"].max()
     assert kept.to_dict() == {("off", 0): 2, ("off", 1): 2, ("ref", 0): 3}
 
