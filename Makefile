@@ -12,7 +12,7 @@ OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
 	@$(PY) -m repro run $(DETAIL) $(OPTIONS)
@@ -48,7 +48,7 @@ lock:  ## pin the newest versions that pyproject.toml admits
 	rm -rf .lock-venv
 
 clean:  ## remove the environment, the cache, the store and the reports
-	rm -rf $(VENV) cache mlflow.db mlartifacts reports/build
+	rm -rf $(VENV) cache mlflow.db* mlartifacts reports/build
 
 .PHONY: need-detail
 need-detail:

@@ -135,6 +135,8 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "reference": tags.get("reference") == "true",
                 "outcome": tags.get("outcome", run.info.status.lower()),
                 "started": run.info.start_time,
+                # A study that goes back to runs it has makes no new ones: it marks them as asked for.
+                "asked": int(tags.get("asked", 0)),
             }
             | stages
             | {name: tags.get(name, "not recorded") for name in PROVENANCE}
@@ -148,7 +150,7 @@ def _newest(runs: pd.DataFrame, name: str) -> pd.DataFrame:
         raise UserError(f"the study {name} has no finished run yet; wait for one, or start the study again")
     if not runs["reference"].any():
         raise UserError(f"the study {name} has no run of the reference arm to compare with; run that arm first")
-    ordered = runs.sort_values(["started", "run_id"], kind="stable")
+    ordered = runs.sort_values(["asked", "started", "run_id"], kind="stable")
     kept = ordered.drop_duplicates(["arm", "seed"], keep="last")
     by_arm = kept.sort_values(["reference", "arm", "seed"], ascending=[False, True, True])
     return by_arm.reset_index(drop=True)

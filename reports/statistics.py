@@ -131,18 +131,24 @@ def verdicts(
 
 
 def predictions(
-    summary: pd.DataFrame, arms: tuple[str, ...], moves: dict[str, str], primary: str, smallest_effect: float
+    summary: pd.DataFrame,
+    arms: tuple[str, ...],
+    moves: dict[str, str | dict[str, str]],
+    primary: str,
+    smallest_effect: float,
 ) -> pd.DataFrame:
     """Each predicted movement beside what happened, one row per metric and arm.
 
     Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
     """
     rows = [
-        _rows(summary, metric, arms).assign(metric=metric, predicted=direction) for metric, direction in moves.items()
+        _rows(summary, metric, arms).assign(metric=metric, predicted=[_direction(move, arm) for arm in arms])
+        for metric, move in moves.items()
     ]
     if not rows:
         return pd.DataFrame(columns=["arm", "metric", "predicted", "n", "mean", "low", "high", "result"])
     frame = pd.concat(rows, ignore_index=True)
+    frame = frame[frame["predicted"] != ""].reset_index(drop=True)
     margin = np.where(frame["metric"] == primary, smallest_effect, 0.0)
     result = [agreement(r.predicted, r.low, r.high, m) for r, m in zip(frame.itertuples(), margin, strict=True)]
     return frame.assign(result=result)
@@ -190,6 +196,11 @@ def complete_steps(curves: pd.DataFrame) -> pd.DataFrame:
     seeds = curves.groupby(["metric", "arm"])["seed"].transform("nunique")
     here = curves.dropna(subset="value").groupby(["metric", "arm", "step"])["seed"].transform("nunique")
     return curves[here.reindex(curves.index) == seeds]
+
+
+def _direction(move: str | dict[str, str], arm: str) -> str:
+    """Where the arm was predicted to move a metric; nothing where nothing was predicted of it."""
+    return move if isinstance(move, str) else move.get(arm, "")
 
 
 def _rows(summary: pd.DataFrame, metric: str, arms: tuple[str, ...]) -> pd.DataFrame:

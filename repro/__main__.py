@@ -173,7 +173,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     study, cache = _study(arguments), _cache()
     _require_report_folder()
-    from repro import launch
+    from repro import data, launch
 
     workers = launch.workers_for(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
@@ -184,6 +184,9 @@ def _run(arguments: argparse.Namespace) -> int:
         highlight=False,
     )
     _tell_of_corrupt(board)
+    if not board.over:
+        for recipe in study.arms.values():
+            data.check(recipe, study.scale)
     _execute(study, board, workers, _command(arguments))
     if not board.failed:
         return _build(study.detail.name, study.scale.name)

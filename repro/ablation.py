@@ -16,6 +16,7 @@ _KINDS = {
     "detail": str,
     "question": str,
     "scale": str,
+    "set": dict,
     "seeds": list,
     "arms": list,
     "primary": str,
@@ -47,7 +48,7 @@ def load(
     path = folder / f"{name}.toml"
     declared = _read(path) if path.exists() else {"detail": details.find(name).name}
     detail = details.find(declared["detail"])
-    budget = scale.find(scale_name or declared.get("scale", "mini"), changes)
+    budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
     arms = dict.fromkeys([detail.reference, *map(str, declared.get("arms", detail.variants))])
     smallest_effect = float(declared.get("smallest_effect", 0.05))
     if not 0 < smallest_effect < math.inf:
@@ -71,7 +72,14 @@ def names(name: str, scale_name: str = "", changes: Mapping[str, str] = {}, fold
     """Detail and scale as the store calls them: all that a report has to know of the study."""
     path = folder / f"{name}.toml"
     declared = _read(path) if path.exists() else {"detail": name}
-    return declared["detail"], scale.full_name(scale_name or declared.get("scale", "mini"), changes)
+    return declared["detail"], scale.full_name(*_scale_and_changes(declared, scale_name, changes))
+
+
+def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What is given, over what the file declares; the file's `set` is about the file's scale and no other."""
+    own = declared.get("scale", "mini")
+    declared_changes = declared.get("set", {}) if scale_name in ("", own) else {}
+    return scale_name or own, {name: str(value) for name, value in declared_changes.items()} | dict(changes)
 
 
 def _read(path: Path) -> dict:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from repro import model
 from repro.data import Corpus, embedded
+from repro.errors import UserError
 from repro.stage import Stage, Work
 
 END_OF_TEXT = "<|endoftext|>"
@@ -25,8 +26,14 @@ def _run(work: Work) -> None:
         policy = model.load_policy(folder)
     else:
         positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
-        vocabulary = math.ceil((corpus.tokenizer.vocab_size + 1) / 64) * 64
+        vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
         policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
+    if policy.config.vocab_size < corpus.tokenizer.vocab_size:
+        raise UserError(
+            f"the tokenizer has {corpus.tokenizer.vocab_size} ids and the base model {policy.config.vocab_size}; "
+            "give a model and a tokenizer that belong together"
+        )
+    model.require_reproducible(policy)
     model.save_policy(policy, work.out / "model")
     work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
 
@@ -93,6 +100,7 @@ def _pad(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str]) -> tuple[
 
 def make_embedded_base(folder: Path, steps: int) -> None:
     """Write `tokenizer.json` and `base/` of the embedded corpus: the command behind the shipped files."""
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     began = time.time()

@@ -14,8 +14,8 @@ from statistics import median
 from transformers import AutoConfig
 
 from repro import stage
-from repro.errors import UserError
 from repro.launch import Job
+from repro.model import parse_shape
 from repro.scale import Scale
 
 FLOPS = 2.5e10  # of one core in float32, measured on small matrices
@@ -67,8 +67,5 @@ def _weights(model: str) -> tuple[float, float]:
         config = AutoConfig.from_pretrained(model, local_files_only=True)
         hidden, layers, vocabulary = config.hidden_size, config.num_hidden_layers, config.vocab_size
         return layers * 12 * hidden**2, hidden * vocabulary
-    try:
-        hidden, layers, _, intermediate = (int(part) for part in model.removeprefix("gpt-neox:").split("/"))
-    except ValueError:
-        raise UserError(f"model={model!r} is neither a folder nor a shape; give one, as gpt-neox:128/6/4/512") from None
+    hidden, layers, _, intermediate = parse_shape(model)
     return layers * (4 * hidden**2 + 2 * hidden * intermediate), hidden * 50_304

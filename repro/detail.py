@@ -16,7 +16,7 @@ class Detail:
 
     `stages` may read it; `paper` says where it is stated; `reference` is the label of the paper's variant; `variants`
     maps a label to the function or constant that its one call site uses; `hypothesis` is what leaving the reference
-    should do, and `moves` the same as metric -> "up", "down" or "same".
+    should do, and `moves` the same as metric -> "up", "down" or "same", or where arms differ label -> one of these.
     """
 
     name: str
@@ -26,12 +26,15 @@ class Detail:
     reference: str
     variants: Mapping[str, Any]
     hypothesis: str
-    moves: Mapping[str, str]
+    moves: Mapping[str, str | Mapping[str, str]]
 
     def __post_init__(self) -> None:
         assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
-        assert set(self.moves.values()) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
+        for move in self.moves.values():
+            words = [move] if isinstance(move, str) else move.values()
+            assert set(words) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
+            assert isinstance(move, str) or set(move) <= set(self.variants), f"{self.name}: moves of an unknown variant"
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def validate(models: "Models", corpus: Corpus, work: Work) -> Metrics:
         posts, _write(models, posts, GREEDY, corpus, work), reference_scores(models.reward_model, posts, corpus, work)
     )
     names = [name for name in ("win", "gold", "score") if name in table]
-    return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean()) for name in names}
+    return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean(skipna=False)) for name in names}
 
 
 def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
@@ -145,7 +145,7 @@ def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, wo
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
     table = gold_of(posts, corpus.decode(rollout.response), rollout.has_eos.cpu().numpy())
-    return {"objective/gold": float(table["gold"].mean())} if "gold" in table else {}
+    return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
 # ---------------------------------------------------------------------------------------------- the two stages
@@ -180,7 +180,7 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     measured = _means(greedy, "") | _means(sampled, "sampled_")
     measured["kl"] = measured.pop("sampled_kl")
     if "gold" in greedy:
-        measured["reference_gold"] = float(greedy["reference_gold"].mean())
+        measured["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
     return measured, greedy.assign(post_id=posts["id"], query=posts["query"], reference=posts["reference"])
 
 
@@ -190,7 +190,7 @@ def _means(table: pd.DataFrame, prefix: str) -> Metrics:
         for name in ("gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l")
         if name in table
     }
-    return {f"{prefix}{new}": float(table[old].mean()) for old, new in names.items()}
+    return {f"{prefix}{new}": float(table[old].mean(skipna=False)) for old, new in names.items()}
 
 
 def _run_baseline(work: Work) -> None:

@@ -1,6 +1,7 @@
 """Policies, reward models and critics: made, saved, sampled from and scored with. No detail is read here.
 
-A policy is any causal language model of `transformers`; a reward model or critic is a trunk of one with a scalar head.
+A policy is a causal language model of `transformers` with rotary positions; a reward model or critic is a trunk of one
+with a scalar head.
 Padding is token 0 behind an attention mask, as the paper's code does, so that no embedding is added for it.
 """
 
@@ -32,7 +33,7 @@ def pad_with_own_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenize
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
             f"the tokenizer pads with its end of text {tokenizer.eos_token!r}, and the recipe wants them apart; "
-            "give it a [PAD] token of its own, or choose pad_token=eos"
+            "give it a [PAD] token of its own"
         )
     return tokenizer
 
@@ -162,8 +163,9 @@ class ScalarModel(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T] -> [B, T] float32: normalised output at every token."""
         hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        output = torch.nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
-        return (output.squeeze(-1) - self.bias) / self.gain
+        with torch.autocast(hidden.device.type, enabled=False):  # it would round the score to bfloat16
+            output = nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
+            return (output.squeeze(-1) - self.bias) / self.gain
 
 
 def head_normal(head: nn.Linear, generator: torch.Generator) -> None:
@@ -212,7 +214,7 @@ def set_dropout(network: nn.Module, probability: float) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        if hasattr(module, "attention_dropout"):
+        if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = probability
     return network.train()
 
@@ -221,16 +223,36 @@ def frozen(network: nn.Module) -> nn.Module:
     return set_dropout(network, 0.0).eval().requires_grad_(False)
 
 
+def parse_shape(shape: str) -> tuple[int, int, int, int]:
+    """Hidden size, layers, heads and intermediate size of "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
+    parts = shape.removeprefix("gpt-neox:").split("/")
+    if (
+        len(parts) == 4
+        and all(part.isdecimal() and int(part) > 0 for part in parts)
+        and int(parts[0]) % int(parts[2]) == 0
+    ):
+        return tuple(map(int, parts))
+    raise UserError(
+        f"{shape!r} is neither a model's folder nor a shape; a shape is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole "
+        "numbers, HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)"
+    )
+
+
+def require_reproducible(policy: PreTrainedModel) -> None:
+    """UserError where two training passes disagree, or padding on the left changes the logits (N+ details 7 and 14)."""
+    ids = torch.arange(1, 9)[None]
+    padded = torch.cat([torch.full((1, 3), -1), ids], 1)
+    with torch.no_grad():
+        first, again, shifted = (set_dropout(policy, 0.0)(**attend(x, -1)).logits[:, -8:] for x in (ids, ids, padded))
+    if not torch.equal(first, again):
+        raise UserError("the base model has dropout that cannot be switched off; give one without")
+    if not torch.allclose(first, shifted, atol=1e-3):
+        raise UserError("padding on the left changes what the base model says; give one with rotary positions")
+
+
 def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTrainedModel:
     """A GPT-NeoX with random weights from "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
-    try:
-        hidden, layers, heads, intermediate = (int(part) for part in shape.removeprefix("gpt-neox:").split("/"))
-        assert hidden % heads == 0
-    except (ValueError, AssertionError):
-        raise UserError(
-            f"{shape!r} is no model shape; one is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole numbers, "
-            "HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)"
-        ) from None
+    hidden, layers, heads, intermediate = parse_shape(shape)
     config = GPTNeoXConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,

@@ -70,6 +70,10 @@ def _run(work: Work) -> None:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         rollout = roll_out(models, queries[rows[mine]], uniform[mine], corpus, scale.rollout_batch, accelerator)
         target, measured = targets(rollout, coefficient, pick, accelerator.reduce)
+        if update % scale.evaluate_every == 0:
+            models.policy.eval()
+            measured |= evaluate.validate(models, corpus, work)
+            models.policy.train()
         passes = []
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
@@ -89,8 +93,6 @@ def _run(work: Work) -> None:
         measured |= {name: sum(p[name] for p in passes) / len(passes) for name in passes[0]}
         measured["policy/first_ratio_error"] = passes[0]["policy/ratio_error"]
         measured |= evaluate.true_quality(posts.select(rows[mine].tolist()), rollout, corpus)
-        if update % scale.evaluate_every == 0 or update == updates - 1:
-            measured |= evaluate.validate(models, corpus, work)
         work.log(update * scale.ppo_batch, measured)
         if not math.isfinite(measured["loss/total"]):
             outcome = "diverged"
@@ -261,7 +263,7 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
 
 STAGE = Stage(
     "ppo",
-    version=1,
+    version=2,
     upstream=("data", "sft", "rm"),
     seeded=True,
     run=_run,

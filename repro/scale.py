@@ -1,12 +1,14 @@
 """Scale: the budget of a run, and nothing else. A choice that changes what is computed is a Detail."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from repro.detail import nearest
 from repro.errors import UserError
+from repro.model import parse_shape
 
 EMBEDDED = Path(__file__).parent / "data" / "embedded_assets"
 
@@ -22,7 +24,7 @@ class Scale:
     posts_file: Path = Path()  # local corpus only
     comparisons_file: Path = Path()  # local corpus only
 
-    corpus_seed: int = 20240324
+    corpus_seed: int = 20261120
     posts: int = 10_000
     validation_posts: int = 256
     test_posts: int = 512
@@ -75,7 +77,8 @@ _EMBEDDED = Scale(
     rm_learning_rate=5e-4,
     episodes=2_048,
     ppo_batch=64,
-    ppo_learning_rate=6e-4,
+    ppo_learning_rate=3e-4,
+    micro_batch=32,
     evaluate_every=2,
 )
 
@@ -92,7 +95,7 @@ SCALES: dict[str, Scale] = {
             validation_comparisons=64,
             episodes=128,
             ppo_batch=32,
-            micro_batch=32,
+            micro_batch=16,
             evaluate_every=2,
             seeds=(1, 2),
         ),
@@ -138,10 +141,15 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
 
 def full_name(name: str, changes: Mapping[str, str]) -> str:
     """What a preset with changes is called: a changed budget is another scale, a path to data is not."""
-    budget = [f"{field}={Path(value).name}" for field, value in changes.items() if field not in (*PATHS, "model")]
+    budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in PATHS]
     long = "-".join([name, *budget])
     # It names folders, so it has to stay short.
     return long if len(long) <= 80 else f"{name}-{hashlib.sha256(long.encode()).hexdigest()[:12]}"
+
+
+def _in_a_name(value: str) -> str:
+    """It becomes part of a folder's name; of a path only the last part says something."""
+    return Path(value).name if Path(value).exists() else value.replace("/", "_")
 
 
 def _parse(field: str, text: str, kind: type) -> object:
@@ -162,23 +170,17 @@ def _checked(scale: Scale) -> Scale:
         path = getattr(scale, field)
         if str(path) != "." and not path.exists():
             raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
-    for field in (
-        "posts",
-        "validation_posts",
-        "test_posts",
-        "comparisons",
-        "sft_batch",
-        "rm_batch",
-        "ppo_batch",
-        "micro_batch",
-        "rollout_batch",
-        "threads",
-        "evaluate_every",
-        "response_tokens",
-        "query_tokens",
-    ):
-        if getattr(scale, field) < 1:
-            raise UserError(f"{field}={getattr(scale, field)} must be at least 1")
+    for field, words in (("corpus", ("embedded", "local")), ("precision", ("auto", "float32"))):
+        if getattr(scale, field) not in words:
+            raise UserError(f"{field}={getattr(scale, field)!r} is unknown; {nearest(getattr(scale, field), words)}")
+    for field in fields(scale):
+        value = getattr(scale, field.name)
+        if field.type is int and field.name != "corpus_seed" and value < 1:
+            raise UserError(f"{field.name}={value} must be at least 1")
+        if field.type is float and not 0 < value < math.inf:
+            raise UserError(f"{field.name}={value} must be above 0, and finite")
+    if not Path(scale.model).is_dir():
+        parse_shape(scale.model)
     for field, batch in (
         ("episodes", "ppo_batch"),
         ("posts", "ppo_batch"),

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -128,11 +129,14 @@ class Tracker:
         keys = pipeline.keys(recipe, self.study.scale, seed)
         identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
         record = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        asked = str(time.time_ns())
         if record in known:
+            self.client.set_tag(known[record].info.run_id, "asked", asked)
             return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
         tags = {
             **facts,
             "record": record,
+            "asked": asked,
             "arm": arm,
             "seed": str(seed),
             "reference": str(arm == self.study.detail.reference).lower(),

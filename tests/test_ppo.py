@@ -250,7 +250,7 @@ def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped():
 
 
 @pytest.mark.parametrize("placement", ["in_reward", "in_loss"])
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sum_over_longest"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sum_over_limit"])
 def test_the_micro_batch_changes_neither_loss_nor_gradient(aggregation, placement):
     choices = {"loss_aggregation": aggregation, "kl_placement": placement}
     whole, gradient = improved(8, **choices)

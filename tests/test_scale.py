@@ -25,7 +25,9 @@ def test_fields_are_read_as_the_type_they_have(find):
 
 def test_a_changed_budget_shows_in_the_name_and_a_path_does_not(find, tmp_path):
     assert find(changes={"posts": "64", "threads": "2"}).name == "smoke-posts=64-threads=2"
-    assert find(changes={"model": str(tmp_path)}).name == "smoke"
+    assert find(changes={"model": str(tmp_path)}).name == f"smoke-model={tmp_path.name}"
+    assert find(changes={"model": "gpt-neox:32/2/2/64"}).name == "smoke-model=gpt-neox:32_2_2_64"
+    assert find(changes={"tokenizer": str(tmp_path)}).name == "smoke"
 
 
 def test_a_path_becomes_a_path(find, tokenizer_file):

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from repro.data import embedded, local, tldr
+from repro.detail import Pick, Recipe
 from repro.details import PAD_TOKEN
+from repro.scale import Scale
 from repro.stage import Budget, Stage, Work
 
 FIELDS = (
@@ -92,7 +94,13 @@ def _run(work: Work) -> None:
     )
 
 
-def _read(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def check(recipe: Recipe, scale: Scale) -> None:
+    """UserError, before anything is recorded, where the data stage would refuse its input."""
+    Pick(recipe, "data")(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
+    _read(scale)
+
+
+def _read(scale: Budget | Scale) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     return {"embedded": _embedded, "local": _local}[scale.corpus](scale)
 
 
@@ -119,4 +127,4 @@ def _local(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]
     )
 
 
-STAGE = Stage("data", version=1, fields=FIELDS, upstream=(), seeded=False, run=_run)
+STAGE = Stage("data", version=2, fields=FIELDS, upstream=(), seeded=False, run=_run)

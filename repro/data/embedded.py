@@ -180,7 +180,7 @@ def make_post(number: int, rng: random.Random) -> dict:
 def make_posts(count: int, seed: int, split: str) -> list[dict]:
     """`count` posts; another seed or split gives other posts."""
     rng = random.Random(f"{split}-{seed}")
-    return [make_post(number, rng) for number in range(count)]
+    return [make_post(number, rng) | {"id": f"{split}-{number}"} for number in range(count)]
 
 
 def make_comparisons(posts: list[dict], count: int, seed: int, split: str) -> list[dict]:

@@ -59,8 +59,8 @@ def sequence_mean(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> 
     return mask / lengths / reduce(torch.tensor(float(len(mask)), device=mask.device))
 
 
-def sum_over_longest(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
-    """[B, R] weights: a sum over tokens divided by the response tensor's length and the episodes (Dr. GRPO)."""
+def sum_over_limit(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
+    """[B, R] weights: a sum over tokens divided by the response limit and the episodes (Dr. GRPO)."""
     return mask / mask.shape[1] / reduce(torch.tensor(float(len(mask)), device=mask.device))
 
 

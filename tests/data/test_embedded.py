@@ -44,7 +44,7 @@ def test_a_summary_that_states_every_fact_once_is_worth_all_of_them_less_its_wor
     assert got.gold == pytest.approx(sum(WORTH.values()) + 19 * PER_WORD)
 
 
-@pytest.mark.parametrize(("slot", "word"), [("where", "denver"), ("who", "coach"), ("num", "five")])
+@pytest.mark.parametrize(("slot", "word"), [("where", "denver"), ("who", "landlord"), ("num", "five")])
 def test_a_wrong_fact_loses_its_worth_and_costs_a_fine(slot, word):
     assert gold(FACTS, RIGHT) - gold(FACTS, RIGHT.replace(FACTS[slot], word)) == pytest.approx(WORTH[slot] - WRONG)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from repro.ops import loss
 
 MASK = torch.tensor([[True, False, False, False], [True, True, True, False]])
-INVARIANT = [loss.token_mean, loss.sequence_mean, loss.sum_over_longest]
+INVARIANT = [loss.token_mean, loss.sequence_mean, loss.sum_over_limit]
 
 
 def tensor(*numbers):
@@ -74,7 +74,7 @@ def test_an_infinite_value_clip_is_the_plain_squared_error(value, old, returns):
         (loss.token_mean, 1 / 4, 1 / 4),  # four tokens in all
         (loss.token_mean_per_micro_batch, 1 / 2, 1 / 6),  # micro-batches of one row: 1/1 and 1/3, halved
         (loss.sequence_mean, 1 / 2, 1 / 6),  # the same here, where a micro-batch is a sequence
-        (loss.sum_over_longest, 1 / 8, 1 / 8),
+        (loss.sum_over_limit, 1 / 8, 1 / 8),
     ],
 )  # four places times two episodes
 def test_the_weight_of_a_token_worked_by_hand(aggregate, first, second):
