@@ -28,9 +28,10 @@ def _run(work: Work) -> None:
         positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
         policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
-    if policy.config.vocab_size < corpus.tokenizer.vocab_size:
+    highest = max(id_ for id_ in corpus.tokenizer.get_vocab().values() if id_ != corpus.pad)
+    if highest >= policy.config.vocab_size:
         raise UserError(
-            f"the tokenizer has {corpus.tokenizer.vocab_size} ids and the base model {policy.config.vocab_size}; "
+            f"the tokenizer's highest id is {highest} and the base model has {policy.config.vocab_size} of them; "
             "give a model and a tokenizer that belong together"
         )
     model.require_reproducible(policy)

@@ -8,9 +8,8 @@ from hypothesis import settings
 from tiny import pick
 
 from repro import pipeline
-from repro.base import train_tokenizer
 from repro.detail import Recipe
-from repro.scale import SCALES
+from repro.scale import EMBEDDED, SCALES
 from repro.stage import Budget, Work
 
 torch.set_num_threads(1)
@@ -19,12 +18,14 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--store-curves", action="store_true", help="write tests/curves anew from what the code says now")
+
+
 @pytest.fixture(scope="session")
-def tokenizer_file(tmp_path_factory):
-    """A tokenizer of the embedded grammar."""
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer().backend_tokenizer.save(str(file))
-    return file
+def tokenizer_file():
+    """The shipped tokenizer: training one twice does not give the same ids."""
+    return EMBEDDED / "tokenizer.json"
 
 
 @pytest.fixture(scope="session")

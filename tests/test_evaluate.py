@@ -1,0 +1,77 @@
+"""What an evaluation says of texts: who wins, by which judge, and that a number that is missing is missed."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+
+from repro import evaluate
+from repro.evaluate import Written
+
+FACTS = {
+    "who": "boss",
+    "did": "sold",
+    "what": "bike",
+    "num": "two",
+    "unit": "days",
+    "where": "boston",
+    "feel": "sad",
+    "ask": "sue",
+}
+RIGHT, WRONG = "my boss sold my bike.", "my sister hid my guitar."
+
+
+def posts(*references, facts=FACTS):
+    return Dataset.from_dict({"reference": references, "facts": [json.dumps(facts) if facts else ""] * len(references)})
+
+
+def written(*texts, score, ended=True):
+    count = len(texts)
+    return Written(
+        list(texts), np.full(count, ended), np.full(count, 6), np.array(score, dtype=np.float32), np.zeros(count)
+    )
+
+
+def test_a_tie_is_half_a_win():
+    assert evaluate.wins(pd.Series([2.0, 1.0, 1.0]), pd.Series([1.0, 2.0, 1.0])).tolist() == [1, 0, 0.5]
+
+
+def test_where_the_facts_are_known_they_decide_whatever_the_reward_model_says():
+    table = evaluate.judged(
+        posts(WRONG, RIGHT, RIGHT), written(RIGHT, WRONG, RIGHT, score=[-9, 9, 9]), torch.tensor([0.0, 0.0, 0.0])
+    )
+    assert table["win"].tolist() == [1, 0, 0.5]
+    assert table["covered_facts"].tolist() == [3, 0, 3]
+    assert table["wrong_facts"].tolist() == [0, 3, 0]
+
+
+def test_where_they_are_not_the_reward_model_decides():
+    table = evaluate.judged(
+        posts(WRONG, RIGHT, RIGHT, facts={}), written(RIGHT, WRONG, RIGHT, score=[-9, 9, 1]), torch.tensor([0.0, 0, 1])
+    )
+    assert table["win"].tolist() == [0, 1, 0.5]
+    assert not {"gold", "reference_gold", "covered_facts", "wrong_facts"} & set(table)
+
+
+def test_a_summary_without_an_end_loses_to_the_same_with_one():
+    table = evaluate.judged(posts(RIGHT), written(RIGHT, score=[0], ended=False), torch.tensor([0.0]))
+    assert table["win"].tolist() == [0]
+
+
+def test_a_score_that_is_not_a_number_is_no_win_and_is_not_dropped_from_the_mean():
+    table = evaluate.judged(posts(RIGHT, RIGHT, facts={}), written("", "", score=[math.nan, 2]), torch.tensor([0.0, 0]))
+    measured = evaluate._means(table, "")
+    assert measured["win_rate"] == 0.5
+    assert math.isnan(measured["score"])
+    assert measured["length"] == 6
+
+
+def test_rouge_l_worked_by_hand():
+    # The longest common subsequence has 4 words: precision 4/4, recall 4/6, so F is 0.8.
+    assert evaluate.rouge_l(
+        [" the cat sat on the mat", "same words", "some words"], ["the cat on mat", "same words", "nothing alike"]
+    ) == pytest.approx([0.8, 1, 0])

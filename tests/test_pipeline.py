@@ -1,0 +1,38 @@
+"""The pipeline: its order, and what two arms of a study share."""
+
+import pytest
+
+from repro import detail, pipeline, stage
+from repro.detail import Recipe
+from repro.details import GAMMA, REWARD_NORMALISATION
+
+
+def test_the_stages_are_those_that_details_may_name_and_each_comes_after_what_it_reads():
+    names = [each.name for each in pipeline.STAGES]
+    assert names == list(detail.STAGES)
+    for each in pipeline.STAGES:
+        assert set(each.upstream) <= set(names[: names.index(each.name)])
+
+
+def differ(ours, theirs):
+    return {name for name in ours if ours[name] != theirs[name]}
+
+
+def test_only_what_an_arm_or_a_seed_changes_has_another_key(tiny_scale):
+    reference = pipeline.keys(Recipe(), tiny_scale, 1)
+    discounted = pipeline.keys(Recipe().but(GAMMA, "0.99"), tiny_scale, 1)
+    uncentred = pipeline.keys(Recipe().but(REWARD_NORMALISATION, "none"), tiny_scale, 1)
+    assert differ(discounted, reference) == {"ppo", "evaluate"}
+    assert differ(uncentred, reference) == {"rm", "baseline", "ppo", "evaluate"}
+    assert differ(pipeline.keys(Recipe(), tiny_scale, 2), reference) == set(reference) - {"data", "base"}
+
+
+def test_a_second_arm_makes_only_what_the_first_has_not(tiny_scale, tiny_run, monkeypatch):
+    made, make = [], stage._make
+    monkeypatch.setattr(stage, "_make", lambda each, *rest: (made.append(each.name), make(each, *rest)))
+    cache, arm = tiny_run["data"].parent, Recipe().but(GAMMA, "0.99")
+    folders = pipeline.run(arm, tiny_scale, 1, cache, warn=pytest.fail)
+    assert made == ["ppo", "evaluate"]
+    assert differ(folders, tiny_run) == set(made)
+    assert pipeline.run(arm, tiny_scale, 1, cache, warn=pytest.fail) == folders
+    assert made == ["ppo", "evaluate"], "the second time all of it is there"
