@@ -63,7 +63,7 @@ def test_a_folder_is_taken_as_it_is(tiny_scale, tiny_run, tmp_path):
 
 def test_a_model_with_fewer_ids_than_the_tokenizer_is_refused(tiny_scale, tiny_run, tmp_path):
     model.save_policy(policy(), tmp_path / "given")
-    with pytest.raises(UserError, match="the tokenizer has .* ids and the base model 64"):
+    with pytest.raises(UserError, match="highest id is .* and the base model has 64 of them"):
         run(replace(tiny_scale, model=str(tmp_path / "given")), tiny_run["data"], tmp_path / "out")
 
 

@@ -126,7 +126,7 @@ def test_wrong_words_are_told_in_one_line_and_leave_nothing(words, error, capsys
     [
         (["--seeds", "one"], "seeds 'one' are not all integers"),
         (["--seeds", "1", "2", "1"], "seeds 1 2 1 repeat"),
-        (["--set", "model=neox"], "model='neox' is neither a model's folder nor a shape"),
+        (["--set", "model=neox"], "'neox' is neither a model's folder nor a shape"),
     ],
 )
 def test_wrong_values_are_told_in_one_line(words, error, tiny, capsys):
