@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -131,7 +131,8 @@ class Tracker:
         record = hashlib.sha256(identity.encode()).hexdigest()[:16]
         asked = str(time.time_ns())
         if record in known:
-            self.client.set_tag(known[record].info.run_id, "asked", asked)
+            if _replaced(known[record], known.values()):
+                self.client.set_tag(known[record].info.run_id, "asked", asked)
             return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
         tags = {
             **facts,
@@ -268,6 +269,18 @@ class Tracker:
             for run in self.runs:
                 if not run.over:
                     self.client.set_terminated(run.run_id, status="KILLED")
+
+
+def _replaced(run: Any, runs: Iterable[Any]) -> bool:
+    """Whether another run of the same arm and seed was asked for later: a report would take that one."""
+
+    def asked(of: Any) -> int:
+        return int(of.data.tags.get("asked", 0))
+
+    return any(
+        asked(other) > asked(run) and all(other.data.tags.get(name) == run.data.tags[name] for name in ("arm", "seed"))
+        for other in runs
+    )
 
 
 def _facts(study: Ablation, command: str) -> dict[str, str]:

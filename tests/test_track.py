@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import shutil
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -154,6 +155,18 @@ def test_publishing_twice_changes_nothing(study, cache, store):
     before = everything(store)
     publish(study, cache)
     assert everything(store) == before
+
+
+def test_a_study_that_goes_back_to_earlier_runs_is_the_one_that_a_report_takes(study, cache, store):
+    publish(study, cache)
+    other = replace(study, scale=replace(study.scale, ppo_learning_rate=0.001))
+    publish(other, cache)
+    publish(study, cache)
+    experiment = store.get_experiment_by_name("whiten_adv-tiny")
+    found = store.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    last_asked = {run.data.tags["arm"]: run for run in sorted(found, key=lambda run: int(run.data.tags["asked"]))}
+    assert len(found) == 2 * len(last_asked)
+    assert {run.data.tags["complete"] for run in last_asked.values()} == {"true"}
 
 
 @pytest.mark.parametrize("at", ["log_inputs", "log_artifacts", "log_table", "set_terminated"])
