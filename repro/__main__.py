@@ -37,6 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads, as `head` does, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -94,7 +97,7 @@ def _details(arguments: argparse.Namespace) -> int:
         "detail",
         "stages",
         "paper",
-        "variants, the paper's first",
+        "variants, the reference first",
         "leaving it should",
         title="Implementation details",
         show_lines=True,
