@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from datasets import disable_progress_bars
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
 from repro import model, optimise, ppo, stage
 from repro.detail import Pick, Recipe
@@ -93,6 +95,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    disable_progress_bars()
+    logging.disable_progress_bar()
     console = Console()
     torch.set_num_threads(arguments.threads)
     table = Table(
