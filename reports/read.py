@@ -72,7 +72,7 @@ class Study:
 
 def tracking_uri() -> str:
     """Address of the store: `MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
 
 
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:

@@ -19,7 +19,7 @@ from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
-SAMPLED = 0.7
+SAMPLED = 0.7  # what PPO samples at (N+ table 7)
 
 
 @dataclass(frozen=True)

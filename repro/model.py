@@ -5,7 +5,6 @@ with a scalar head.
 Padding is token 0 behind an attention mask, as the paper's code does, so that no embedding is added for it.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -282,7 +281,6 @@ def save_scalar(network: ScalarModel, folder: Path) -> None:
     save_file(
         {name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors"
     )
-    (folder / "head.json").write_text(json.dumps({"bias": network.bias.item(), "gain": network.gain.item()}))
 
 
 def load_scalar(folder: Path) -> ScalarModel:

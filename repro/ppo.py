@@ -42,7 +42,7 @@ from repro.ops.reward import k1, whole_reward
 from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout, Targets
 
-TEMPERATURE = 0.7
+TEMPERATURE = evaluate.SAMPLED
 VALUE_COEF = 0.1
 
 
