@@ -5,14 +5,16 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 STORE  := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 PORT   ?= 5000
-OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report figures details ui test lint bench lock clean
+.PHONY: help ablation plan report figures atlas atlas-plan details docs ui test test-all lint bench lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '            [ARMS="label ..."] [WITH="detail=label ..."]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
 	@$(PY) -m repro run $(DETAIL) $(OPTIONS)
@@ -26,14 +28,26 @@ report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the
 figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
 	@$(PY) -m repro figures
 
-details: $(READY)  ## the registry of implementation details
-	@$(PY) -m repro details
+atlas: $(READY)  ## the study of every detail (hours; again, it goes on where it stopped), and one page over all
+	@$(PY) -m repro atlas $(DETAIL) $(SCALED)
+
+atlas-plan: $(READY)  ## what of the atlas is cached, and how long the rest takes
+	@$(PY) -m repro atlas $(DETAIL) $(SCALED) --plan
+
+details: $(READY)  ## the registry of implementation details; with DETAIL, all about that one
+	@$(PY) -m repro details $(DETAIL)
+
+docs: $(READY)  ## write docs/details.md from the registry
+	@$(PY) -m repro docs
 
 ui: $(READY)  ## MLflow's own pages on the runs, at http://127.0.0.1:5000 (PORT=...)
 	@$(VENV)/bin/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT)
 
 test: $(READY)  ## the tests
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+test-all: $(READY)  ## the tests, and every variant of every detail to the end of a small run (add 15 minutes)
+	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
 
 lint: $(READY)  ## style and common mistakes
 	@$(VENV)/bin/ruff check repro reports tests benchmarks

@@ -1,6 +1,6 @@
 """The figures of a report: each is a tidy frame and a drawing of that frame alone, so its CSV says all it shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ FINALS = (
     "test/rouge_l",
     "test/wrong_facts",
     "test/covered_facts",
+    "test/judge_agreement",
 )
 OUTCOMES = ("test/win_rate", "test/gold", "test/score")
 TRAJECTORIES = ("objective/score", "objective/gold")
@@ -56,11 +57,11 @@ class Chart:
     draw: Callable[[pd.DataFrame, Study], Figure]
 
 
-def save_all(study: Study, findings: Findings, folder: Path) -> list[Chart]:
+def save_all(charts: Sequence[Chart], study: Study, findings: Findings, folder: Path) -> list[Chart]:
     """Writes `<name>.png`, `.svg` and `.csv` of every chart that the study has data for, and gives those charts."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for chart in CHARTS:
+    for chart in charts:
         data = chart.data(study, findings)
         if not data.empty:
             with style.context():
@@ -87,20 +88,25 @@ def tested(study: Study) -> list[str]:
 
 def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, step [episodes], value of the panels that were recorded."""
-    return _in_order(study.curves[study.curves["metric"].isin(PANELS)], PANELS, study.arms)
+    return in_order(study.curves[study.curves["metric"].isin(PANELS)], PANELS, study.arms)
 
 
 def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     """A grid with one panel per metric: seeds thin, the arm's mean thick with its 95 % t interval."""
+    return panels(data, study, "episodes")
+
+
+def panels(data: pd.DataFrame, study: Study, steps: str) -> Figure:
+    """The grid of curves; `steps` is what the horizontal axis counts."""
     metrics = list(data["metric"].unique())
-    figure, panels = _grid(len(metrics), columns=3, width=3.7, height=2.5)
-    for axes, metric in zip(panels, metrics, strict=True):
+    figure, axes_of = grid(len(metrics), columns=3, width=3.7, height=2.5)
+    for axes, metric in zip(axes_of, metrics, strict=True):
         rows = data[data["metric"] == metric]
         _curves(axes, rows, study.arms)
         _mark_early_ends(axes, rows, study)
-        axes.set(title=style.label(metric), xlabel="episodes", ylabel="")
-        _frame(axes, rows["value"])
-    _legend(figure, study.arms)
+        axes.set(title=style.label(metric), xlabel=steps, ylabel="")
+        frame_limits(axes, rows["value"])
+    legend(figure, tuple(arm for arm in study.arms if arm in set(data["arm"])), study.arms)
     return figure
 
 
@@ -138,7 +144,7 @@ def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.plot(ends["step"], ends["value"], linestyle="", marker="x", color=colour, markersize=6)
 
 
-def _frame(axes: Axes, values: pd.Series) -> None:
+def frame_limits(axes: Axes, values: pd.Series) -> None:
     """Limits from the seeds themselves, since the t interval of a few seeds can be many times wider than they are."""
     values = values.dropna()
     if values.empty:
@@ -157,20 +163,21 @@ def difference_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, difference to the reference on the primary metric first, then the other final ones."""
     metrics = tuple(dict.fromkeys((study.primary, *FINALS)))
     paired = findings.differences
-    return _in_order(paired[paired["metric"].isin(metrics)], metrics, study.arms)
+    return in_order(paired[paired["metric"].isin(metrics)], metrics, study.arms)
 
 
 def draw_differences(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per metric: every seed's difference a dot, the mean with its 95 % t interval beside them."""
     metrics = list(data["metric"].unique())
     arms = study.arms[1:]
-    figure, panels = _grid(len(metrics), columns=3, width=3.7, height=1.15 + 0.42 * len(arms))
+    figure, panels = grid(len(metrics), columns=3, width=3.7, height=1.15 + 0.42 * len(arms))
     for axes, metric in zip(panels, metrics, strict=True):
         _differences(axes, data[data["metric"] == metric], study)
         if metric == study.primary:
             axes.axvspan(-study.smallest_effect, study.smallest_effect, color="#f0e6c8", zorder=0, linewidth=0)
         title = style.label(metric) + (" \N{MIDDLE DOT} primary" if metric == study.primary else "")
         axes.set(title=title, xlabel=f"difference to {study.reference}", ylabel="")
+        axes.locator_params(axis="x", nbins=5)
         style.quiet(axes)
     return figure
 
@@ -207,13 +214,13 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
                 ).reset_index()
             )
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
-    return _in_order(pd.concat([empty, *frames]) if frames else empty, OUTCOMES, study.arms)
+    return in_order(pd.concat([empty, *frames]) if frames else empty, OUTCOMES, study.arms)
 
 
 def draw_before_after(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per metric, a column per arm: each seed a line from the SFT policy to the policy after PPO."""
     metrics = list(data["metric"].unique())
-    figure, panels = _grid(len(metrics), columns=3, width=3.7, height=3.0)
+    figure, panels = grid(len(metrics), columns=3, width=3.7, height=3.0)
     for axes, metric in zip(panels, metrics, strict=True):
         rows = data[data["metric"] == metric]
         _slopes(axes, rows, study)
@@ -273,19 +280,19 @@ def trajectory_data(study: Study, findings: Findings) -> pd.DataFrame:
         .reset_index()
         .melt(id_vars=["arm", "seed", "step", "kl"], value_vars=scores, var_name="metric", value_name="value")
     )
-    return _in_order(tidy.dropna(), TRAJECTORIES, study.arms)
+    return in_order(tidy.dropna(), TRAJECTORIES, study.arms)
 
 
 def draw_trajectories(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per score: seeds thin, the arm's mean thick, its last point marked."""
     metrics = list(data["metric"].unique())
-    figure, panels = _grid(len(metrics), columns=2, width=5.2, height=3.6)
+    figure, panels = grid(len(metrics), columns=2, width=5.2, height=3.6)
     for axes, metric in zip(panels, metrics, strict=True):
         rows = data[data["metric"] == metric]
         for arm in study.arms:
             _trajectory(axes, rows[rows["arm"] == arm], arm, study.arms)
         axes.set(title=style.label(metric), xlabel=style.label("objective/kl"), ylabel="")
-    _legend(figure, study.arms)
+    legend(figure, study.arms, study.arms)
     return figure
 
 
@@ -310,7 +317,7 @@ def _trajectory(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...])
 # Shared
 
 
-def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, each width x height [inches], at most `columns` side by side."""
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -321,8 +328,8 @@ def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure
     return figure, list(panels[:count])
 
 
-def _legend(figure: Figure, arms: tuple[str, ...]) -> None:
-    """One legend above all panels, the reference named as such."""
+def legend(figure: Figure, shown: tuple[str, ...], arms: tuple[str, ...]) -> None:
+    """One legend above all panels with the arms that are shown, the reference named as such."""
     colours, dashes = style.colours(arms), style.dashes(arms)
     handles = [
         Line2D(
@@ -333,12 +340,12 @@ def _legend(figure: Figure, arms: tuple[str, ...]) -> None:
             linewidth=2,
             label=f"{arm} (reference)" if arm == arms[0] else arm,
         )
-        for arm in arms
+        for arm in shown
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(arms)), handlelength=3.2)
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(shown)), handlelength=3.2)
 
 
-def _in_order(frame: pd.DataFrame, metrics: tuple[str, ...], arms: tuple[str, ...]) -> pd.DataFrame:
+def in_order(frame: pd.DataFrame, metrics: tuple[str, ...], arms: tuple[str, ...]) -> pd.DataFrame:
     """The rows by metric as listed, then by arm (reference first), seed and step."""
     rank = {"metric": {m: i for i, m in enumerate(metrics)}, "arm": {a: i for i, a in enumerate(arms)}}
     keys = [k for k in ("metric", "arm", "seed", "step") if k in frame]

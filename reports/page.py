@@ -1,42 +1,42 @@
 """The page of a study: one self-contained HTML file, its figures as files beside it, and the verdict as JSON."""
 
-import base64
-import json
 import math
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reports import figures, style
+from reports import checks, figures, markup, style
+from reports.markup import count, known, number, parsed, picture, signed, span
 from reports.read import Study, read_study, tracking_uri
 from reports.statistics import CONFIDENCE, MOST_SEEDS, POWER, Findings, analyse
 
-TEMPLATES = Path(__file__).parent / "templates"
-MINUS = "\N{MINUS SIGN}"
-DASH = "\N{EN DASH}"
 POSTS = 40  # the first of the test set, so nobody chose them
-ROUNDING = 1e-12  # what is left of differences of equal numbers
 OPENING = 100  # characters of a post that its line shows
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+AGREEMENT = (
+    "sft_test/judge_agreement",
+    "test/judge_agreement",
+    "sft_test/sampled_judge_agreement",
+    "test/sampled_judge_agreement",
+    "dpo/validation_accuracy",
+)
 UNIT_OF_JUDGE = {"gold score": "the embedded corpus's gold score", "reward model": "the reward model"}
 
 
 def report(detail: str, scale: str, out_root: Path) -> Path:
     """Reads a study from the store and writes its page under `out_root`; the path of `index.html`."""
     study = read_study(detail, scale, tracking_uri())
-    return build(study, Path(out_root) / (detail if scale == "mini" else f"{detail}-{scale}"))
+    return build(study, Path(out_root) / markup.folder(detail, scale))
 
 
 def build(study: Study, out: Path) -> Path:
     """Writes `index.html`, `figures/` and `verdict.json` of a study into the folder `out`; the path of `index.html`."""
     findings, page = analyse(study), out / "index.html"
-    charts = figures.save_all(study, findings, out / "figures")
+    charts = figures.save_all((*figures.CHARTS, checks.BEFORE_PPO, *checks.CHARTS), study, findings, out / "figures")
     page.write_text(render(study, findings, charts, out / "figures"), encoding="utf-8")
-    verdict = json.dumps(verdict_record(study, findings, page), indent=2, allow_nan=False)
-    (out / "verdict.json").write_text(verdict + "\n", encoding="utf-8")
+    markup.write_json(verdict_record(study, findings, page), out / "verdict.json")
     return page
 
 
@@ -53,8 +53,8 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
     arms = {
         row.arm: {
             "n": int(row.n),
-            "mean_difference": _known(row.mean),
-            "ci95": [_known(row.low), _known(row.high)],
+            "mean_difference": known(row.mean),
+            "ci95": [known(row.low), known(row.high)],
             "verdict": row.verdict,
         }
         for row in findings.verdicts.itertuples()
@@ -68,6 +68,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "report": page.as_posix(),
         "reference": study.reference,
         "smallest_effect": study.smallest_effect,
+        "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
     }
 
 
@@ -77,6 +78,11 @@ def sentence(row, study: Study) -> str:
         f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
         f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
     )
+    if row.identical:
+        return (
+            f"{row.arm} is identical to {study.reference}: every final value agrees in {count(row.n, 'paired seed')}. "
+            "Either the detail cannot act at this scale, or nothing that it acts on happened."
+        )
     openings = {
         "better": f"{row.arm} is better than {study.reference}: {facts}.",
         "worse": f"{row.arm} is worse than {study.reference}: {facts}.",
@@ -105,45 +111,31 @@ def what_would_decide(row, study: Study) -> str:
 
 def render(study: Study, findings: Findings, charts: list[figures.Chart], folder: Path) -> str:
     """The HTML of a page; everything that came from a run is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
-    environment.globals |= {"name": style.name, "label": style.label, "span": span}
-    return environment.get_template("ablation.html.j2").render(
+    return markup.render(
+        "ablation.html.j2",
         study=study,
         confidence=CONFIDENCE,
         power=POWER,
         judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),
         colours=style.colours(study.arms),
-        verdicts=[(row.arm, row.verdict, sentence(row, study)) for row in findings.verdicts.itertuples()],
+        verdicts=[
+            (row.arm, "identical" if row.identical else row.verdict, sentence(row, study))
+            for row in findings.verdicts.itertuples()
+        ],
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),
         predictions=findings.predictions.to_dict("records"),
         differences=difference_rows(study, findings),
         seeds=seed_table(study),
-        charts=[picture(chart, folder) for chart in charts],
+        charts=[picture(c.name, c.title, c.caption, folder) for c in charts if c not in checks.CHARTS],
+        checks=[picture(c.name, c.title, c.caption, folder) for c in charts if c in checks.CHARTS],
+        agreement=agreement(study),
         reward_models=reward_models(study),
         posts=posts(study),
         stages=shared_stages(study),
         seconds=seconds_table(study),
         ran=what_ran(study),
     )
-
-
-def picture(chart: figures.Chart, folder: Path) -> dict[str, str]:
-    """A chart's words and its SVG as a data address, which keeps the ids of several drawings apart."""
-    svg = base64.b64encode((folder / f"{chart.name}.svg").read_bytes()).decode("ascii")
-    return {
-        "name": chart.name,
-        "title": chart.title,
-        "caption": chart.caption,
-        "source": f"data:image/svg+xml;base64,{svg}",
-    }
 
 
 def warnings(study: Study, findings: Findings) -> list[str]:
@@ -195,21 +187,35 @@ def seed_table(study: Study) -> dict:
 
 
 def reward_models(study: Study) -> dict:
-    """One row per distinct reward model: who used it, and its numbers."""
-    wide = study.finals[study.finals["metric"].str.startswith("rm/")].pivot(
-        index=["arm", "seed"], columns="metric", values="value"
-    )
-    rows = []
+    """One column per distinct reward model, headed by who used it, and a row per number of it; groups are figures."""
+    own = study.finals["metric"].str.startswith("rm/") & ~study.finals["metric"].str.startswith(checks.FAMILIES)
+    wide = study.finals[own].pivot(index=["arm", "seed"], columns="metric", values="value")
+    columns = {}
     for members in _groups(study.runs, "stage.rm"):
         known = wide[wide.index.isin(members)].dropna(how="all")
         if not known.empty:
-            rows.append({"used_by": _described(members, study), "cells": known.iloc[0].tolist()})
-    return {"metrics": list(wide.columns), "rows": rows}
+            columns[_described(members, study)] = known.iloc[0]
+    listed = [m for m in style.LABELS if m in wide] + [m for m in wide if m not in style.LABELS]
+    rows = [{"metric": metric, "cells": [column[metric] for column in columns.values()]} for metric in listed]
+    return {"users": list(columns), "rows": rows}
+
+
+def agreement(study: Study) -> dict:
+    """Per run: how often judge and reward model order policy and reference alike, and DPO's implicit reward's accuracy."""
+    recorded = set(study.finals["metric"])
+    metrics = [metric for metric in AGREEMENT if metric in recorded]
+    value = study.finals.set_index(["arm", "seed", "metric"])["value"].to_dict()
+    rows = [
+        {"arm": run.arm, "seed": run.seed, "cells": [value.get((run.arm, run.seed, m), math.nan) for m in metrics]}
+        for run in study.runs.itertuples()
+    ]
+    return {"metrics": metrics, "rows": rows if metrics else []}
 
 
 def shared_stages(study: Study) -> list[dict]:
     """Per stage: how many results there are, and who shares them."""
-    groups = {stage: _groups(study.runs, f"stage.{stage}") for stage in STAGES}
+    recorded = _in_order(name.removeprefix("stage.") for name in study.runs if name.startswith("stage."))
+    groups = {stage: _groups(study.runs, f"stage.{stage}") for stage in recorded}
     return [
         {"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
         for stage, found in groups.items()
@@ -219,8 +225,8 @@ def shared_stages(study: Study) -> list[dict]:
 
 def seconds_table(study: Study) -> dict:
     """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
-    taken = [_parsed(text) for text in study.runs["stage_seconds"]]
-    stages = [stage for stage in STAGES if any(stage in t for t in taken)]
+    taken = [parsed(text) for text in study.runs["stage_seconds"]]
+    stages = _in_order(stage for told in taken for stage in told)
     rows = [
         {
             "arm": run.arm,
@@ -236,7 +242,7 @@ def seconds_table(study: Study) -> dict:
 
 def what_ran(study: Study) -> dict[str, list[str]]:
     """Each kind of provenance with its distinct values over the runs: one value where everything agreed."""
-    versions = [", ".join(f"{k} {v}" for k, v in sorted(_parsed(t).items())) or t for t in study.runs["versions"]]
+    versions = [", ".join(f"{k} {v}" for k, v in sorted(parsed(t).items())) or t for t in study.runs["versions"]]
     told = study.runs.assign(versions=versions)
     return {kind: list(dict.fromkeys(told[kind])) for kind in ("commit", "machine", "versions", "command")}
 
@@ -302,50 +308,10 @@ def _facts(**values: float) -> str:
     )
 
 
-# Words and numbers
-
-
-def number(value: float, sign: str = "") -> str:
-    """A number at a readable precision with a true minus sign; a dash where there is none."""
-    if value is None or math.isnan(value):
-        return DASH
-    size = abs(value)
-    if size < ROUNDING:
-        value = 0.0
-    elif size < 0.0001:
-        return f"{value:{sign}.1e}".replace("-", MINUS)
-    digits = 4 if ROUNDING < size < 0.001 else 3 if size < 1 else 2 if size < 100 else 0
-    return f"{value:{sign},.{digits}f}".replace("-", MINUS)
-
-
-def signed(value: float) -> str:
-    """A difference: as `number`, with its sign."""
-    return number(value, "+")
-
-
-def span(low: float, high: float) -> str:
-    """An interval in words; "not defined" where fewer than two values were behind it."""
-    return "not defined" if math.isnan(low) else f"{signed(low)} to {signed(high)}"
-
-
-def count(n: int, noun: str) -> str:
-    """A number of things, in the singular for one."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def when(milliseconds: int) -> str:
-    """A time of the store [ms since 1970] as date and minute, in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _known(value: float) -> float | None:
-    """A number for strict JSON, which has no NaN."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _parsed(text: str) -> dict:
-    """A tag's JSON; nothing where the tag was not recorded."""
-    return json.loads(text) if text.startswith("{") else {}
+def _in_order(stages: Iterable[str]) -> list[str]:
+    """Each stage once: those of today's pipeline in its order, then what else an older or newer one recorded."""
+    recorded = dict.fromkeys(stages)
+    return [stage for stage in STAGES if stage in recorded] + [stage for stage in recorded if stage not in STAGES]
 
 
 def _groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:

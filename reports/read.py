@@ -1,4 +1,4 @@
-"""Reads one study out of the MLflow store; no other module of the reports knows MLflow.
+"""Reads studies out of the MLflow store; no other module of the reports knows MLflow.
 
 A study is the experiment `{detail}-{scale}` and a run of it is one arm and seed. Everything a report says comes from
 there: what was asked and expected is read from tags that were written before the run, not from today's code.
@@ -6,7 +6,7 @@ there: what was asked and expected is read from tags that were written before th
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow.artifacts
@@ -21,8 +21,12 @@ from repro.errors import UserError
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-# Metrics with a value per step; every other one is a single, final value.
-CURVES = ("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/")
+# Metrics with a value per step, by how their names begin; every other one is a single, final value.
+CURVES = (
+    *("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/", "sft/loss", "rm/loss", "rm/train_accuracy"),
+    *("dpo/loss", "dpo/train_accuracy", "dpo/margin"),
+)
+CURVE = ["detail", "arm", "seed", "step", "metric", "value"]  # columns of a study's curves
 PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge")
 PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record")
 SAMPLES = "samples.json"
@@ -78,7 +82,43 @@ def tracking_uri() -> str:
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
     """Everything recorded for a detail at a scale; UserError where there is no such study or it has no result yet."""
     client = _open(tracking_uri)
-    recorded = _runs(client, _experiment(client, f"{detail}-{scale}"))
+    recorded = _runs(client, [_experiment(client, f"{detail}-{scale}").experiment_id])
+    if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
+        raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
+    outline = _outline(detail, scale, recorded)
+    curves = _curves(client, outline.runs, {run.info.run_id: run for run in recorded})
+    return replace(
+        outline,
+        curves=curves.assign(detail=detail)[CURVE],
+        samples=_samples(client, outline.runs, tracking_uri),
+    )
+
+
+def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str, str]]:
+    """Every study of a scale without its curves and samples, and detail -> why for those that cannot be compared.
+
+    One query for all runs: what takes a report minutes, curves step by step and samples file by file, is not read.
+    """
+    client = _open(tracking_uri)
+    tags = {each.experiment_id: each.tags for each in client.search_experiments()}
+    details = {number: told["detail"] for number, told in tags.items() if told.get("scale") == scale}
+    if not details:
+        scales = sorted({told["scale"] for told in tags.values() if "scale" in told})
+        raise UserError(f"there is no study at scale {scale}; recorded scales are: {', '.join(scales) or 'none'}")
+    recorded: dict[str, list[Run]] = {detail: [] for detail in details.values()}
+    for run in _runs(client, list(details)):
+        recorded[details[run.info.experiment_id]].append(run)
+    studies, left_out = [], {}
+    for detail, runs in recorded.items():
+        try:
+            studies.append(_outline(detail, scale, runs))
+        except UserError as error:
+            left_out[detail] = str(error)
+    return studies, left_out
+
+
+def _outline(detail: str, scale: str, recorded: list[Run]) -> Study:
+    """A study's plan, runs and final values, without its curves and samples."""
     runs = _newest(_run_frame(recorded), f"{detail}-{scale}")
     kept = {run.info.run_id: run for run in recorded if run.info.run_id in set(runs["run_id"])}
     latest = kept[runs.sort_values("started", kind="stable")["run_id"].iloc[-1]]
@@ -89,10 +129,10 @@ def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
         seeds=tuple(sorted(int(seed) for seed in runs["seed"].unique())),
         tags=_plan(latest),
         amended=_amended(recorded),
-        curves=_curves(client, runs, kept).assign(detail=detail)[["detail", "arm", "seed", "step", "metric", "value"]],
+        curves=pd.DataFrame(columns=CURVE).astype({"seed": int, "step": int, "value": float}),
         finals=_finals(runs, kept),
         runs=runs,
-        samples=_samples(client, runs, tracking_uri),
+        samples={},
     )
 
 
@@ -112,11 +152,11 @@ def _experiment(client: MlflowClient, name: str) -> Experiment:
     return found
 
 
-def _runs(client: MlflowClient, experiment: Experiment) -> list[Run]:
-    """Every run of an experiment that is not deleted and says which arm and seed it is."""
+def _runs(client: MlflowClient, experiments: list[str]) -> list[Run]:
+    """Every run of these experiments, by id, that is not deleted and says which arm and seed it is."""
     found, token = [], ""
     while token is not None:
-        page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token or None)
+        page = client.search_runs(experiments, max_results=1000, page_token=token or None)
         found, token = found + list(page), page.token or None
     return [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
 
@@ -133,7 +173,7 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "arm": tags["arm"],
                 "seed": int(tags["seed"]),
                 "reference": tags.get("reference") == "true",
-                "outcome": tags.get("outcome", run.info.status.lower()),
+                "outcome": _outcome(run),
                 "started": run.info.start_time,
                 # A study that goes back to runs it has makes no new ones: it marks them as asked for.
                 "asked": int(tags.get("asked", 0)),
@@ -144,10 +184,15 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _outcome(run: Run) -> str:
+    """How a run ended, in the tracker's word; in MLflow's where it did not get to write one."""
+    return run.data.tags.get("outcome", run.info.status.lower())
+
+
 def _newest(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The newest run of each arm and seed, so that a restarted study replaces what it repeats."""
-    if runs.empty or not runs["outcome"].isin(["finished", "diverged"]).any():
-        raise UserError(f"the study {name} has no finished run yet; wait for one, or start the study again")
+    if runs.empty:
+        raise UserError(f"the study {name} has no run; start it")
     if not runs["reference"].any():
         raise UserError(f"the study {name} has no run of the reference arm to compare with; run that arm first")
     ordered = runs.sort_values(["asked", "started", "run_id"], kind="stable")

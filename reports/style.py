@@ -69,15 +69,29 @@ LABELS = {
     "test/covered_facts": ("covered facts", "per summary"),
     "policy/first_ratio_error": ("ratio error in the first pass", ""),
     "objective/kl_coefficient": ("KL coefficient", "per nat"),
+    "test/judge_agreement": ("judge and reward model agree", "share"),
     "sft/loss": ("SFT loss", "nats per token"),
-    "rm/loss": ("loss, last batch", "nats"),
-    "rm/train_accuracy": ("pair accuracy, last batch", "share"),
+    "dpo/loss": ("DPO loss", "nats"),
+    "dpo/train_accuracy": ("DPO, pair accuracy in training", "share"),
+    "dpo/margin": ("DPO, margin of the implicit reward", ""),
+    "dpo/validation_accuracy": ("DPO, pair accuracy, validation", "share"),
+    "rm/loss": ("reward-model loss", "nats"),
+    "rm/train_accuracy": ("pair accuracy in training", "share"),
     "rm/validation_accuracy": ("pair accuracy, validation", "share"),
+    "rm/calibration_error": ("calibration error", "share"),
     "rm/right_over_wrong": ("right over wrong summary", "share"),
     "rm/bias": ("normalisation bias", ""),
     "rm/gain": ("normalisation gain", ""),
+    "rm/reference_score_mean": ("raw score of references, mean", ""),
+    "rm/reference_score_std": ("raw score of references, spread", ""),
+    "rm/eos_mean": ("raw score at the end of text", ""),
+    "rm/off_eos_mean": ("raw score before the end of text", ""),
+    "rm/off_eos_negative": ("tokens before it with a negative score", "share"),
+    "rm/padding_difference_mean": ("padded left less right, mean", ""),
+    "rm/padding_difference_largest": ("padded left or right, largest difference", ""),
 }
-SAMPLED = "test/sampled_"  # a test metric at PPO's temperature instead of near-greedily
+# How a metric of another policy or another way of sampling is named, and what that adds to its words.
+PREFIXES = {"sft_test/": ("test/", ", before PPO"), "test/sampled_": ("test/", ", sampled")}
 
 
 def context() -> AbstractContextManager[None]:
@@ -118,9 +132,10 @@ def quiet(axes: Axes) -> None:
 
 def _entry(metric: str) -> tuple[str, str]:
     """A metric's words and unit."""
-    if metric.startswith(SAMPLED):
-        words, unit = _entry(f"test/{metric.removeprefix(SAMPLED)}")
-        return f"{words}, sampled", unit
+    for prefix, (plain, added) in PREFIXES.items():
+        if metric.startswith(prefix):
+            words, unit = _entry(plain + metric.removeprefix(prefix))
+            return words + added, unit
     return LABELS.get(metric, (metric, ""))
 
 

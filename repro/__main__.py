@@ -49,8 +49,12 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m repro", description="The N+ implementation details of RLHF with PPO, as toggles.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     verb = verbs.add_parser("details", help="the registry: every detail and its variants")
+    verb.add_argument("name", nargs="?", default="", metavar="NAME", help="all about one detail or check")
     verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(run=_details)
+    verb = verbs.add_parser("docs", help="write docs/details.md from the registry")
+    verb.add_argument("--check", action="store_true", help="write nothing; exit code 1 if it is stale")
+    verb.set_defaults(run=_docs)
     for name, run, text in (
         ("plan", _plan, "what a study would run, what is cached, and how long it will take"),
         ("run", _run, "run a study to its verdict"),
@@ -60,8 +64,18 @@ def _parser() -> Parser:
         verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
         verb.add_argument("--scale", default="", help="mini (the default), smoke or local")
         verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
+        verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
         verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+        verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms make")
         verb.set_defaults(run=run)
+    verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build the page over all")
+    verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these (all of them)")
+    verb.add_argument("--scale", default="mini", help="mini (the default) or smoke")
+    verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
+    verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+    verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
+    verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
+    verb.set_defaults(run=_atlas)
     verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
@@ -71,64 +85,54 @@ def _parser() -> Parser:
 
 
 def _details(arguments: argparse.Namespace) -> int:
-    from repro.details import DETAILS
+    from repro import catalogue
 
+    chosen = [catalogue.find(arguments.name)] if arguments.name else list(catalogue.entries().values())
     if arguments.json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "name": d.name,
-                        "stages": list(d.stages),
-                        "paper": d.paper,
-                        "reference": d.reference,
-                        "variants": list(d.variants),
-                        "question": d.question,
-                        "hypothesis": d.hypothesis,
-                        "moves": dict(d.moves),
-                    }
-                    for d in DETAILS.values()
-                ],
-                indent=1,
-            )
-        )
-        return 0
-    table = Table(
-        "detail",
-        "stages",
-        "paper",
-        "variants, the reference first",
-        "leaving it should",
-        title="Implementation details",
-        show_lines=True,
-    )
-    for d in DETAILS.values():
-        others = ", ".join(label for label in d.variants if label != d.reference)
-        table.add_row(
-            f"[bold]{d.name}[/bold]",
-            " ".join(d.stages),
-            d.paper,
-            f"[green]{d.reference}[/green], {others}",
-            d.hypothesis,
-        )
-    console.print(table)
+        print(json.dumps([catalogue.record(entry) for entry in chosen], indent=1))
+    elif arguments.name:
+        console.print(catalogue.card(*chosen), soft_wrap=False, width=min(console.width, catalogue.READABLE))
+    else:
+        console.print(catalogue.listing(console.width), soft_wrap=False)
+    return 0
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    from repro import docs
+
+    if not arguments.check:
+        docs.write()
+        print(f"wrote {docs.PAGE}")
+    elif docs.is_stale():
+        print(f"{docs.PAGE} is not what the registry says; make docs writes it again", file=sys.stderr)
+        return 1
     return 0
 
 
 def _study(arguments: argparse.Namespace):
     from repro import ablation
 
-    return ablation.load(arguments.study, arguments.scale, arguments.seeds, _changes(arguments))
+    return ablation.load(
+        arguments.study, arguments.scale, arguments.seeds, _changes(arguments), _company(arguments), arguments.arms
+    )
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, str]:
-    changes = {}
-    for word in arguments.set:
-        field, equals, value = word.partition("=")
+    return _pairs("--set", arguments.set, "FIELD=VALUE, as episodes=512")
+
+
+def _company(arguments: argparse.Namespace) -> dict[str, str]:
+    return _pairs("--with", getattr(arguments, "with"), "DETAIL=LABEL, as kl_estimator=k3")
+
+
+def _pairs(option: str, words: Sequence[str], form: str) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"--set {word!r} has no value; write FIELD=VALUE, as episodes=512")
-        changes[field] = value
-    return changes
+            raise UserError(f"{option} {word!r} has no value; write {form}")
+        pairs[name] = value
+    return pairs
 
 
 def _cache() -> Path:
@@ -210,11 +214,16 @@ def _tell_of_corrupt(board) -> None:
 
 def _execute(study, board, workers: int, command: str) -> None:
     """Run what is left to run, shown and tracked."""
-    from repro import launch
-    from repro.progress import Progress
     from repro.track import Tracker
 
-    tracker = Tracker(study, board, command)
+    _follow(board, workers, study.scale.threads, Tracker(study, board, command))
+
+
+def _follow(board, workers: int, threads: int, tracker) -> None:
+    """Run the board's jobs; whoever tracks them is told as they go on, and closed at the end."""
+    from repro import launch
+    from repro.progress import Progress
+
     with Progress(board, workers, console) as progress:
 
         def tick(_: launch.Board) -> None:
@@ -222,16 +231,64 @@ def _execute(study, board, workers: int, command: str) -> None:
             progress.update(tracker.trouble)
 
         try:
-            launch.run(board, workers, study.scale.threads, tick)
+            launch.run(board, workers, threads, tick)
         finally:
             tracker.close()
+
+
+def _atlas(arguments: argparse.Namespace) -> int:
+    _require_report_folder()
+    if arguments.page:
+        return _build_atlas(arguments.scale)
+    from repro import atlas, cost, data, launch
+
+    cache = _cache()
+    studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), cache)
+    board, workers = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale)
+    waiting = [job for key, job in board.jobs.items() if key not in board.done]
+    seconds = cost.seconds(waiting, cache) / workers
+    console.print(
+        f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
+        f"{len(board.done)} of {len(board.jobs)} stages are cached; "
+        f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}",
+        highlight=False,
+    )
+    _tell_of_corrupt(board)
+    if arguments.plan:
+        return 0
+    for recipe in {recipe: None for study in studies for recipe in study.arms.values()} if waiting else ():
+        data.check(recipe, studies[0].scale)
+    command = shlex.join(["python", "-m", "repro", "atlas", "--scale", arguments.scale])
+    try:
+        _follow(board, workers, studies[0].scale.threads, atlas.Trackers(studies, board, command))
+    finally:
+        _build_atlas(studies[0].scale.name)
+    for label, why in board.broken.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
+    return 1 if board.failed else 0
+
+
+def _build_atlas(scale: str) -> int:
+    from reports import atlas
+    from repro import catalogue
+    from repro.track import store_uri, usable_store
+
+    records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
+    registered = [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]
+    out = REPORTS / ("atlas" if scale == "mini" else f"atlas-{scale}")
+    with usable_store():
+        path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
+    console.print()
+    console.print(atlas.headline(path), highlight=False)
+    console.print(f"atlas: {path}", highlight=False)
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from repro import ablation
 
     _require_report_folder()
-    return _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments)))
+    return _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments)))
 
 
 def _build(detail: str, scale: str) -> int:
@@ -280,6 +337,8 @@ def _command(arguments: argparse.Namespace) -> str:
     words = ["python", "-m", "repro", "run", arguments.study]
     words += ["--scale", arguments.scale] if arguments.scale else []
     words += ["--seeds", *arguments.seeds] if arguments.seeds else []
+    words += ["--arms", *arguments.arms] if arguments.arms else []
+    words += ["--with", *getattr(arguments, "with")] if getattr(arguments, "with") else []
     # Of a path only its last part: the rest is of this machine.
     words += (
         [

@@ -2,8 +2,8 @@
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro import details, metrics, scale
@@ -17,6 +17,7 @@ _KINDS = {
     "question": str,
     "scale": str,
     "set": dict,
+    "with": dict,
     "seeds": list,
     "arms": list,
     "primary": str,
@@ -40,16 +41,24 @@ class Ablation:
 
 
 def load(
-    name: str, scale_name: str = "", seeds: Sequence[str] = (), changes: Mapping[str, str] = {}, folder: Path = FOLDER
+    name: str,
+    scale_name: str = "",
+    seeds: Sequence[str] = (),
+    changes: Mapping[str, str] = {},
+    company: Mapping[str, str] = {},
+    arms: Sequence[str] = (),
+    folder: Path = FOLDER,
 ) -> Ablation:
-    """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file."""
+    """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file.
+
+    `company` is detail -> label: choices that all arms make, the reference too. UserError where an arm makes no sense.
+    """
     if "seeds" in changes:
         raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
-    path = folder / f"{name}.toml"
-    declared = _read(path) if path.exists() else {"detail": details.find(name).name}
+    declared = _declared(name, folder)
     detail = details.find(declared["detail"])
+    company = _company(declared, company)
     budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
-    arms = dict.fromkeys([detail.reference, *map(str, declared.get("arms", detail.variants))])
     smallest_effect = float(declared.get("smallest_effect", 0.05))
     if not 0 < smallest_effect < math.inf:
         raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
@@ -59,20 +68,63 @@ def load(
     return Ablation(
         detail=detail,
         question=declared.get("question", detail.question),
-        arms={label: Recipe().but(detail, label) for label in arms},
+        arms=_arms(detail, arms or declared.get("arms", detail.variants), company),
         seeds=_seeds(seeds or declared.get("seeds", budget.seeds)),
-        scale=budget,
+        scale=replace(budget, name=_beside(budget.name, company)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect,
     )
 
 
-def names(name: str, scale_name: str = "", changes: Mapping[str, str] = {}, folder: Path = FOLDER) -> tuple[str, str]:
+def in_atlas(name: str, scale_name: str, seeds: Sequence[str], changes: Mapping[str, str] = {}) -> Ablation:
+    """The study of a detail as the atlas runs it: every variant, at the scale's own budget and the paper's company."""
+    study = load(name, scale_name, seeds, changes)
+    budget = scale.find(scale_name, changes)
+    return replace(study, arms=_arms(study.detail, study.detail.variants, {}), scale=budget)
+
+
+def names(
+    name: str,
+    scale_name: str = "",
+    changes: Mapping[str, str] = {},
+    company: Mapping[str, str] = {},
+    folder: Path = FOLDER,
+) -> tuple[str, str]:
     """Detail and scale as the store calls them: all that a report has to know of the study."""
     path = folder / f"{name}.toml"
     declared = _read(path) if path.exists() else {"detail": name}
-    return declared["detail"], scale.full_name(*_scale_and_changes(declared, scale_name, changes))
+    full = scale.full_name(*_scale_and_changes(declared, scale_name, changes))
+    return declared["detail"], _beside(full, _company(declared, company))
+
+
+def _declared(name: str, folder: Path) -> dict:
+    path = folder / f"{name}.toml"
+    return _read(path) if path.exists() else {"detail": details.find(name).name}
+
+
+def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) -> dict[str, Recipe]:
+    """Label -> recipe, the reference first; UserError for a label that is none, or that does not go with the company."""
+    base = Recipe()
+    for name, label in company.items():
+        base = base.but(details.find(name), label)
+    arms = {label: base.but(detail, label) for label in dict.fromkeys([detail.reference, *map(str, labels)])}
+    for recipe in arms.values():
+        details.check(recipe)
+    return arms
+
+
+def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
+    """What is given, over the file's `with`."""
+    company = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
+    if declared["detail"] in company:
+        raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
+    return company
+
+
+def _beside(scale_name: str, company: Mapping[str, str]) -> str:
+    """What a scale is called where all arms make further choices: another study."""
+    return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(company.items()))]))
 
 
 def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -1,22 +1,32 @@
-"""The three words of the project: a Detail is one choice, a Recipe is an arm, a Pick is what a stage is handed."""
+"""The words of the project: a Detail is one choice, a Recipe is an arm, a Pick is what a stage is handed.
+
+A Check is what the paper measured rather than chose; a Clash is a combination of choices that makes no sense.
+"""
 
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from repro.errors import UserError
 
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 
 
+class Variant(NamedTuple):
+    """What a detail's one call site uses, a function or a constant, and in words what that does."""
+
+    value: Any
+    does: str
+
+
 @dataclass(frozen=True, eq=False)
 class Detail:
     """One implementation choice, declared once in `repro/details.py`.
 
-    `stages` may read it; `paper` says where it is stated; `reference` is the label of the paper's variant; `variants`
-    maps a label to the function or constant that its one call site uses; `hypothesis` is what leaving the reference
-    should do, and `moves` the same as metric -> "up", "down" or "same", or where arms differ label -> one of these.
+    `stages` may read it; `paper` says where it is stated and `numbers` which of the paper's 25 enumerated details it is
+    about; `reference` is the label of the paper's variant; `hypothesis` is what leaving the reference should do and why,
+    and `moves` the same as metric -> "up", "down" or "same", or where arms differ label -> one of these.
     """
 
     name: str
@@ -24,17 +34,38 @@ class Detail:
     paper: str
     question: str
     reference: str
-    variants: Mapping[str, Any]
+    variants: Mapping[str, Variant]
     hypothesis: str
     moves: Mapping[str, str | Mapping[str, str]]
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
+        for label, variant in self.variants.items():
+            assert isinstance(variant, Variant) and variant.does, f"{self.name}: {label!r} does not say what it does"
         for move in self.moves.values():
             words = [move] if isinstance(move, str) else move.values()
             assert set(words) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
             assert isinstance(move, str) or set(move) <= set(self.variants), f"{self.name}: moves of an unknown variant"
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Something that the paper measured: what `stages` log under `metrics`, names or patterns of `repro/metrics.py`."""
+
+    name: str
+    stages: tuple[str, ...]
+    paper: str
+    question: str
+    measures: str
+    found: str  # what the paper reports
+    metrics: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
+        assert self.metrics, f"{self.name}: a check logs something"
 
 
 @dataclass(frozen=True)
@@ -56,6 +87,26 @@ class Recipe:
         return dict(self.choices).get(detail.name, detail.reference)
 
 
+@dataclass(frozen=True)
+class Clash:
+    """Labels of two details that make no sense together, and why."""
+
+    one: Detail
+    labels: tuple[str, ...]
+    other: Detail
+    other_labels: tuple[str, ...]
+    why: str
+
+    def check(self, recipe: Recipe) -> None:
+        """UserError that names both choices where the recipe makes them."""
+        first, second = recipe.label(self.one), recipe.label(self.other)
+        if first in self.labels and second in self.other_labels:
+            raise UserError(
+                f"{self.one.name}={first} and {self.other.name}={second} make no sense together: {self.why}; "
+                f"leave {self.other.name} at {self.other.reference} or {self.one.name} at {self.one.reference}"
+            )
+
+
 class Pick:
     """Hands a stage this arm's variants, refuses details not declared for the stage, and records what was read."""
 
@@ -69,7 +120,12 @@ class Pick:
                 f"stage {self.stage!r} reads {detail.name!r}, declared for {detail.stages}: its key omits it"
             )
         self.read.add(detail.name)
-        return detail.variants[self.recipe.label(detail)]
+        return detail.variants[self.recipe.label(detail)].value
+
+
+def others(detail: Detail) -> tuple[str, ...]:
+    """The labels of a detail but its reference."""
+    return tuple(label for label in detail.variants if label != detail.reference)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from repro import model
 from repro.data import Corpus, column, embedded
+from repro.details import POSITION_IDS
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
@@ -19,7 +20,7 @@ from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
-SAMPLED = 0.7  # what PPO samples at (N+ table 7)
+SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def write(
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
     for query, numbers in zip(queries.split(batch), uniform.split(batch)):
         query = model.trim_left(query, corpus.pad).to(device)
-        response, logprob = model.sample(policy, query, numbers.to(device), temperature, corpus.eos, corpus.pad)
+        how = model.Sampling(temperature, measured_at=temperature)
+        response, logprob = model.sample(policy, query, numbers.to(device), how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
         ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, temperature)
-        score = model.score_at_last(reward_model, torch.cat([query, response], 1), corpus.pad)
+        whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
+        score = model.score(reward_model, whole, length, corpus.pad)
         kl = keep(k1(logprob, ref_logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
@@ -137,14 +140,15 @@ def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus,
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
-    return model.score_rows(
-        reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch
-    )
+    response_tokens = model.count_tokens(column(posts, "reference_response_token"), corpus.pad)
+    whole = column(posts, "query_reference_response_token")
+    return model.score_rows(reward_model, whole, response_tokens, corpus.pad, work.scale.rollout_batch)
 
 
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
-    table = gold_of(posts, corpus.decode(rollout.response), rollout.has_eos.cpu().numpy())
+    finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
+    table = gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
@@ -166,9 +170,10 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
     networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
+    placed = work.pick(POSITION_IDS)
     models = Models(
         **{
-            name: work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
+            name: work.accelerator.prepare_model(model.frozen(placed(network)), evaluation_mode=True)
             for name, network in networks.items()
         }
     )
@@ -190,7 +195,18 @@ def _means(table: pd.DataFrame, prefix: str) -> Metrics:
         for name in ("gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l")
         if name in table
     }
-    return {f"{prefix}{new}": float(table[old].mean(skipna=False)) for old, new in names.items()}
+    means = {new: float(table[old].mean(skipna=False)) for old, new in names.items()}
+    return {f"{prefix}{name}": value for name, value in (means | judge_agreement(table)).items()}
+
+
+def judge_agreement(table: pd.DataFrame) -> Metrics:
+    """How often reward model and gold score order summary and reference alike, where neither ties (N+ detail 17)."""
+    if "gold" not in table:
+        return {}
+    by_score = np.sign(table["score"] - table["reference_score"])
+    by_gold = np.sign(table["gold"] - table["reference_gold"])
+    alike = (by_score * by_gold)[by_score * by_gold != 0]  # 1, -1, or NaN where a score is not a number
+    return {"judge_agreement": float((alike.mean(skipna=False) + 1) / 2)} if len(alike) else {}
 
 
 def _run_baseline(work: Work) -> None:
@@ -208,10 +224,10 @@ def _run_evaluate(work: Work) -> None:
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch")
-BASELINE = Stage("baseline", version=1, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=2, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=1,
+    version=2,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

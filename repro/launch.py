@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -111,13 +111,13 @@ class Board:
                 self.fail(job.key, f"needs {self.jobs[key].label}, which failed")
 
 
-def jobs_of(study: Ablation) -> dict[str, Job]:
-    """Every distinct stage of the study, by key, in the order of the pipeline."""
+def jobs_of(study: Ablation, arms: Collection[str] = ()) -> dict[str, Job]:
+    """Every distinct stage of the study, or of some arms, by key, in the order of the pipeline."""
     jobs: dict[str, Job] = {}
     keys = {
-        (arm, seed): pipeline.keys(recipe, study.scale, seed)
+        (arm, seed): pipeline.keys(study.arms[arm], study.scale, seed)
         for seed in study.seeds
-        for arm, recipe in study.arms.items()
+        for arm in arms or study.arms
     }
     for each in pipeline.STAGES:
         for (arm, seed), known in keys.items():
@@ -128,7 +128,11 @@ def jobs_of(study: Ablation) -> dict[str, Job]:
 
 def board_of(study: Ablation, cache: Path) -> Board:
     """The study's jobs, with those that the cache already holds marked done."""
-    jobs = jobs_of(study)
+    return board_for(jobs_of(study), cache)
+
+
+def board_for(jobs: dict[str, Job], cache: Path) -> Board:
+    """These jobs, with those that the cache already holds marked done."""
     # A finished stage counts even where what it was made from is gone.
     done = {key for key in jobs if stage.cached(cache / key)}
     return Board(jobs, cache, done, corrupt={key for key in jobs if key not in done and (cache / key).exists()})

@@ -6,9 +6,12 @@ Padding is token 0 behind an attention mask, as the paper's code does, so that n
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -23,6 +26,7 @@ from transformers import (
 
 from repro.errors import UserError
 from repro.ops import text
+from repro.ops.masked import keep
 
 # ---------------------------------------------------------------------------------------------- tokenizers
 
@@ -63,19 +67,35 @@ def trim_right(ids: Tensor, pad: int) -> Tensor:
     return ids[:, : int(used[-1]) + 1 if len(used) else 1]
 
 
-def response_logprobs(
-    policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
-) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding.
+def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int) -> Tensor:
+    """[B, Q], [B, R] -> [B, R, V]: the logits that each response token was drawn from.
 
     The last token predicts nothing, so it is not run; logits of the query are not computed.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
     logits = policy(**attend(ids, pad), logits_to_keep=response.shape[1], use_cache=False).logits
+    return drawable(logits, pad, eos)
+
+
+def token_logprobs(logits: Tensor, response: Tensor, pad: int, eos: int, temperature: float) -> Tensor:
+    """[B, R, V], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding."""
     tokens = response.clamp(max=logits.shape[-1] - 1)
-    return text.logprob_of(drawable(logits, pad, eos), tokens, temperature).masked_fill(
-        (response == pad) & (pad != eos), 0.0
-    )
+    return text.logprob_of(logits, tokens, temperature).masked_fill((response == pad) & (pad != eos), 0.0)
+
+
+def response_logprobs(
+    policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass."""
+    return token_logprobs(response_logits(policy, query, response, pad, eos), response, pad, eos, temperature)
+
+
+def response_kl(
+    policy: nn.Module, reference: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the whole vocabulary at each response token."""
+    logits, ref_logits = (response_logits(network, query, response, pad, eos) for network in (policy, reference))
+    return text.kl_of(logits, ref_logits, temperature)
 
 
 def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
@@ -94,30 +114,53 @@ def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int
     return critic(**attend(ids, pad))[:, query.shape[1] - 1 :]
 
 
-def score_at_last(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
-    """[B, T] -> [B] float32: the reward at each row's last token that is not padding (N+ detail 12)."""
-    index = torch.arange(ids.shape[1], device=ids.device)
-    last = torch.where(ids != pad, index, 0).amax(1)
-    return reward_model(**attend(ids, pad)).gather(1, last[:, None]).squeeze(1)
+def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
+    """[B, T] padded on either side, [B] response tokens of each -> [B] float32: the reward, read where the model says.
+
+    Columns that are padding on the left of every row are not run: no reading depends on them.
+    """
+    ids = trim_left(ids, pad)
+    reading = READINGS[_scalar(reward_model).reward_token]
+    return reading.read(reward_model(**attend(ids, pad)), ids != pad, response_tokens)
 
 
 @torch.no_grad()
-def score_rows(reward_model: nn.Module, ids: Tensor, pad: int, batch: int) -> Tensor:
-    """[N, T] right-padded -> [N] float32 on the CPU, `batch` rows at a time."""
-    device = next(reward_model.parameters()).device
-    return torch.cat(
-        [score_at_last(reward_model, trim_right(part, pad).to(device), pad).cpu() for part in ids.split(batch)]
-    )
+def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int, batch: int) -> Tensor:
+    """[N, T] padded on either side, [N] -> [N] float32 on the CPU, `batch` rows at a time."""
+    device, scores = next(reward_model.parameters()).device, []
+    for part, count in zip(ids.split(batch), response_tokens.split(batch)):
+        part = trim_for(reward_model, part, pad)
+        scores.append(score(reward_model, part.to(device), count.to(device), pad).cpu())
+    return torch.cat(scores)
+
+
+def trim_for(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
+    """[B, T] rows without the columns on the right that are padding in every row, unless the reward is read there."""
+    return READINGS[_scalar(reward_model).reward_token].trim(ids, pad)
+
+
+def count_tokens(response: Tensor, pad: int) -> Tensor:
+    """[B, R] -> [B]: how many tokens of each row are not padding."""
+    return (response != pad).sum(1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: at which temperature, at which one they are measured, and what follows an end of text."""
+
+    temperature: float
+    measured_at: float
+    after_end: Callable[[Tensor, Tensor, int], Tensor] = text.stop
 
 
 @torch.no_grad()
 def sample(
-    policy: nn.Module, query: Tensor, uniform: Tensor, temperature: float, eos: int, pad: int
+    policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int
 ) -> tuple[Tensor, Tensor]:
     """[B, Q], [B, R] -> ([B, R] tokens, [B, R] float32 log-probabilities): one draw per uniform number in [0, 1).
 
-    A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1). Sampling
-    stops when every row has ended: what would follow is padding, as after truncation; its log-probability is 0.
+    A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1); padding
+    after it has log-probability 0.
     """
     tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
@@ -129,11 +172,12 @@ def sample(
             input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits
         logits = drawable(logits, pad, eos)
-        drawn = _draw(logits[:, -1].float() / (temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
-        tokens[:, t] = torch.where(ended, pad, drawn)
-        logprob[:, t] = torch.where(ended, 0.0, text.logprob_of(logits, drawn[:, None], temperature)[:, 0])
+        drawn = _draw(logits[:, -1].float() / (how.temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
+        tokens[:, t] = how.after_end(drawn, ended, pad)
+        measured = text.logprob_of(logits, drawn[:, None], how.measured_at)[:, 0]
+        logprob[:, t] = torch.where(tokens[:, t] == drawn, measured, 0.0)
         ended |= drawn == eos
-        if ended.all():
+        if (tokens[:, t] == pad).all():  # so is all that would follow
             break
         step, mask = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     return tokens, logprob
@@ -149,12 +193,83 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- scalar models
 
 
-class ScalarModel(nn.Module):
-    """A trunk with a linear head: a reward model read at one token, or a critic read at all of them (N+ detail 11)."""
+@dataclass(frozen=True)
+class Reading:
+    """How a reward model's outputs become one reward; `trim` takes the columns that `read` does not need."""
 
-    def __init__(self, trunk: PreTrainedModel) -> None:
+    trim: Callable[[Tensor, int], Tensor]
+    read: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _scalar(reward_model: nn.Module) -> "ScalarModel":
+    """The network itself, where ranks have wrapped it."""
+    return extract_model_from_parallel(reward_model)
+
+
+def as_it_is(ids: Tensor, pad: int) -> Tensor:
+    """[B, T] rows, unchanged."""
+    return ids
+
+
+def at_last_token(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
+    """[B, T] outputs, [B, T] bool, [B] -> [B]: the output at the last token that is not padding (N+ detail 12)."""
+    index = torch.arange(output.shape[1], device=output.device)
+    last = torch.where(is_token, index, 0).amax(1)
+    return output.gather(1, last[:, None]).squeeze(1)
+
+
+def at_last_position(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
+    """[B, T] outputs, [B, T] bool, [B] -> [B]: the output at the last column, which is mostly padding."""
+    return output[:, -1]
+
+
+def mean_over_response(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
+    """[B, T] outputs, [B, T] bool, [B] -> [B]: the mean output over the response's tokens; 0 where it has none."""
+    mask = last_tokens(is_token, response_tokens)
+    return keep(output, mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def last_tokens(is_token: Tensor, count: Tensor) -> Tensor:
+    """[B, T] bool, [B] -> [B, T] bool: the last `count` tokens of each row, wherever its padding is."""
+    from_the_end = is_token.flip(1).cumsum(1).flip(1)
+    return is_token & (from_the_end <= count[:, None])
+
+
+READINGS = {
+    "eos": Reading(trim_right, at_last_token),
+    "last_position": Reading(as_it_is, at_last_position),
+    "mean_over_response": Reading(trim_right, mean_over_response),
+}
+
+
+@dataclass(frozen=True)
+class Padding:
+    """On which side texts are padded when they are scored: (ids [B, T], pad) -> ids [B, T], one for each stage."""
+
+    in_rm: Callable[[Tensor, int], Tensor]
+    in_ppo: Callable[[Tensor, int], Tensor]
+
+
+def pad_left(ids: Tensor, pad: int) -> Tensor:
+    """[B, T] rows with all of their padding moved to the left."""
+    return ids.gather(1, (ids != pad).long().argsort(dim=1, stable=True))
+
+
+def pad_right(ids: Tensor, pad: int) -> Tensor:
+    """[B, T] rows with all of their padding moved to the right."""
+    return ids.gather(1, (ids == pad).long().argsort(dim=1, stable=True))
+
+
+class ScalarModel(nn.Module):
+    """A trunk with a linear head: a reward model read at one token, or a critic read at all of them (N+ detail 11).
+
+    `reward_token` names the reading that makes its outputs one reward; it is part of the configuration, and saved.
+    """
+
+    def __init__(self, trunk: PreTrainedModel, reward_token: str = "eos") -> None:
         super().__init__()
         self.trunk = trunk
+        self.reward_token = trunk.config.reward_token = reward_token
         self.head = nn.Linear(trunk.config.hidden_size, 1)
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("gain", torch.ones(()))
@@ -203,6 +318,57 @@ def _critic_on_sft(sft: Path, initialise, generator: torch.Generator) -> ScalarM
     critic = ScalarModel(load_policy(sft).base_model)
     initialise(critic.head, generator)
     return critic
+
+
+def critic_of_its_own(critic: ScalarModel, policy: nn.Module) -> ScalarModel:
+    """The critic shares no weight with the policy (N+ detail 22)."""
+    return critic
+
+
+def critic_on_policy(critic: ScalarModel, policy: PreTrainedModel) -> ScalarModel:
+    """A head of zeros on the policy's own trunk, whose weights both losses then move (the 2019 code)."""
+    shared = ScalarModel(policy.base_model)
+    nn.init.zeros_(shared.head.weight)
+    nn.init.zeros_(shared.head.bias)
+    return shared
+
+
+# ---------------------------------------------------------------------------------------------- positions and precision
+
+
+def positions_implicit(network: nn.Module) -> nn.Module:
+    """Positions count columns, padding included: with rotary positions only distances matter (the paper's code)."""
+    return network
+
+
+def positions_from_mask(network: nn.Module) -> nn.Module:
+    """Positions count the tokens that are not padding, so that a text's first is 0 on whichever side it is padded."""
+    trunk = network.trunk if isinstance(network, ScalarModel) else network.base_model
+    trunk.register_forward_pre_hook(_count_positions, with_kwargs=True)
+    return network
+
+
+def _count_positions(trunk: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Of a cached step the mask covers the whole text and the ids its last tokens."""
+    ids = args[0] if args else kwargs["input_ids"]
+    positions = (kwargs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    return args, kwargs | {"position_ids": positions[:, -ids.shape[1] :]}
+
+
+def mixed_as_declared(precision: str) -> str:
+    """accelerate's word for a scale's precision: bfloat16 autocast where "auto" finds a device that likes it."""
+    likes_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if precision == "auto" and likes_bfloat16 else "no"
+
+
+def mixed_never(precision: str) -> str:
+    """float32 throughout."""
+    return "no"
+
+
+def mixed_bfloat16(precision: str) -> str:
+    """bfloat16 autocast over float32 weights, on any device."""
+    return "bf16"
 
 
 # ---------------------------------------------------------------------------------------------- making, saving, loading
@@ -271,11 +437,18 @@ def load_policy(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
-def save_policy(policy: PreTrainedModel, folder: Path) -> None:
-    policy.save_pretrained(folder)
+def save_policy(policy: nn.Module, folder: Path) -> None:
+    """As `transformers` saves it, an adapter merged into the weights."""
+    _merged(policy).save_pretrained(folder)
+
+
+def _merged(network: nn.Module) -> nn.Module:
+    return network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
 
 
 def save_scalar(network: ScalarModel, folder: Path) -> None:
+    """Configuration of the trunk, and all weights and buffers, an adapter merged into them."""
+    network.trunk = _merged(network.trunk)
     folder.mkdir(parents=True, exist_ok=True)
     network.trunk.config.save_pretrained(folder)
     save_file(
@@ -284,7 +457,13 @@ def save_scalar(network: ScalarModel, folder: Path) -> None:
 
 
 def load_scalar(folder: Path) -> ScalarModel:
-    """The saved network, strictly: a missing head bias or normalisation is an error, not a zero."""
-    network = ScalarModel(AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)))
+    """The saved network, strictly: a missing head bias, normalisation or reading is an error, not a default."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    reward_token = getattr(config, "reward_token", "missing")
+    if reward_token not in READINGS:
+        raise UserError(
+            f"{folder / 'config.json'}: reward_token is {reward_token}; it must be one of {', '.join(READINGS)}"
+        )
+    network = ScalarModel(AutoModel.from_config(config), reward_token)
     network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     return network

@@ -1,30 +1,34 @@
 """What SFT, the reward model and PPO share: AdamW as the paper sets it, and one optimizer step over micro-batches."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
+from repro.detail import Pick
+from repro.details import ADAM_EPSILON, ADAM_FLAVOUR, WEIGHT_DECAY
 from repro.errors import UserError
 
-ADAM_EPSILON = 1e-5  # N+ details 9, 10 and 20; betas and weight decay are PyTorch's defaults
+
+def adamw(networks: Iterable[nn.Module], learning_rate: float, pick: Pick) -> Optimizer:
+    """The optimizer of all weights of the networks that are trained, each once (N+ details 9, 10 and 20)."""
+    trained = dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
+    return pick(ADAM_FLAVOUR)(list(trained), lr=learning_rate, eps=pick(ADAM_EPSILON), weight_decay=pick(WEIGHT_DECAY))
 
 
-def adamw(networks: Iterable[nn.Module], learning_rate: float) -> AdamW:
-    return AdamW([p for network in networks for p in network.parameters()], lr=learning_rate, eps=ADAM_EPSILON)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> float:
-    """Add up the gradients of micro-batch losses and step once; a non-finite loss is returned without a step.
+def step(accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor], longest: float = math.inf) -> float:
+    """Add up the gradients of micro-batch losses and step once, with a gradient no longer than `longest`: the loss.
 
-    Each loss carries its share of the whole step's denominator, so the split changes nothing.
+    Each loss carries its share of the whole step's denominator, so the split changes nothing. Where the loss or the
+    gradient is not finite there is no step, and the loss is returned as NaN.
     """
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
@@ -32,8 +36,11 @@ def step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, losses: Ite
         # Ranks average gradients; the shares are of a sum.
         accelerator.backward(loss * accelerator.num_processes)
         total += loss.item()
-    if total == total and abs(total) != float("inf"):
-        optimizer.step()
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    length = accelerator.clip_grad_norm_(weights, longest)
+    if not (math.isfinite(total) and math.isfinite(length)):
+        return math.nan
+    optimizer.step()
     return total
 
 

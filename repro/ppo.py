@@ -1,10 +1,11 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
-Left out of the published algorithms: an entropy bonus, early stopping on the KL, gradient clipping, and sharing a trunk
-between policy and critic; the paper's code has none of them.
+Left out of the published algorithms: early stopping on the KL and a separate learning rate for the critic; the paper's
+code has neither.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,37 +14,56 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from repro import evaluate, model, optimise
+from repro import dpo, evaluate, model, optimise, sft
 from repro.data import Corpus, column
 from repro.detail import Pick
 from repro.details import (
+    ADAPTER,
+    ADVANTAGE,
+    AFTER_EOS,
+    ALGORITHM,
     CLIP_RANGE,
     CRITIC_INIT,
+    CRITIC_TRUNK,
     DROPOUT,
+    ENTROPY_BONUS,
     GAE_LAMBDA,
     GAMMA,
+    GRADIENT_CLIP,
     KL_COEF,
     KL_CONTROLLER,
     KL_ESTIMATOR,
     KL_PLACEMENT,
+    LOGPROB_TEMPERATURE,
     LOSS_AGGREGATION,
+    LR_SCHEDULE,
+    MINIBATCHES,
     NO_EOS_SCORE,
+    OLD_LOGPROB,
+    PADDING_SIDE,
+    POLICY_OBJECTIVE,
+    POSITION_IDS,
     PPO_EPOCHS,
+    PROMPTS,
+    PTX_MIX,
+    REFERENCE_POLICY,
+    REWARD_CLIP,
+    SAMPLING,
     SCORE_POSITION,
+    TEMPERATURE,
     VALUE_CLIP,
+    VALUE_COEF,
+    WEIGHT_AVERAGE,
     WHITEN_ADV,
+    WHITEN_MOMENTS,
     WHITEN_REWARD,
+    WHITEN_SCOPE,
 )
 from repro.ops import loss, masked, text
-from repro.ops.advantage import gae
-from repro.ops.masked import Reduce, one_rank
-from repro.ops.optim import linear_to_zero
+from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import k1, whole_reward
 from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout, Targets
-
-TEMPERATURE = evaluate.SAMPLED
-VALUE_COEF = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,109 +74,161 @@ class Models:
     reward_model: nn.Module
 
 
+@dataclass(frozen=True)
+class Prices:
+    """What a nat costs: of the KL to the reference policy, and of the KL to the policy that sampled the batch."""
+
+    reference: float
+    sampler: float = 0.0
+
+
 def _run(work: Work) -> None:
+    learners = {"ppo": learn, "dpo": dpo.learn}
+    learners[work.pick(ALGORITHM)](work)
+
+
+def learn(work: Work) -> None:
+    """The loop: roll out, set targets, improve over epochs and minibatches, log."""
     pick, scale, accelerator = work.pick, work.scale, work.accelerator
     corpus = Corpus(work.inputs["data"])
-    posts = corpus.posts("train")
-    queries = column(posts, "query_token")
+    posts = corpus.posts(pick(PROMPTS))
+    queries, texts = column(posts, "query_token"), _texts(work, corpus)
     models, optimizer = _load(work)
-    coefficient, updates, outcome = pick(KL_COEF), scale.episodes // scale.ppo_batch, "finished"
+    average = pick(WEIGHT_AVERAGE)(accelerator.unwrap_model(models.policy))
+    prices = Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price)
+    updates, outcome = scale.episodes // scale.ppo_batch, "finished"
     shuffle, sampling, order = (work.generator(name) for name in ("shuffle", "sampling", "order"))
     torch.manual_seed(work.seed_of("dropout"))
 
     for update, rows in enumerate(islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)):
-        optimise.set_learning_rate(optimizer, scale.ppo_learning_rate * linear_to_zero(update, updates))
+        optimise.set_learning_rate(optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
         uniform = torch.rand(len(rows), scale.response_tokens, generator=sampling)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        rollout = roll_out(models, queries[rows[mine]], uniform[mine], corpus, scale.rollout_batch, accelerator)
-        target, measured = targets(rollout, coefficient, pick, accelerator.reduce)
+        rollout = roll_out(models, queries[rows[mine]], uniform[mine], corpus, scale.rollout_batch, pick, accelerator)
+        target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
         if update % scale.evaluate_every == 0:
             models.policy.eval()
             measured |= evaluate.validate(models, corpus, work)
             models.policy.train()
-        passes = []
+        steps = []
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
-            passes.append(
-                improve(
-                    models,
-                    optimizer,
-                    rollout[shuffled],
-                    target[shuffled],
-                    coefficient,
-                    corpus,
-                    scale.micro_batch,
-                    pick,
-                    accelerator,
+            for part in shuffled.chunk(pick(MINIBATCHES)):
+                steps.append(
+                    improve(
+                        models,
+                        optimizer,
+                        rollout[part],
+                        target[part],
+                        next(texts),
+                        prices,
+                        corpus,
+                        scale.micro_batch,
+                        pick,
+                        accelerator,
+                    )
                 )
-            )
-        measured |= {name: sum(p[name] for p in passes) / len(passes) for name in passes[0]}
-        measured["policy/first_ratio_error"] = passes[0]["policy/ratio_error"]
+                average.update_parameters(accelerator.unwrap_model(models.policy))
+        measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
+        measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
         measured |= evaluate.true_quality(posts.select(rows[mine].tolist()), rollout, corpus)
         work.log(update * scale.ppo_batch, measured)
         if not math.isfinite(measured["loss/total"]):
             outcome = "diverged"
             break
-        coefficient = pick(KL_CONTROLLER)(coefficient, measured["objective/kl"], len(rows))
+        pick(REFERENCE_POLICY).move(models.reference, models.policy)
+        prices = Prices(
+            pick(KL_CONTROLLER)(prices.reference, measured["objective/kl"], len(rows)),
+            pick(POLICY_OBJECTIVE).adapt(prices.sampler, steps[-1]["policy/approx_kl"]),
+        )
 
-    model.save_policy(accelerator.unwrap_model(models.policy), work.out / "model")
+    model.save_policy(average.module, work.out / "model")
     model.save_scalar(accelerator.unwrap_model(models.critic), work.out / "critic")
     work.finish({"ppo/updates": float(update + 1)}, outcome)
 
 
+def _texts(work: Work, corpus: Corpus) -> Iterator[Tensor]:
+    """[N, T] SFT texts without end, as many as an optimizer step has episodes, for the recipe that mixes them in."""
+    tokens, generator = column(corpus.posts("train"), "query_reference_response_token"), work.generator("texts")
+    count = work.scale.ppo_batch // work.pick(MINIBATCHES)
+    while True:
+        yield tokens[torch.randint(len(tokens), (count,), generator=generator)]
+
+
 def _load(work: Work) -> tuple[Models, torch.optim.Optimizer]:
     sft, rm = work.inputs["sft"] / "model", work.inputs["rm"] / "model"
-    dropout = work.pick(DROPOUT).get("ppo", 0.0)
-    policy = model.set_dropout(model.load_policy(sft), dropout)
-    critic = model.set_dropout(work.pick(CRITIC_INIT)(rm, sft, work.generator("critic")), dropout)
+    pick, dropout = work.pick, work.pick(DROPOUT).get("ppo", 0.0)
+    placed = pick(POSITION_IDS)
+    reward_model = placed(model.load_scalar(rm))
+    reference = placed(model.load_policy(work.inputs[pick(REFERENCE_POLICY).start] / "model"))
+    policy = placed(model.load_policy(sft))
+    critic = pick(CRITIC_TRUNK)(placed(pick(CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
+    policy, critic, reference = pick(ADAPTER)(policy, critic, reference, work.seed_of("adapter"))
+    policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
     policy, critic, optimizer = work.accelerator.prepare(
-        policy, critic, optimise.adamw([policy, critic], work.scale.ppo_learning_rate)
+        policy, critic, optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick)
     )
     frozen = [
         work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
-        for network in (model.load_policy(sft), model.load_scalar(rm))
+        for network in (reference, reward_model)
     ]
     return Models(policy, critic, *frozen), optimizer
 
 
 @torch.no_grad()
 def roll_out(
-    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, batch: int, accelerator: Accelerator
+    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, batch: int, pick: Pick, accelerator: Accelerator
 ) -> Rollout:
     """[B, Q] queries, [B, R] uniform numbers -> the episodes, sampled and scored `batch` at a time."""
-    parts = []
-    for query_part, uniform_part in zip(
-        query.to(accelerator.device).split(batch), uniform.to(accelerator.device).split(batch)
-    ):
-        q = model.trim_left(query_part, corpus.pad)
-        response, logprob = model.sample(
-            accelerator.unwrap_model(models.policy), q, uniform_part, TEMPERATURE, corpus.eos, corpus.pad
-        )
-        last, has_eos = text.last_token(response, corpus.eos)
-        parts.append(
-            Rollout(
-                query=query_part,
-                response=response,
-                logprob=logprob,
-                ref_logprob=model.response_logprobs(models.reference, q, response, corpus.pad, corpus.eos, TEMPERATURE),
-                value=model.response_values(models.critic, q, response, corpus.pad),
-                score=model.score_at_last(models.reward_model, torch.cat([q, response], 1), corpus.pad),
-                last=last,
-                has_eos=has_eos,
-            )
-        )
-    return Rollout(*(torch.cat(columns) for columns in zip(*parts)))
+    parts = zip(query.to(accelerator.device).split(batch), uniform.to(accelerator.device).split(batch))
+    rollouts = [_episodes(models, *part, corpus, pick, accelerator) for part in parts]
+    return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))
 
 
-def targets(r: Rollout, coefficient: float, pick: Pick, reduce: Reduce = one_rank) -> tuple[Targets, Metrics]:
+def _episodes(
+    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, pick: Pick, accelerator: Accelerator
+) -> Rollout:
+    """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
+    how = model.Sampling(pick(TEMPERATURE), pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE)), pick(SAMPLING))
+    q, eos, pad = model.trim_left(query, corpus.pad), corpus.eos, corpus.pad
+    response, sampled = model.sample(accelerator.unwrap_model(models.policy), q, uniform, how, eos, pad)
+    last, has_eos = text.last_token(response, eos)
+    finished = text.truncate_after_eos(response, eos, pad)
+    told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
+    inputs = (q, response, pad, eos, how.measured_at)
+    logprob = pick(OLD_LOGPROB)(sampled, partial(model.response_logprobs, models.policy, *inputs))
+    ref_logprob = model.response_logprobs(models.reference, *inputs)
+    whole_kl = partial(model.response_kl, models.policy, models.reference, *inputs)
+    return Rollout(
+        query=query,
+        response=response,
+        logprob=logprob,
+        ref_logprob=ref_logprob,
+        kl=pick(KL_ESTIMATOR)(logprob, ref_logprob, whole_kl),
+        value=model.response_values(models.critic, q, response, pad),
+        score=model.score(models.reward_model, told, model.count_tokens(finished, pad), pad),
+        last=last,
+        counted=pick(AFTER_EOS)(last, response.shape[1]),
+        has_eos=has_eos,
+    )
+
+
+def targets(
+    r: Rollout, coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank
+) -> tuple[Targets, Metrics]:
     """What the episodes were paid, token by token, and how much better than expected that was."""
-    score = pick(NO_EOS_SCORE)(r.score, r.has_eos)  # [B]
-    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_reward(r.logprob, r.ref_logprob)  # [B, R]
+
+    def over(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
+        how = partial(whiten, correction=pick(WHITEN_MOMENTS))
+        return pick(WHITEN_SCOPE)(how, values, mask, micro_batch, reduce)
+
+    score = pick(NO_EOS_SCORE)(pick(REWARD_CLIP)(r.score), r.has_eos)  # [B]
+    kl = pick(KL_PLACEMENT).in_reward(r.kl)  # [B, R]
     reward = whole_reward(pick(SCORE_POSITION)(score, r.last, kl.shape), coefficient * kl, r.token_mask)
-    reward = pick(WHITEN_REWARD)(reward, r.value_mask, reduce)
+    reward = over(pick(WHITEN_REWARD), reward, r.value_mask)
     value = masked.keep(r.value, r.value_mask)
-    advantage = gae(reward, value, pick(GAMMA), pick(GAE_LAMBDA))  # [B, R]
-    target = Targets(advantage=pick(WHITEN_ADV)(advantage, r.token_mask, reduce), returns=advantage + value)
+    advantage, returns = pick(ADVANTAGE)(reward, value, pick(GAMMA), pick(GAE_LAMBDA))  # [B, R] each
+    target = Targets(advantage=over(pick(WHITEN_ADV), advantage, r.token_mask), returns=returns)
     return target, describe(r, score, target, coefficient, reduce)
 
 
@@ -165,28 +237,43 @@ def improve(
     optimizer: torch.optim.Optimizer,
     r: Rollout,
     target: Targets,
-    coefficient: float,
+    texts: Tensor,
+    prices: Prices,
     corpus: Corpus,
     micro_batch: int,
     pick: Pick,
     accelerator: Accelerator,
 ) -> Metrics:
-    """One optimizer step over the whole batch, in micro-batches that change nothing but memory."""
+    """One optimizer step over these episodes, in micro-batches that change nothing but memory."""
     weights, measured = weigh(r, micro_batch, pick, accelerator.reduce), []
+    measured_at = pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE))
 
     def losses():
         for rows in torch.arange(len(r)).split(micro_batch):
             part = r[rows]
             query = model.trim_left(part.query, corpus.pad)
-            logprob = model.response_logprobs(models.policy, query, part.response, corpus.pad, corpus.eos, TEMPERATURE)
+            logits = model.response_logits(models.policy, query, part.response, corpus.pad, corpus.eos)
+            logprob = model.token_logprobs(logits, part.response, corpus.pad, corpus.eos, measured_at)
+            bonus = pick(ENTROPY_BONUS)(logits, measured_at)
             value = model.response_values(models.critic, query, part.response, corpus.pad)
-            total, sums = ppo_loss(logprob, value, part, target[rows], weights[rows], coefficient, pick)
+            total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
             measured.append(sums)
             yield total
+        yield from mixed_in(models.policy, texts, pick(PTX_MIX), corpus.pad, micro_batch, accelerator)
 
-    total = optimise.step(accelerator, optimizer, losses())
+    total = optimise.step(accelerator, optimizer, losses(), pick(GRADIENT_CLIP))
     sums = accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
     return dict(zip(measured[0], sums.tolist())) | {"loss/total": total}
+
+
+def mixed_in(
+    policy: nn.Module, texts: Tensor, mix: loss.Mix, pad: int, micro_batch: int, accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """Each part's share of coefficient times the next-token loss of the SFT texts; nothing where none are mixed in."""
+    some = texts[: round(mix.per_episode * len(texts))].to(accelerator.device)
+    for start in range(0, len(some), micro_batch):
+        part = some[start : start + micro_batch]
+        yield mix.coefficient * sft.token_loss(policy, part, part != pad, pad) / (some[:, 1:] != pad).sum()
 
 
 @dataclass(frozen=True)
@@ -213,20 +300,28 @@ def weigh(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -
 
 
 def ppo_loss(
-    logprob: Tensor, value: Tensor, r: Rollout, target: Targets, w: Weights, coefficient: float, pick: Pick
+    logprob: Tensor,
+    bonus: Tensor,
+    value: Tensor,
+    r: Rollout,
+    target: Targets,
+    w: Weights,
+    prices: Prices,
+    pick: Pick,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """[B, R], [B, R] of the update's forward pass -> this micro-batch's share of the loss, and of each metric."""
+    """[B, R] each of the update's forward pass -> this micro-batch's share of the loss, and of each metric."""
     # Masked before the arithmetic: the gradient of what stands in a masked place is 0 times it, and 0 times NaN is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
     value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
     log_ratio = logprob - old_logprob
-    ratio = log_ratio.exp()
-    policy = loss.policy_loss(ratio, target.advantage, pick(CLIP_RANGE))
+    policy = pick(POLICY_OBJECTIVE).loss(logprob, log_ratio, target.advantage, pick(CLIP_RANGE), prices.sampler)
     clipped = pick(VALUE_CLIP)(value, old_value)
     critic = loss.value_loss(value, clipped, target.returns)
-    kl = pick(KL_PLACEMENT)(pick(KL_ESTIMATOR)).in_loss(logprob, ref_logprob)
-    total = loss.weighted(policy + coefficient * kl, w.token) + VALUE_COEF * loss.weighted(critic, w.value)
+    kl = pick(KL_PLACEMENT).in_loss(logprob, ref_logprob)
+    total = loss.weighted(policy + prices.reference * kl - masked.keep(bonus, r.token_mask), w.token)
+    total = total + pick(VALUE_COEF) * loss.weighted(critic, w.value)
     with torch.no_grad():
+        ratio = log_ratio.exp()
         terms = {
             "loss/policy": loss.weighted(policy, w.token),
             "loss/value": loss.weighted(critic, w.value),
@@ -263,17 +358,17 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
 
 STAGE = Stage(
     "ppo",
-    version=2,
-    upstream=("data", "sft", "rm"),
+    version=3,
+    upstream=("data", "base", "sft", "rm"),
     seeded=True,
     run=_run,
     fields=(
-        "posts",
-        "validation_posts",
         "response_tokens",
         "episodes",
         "ppo_batch",
         "ppo_learning_rate",
+        "rm_batch",
+        "rm_learning_rate",
         "micro_batch",
         "rollout_batch",
         "evaluate_every",

@@ -1,79 +1,150 @@
-"""The reward model: Bradley-Terry on comparisons, read at the end of text, then normalised (N+ details 10 to 18)."""
+"""The reward model: trained on comparisons, read at the end of text, then normalised and checked (N+ details 10 to 18)."""
 
-import json
-import random
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
 from repro import model, optimise
-from repro.data import Corpus, column, embedded
-from repro.details import DROPOUT, REWARD_NORMALISATION, RM_HEAD_INIT
+from repro.data import Corpus, column
+from repro.details import (
+    DROPOUT,
+    PADDING_SIDE,
+    REWARD_NORMALISATION,
+    REWARD_TOKEN,
+    RM_EPOCHS,
+    RM_HEAD_INIT,
+    RM_INIT,
+    RM_LOSS,
+)
+from repro.errors import UserError
+from repro.ops import preference
 from repro.ops.optim import cosine_to_zero
+from repro.ops.preference import accuracy
 from repro.stage import Stage, Work
 from repro.types import Metrics
+
+SMALLEST_GROUP = 20  # comparisons whose accuracy is worth a number
 
 
 def _run(work: Work) -> None:
     corpus, accelerator, scale = Corpus(work.inputs["data"]), work.accelerator, work.scale
-    reward_model = model.ScalarModel(model.load_policy(work.inputs["sft"] / "model").base_model)
+    trunk = model.load_policy(work.inputs[work.pick(RM_INIT)] / "model").base_model
+    reward_model = model.ScalarModel(trunk, work.pick(REWARD_TOKEN))
     work.pick(RM_HEAD_INIT)(reward_model.head, work.generator("head"))
     model.set_dropout(reward_model, work.pick(DROPOUT).get("rm", 0.0))
-    reward_model, optimizer = accelerator.prepare(reward_model, optimise.adamw([reward_model], scale.rm_learning_rate))
-    _train(work, reward_model, optimizer, corpus)
+    reward_model, optimizer = accelerator.prepare(
+        reward_model, optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
+    )
+    pack = work.pick(PADDING_SIDE).in_rm
+    _train(work, reward_model, optimizer, corpus, pack)
     plain = model.frozen(accelerator.unwrap_model(reward_model))
-    measured = _normalise(work, plain, corpus)
-    pairs = corpus.pairs("validation")
-    measured["rm/validation_accuracy"] = accuracy(*score_pairs(plain, pairs, corpus.pad, scale.rollout_batch))
-    measured |= right_over_wrong(plain, corpus, scale.rollout_batch)
+    scorer = Scorer(plain, pack, corpus.pad, scale.rollout_batch)
+    measured = _normalise(work, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
     model.save_scalar(plain, work.out / "model")
     work.finish(measured)
 
 
-def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer, corpus: Corpus) -> None:
-    scale, accelerator = work.scale, work.accelerator
+# ---------------------------------------------------------------------------------------------- texts and scores
+
+Pack = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """N queries, each with its response behind it."""
+
+    ids: Tensor  # [N, T], padded on one side
+    response_tokens: Tensor  # [N] how many of the last tokens are the response
+
+    def __getitem__(self, rows: Tensor) -> "Texts":
+        return Texts(self.ids[rows], self.response_tokens[rows])
+
+
+def read(rows: Dataset, name: str, pack: Pack, pad: int) -> Texts:
+    """The texts that end in "chosen", "rejected" or "reference_response"."""
+    return Texts(pack(column(rows, f"query_{name}_token"), pad), model.count_tokens(column(rows, f"{name}_token"), pad))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A frozen reward model, and how it is shown its texts."""
+
+    network: nn.Module
+    pack: Pack
+    pad: int
+    batch: int
+
+    def __call__(self, rows: Dataset, name: str) -> Tensor:
+        """[N] scores of the rows' texts of this name."""
+        texts = read(rows, name, self.pack, self.pad)
+        return model.score_rows(self.network, texts.ids, texts.response_tokens, self.pad, self.batch)
+
+    def margin(self, pairs: Dataset) -> Tensor:
+        """[N] how much higher the chosen summaries score."""
+        return self(pairs, "chosen") - self(pairs, "rejected")
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer, corpus: Corpus, pack: Pack) -> None:
+    scale, accelerator, objective = work.scale, work.accelerator, work.pick(RM_LOSS)
     pairs = corpus.pairs("train")
-    chosen, rejected = column(pairs, "query_chosen_token"), column(pairs, "query_rejected_token")
+    chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
+    group = objective.group(pairs["id"])
+    share, seen = preference.shares(group), 0
     torch.manual_seed(work.seed_of("dropout"))
-    steps = len(pairs) // scale.rm_batch
-    for step, rows in enumerate(optimise.batches(len(pairs), scale.rm_batch, work.generator("shuffle"))):
-        optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, steps))
-        parts = (
-            margins(reward_model, chosen[part], rejected[part], corpus.pad, accelerator.device)
-            for part in rows.split(scale.micro_batch)
-        )
+    batches = _batches(group, scale.rm_batch, work.pick(RM_EPOCHS), work.generator("shuffle"))
+    for step, rows in enumerate(batches):
+        optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, len(batches)))
+        parts = rows.split(scale.micro_batch)
+        margin = (margins(reward_model, chosen[p], rejected[p], corpus.pad, accelerator.device) for p in parts)
+        weights = [share[p].to(accelerator.device) for p in parts]
         right: list[Tensor] = []
-        loss = optimise.step(accelerator, optimizer, _bradley_terry(parts, len(rows), right))
-        accuracy_now = torch.cat(right).float().mean().item()
-        work.log((step + 1) * scale.rm_batch, {"rm/loss": loss, "rm/train_accuracy": accuracy_now})
+        loss = optimise.step(accelerator, optimizer, _losses(objective.loss, margin, weights, right))
+        seen += len(rows)
+        measured = {"rm/loss": loss, "rm/train_accuracy": torch.cat(right).float().mean().item()}
+        work.log_mean(seen, measured, len(batches))
 
 
-def _bradley_terry(parts: Iterable[Tensor], count: int, right: list[Tensor]) -> Iterator[Tensor]:
-    """Each part's share of the mean of -log sigmoid(margin) (N+ detail 10); notes which comparisons came out right."""
-    for margin in parts:
+def _batches(group: Tensor, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
+    """Row indices of every step, each epoch shuffled anew; a UserError where there is not one whole batch."""
+    batches = [rows for _ in range(epochs) for rows in preference.batches(group, size, generator)]
+    if not batches:
+        raise UserError(f"{len(group)} comparisons are fewer than a batch of {size}; give more or a smaller batch")
+    return batches
+
+
+def _losses(
+    loss: Callable[[Tensor], Tensor], parts: Iterable[Tensor], weights: list[Tensor], right: list[Tensor]
+) -> Iterator[Tensor]:
+    """Each part's share of the batch's weighted mean loss; notes which comparisons came out right."""
+    total = torch.cat(weights).sum()
+    for margin, weight in zip(parts, weights, strict=True):
         right.append(margin.detach() > 0)
-        yield -nn.functional.logsigmoid(margin).sum() / count
+        yield (loss(margin) * weight).sum() / total
 
 
-def margins(reward_model: nn.Module, chosen: Tensor, rejected: Tensor, pad: int, device: torch.device) -> Tensor:
-    """[B, T], [B, T] right-padded -> [B]: how much higher the chosen text scores; both go through one forward pass."""
-    ids = model.trim_right(torch.cat([chosen, rejected]), pad).to(device)
-    better, worse = model.score_at_last(reward_model, ids, pad).chunk(2)
+def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int, device: torch.device) -> Tensor:
+    """-> [B]: how much higher the chosen text scores; both go through one forward pass."""
+    ids = model.trim_for(reward_model, torch.cat([chosen.ids, rejected.ids]), pad).to(device)
+    response_tokens = torch.cat([chosen.response_tokens, rejected.response_tokens]).to(device)
+    better, worse = model.score(reward_model, ids, response_tokens, pad).chunk(2)
     return better - worse
 
 
-def _normalise(work: Work, reward_model: model.ScalarModel, corpus: Corpus) -> Metrics:
+def _normalise(work: Work, scorer: Scorer, corpus: Corpus) -> Metrics:
     """Set the model's bias and gain from its scores of the SFT references (N+ detail 15)."""
     posts = corpus.posts("train")
-    posts = posts.select(range(min(work.scale.normalisation_posts, len(posts))))
-    scores = model.score_rows(
-        reward_model, column(posts, "query_reference_response_token"), corpus.pad, work.scale.rollout_batch
-    )
+    scores = scorer(posts.select(range(min(work.scale.normalisation_posts, len(posts)))), "reference_response")
     normalisation = work.pick(REWARD_NORMALISATION)(scores)
-    reward_model.bias.fill_(normalisation.bias)
-    reward_model.gain.fill_(normalisation.gain)
+    scorer.network.bias.fill_(normalisation.bias)
+    scorer.network.gain.fill_(normalisation.gain)
     return {
         "rm/bias": normalisation.bias,
         "rm/gain": normalisation.gain,
@@ -82,51 +153,96 @@ def _normalise(work: Work, reward_model: model.ScalarModel, corpus: Corpus) -> M
     }
 
 
-def score_pairs(reward_model: nn.Module, pairs: Dataset, pad: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Scores of the chosen and of the rejected summaries, [N] each."""
+# ---------------------------------------------------------------------------------------------- what the paper measured
+
+
+def _check(scorer: Scorer, corpus: Corpus) -> Metrics:
+    """Everything that is measured on validation comparisons and validation references."""
+    posts, pairs = corpus.posts("validation"), corpus.pairs("validation")
+    margin = scorer.margin(pairs)
     return (
-        model.score_rows(reward_model, column(pairs, "query_chosen_token"), pad, batch),
-        model.score_rows(reward_model, column(pairs, "query_rejected_token"), pad, batch),
+        {"rm/validation_accuracy": accuracy(margin)}
+        | reward_off_eos(scorer, posts, corpus.eos)
+        | padding_agreement(scorer, posts)
+        | accuracy_by_group(margin, pairs)
+        | calibration(margin)
     )
 
 
-def accuracy(chosen: Tensor, rejected: Tensor) -> float:
-    """Share of comparisons in which the chosen summary scores higher; ties count half."""
-    return ((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean().item()
+@torch.no_grad()
+def reward_off_eos(scorer: Scorer, posts: Dataset, eos: int) -> Metrics:
+    """The reward model's output on the references' tokens before their end of text, and at it (N+ detail 13)."""
+    device = next(scorer.network.parameters()).device
+    texts = read(posts, "reference_response", model.as_it_is, scorer.pad)
+    before, at_eos = [], []
+    for rows in torch.arange(len(posts)).split(scorer.batch):
+        ids = model.trim_right(texts.ids[rows], scorer.pad)
+        output = scorer.network(**model.attend(ids.to(device), scorer.pad)).cpu()
+        response = model.last_tokens(ids != scorer.pad, texts.response_tokens[rows])
+        before.append(output[response & (ids != eos)])
+        at_eos.append(output[response & (ids == eos)])
+    off, on = torch.cat(before), torch.cat(at_eos)
+    found = {"rm/off_eos_mean": off, "rm/off_eos_negative": (off < 0).float(), "rm/eos_mean": on}
+    # Where texts do not end, or padding hides it, there is nothing to say.
+    return {name: values.mean().item() for name, values in found.items() if len(values)}
 
 
-def right_over_wrong(reward_model: nn.Module, corpus: Corpus, batch: int) -> Metrics:
+def padding_agreement(scorer: Scorer, posts: Dataset) -> Metrics:
+    """How far apart the rewards of the same references are, padded left and padded right (N+ detail 14)."""
+    left, right = (
+        replace(scorer, pack=pack)(posts, "reference_response") for pack in (model.pad_left, model.pad_right)
+    )
+    return {
+        "rm/padding_difference_mean": (left - right).mean().item(),
+        "rm/padding_difference_largest": (left - right).abs().max().item(),
+    }
+
+
+def accuracy_by_group(margin: Tensor, pairs: Dataset) -> Metrics:
+    """Accuracy by batch, confidence and pair of policies, of groups of 20 comparisons or more (N+ detail 16)."""
+    right = pd.Series(((margin > 0).float() + 0.5 * (margin == 0).float()).numpy())
+    groups = {
+        "batch": pairs["batch"],
+        "confidence": [str(given) if given >= 0 else None for given in pairs["confidence"]],
+        "policies": [" vs ".join(sorted(two)) for two in zip(pairs["chosen_policy"], pairs["rejected_policy"])],
+    }
+    found = {}
+    for kind, labels in groups.items():
+        shares = right.groupby(pd.Series(list(labels))).agg(["mean", "count"])
+        for label, share in shares[shares["count"] >= SMALLEST_GROUP]["mean"].items():
+            found[f"rm/accuracy/{kind}/{_in_a_metric(label)}"] = share
+    return found
+
+
+def _in_a_metric(label: str) -> str:
+    """MLflow takes ASCII letters, digits and _ - . space : / in a metric's name."""
+    return re.sub(r"[^\w\-. :/]", "_", label, flags=re.ASCII)
+
+
+def right_over_wrong(scorer: Scorer, corpus: Corpus) -> Metrics:
     """Where the facts are known: how often a right summary scores above the same with one fact replaced, by fact."""
-    posts = [row for row in corpus.posts("test") if row["facts"]]
-    if not posts:
+    if not corpus.has_pairs("probe"):
         return {}
-    rng = random.Random("right over wrong")
-    right, wrong, slots = [], [], []
-    for row in posts:
-        facts = json.loads(row["facts"])
-        slot = rng.choice(list(facts))
-        lie = facts | {slot: rng.choice([value for value in embedded.VALUES[slot] if value != facts[slot]])}
-        right.append(row["query"] + " " + embedded.summarise(facts, embedded.PERFECT, rng))
-        wrong.append(row["query"] + " " + embedded.summarise(lie, embedded.PERFECT, rng))
-        slots.append(slot)
-    ids = corpus.tokenizer(
-        [text + corpus.tokenizer.eos_token for text in right + wrong],
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-    )["input_ids"]
-    better, worse = model.score_rows(reward_model, ids, corpus.pad, batch).chunk(2)
+    probe = corpus.pairs("probe")
+    margin, slots = scorer.margin(probe), list(probe["batch"])
     by_slot = {
-        f"rm/right_over_wrong/{slot}": accuracy(*(scores[[s == slot for s in slots]] for scores in (better, worse)))
+        f"rm/right_over_wrong/{slot}": accuracy(margin[torch.tensor([s == slot for s in slots])])
         for slot in sorted(set(slots))
     }
-    return {"rm/right_over_wrong": accuracy(better, worse)} | by_slot
+    return {"rm/right_over_wrong": accuracy(margin)} | by_slot
+
+
+def calibration(margin: Tensor) -> Metrics:
+    """Accuracy by how far apart the scores are, and how far that is from what the margins promise (N+ detail 18)."""
+    bins = preference.calibration(margin)
+    shown = {f"rm/calibration/{b.centre:g}": b.accuracy for b in bins if b.count >= SMALLEST_GROUP}
+    return shown | {"rm/calibration_error": preference.calibration_error(bins)}
 
 
 STAGE = Stage(
     "rm",
-    version=1,
-    upstream=("data", "sft"),
+    version=2,
+    upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,
     fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch"),

@@ -142,9 +142,12 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
 def full_name(name: str, changes: Mapping[str, str]) -> str:
     """What a preset with changes is called: a changed budget is another scale, a path to data is not."""
     budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in PATHS]
-    long = "-".join([name, *budget])
-    # It names folders, so it has to stay short.
-    return long if len(long) <= 80 else f"{name}-{hashlib.sha256(long.encode()).hexdigest()[:12]}"
+    return short("-".join([name, *budget]))
+
+
+def short(name: str) -> str:
+    """A name that can name a folder: a long one is cut, and told apart by its hash."""
+    return name if len(name) <= 80 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _in_a_name(value: str) -> str:

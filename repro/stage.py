@@ -18,14 +18,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 
 from repro.detail import Pick, Recipe
-from repro.details import DETAILS
+from repro.details import DETAILS, PRECISION
 from repro.scale import Scale
 from repro.types import Metrics
 
 JOURNAL, RESULT, DONE = "metrics.jsonl", "result.json", "done.json"
+CURVE_POINTS = 200  # about as many as a figure can show
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class Work:
     inputs: Mapping[str, Path]
     out: Path
     nonfinite: dict[str, int] = field(default_factory=dict)
+    unlogged: list[tuple[int, Metrics]] = field(default_factory=list)
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        likes_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return Accelerator(mixed_precision="bf16" if self.precision == "auto" and likes_bfloat16 else "no")
+        # A worker runs stages of several arms, and accelerate keeps the first one's precision for the whole process.
+        AcceleratorState._reset_state()
+        return Accelerator(mixed_precision=self.pick(PRECISION)(self.precision))
 
     def seed_of(self, purpose: str) -> int:
         """A seed of its own for each purpose: all arms share it, so that differences between arms are paired."""
@@ -87,8 +91,21 @@ class Work:
         with (self.out / JOURNAL).open("a") as journal:
             journal.write(json.dumps({"step": step, "time": time.time(), "metrics": finite | counts}) + "\n")
 
+    def log_mean(self, step: int, metrics: Metrics, steps: int) -> None:
+        """As `log`, of the mean over as many calls as leave about `CURVE_POINTS` lines of all `steps`."""
+        self.unlogged.append((step, metrics))
+        if len(self.unlogged) >= steps / CURVE_POINTS or not math.isfinite(sum(metrics.values())):
+            self._log_rest()
+
+    def _log_rest(self) -> None:
+        if self.unlogged:
+            step, last = self.unlogged[-1]
+            self.log(step, {name: sum(each[name] for _, each in self.unlogged) / len(self.unlogged) for name in last})
+            self.unlogged.clear()
+
     def finish(self, metrics: Metrics, outcome: str = "finished") -> None:
-        """Write the stage's final numbers."""
+        """Write the stage's final numbers, and what is left to log."""
+        self._log_rest()
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         lost = {f"nonfinite/{name}": 1.0 for name, value in metrics.items() if not math.isfinite(value)}
         (self.out / RESULT).write_text(json.dumps({"outcome": outcome, "metrics": finite | lost}))

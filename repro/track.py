@@ -159,6 +159,11 @@ class Tracker:
                 self.client.delete_tag(run.info.run_id, tag)
         return complete
 
+    @property
+    def over(self) -> bool:
+        """Whether every run is published to its end."""
+        return all(run.over for run in self.runs)
+
     def update(self) -> None:
         """Publish what the journals have gained since the last call."""
         try:

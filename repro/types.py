@@ -20,23 +20,25 @@ class Rollout:
     """One batch of episodes as the policy sampled it; immutable, and `rollout[rows]` slices every field."""
 
     query: Tensor  # [B, Q] token ids, left-padded
-    response: Tensor  # [B, R] token ids, padded after the first end of text
+    response: Tensor  # [B, R] token ids as they were drawn, those after the first end of text too
     logprob: Tensor  # [B, R] float32, of the policy that sampled
     ref_logprob: Tensor  # [B, R] float32, of the reference policy
+    kl: Tensor  # [B, R] float32, what the policy is from the reference, in nats, as it is estimated
     value: Tensor  # [B, R] float32, of the critic
     score: Tensor  # [B] float32, the reward model's
     last: Tensor  # [B] index of the response's last token: its end of text where it has one
+    counted: Tensor  # [B] index of the last token that losses and rewards count: `last`, unless a recipe counts more
     has_eos: Tensor  # [B] bool
 
     @property
     def token_mask(self) -> Tensor:
-        """[B, R] true on the response's tokens, its end of text included."""
-        return _up_to(self.last, self.response.shape[1])
+        """[B, R] true on the tokens that count: the response's, its end of text included."""
+        return _up_to(self.counted, self.response.shape[1])
 
     @property
     def value_mask(self) -> Tensor:
         """[B, R] true on the states with a value: one more than the tokens, for the state after the last."""
-        return _up_to(self.last + 1, self.response.shape[1])
+        return _up_to(self.counted + 1, self.response.shape[1])
 
     def __len__(self) -> int:
         return len(self.query)

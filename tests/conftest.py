@@ -30,20 +30,23 @@ def tokenizer_file():
 
 @pytest.fixture(scope="session")
 def tiny_scale(tokenizer_file):
-    """The smoke scale, with a model and a corpus that cost nothing; learning rates are high so that arms move apart."""
+    """The smoke scale, with a model and a corpus that cost nothing; learning rates are high so that arms move apart.
+
+    There are several comparisons per post, and three updates of PPO.
+    """
     return replace(
         SCALES["smoke"],
         name="tiny",
         tokenizer=tokenizer_file,
         model="gpt-neox:32/2/2/64",
-        posts=32,
+        posts=16,
         validation_posts=4,
         test_posts=4,
-        comparisons=16,
+        comparisons=24,
         validation_comparisons=8,
         sft_batch=8,
         rm_batch=8,
-        episodes=32,
+        episodes=48,
         ppo_batch=16,
         micro_batch=8,
         rollout_batch=8,

@@ -7,6 +7,7 @@ import pytest
 from repro import ablation
 from repro.details import DETAILS
 from repro.errors import UserError
+from repro.scale import SCALES
 
 SHIPPED = Path(__file__).parents[1] / "ablations"
 
@@ -15,10 +16,10 @@ SHIPPED = Path(__file__).parents[1] / "ablations"
 def load(tmp_path, tokenizer_file):
     """Write a file of ablations/ and load it: load(text, ...) -> the study."""
 
-    def load(text, *arguments, changes={}):
+    def load(text, *arguments, changes={}, **more):
         (tmp_path / "study.toml").write_text(text)
         changes = {"tokenizer": str(tokenizer_file), **changes}
-        return ablation.load("study", *arguments, changes=changes, folder=tmp_path)
+        return ablation.load("study", *arguments, changes=changes, folder=tmp_path, **more)
 
     return load
 
@@ -86,3 +87,43 @@ def test_a_file_that_is_no_text_is_told(tmp_path):
 def test_seeds_are_not_a_budget(load):
     with pytest.raises(UserError, match="--seeds 1 2 3"):
         load('detail = "whiten_adv"', changes={"seeds": "1,2"})
+
+
+# ------------------------------------------------------------------------------------------ in company, and in an atlas
+
+
+def test_company_is_kept_by_all_arms_and_makes_another_study(load):
+    study = load('detail = "gamma"\nscale = "smoke"\narms = ["0.99"]\n[with]\nwhiten_adv = "off"\n')
+    assert study.arms["1"].choices == (("whiten_adv", "off"),)
+    assert study.arms["0.99"].choices == (("gamma", "0.99"), ("whiten_adv", "off"))
+    assert study.scale.name == "smoke+whiten_adv=off"
+    given = load('detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n', company={"whiten_adv": "scale_only"})
+    assert given.arms["1"].choices == (("whiten_adv", "scale_only"),)
+
+
+def test_the_report_finds_a_study_in_company_by_the_same_name(load, tmp_path):
+    study = load('detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n')
+    changes = {"tokenizer": "anywhere"}
+    assert ablation.names("study", changes=changes, folder=tmp_path) == ("gamma", study.scale.name)
+
+
+def test_company_that_makes_no_sense_is_refused_by_name_with_the_reason(load):
+    with pytest.raises(UserError, match="kl_placement=none and kl_coef=0.* make no sense together: nothing is charged"):
+        load('detail = "kl_coef"\nscale = "smoke"\n[with]\nkl_placement = "none"\n')
+    with pytest.raises(UserError, match="gamma is what the study varies"):
+        load('detail = "gamma"\nscale = "smoke"\n[with]\ngamma = "0.99"\n')
+    with pytest.raises(UserError, match="no detail 'gama'; did you mean 'gamma'"):
+        load('detail = "kl_coef"\nscale = "smoke"\n[with]\ngama = "0.99"\n')
+
+
+def test_arms_can_be_given(load):
+    assert list(load('detail = "kl_coef"\nscale = "smoke"\n', arms=["0.2"]).arms) == ["0.05", "0.2"]
+    with pytest.raises(UserError, match="kl_coef has no variant '3'"):
+        load('detail = "kl_coef"\nscale = "smoke"\n', arms=["3"])
+
+
+@pytest.mark.parametrize("name", DETAILS)
+def test_the_atlas_runs_every_variant_at_the_scales_own_budget(name):
+    study = ablation.in_atlas(name, "mini", ["5", "6"])
+    assert study.arms.keys() == study.detail.variants.keys() and list(study.arms)[0] == study.detail.reference
+    assert (study.scale, study.seeds) == (SCALES["mini"], (5, 6))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from repro import ablation, launch, pipeline, stage
-from repro.__main__ import console, main
+from repro import ablation, catalogue, docs, launch, pipeline, stage
+from repro.__main__ import main
 from repro.data.local import load_tokenizer
-from repro.details import DETAILS
+from repro.details import GROUPS
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,19 +46,34 @@ def error_of(capsys, words):
 def test_details_as_json_are_the_registry(capsys):
     assert main(["details", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in told] == list(DETAILS)
-    for row in told:
-        detail = DETAILS[row["name"]]
-        assert row.keys() >= {"name", "stages", "paper", "reference", "variants", "hypothesis", "moves"}
-        assert (row["reference"], row["variants"]) == (detail.reference, list(detail.variants))
-        assert (row["stages"], row["moves"]) == (list(detail.stages), dict(detail.moves))
+    assert told == [catalogue.record(entry) for entry in catalogue.entries().values()]
+    assert main(["details", "whiten_adv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [catalogue.record(catalogue.find("whiten_adv"))]
 
 
-def test_details_as_a_table_name_every_variant(capsys, monkeypatch):
-    monkeypatch.setattr(console, "width", 400)
+def test_details_as_a_list_are_in_the_order_of_their_groups(capsys):
     assert main(["details"]) == 0
-    told = capsys.readouterr().out
-    assert all(word in told for detail in DETAILS.values() for word in (detail.name, *detail.variants))
+    first = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [word for word in first if word in catalogue.entries()] == [
+        name for group in GROUPS.values() for name in group
+    ]
+
+
+@pytest.mark.parametrize("name", catalogue.entries())
+def test_details_of_one_are_about_that_one(name, capsys):
+    assert main(["details", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}  {catalogue.find(name).kind}\n")
+
+
+def test_docs_are_written_and_checked(place, monkeypatch, capsys):
+    monkeypatch.setattr(docs, "PAGE", place / "details.md")
+    assert main(["docs", "--check"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.endswith("is not what the registry says; make docs writes it again\n")
+    assert main(["docs"]) == 0
+    assert capsys.readouterr().out == f"wrote {docs.PAGE}\n"
+    assert main(["docs", "--check"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
@@ -104,6 +119,7 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
         (["rum"], "invalid choice: 'rum'"),
         (["run"], "DETAIL"),
         (["run", "whiten_avd"], "there is no detail 'whiten_avd'; did you mean 'whiten_adv'?"),
+        (["details", "whiten_avd"], "there is no detail or check 'whiten_avd'; did you mean 'whiten_adv'?"),
         (["plan", "whiten_adv", "--scale", "smoek"], "there is no scale 'smoek'; did you mean 'smoke'?"),
         (["plan", "whiten_adv", "--set", "episodes"], "--set 'episodes' has no value; write FIELD=VALUE"),
         (["plan", "whiten_adv", "--set", "episode=3"], "a scale has no field 'episode'; did you mean 'episodes'?"),

@@ -6,12 +6,13 @@ from functools import cache
 
 import pytest
 import torch
+from datasets import load_from_disk
 from safetensors.torch import load_file
 
-from repro import details, model, pipeline
+from repro import data, details, model, pipeline
 from repro.data import Corpus
 from repro.detail import Detail, Pick, Recipe
-from repro.details import DETAILS, GAMMA, WHITEN_ADV
+from repro.details import DETAILS, GAMMA, PROMPTS, WHITEN_ADV
 from repro.errors import UserError
 from repro.stage import Budget, Work
 
@@ -53,7 +54,7 @@ def test_a_detail_that_contradicts_itself_cannot_be_declared(wrong):
 
 
 @pytest.fixture(scope="module")
-def awkward(tiny_run, tmp_path_factory):
+def awkward(tiny_run, tiny_scale, tmp_path_factory):
     """The tiny run's artefacts, with a policy that ends some responses early, some late and some not at all."""
     folder = tmp_path_factory.mktemp("awkward")
     policy = model.load_policy(tiny_run["sft"] / "model")
@@ -64,7 +65,11 @@ def awkward(tiny_run, tmp_path_factory):
         output[:, 0] = 0.0
         output[eos, 0] = 3.5
     model.save_policy(policy, folder / "sft" / "model")
-    return tiny_run | {"sft": folder / "sft"}
+    # Of the splits that a recipe may ask for none is missing.
+    (folder / "data").mkdir()
+    every = Pick(Recipe().but(PROMPTS, "disjoint"), "data")
+    data.STAGE.run(Work("data", every, Budget(tiny_scale, data.STAGE.fields), "float32", 1, {}, folder / "data"))
+    return tiny_run | {"sft": folder / "sft", "data": folder / "data"}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +102,8 @@ def numbers_of(folder):
     weights = [load_file(file) for file in sorted(folder.rglob("*.safetensors"))]
     if weights:
         return hash(tuple(tensor.numpy().tobytes() for part in weights for tensor in part.values()))
-    return tuple(Corpus(folder).posts("train")["query_reference_response_token"][0])
+    splits = [load_from_disk(split) for kind in ("posts", "pairs") for split in sorted((folder / kind).iterdir())]
+    return hash(json.dumps([[rows[name][:] for name in rows.column_names if "_token" in name] for rows in splits]))
 
 
 @pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)

@@ -70,6 +70,34 @@ def test_a_score_that_is_not_a_number_is_no_win_and_is_not_dropped_from_the_mean
     assert measured["length"] == 6
 
 
+# Gold: RIGHT above WRONG; so on posts 1 to 4 the judge says up, down, down, up, and on the last that they tie.
+DECIDED = ([WRONG, RIGHT, RIGHT, WRONG, RIGHT], [RIGHT, WRONG, WRONG, RIGHT, RIGHT])
+
+
+@pytest.mark.parametrize(
+    ("score", "share"),
+    [
+        ([9, -9, -9, 9, 9], 1),
+        ([-9, 9, 9, -9, 9], 0),
+        ([9, -9, -9, -9, 9], 3 / 4),
+        ([9, 0, 9, 0, 9], 1 / 2),
+        ([9, -9, -9, math.nan, 9], math.nan),
+    ],
+    ids=["alike", "the other way round", "one apart", "ties are left out", "one is not a number"],
+)
+def test_agreement_with_the_judge_is_over_posts_on_which_neither_ties(score, share):
+    references, texts = DECIDED
+    table = evaluate.judged(posts(*references), written(*texts, score=score), torch.zeros(5))
+    measured = evaluate._means(table, "sampled_")
+    assert measured["sampled_judge_agreement"] == pytest.approx(share, nan_ok=True)
+
+
+def test_where_nothing_is_decided_or_no_judge_is_known_agreement_is_not_told():
+    tied = evaluate.judged(posts(RIGHT), written(WRONG, score=[0]), torch.zeros(1))
+    unknown = evaluate.judged(posts(RIGHT, facts={}), written(WRONG, score=[1]), torch.zeros(1))
+    assert evaluate.judge_agreement(tied) == evaluate.judge_agreement(unknown) == {}
+
+
 def test_rouge_l_worked_by_hand():
     # The longest common subsequence has 4 words: precision 4/4, recall 4/6, so F is 0.8.
     assert evaluate.rouge_l(

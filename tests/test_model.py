@@ -1,5 +1,7 @@
 """Policies and scalar models: padding is invisible, sampling is what it says, and nothing is lost on disk."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -56,13 +58,17 @@ def test_padding_on_the_left_changes_no_value(responses, more_padding):
     torch.testing.assert_close(padded[mask], plain[mask], **CLOSE)
 
 
-def test_padding_on_either_side_changes_no_score(responses, more_padding):
-    reward_model, text_ids = scalar(), torch.cat([queries(8), responses[0]], 1)
-    plain = model.score_at_last(reward_model, text_ids, PAD)
+@pytest.mark.parametrize("reading", ["eos", "mean_over_response"])
+def test_padding_on_either_side_changes_no_score(responses, more_padding, reading):
+    reward_model, text_ids = scalar(reward_token=reading), torch.cat([queries(8), responses[0]], 1)
+    count = model.count_tokens(responses[0], PAD)
+    plain = model.score(reward_model, text_ids, count, PAD)
     right = torch.nn.functional.pad(text_ids, (0, 3), value=PAD)
-    torch.testing.assert_close(model.score_at_last(reward_model, more_padding(right), PAD), plain, **CLOSE)
-    alone = torch.stack([model.score_at_last(reward_model, row[row != PAD][None], PAD)[0] for row in text_ids])
-    torch.testing.assert_close(alone, plain, **CLOSE)
+    torch.testing.assert_close(model.score(reward_model, more_padding(right), count, PAD), plain, **CLOSE)
+    alone = [model.score(reward_model, row[row != PAD][None], n[None], PAD)[0] for row, n in zip(text_ids, count)]
+    torch.testing.assert_close(torch.stack(alone), plain, **CLOSE)
+    for pack in (model.pad_left, model.pad_right):
+        torch.testing.assert_close(model.score(reward_model, pack(right, PAD), count, PAD), plain, **CLOSE)
 
 
 def test_padding_on_the_left_changes_no_sample(lively, responses, more_padding):
@@ -78,11 +84,58 @@ def test_trimming_takes_what_is_padding_in_every_row_and_no_more():
     assert model.trim_right(torch.full((2, 4), PAD), PAD).tolist() == [[PAD], [PAD]]
 
 
-def test_scores_do_not_depend_on_the_batch_they_are_computed_in(responses):
-    reward_model, ids = scalar(), torch.nn.functional.pad(torch.cat([queries(8), responses[0]], 1), (0, 4), value=PAD)
-    torch.testing.assert_close(
-        model.score_rows(reward_model, ids, PAD, 3), model.score_rows(reward_model, ids, PAD, 8), **CLOSE
-    )
+@pytest.mark.parametrize("reading", model.READINGS)
+@pytest.mark.parametrize("pack", [model.as_it_is, model.pad_left, model.pad_right])
+def test_scores_do_not_depend_on_the_batch_they_are_computed_in(responses, reading, pack):
+    # Alone, most rows would lose columns that are padding in them and not in others.
+    ids = torch.nn.functional.pad(torch.cat([queries(8), responses[0]], 1), (0, 4), value=PAD)
+    reward_model, count = scalar(reward_token=reading), model.count_tokens(responses[0], PAD)
+    one, three, eight = (model.score_rows(reward_model, pack(ids, PAD), count, PAD, size) for size in (1, 3, 8))
+    torch.testing.assert_close(one, eight, **CLOSE)
+    torch.testing.assert_close(three, eight, **CLOSE)
+
+
+# ----------------------------------------------------------------------------- where the reward is read
+
+
+def test_repacking_moves_padding_and_keeps_the_order_of_tokens():
+    ids = torch.tensor([[PAD, 3, 4, PAD], [5, 6, PAD, PAD], [7, 8, 9, 2], [PAD] * 4])
+    assert model.pad_left(ids, PAD).tolist() == [[PAD, PAD, 3, 4], [PAD, PAD, 5, 6], [7, 8, 9, 2], [PAD] * 4]
+    assert model.pad_right(ids, PAD).tolist() == [[3, 4, PAD, PAD], [5, 6, PAD, PAD], [7, 8, 9, 2], [PAD] * 4]
+    assert torch.equal(model.as_it_is(ids, PAD), ids)
+
+
+def test_each_reading_takes_the_outputs_that_it_names():
+    output = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
+    is_token = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    count = torch.tensor([1, 3, 0])
+    read = {name: reading.read(output, is_token, count).tolist() for name, reading in model.READINGS.items()}
+    assert read == {
+        "eos": [4, 8, 2],
+        "last_position": [8, 8, 8],
+        "mean_over_response": [4, pytest.approx(14 / 3), 0],
+    }
+
+
+def test_what_stands_outside_a_response_changes_no_mean_not_even_nan():
+    output = torch.tensor([[torch.nan, 2.0, 4.0, torch.nan]], requires_grad=True)
+    mean = model.mean_over_response(output, torch.tensor([[True, True, True, False]]), torch.tensor([2]))
+    assert mean.tolist() == [3]
+    mean.sum().backward()
+    assert output.grad.tolist() == [[0, 0.5, 0.5, 0]]
+
+
+def test_readings_agree_where_the_response_is_its_end_and_fills_the_row():
+    ids = torch.tensor([[5, 6, 7, EOS], [PAD, PAD, 9, EOS]])
+    scores = [model.score(scalar(reward_token=name), ids, torch.tensor([1, 1]), PAD) for name in model.READINGS]
+    for one in scores[1:]:
+        torch.testing.assert_close(one, scores[0], **CLOSE)
+
+
+def test_tokens_are_counted_where_they_are_not_padding():
+    assert model.count_tokens(torch.tensor([[5, EOS, PAD], [5, 6, 7], [PAD, PAD, PAD]]), PAD).tolist() == [2, 3, 0]
+    # Padding that is the end of text hides it: the mask of the forward pass does too.
+    assert model.count_tokens(torch.tensor([[5, EOS, EOS]]), EOS).tolist() == [1]
 
 
 # ----------------------------------------------------------------------------- sampling
@@ -200,11 +253,23 @@ def test_the_normalisation_is_taken_off_the_output():
     torch.testing.assert_close(reward_model(**ids), raw, **CLOSE)
 
 
-def test_a_scalar_model_comes_back_from_disk_with_its_normalisation(tmp_path):
-    reward_model = scalar()
+@pytest.mark.parametrize("reading", model.READINGS)
+def test_a_scalar_model_comes_back_from_disk_with_its_normalisation_and_reading(tmp_path, reading):
+    reward_model, count = scalar(reward_token=reading), torch.full((4,), 2)
     model.save_scalar(reward_model, tmp_path)
-    ids = model.attend(queries(4), PAD)
-    assert torch.equal(model.load_scalar(tmp_path)(**ids), reward_model(**ids))
+    loaded = model.load_scalar(tmp_path)
+    assert torch.equal(loaded(**model.attend(queries(4), PAD)), reward_model(**model.attend(queries(4), PAD)))
+    assert torch.equal(model.score(loaded, queries(4), count, PAD), model.score(reward_model, queries(4), count, PAD))
+
+
+@pytest.mark.parametrize("said", [{}, {"reward_token": "somewhere"}])
+def test_a_scalar_model_that_does_not_say_how_it_is_read_is_refused(tmp_path, said):
+    model.save_scalar(scalar(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["reward_token"]
+    (tmp_path / "config.json").write_text(json.dumps(config | said))
+    with pytest.raises(UserError, match="must be one of eos, last_position, mean_over_response"):
+        model.load_scalar(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["head.bias", "bias", "gain"])

@@ -7,21 +7,36 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny import CORPUS, EOS, PAD, Ranks, episodes, made_up_rollout, models, pick, queries, uniform, with_garbage
+from tiny import (
+    CORPUS,
+    EOS,
+    PAD,
+    Ranks,
+    episodes,
+    made_up_rollout,
+    models,
+    no_texts,
+    pick,
+    queries,
+    uniform,
+    with_garbage,
+)
 
 from repro import model, optimise, ppo
+from repro.details import KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE
 from repro.ops.masked import one_rank
+from repro.ppo import Prices
 from repro.types import Rollout, Targets
 
 COEFFICIENT = 0.05
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
-PLACEMENTS = ["in_reward", "in_loss", "in_loss_as_estimated", "none"]
+PLACEMENTS = list(KL_PLACEMENT.variants)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def targets(rollout, coefficient=COEFFICIENT, **choices):
-    return ppo.targets(rollout, coefficient, pick(**choices))
+def targets(rollout, coefficient=COEFFICIENT, micro_batch=2, **choices):
+    return ppo.targets(rollout, coefficient, micro_batch, pick(**choices))
 
 
 def row(*numbers):
@@ -31,17 +46,35 @@ def row(*numbers):
 # ----------------------------------------------------------------------------- targets by hand
 
 
-def three_tokens(last=1, has_eos=True, score=2.0):
+def three_tokens(last=1, has_eos=True, score=2.0, counted=None):
     """One episode of room for three tokens: log p - log q is 0.4, -0.2 and 0.1; values 1, 0.5 and 3."""
     return Rollout(
         query=row(5),
         response=row(7, EOS, PAD),
         logprob=row(-1.0, -1.0, -1.0),
         ref_logprob=row(-1.4, -0.8, -1.1),
+        kl=row(0.4, -0.2, 0.1),
         value=row(1.0, 0.5, 3.0),
         score=torch.tensor([score]),
         last=torch.tensor([last]),
+        counted=torch.tensor([last if counted is None else counted]),
         has_eos=torch.tensor([has_eos]),
+    )
+
+
+def one_token(ref_logprob=-1.0, value=0.0):
+    """One episode of one token, its end of text, at log-probability -1."""
+    return Rollout(
+        query=row(5),
+        response=row(EOS),
+        logprob=row(-1.0),
+        ref_logprob=row(ref_logprob),
+        kl=row(-1.0 - ref_logprob),
+        value=row(value),
+        score=torch.tensor([0.0]),
+        last=torch.tensor([0]),
+        counted=torch.tensor([0]),
+        has_eos=torch.tensor([True]),
     )
 
 
@@ -92,6 +125,13 @@ def test_the_metrics_of_an_episode_worked_by_hand():
     assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
+def loss_of(r, target, logprob, value, prices=Prices(COEFFICIENT, 1.0), **choices):
+    """The loss and its metrics, of a forward pass over the whole rollout in one micro-batch, without a bonus."""
+    arm = pick(**choices)
+    nothing = torch.zeros_like(r.logprob)
+    return ppo.ppo_loss(logprob, nothing, value, r, target, ppo.weigh(r, len(r), arm), prices, arm)
+
+
 # ----------------------------------------------------------------------------- garbage in masked places
 
 
@@ -99,8 +139,7 @@ def loss_and_gradient(rollout, target_of, **choices):
     """The loss, its metrics and its gradients, of a forward pass with garbage wherever the rollout has it."""
     logprob = (rollout.logprob + 0.1).requires_grad_()
     value = (rollout.value - 0.3).requires_grad_()
-    arm = pick(**choices)
-    total, terms = ppo.ppo_loss(logprob, value, rollout, target_of, ppo.weigh(rollout, 2, arm), COEFFICIENT, arm)
+    total, terms = loss_of(rollout, target_of, logprob, value, **choices)
     total.backward()
     return total.detach(), terms, logprob.grad, value.grad
 
@@ -133,36 +172,81 @@ def test_garbage_in_masked_places_changes_no_loss_and_no_gradient(placement, val
 # ----------------------------------------------------------------------------- special cases of the loss
 
 
-@pytest.mark.parametrize("placement", ["in_reward", "none"])
-def test_at_the_first_pass_the_gradient_is_that_of_the_policy_gradient(placement):
+@pytest.mark.parametrize("objective", POLICY_OBJECTIVE.variants)
+def test_at_the_first_pass_the_gradient_is_that_of_the_policy_gradient(objective):
     target, _ = targets(AWKWARD)
-    logprob, arm = AWKWARD.logprob.clone().requires_grad_(), pick(kl_placement=placement)
-    total, _ = ppo.ppo_loss(logprob, AWKWARD.value, AWKWARD, target, ppo.weigh(AWKWARD, 5, arm), COEFFICIENT, arm)
+    logprob = AWKWARD.logprob.clone().requires_grad_()
+    total, _ = loss_of(AWKWARD, target, logprob, AWKWARD.value, policy_objective=objective)
     total.backward()
     torch.testing.assert_close(logprob.grad, -target.advantage * AWKWARD.token_mask / AWKWARD.token_mask.sum())
 
 
-def test_the_value_enters_the_loss_with_a_tenth_of_its_half_squared_error():
-    # One token and one state each: (2 - 3)^2 / 2 = 0.5, a tenth of it 0.05; the advantage is 0, so that is all.
-    r = Rollout(
-        row(5), row(EOS), row(-1.0), row(-1.0), row(2.0), torch.tensor([0.0]), torch.tensor([0]), torch.tensor([True])
-    )
-    arm = pick(value_clip="off")
-    total, _ = ppo.ppo_loss(r.logprob, r.value, r, Targets(row(0.0), row(3.0)), ppo.weigh(r, 1, arm), COEFFICIENT, arm)
-    assert total.item() == pytest.approx(0.05)
+def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
+    # The token is twice as likely as it was, and its advantage is 3: the surrogate is -2 * 3, its slope in log p too.
+    # The penalty at price 1 adds r - 1 - log r = 1 - ln 2 and its slope r - 1 = 1. REINFORCE: -log p * 3, slope -3.
+    r, log_2 = one_token(), torch.tensor(2.0).log()
+    expected = {
+        "clipped": (-1.2 * 3, 0),
+        "unclipped": (-6, -6),
+        "kl_penalty": (-6 + 1 - log_2, -6 + 1),
+        "adaptive_kl_penalty": (-6 + 1 - log_2, -6 + 1),
+        "policy_gradient": (-3 * (log_2 - 1), -3),
+    }
+    assert expected.keys() == POLICY_OBJECTIVE.variants.keys()
+    for objective, (loss, slope) in expected.items():
+        logprob = (r.logprob + log_2).requires_grad_()
+        target = Targets(advantage=row(3.0), returns=row(0.0))
+        total, _ = loss_of(r, target, logprob, r.value, policy_objective=objective)
+        total.backward()
+        assert (total.item(), logprob.grad.item()) == pytest.approx((float(loss), slope), abs=1e-5), objective
+
+
+def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
+    target, _ = targets(AWKWARD)
+    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, Prices(COEFFICIENT, 0.0)
+    free, _ = loss_of(*forward, policy_objective="kl_penalty")
+    unclipped, _ = loss_of(*forward, policy_objective="unclipped")
+    torch.testing.assert_close(free, unclipped)
+
+
+@pytest.mark.parametrize(("choice", "weight"), [("0.1", 0.1), ("0.5", 0.5), ("1", 1.0)])
+def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_error(choice, weight):
+    # One token and one state: (2 - 3)^2 / 2 = 0.5; the advantage is 0, so that is all.
+    r = one_token(value=2.0)
+    total, _ = loss_of(r, Targets(row(0.0), row(3.0)), r.logprob, r.value, value_coef=choice, value_clip="off")
+    assert total.item() == pytest.approx(weight * 0.5)
 
 
 @pytest.mark.parametrize(
     ("placement", "charged"),
-    [("in_reward", 0.0), ("none", 0.0), ("in_loss", 0.5 * 0.3**2), ("in_loss_as_estimated", 0.3)],
+    [
+        ("in_reward", 0.0),
+        ("none", 0.0),
+        ("in_loss_k1", 0.3),
+        ("in_loss_k2", 0.5 * 0.3**2),
+        ("in_loss_k3", 0.740818 - 1 + 0.3),  # e^-0.3 - 1 + 0.3
+    ],
 )
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
-    r = Rollout(
-        row(5), row(EOS), row(-1.0), row(-1.3), row(0.0), torch.tensor([0.0]), torch.tensor([0]), torch.tensor([True])
-    )
-    arm = pick(kl_placement=placement)
-    total, _ = ppo.ppo_loss(r.logprob, r.value, r, Targets(row(0.0), row(0.0)), ppo.weigh(r, 1, arm), 0.2, arm)
-    assert total.item() == pytest.approx(0.2 * charged, abs=1e-7)
+    r = one_token(ref_logprob=-1.3)
+    total, _ = loss_of(r, Targets(row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement)
+    assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_reward_is_charged_the_kl_in_one_placement_only(placement):
+    # Reward of the last token but one, without values: -0.5 * 0.4 where the KL is charged, else nothing.
+    r = replace(three_tokens(), value=torch.zeros(1, 3))
+    target, _ = targets(r, coefficient=0.5, kl_placement=placement, whiten_adv="off", gae_lambda="0")
+    assert target.advantage[0, 0].item() == pytest.approx(-0.2 if placement == "in_reward" else 0.0)
+
+
+def test_the_bonus_is_paid_on_the_tokens_that_count():
+    r, arm = replace(three_tokens(), value=torch.zeros(1, 3)), pick()
+    nothing = Targets(torch.zeros(1, 3), torch.zeros(1, 3))
+    bonus = row(0.25, 0.5, float("nan"))
+    total, _ = ppo.ppo_loss(r.logprob, bonus, r.value, r, nothing, ppo.weigh(r, 1, arm), Prices(0.0), arm)
+    assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)
 
 
 # ----------------------------------------------------------------------------- rollouts of tiny networks
@@ -176,7 +260,7 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
         query = r.query[index][r.query[index] != PAD][None]
         response = r.response[index][: int(r.last[index]) + 1][None]
         logprob, ref_logprob = (
-            model.response_logprobs(network, query, response, PAD, EOS, ppo.TEMPERATURE)
+            model.response_logprobs(network, query, response, PAD, EOS, 0.7)
             for network in (networks.policy, networks.reference)
         )
         value = model.response_values(networks.critic, query, response, PAD)
@@ -190,10 +274,10 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
 
 def test_the_size_of_a_rollout_batch_changes_nothing():
     networks, query, numbers = models(), queries(8), uniform(8, 5)
-    one, many = (ppo.roll_out(networks, query, numbers, CORPUS, batch, Accelerator()) for batch in (1, 8))
+    one, many = (ppo.roll_out(networks, query, numbers, CORPUS, batch, pick(), Accelerator()) for batch in (1, 8))
     assert torch.equal(one.response, many.response)
     torch.testing.assert_close(one.score, many.score, **CLOSE)
-    for name in ("logprob", "ref_logprob", "value"):
+    for name in ("logprob", "ref_logprob", "kl", "value"):
         ours, theirs = (getattr(r, name)[r.token_mask] for r in (one, many))
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
@@ -219,7 +303,7 @@ def test_a_critic_that_is_the_reward_model_is_right_about_the_terminal_state():
 # ----------------------------------------------------------------------------- one optimizer step
 
 
-def improved(micro_batch=8, **choices):
+def improved(micro_batch=8, texts=no_texts(), **choices):
     """Metrics of one step of plain gradient descent, and the gradient itself: what the step took off the weights."""
     networks = models()
     r = episodes(networks)
@@ -233,7 +317,8 @@ def improved(micro_batch=8, **choices):
         torch.optim.SGD(trained, lr=1.0),
         r,
         target,
-        COEFFICIENT,
+        texts,
+        Prices(COEFFICIENT, 1.0),
         CORPUS,
         micro_batch,
         pick(**choices),
@@ -249,7 +334,7 @@ def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped():
     assert measured["policy/approx_kl"] < 1e-9
 
 
-@pytest.mark.parametrize("placement", ["in_reward", "in_loss"])
+@pytest.mark.parametrize("placement", ["in_reward", "in_loss_k2"])
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sum_over_limit"])
 def test_the_micro_batch_changes_neither_loss_nor_gradient(aggregation, placement):
     choices = {"loss_aggregation": aggregation, "kl_placement": placement}
@@ -272,9 +357,10 @@ def test_a_mean_per_micro_batch_is_the_one_aggregation_that_depends_on_the_split
 def share(rollout, reduce):
     """One rank's part in an update: its targets, the metrics, and its share of the loss."""
     arm = pick(whiten_reward="scale_only")
-    target, measured = ppo.targets(rollout, COEFFICIENT, arm, reduce)
-    weights = ppo.weigh(rollout, 2, arm, reduce)
-    total, _ = ppo.ppo_loss(rollout.logprob + 0.1, rollout.value - 0.3, rollout, target, weights, COEFFICIENT, arm)
+    target, measured = ppo.targets(rollout, COEFFICIENT, 2, arm, reduce)
+    weights, nothing = ppo.weigh(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
+    forward = rollout.logprob + 0.1, nothing, rollout.value - 0.3
+    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, Prices(COEFFICIENT), arm)
     return target, measured, total
 
 
@@ -286,16 +372,6 @@ def test_two_ranks_compute_what_one_would():
     assert ours[1] == pytest.approx(measured)
     assert ours[1] == theirs[1]
     torch.testing.assert_close(ours[2] + theirs[2], total)
-
-
-def test_a_loss_that_is_not_finite_is_reported_and_not_stepped_on():
-    weight = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    total = optimise.step(Accelerator(), optimizer, iter([weight.sum(), weight.sum() * float("nan")]))
-    assert total != total
-    assert weight.item() == 1.0
-    assert optimise.step(Accelerator(), optimizer, iter([weight.sum(), 2 * weight.sum()])) == 3.0
-    assert weight.item() == 1.0 - 3.0
 
 
 # ----------------------------------------------------------------------------- the loop

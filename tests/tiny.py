@@ -30,9 +30,9 @@ def policy(seed=0, end_logit=0.0):
     return model.set_dropout(network, 0.0)
 
 
-def scalar(seed=0):
+def scalar(seed=0, reward_token="eos"):
     """A random reward model or critic with a bias and a gain."""
-    network = model.ScalarModel(model.initialise(SHAPE, VOCABULARY, 64, seed).base_model)
+    network = model.ScalarModel(model.initialise(SHAPE, VOCABULARY, 64, seed).base_model, reward_token)
     model.head_normal(network.head, torch.Generator().manual_seed(seed))
     network.bias.fill_(0.3)
     network.gain.fill_(1.5)
@@ -68,9 +68,14 @@ def models(end_logit=2.0):
     )
 
 
-def episodes(networks, rows=8, tokens=5):
-    """A rollout of those models, with responses of several lengths."""
-    return ppo.roll_out(networks, queries(rows), uniform(rows, tokens), CORPUS, 4, Accelerator())
+def episodes(networks, rows=8, tokens=5, **choices):
+    """A rollout of those models by an arm, with responses of several lengths."""
+    return ppo.roll_out(networks, queries(rows), uniform(rows, tokens), CORPUS, 4, pick(**choices), Accelerator())
+
+
+def no_texts():
+    """What an optimizer step is handed where nothing is mixed in."""
+    return torch.empty(0, 4, dtype=torch.long)
 
 
 def made_up_rollout(last, has_eos, tokens=5, seed=0):
@@ -82,9 +87,11 @@ def made_up_rollout(last, has_eos, tokens=5, seed=0):
         response=torch.full((rows, tokens), 5),
         logprob=logprob - 2,
         ref_logprob=logprob - 2 + 0.3 * shift,
+        kl=-0.3 * shift,
         value=value,
         score=torch.randn(rows, generator=generator),
         last=torch.tensor(last),
+        counted=torch.tensor(last),
         has_eos=torch.tensor(has_eos),
     )
 
@@ -100,6 +107,7 @@ def with_garbage(rollout, garbage=float("nan")):
         logprob=spoil(rollout.logprob, rollout.token_mask),
         value=spoil(rollout.value, rollout.value_mask),
         ref_logprob=spoil(rollout.ref_logprob, rollout.token_mask),
+        kl=spoil(rollout.kl, rollout.token_mask),
     )
 
 

@@ -1,6 +1,5 @@
 """The data stage: posts and comparisons from the embedded corpus or from files, tokenised once, and read back."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from repro.data import embedded, local, tldr
 from repro.detail import Pick, Recipe
-from repro.details import PAD_TOKEN
+from repro.details import (
+    COMPLETION_START,
+    EOS,
+    PAD_TOKEN,
+    PREFERENCE_SPLIT,
+    PROMPT_END,
+    PROMPTS,
+    RESPONSE_LIMIT,
+    TRUNCATION,
+)
+from repro.errors import UserError
 from repro.scale import Scale
 from repro.stage import Budget, Stage, Work
+from repro.types import Metrics
 
 FIELDS = (
     "corpus",
@@ -54,12 +64,15 @@ class Corpus:
         return self.tokenizer.eos_token_id
 
     def posts(self, split: str) -> Dataset:
-        """Posts of "train", "validation" or "test"; `facts` is JSON where the truth is known, else empty."""
+        """Posts of "train", "validation", "test" or, where the recipe asks for it, "prompts"."""
         return load_from_disk(self.folder / "posts" / split)
 
     def pairs(self, split: str) -> Dataset:
-        """Comparisons of "train" or "validation"."""
+        """Comparisons of "train" or "validation"; of "probe", where facts are known, right against wrong summaries."""
         return load_from_disk(self.folder / "pairs" / split)
+
+    def has_pairs(self, split: str) -> bool:
+        return (self.folder / "pairs" / split).is_dir()
 
     def decode(self, tokens: Tensor) -> list[str]:
         """[N, R] -> N texts without special tokens or surrounding space."""
@@ -68,56 +81,119 @@ class Corpus:
 
 def column(rows: Dataset, name: str) -> Tensor:
     """A column of equally long token lists as one [N, T] tensor."""
-    return torch.from_numpy(rows.with_format("numpy")[:][name]).long()
+    return torch.from_numpy(rows.select_columns(name).with_format("numpy")[:][name]).long()
 
 
 def _run(work: Work) -> None:
-    tokenizer = work.pick(PAD_TOKEN)(local.load_tokenizer(work.scale.tokenizer))
-    posts, comparisons = _read(work.scale)
+    scale, pick = work.scale, work.pick
+    tokenizer = pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
+    posts, comparisons = _read(scale, pick)
     lengths = tldr.Lengths(
-        work.scale.query_tokens,
-        work.scale.reference_tokens,
-        work.scale.query_reference_tokens,
-        work.scale.pair_response_tokens,
-        work.scale.query_pair_tokens,
+        scale.query_tokens,
+        scale.reference_tokens,
+        scale.query_reference_tokens,
+        scale.pair_response_tokens,
+        scale.query_pair_tokens,
     )
+    form, measured = _format(pick), {}
     for split, rows in posts.items():
-        encoded = tldr.encode_posts(rows, tokenizer, lengths)
-        facts = [json.dumps(row["facts"]) if "facts" in row else "" for row in rows]
-        encoded.add_column("facts", facts).save_to_disk(work.out / "posts" / split)
+        encoded = _some_left(tldr.encode_posts(rows, tokenizer, lengths, form), split, rows)
+        encoded.save_to_disk(work.out / "posts" / split)
+        measured |= _describe_posts(split, encoded, len(rows), tokenizer)
     for split, rows in comparisons.items():
-        tldr.encode_pairs(rows, tokenizer, lengths).save_to_disk(work.out / "pairs" / split)
+        encoded = _some_left(tldr.encode_pairs(rows, tokenizer, lengths, form), split, rows)
+        encoded.save_to_disk(work.out / "pairs" / split)
+        measured |= _describe_pairs(split, encoded, tokenizer)
     tokenizer.save_pretrained(work.out / "tokenizer")
-    work.finish(
-        {f"data/{split}_posts": float(len(rows)) for split, rows in posts.items()}
-        | {f"data/{split}_comparisons": float(len(rows)) for split, rows in comparisons.items()}
-    )
+    work.finish(measured)
 
 
 def check(recipe: Recipe, scale: Scale) -> None:
     """UserError, before anything is recorded, where the data stage would refuse its input."""
-    Pick(recipe, "data")(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
-    _read(scale)
+    pick = Pick(recipe, "data")
+    pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
+    _read(scale, pick)
 
 
-def _read(scale: Budget | Scale) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    return {"embedded": _embedded, "local": _local}[scale.corpus](scale)
+def _format(pick: Pick) -> tldr.Format:
+    return tldr.Format(
+        end_prompt=pick(PROMPT_END),
+        shorten=pick(TRUNCATION),
+        start_completion=pick(COMPLETION_START),
+        end_completion=pick(EOS),
+        limit_summary=pick(RESPONSE_LIMIT),
+    )
 
 
-def _embedded(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _some_left(encoded: Dataset, split: str, given: list[dict]) -> Dataset:
+    """The rows; UserError where every one of those `given` was too long and left out."""
+    if not len(encoded):
+        raise UserError(
+            f"{split}: none of {len(given)} prompts fits, and the recipe leaves out those that do not; "
+            "more query_tokens would keep some"
+        )
+    return encoded
+
+
+def _describe_posts(split: str, encoded: Dataset, given: int, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+    """Rows, mean lengths and what the limits took, as `repro/metrics.py` says of `data/`."""
+    query, reference = (
+        (column(encoded, name) != tokenizer.pad_token_id).sum(1).double().mean().item()
+        for name in ("query_token", "reference_response_token")
+    )
+    too_long = given - len(encoded) + sum(encoded["cut"][:])
+    return {
+        f"data/{split}_posts": float(len(encoded)),
+        f"data/{split}_query_tokens_mean": query,
+        f"data/{split}_reference_tokens_mean": reference,
+        f"data/{split}_cut_queries": too_long / given,
+        f"data/{split}_references_without_eos": _without_eos(encoded, ("query_reference_response_token",), tokenizer),
+    }
+
+
+def _describe_pairs(split: str, encoded: Dataset, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+    sides = ("query_chosen_token", "query_rejected_token")
+    return {
+        f"data/{split}_comparisons": float(len(encoded)),
+        f"data/{split}_pairs_without_eos": _without_eos(encoded, sides, tokenizer),
+    }
+
+
+def _without_eos(encoded: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of rows in which one of the columns has no end of text."""
+    complete = [(column(encoded, name) == tokenizer.eos_token_id).any(1) for name in names]
+    return 1 - torch.stack(complete).all(0).double().mean().item()
+
+
+def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
+    sizes |= {pick(PROMPTS): scale.posts}
+    posts, comparisons = {"embedded": _embedded, "local": _local}[scale.corpus](scale, sizes)
+    train, validation = pick(PREFERENCE_SPLIT)(comparisons["train"], comparisons["validation"], scale.corpus_seed)
+    return posts, comparisons | {"train": train, "validation": validation}
+
+
+def _embedded(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = {split: embedded.make_posts(size, scale.corpus_seed, split) for split, size in sizes.items()}
     fresh = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
     return posts, {
         "train": embedded.make_comparisons(posts["train"], scale.comparisons, scale.corpus_seed, "train"),
         "validation": embedded.make_comparisons(fresh, scale.validation_comparisons, scale.corpus_seed, "valid2"),
+        "probe": embedded.make_probe(posts["test"]),
     }
 
 
-def _local(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
+    posts["prompts"] = posts["train"][scale.posts :]
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
-    sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
+    for split in sizes:
+        if not posts[split]:
+            raise UserError(
+                f"all {len(posts['train'])} training posts of {scale.posts_file} are trained on, and none is left for "
+                f"{split}; fewer posts than {scale.posts} would leave some"
+            )
     return (
         {split: posts[split][:size] for split, size in sizes.items()},
         {
@@ -127,4 +203,4 @@ def _local(scale: Budget) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]
     )
 
 
-STAGE = Stage("data", version=2, fields=FIELDS, upstream=(), seeded=False, run=_run)
+STAGE = Stage("data", version=3, fields=FIELDS, upstream=(), seeded=False, run=_run)

@@ -214,6 +214,27 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, rng: rand
     }
 
 
+def make_probe(posts: list[dict]) -> list[dict]:
+    """For each post a right summary, preferred to the same with one fact replaced; `batch` says which fact."""
+    rng = random.Random("right over wrong")
+    return [_right_over_wrong(post, rng) for post in posts]
+
+
+def _right_over_wrong(post: dict, rng: random.Random) -> dict:
+    facts, slot = post["facts"], rng.choice(list(post["facts"]))
+    lie = facts | {slot: _other(slot, facts[slot], rng)}
+    return {
+        "info": {key: post[key] for key in ("id", "subreddit", "title", "post")},
+        "split": "probe",
+        "summaries": [
+            {"text": " " + summarise(told, PERFECT, rng), "policy": name}
+            for told, name in ((facts, "right"), (lie, "wrong"))
+        ],
+        "choice": 0,
+        "batch": slot,
+    }
+
+
 @dataclass(frozen=True)
 class Grade:
     """What the gold score counts in one summary."""

@@ -7,6 +7,7 @@ padding with spaces (the paper pads with a token of its own, detail 3) and the c
 Legend: Q query tokens, R reference tokens, S tokens of one summary of a pair.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +16,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from repro.errors import UserError
+from repro.ops import prompt
 
 ROWS_AT_ONCE = 1000
 CUTS_AT_ONCE = 64
@@ -35,31 +37,34 @@ TLDR_LENGTHS = Lengths(query=512, reference=53, query_reference=562, pair_respon
 CNNDM_LENGTHS = replace(TLDR_LENGTHS, query=1919, pair_response=155, query_pair=2021)
 
 
-def format_query(post: Mapping) -> str:
+@dataclass(frozen=True)
+class Format:
+    """The steps that a recipe may change, each a function of `repro/ops/prompt.py`; by default the paper's."""
+
+    end_prompt: Callable[[str], str] = prompt.end_with_colon
+    shorten: Callable[[list[int], int, Iterable[list[int]]], list[list[int]]] = prompt.first_that_fits
+    start_completion: Callable[[str], str] = prompt.start_as_given
+    end_completion: Callable[[str, str], str] = prompt.end_with_eos
+    limit_summary: Callable[[list[int], list[int], int], list[int]] = prompt.as_long_as_the_row
+
+    def complete(self, text: str, tokenizer: PreTrainedTokenizerFast) -> str:
+        """A summary, which starts with a space, as it is trained on."""
+        return self.end_completion(self.start_completion(text), tokenizer.eos_token)
+
+
+PAPER = Format()
+
+
+def format_query(post: Mapping, form: Format = PAPER) -> str:
     """The prompt of a Reddit post, or of a news article where there is one (N+ detail 2.1)."""
     if is_article(post):
-        return end_prompt(f"Article:\n{post['article']}") + "\n"
-    return end_prompt(f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}")
+        return form.end_prompt(f"Article:\n{post['article']}") + "\n"
+    return form.end_prompt(f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}")
 
 
 def is_article(post: Mapping) -> bool:
     """Whether this is a CNN/DM article; the hub's copy of the data has every field, null where it does not apply."""
     return post.get("article") is not None
-
-
-def end_prompt(text: str) -> str:
-    """The cue that ends a prompt, with no space after its colon (N+ detail 2.3)."""
-    return f"{text}\n\nTL;DR:"
-
-
-def start_completion(summary: str) -> str:
-    """A reference starts with a space; the summaries of a comparison come with theirs (N+ detail 3)."""
-    return f" {summary}"
-
-
-def end_completion(completion: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A completion ends with the end-of-text token (N+ detail 3)."""
-    return completion + tokenizer.eos_token
 
 
 def join(query: str, completion: str) -> str:
@@ -75,26 +80,32 @@ def cut(text: str) -> str:
 
 def encode_query(post: Mapping, tokenizer: PreTrainedTokenizerFast, query_tokens: int) -> tuple[str, list[int]]:
     """Text and ids `[query_tokens]`, left-padded, of a post cut until it fits; UserError when it cannot."""
-    texts, rows = _encode_queries([post], tokenizer, query_tokens)
-    return texts[0], rows[0]
+    queries = _encode_queries([post], tokenizer, query_tokens, PAPER)
+    return queries.texts[0], queries.tokens[0]
 
 
-def encode_posts(posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths) -> Dataset:
+def encode_posts(
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format = PAPER
+) -> Dataset:
     """One row a post: `query_token [Q]`, `reference_response_token [R]`, `query_reference_response_token`, and texts.
 
-    `query` is the prompt after truncation, `reference` the summary as written. A reference that is too long loses its
-    end-of-text token, as in the paper.
+    `query` is the prompt after truncation, `cut` whether that changed it, `reference` the summary as written, `facts`
+    JSON where they are known, else empty. A reference that is too long loses its end-of-text token, as in the paper.
     """
     schema = {
         **_texts("id", "query", "reference"),
         "query_token": _tokens(lengths.query),
         "reference_response_token": _tokens(lengths.reference),
         "query_reference_response_token": _tokens(lengths.query_reference),
+        "cut": Value("bool"),
+        **_texts("facts"),
     }
-    return _build(posts, lambda some: _post_columns(some, tokenizer, lengths), Features(schema))
+    return _build(posts, lambda some: _post_columns(some, tokenizer, lengths, form), Features(schema))
 
 
-def encode_pairs(comparisons: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths) -> Dataset:
+def encode_pairs(
+    comparisons: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format = PAPER
+) -> Dataset:
     """One row a comparison: `query_token [Q]`, and of chosen and rejected text, policy, `*_token [S]`, `query_*_token`.
 
     `confidence` is -1 where the labeller gave none. Articles have lengths of their own (`CNNDM_LENGTHS`): encode them
@@ -110,33 +121,43 @@ def encode_pairs(comparisons: Sequence[Mapping], tokenizer: PreTrainedTokenizerF
         **_texts("batch", "split", "chosen_policy", "rejected_policy"),
         "confidence": Value("int32"),
     }
-    return _build(comparisons, lambda some: _pair_columns(some, tokenizer, lengths), Features(schema))
+    return _build(comparisons, lambda some: _pair_columns(some, tokenizer, lengths, form), Features(schema))
 
 
-def _post_columns(posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths) -> dict[str, list]:
-    queries, query_token = _encode_queries(posts, tokenizer, lengths.query)
-    references = [end_completion(start_completion(post["summary"]), tokenizer) for post in posts]
-    joined = map(join, queries, references)
+def _post_columns(
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format
+) -> dict[str, list]:
+    queries = _encode_queries(posts, tokenizer, lengths.query, form)
+    posts = [posts[place] for place in queries.kept]
+    # A reference gets the space that the summaries of a comparison come with (N+ detail 3).
+    references = [form.complete(f" {post['summary']}", tokenizer) for post in posts]
+    joined = map(join, queries.texts, references)
+    pad = tokenizer.pad_token_id
     return {
         "id": [post["id"] for post in posts],
-        "query": queries,
+        "query": queries.texts,
         "reference": [post["summary"] for post in posts],
-        "query_token": query_token,
-        "reference_response_token": _encode_right(references, tokenizer, lengths.reference),
-        "query_reference_response_token": _encode_right(joined, tokenizer, lengths.query_reference),
+        "query_token": queries.tokens,
+        "reference_response_token": _pad_right(_encode(references, tokenizer), pad, lengths.reference),
+        "query_reference_response_token": _pad_right(_encode(joined, tokenizer), pad, lengths.query_reference),
+        "cut": queries.cut,
+        "facts": [json.dumps(post["facts"]) if "facts" in post else "" for post in posts],
     }
 
 
-def _pair_columns(pairs: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths) -> dict[str, list]:
-    queries, query_token = _encode_queries([pair["info"] for pair in pairs], tokenizer, lengths.query)
+def _pair_columns(
+    pairs: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format
+) -> dict[str, list]:
+    queries = _encode_queries([pair["info"] for pair in pairs], tokenizer, lengths.query, form)
+    pairs = [pairs[place] for place in queries.kept]
     chosen = [pair["summaries"][pair["choice"]] for pair in pairs]
     rejected = [pair["summaries"][1 - pair["choice"]] for pair in pairs]
     return {
         "id": [pair["info"]["id"] for pair in pairs],
-        "query": queries,
-        "query_token": query_token,
-        **_side_columns("chosen", chosen, queries, tokenizer, lengths),
-        **_side_columns("rejected", rejected, queries, tokenizer, lengths),
+        "query": queries.texts,
+        "query_token": queries.tokens,
+        **_side_columns("chosen", chosen, queries.texts, tokenizer, lengths, form),
+        **_side_columns("rejected", rejected, queries.texts, tokenizer, lengths, form),
         "batch": [pair["batch"] for pair in pairs],
         "split": [pair["split"] for pair in pairs],
         "confidence": [_confidence(pair) for pair in pairs],
@@ -144,14 +165,24 @@ def _pair_columns(pairs: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, 
 
 
 def _side_columns(
-    side: str, summaries: Sequence[Mapping], queries: list[str], tokenizer: PreTrainedTokenizerFast, lengths: Lengths
+    side: str,
+    summaries: Sequence[Mapping],
+    queries: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    lengths: Lengths,
+    form: Format,
 ) -> dict[str, list]:
-    completions = [end_completion(summary["text"], tokenizer) for summary in summaries]
-    joined = map(join, queries, completions)
+    completions = [form.complete(summary["text"], tokenizer) for summary in summaries]
+    alone, joined = _encode(completions, tokenizer), _encode(map(join, queries, completions), tokenizer)
+
+    def limited(rows: list[list[int]], length: int) -> list[list[int]]:
+        rows = [form.limit_summary(row, summary, lengths.reference) for row, summary in zip(rows, alone, strict=True)]
+        return _pad_right(rows, tokenizer.pad_token_id, length)
+
     return {
         side: [summary["text"] for summary in summaries],
-        f"{side}_token": _encode_right(completions, tokenizer, lengths.pair_response),
-        f"query_{side}_token": _encode_right(joined, tokenizer, lengths.query_pair),
+        f"{side}_token": limited(alone, lengths.pair_response),
+        f"query_{side}_token": limited(joined, lengths.query_pair),
         f"{side}_policy": [summary["policy"] for summary in summaries],
     }
 
@@ -161,38 +192,57 @@ def _confidence(pair: Mapping) -> int:
     return -1 if given is None else given
 
 
+@dataclass(frozen=True)
+class _Queries:
+    """Of N posts those that are `kept`, by place: text, ids `[Q]` and whether the prompt is not the whole of it."""
+
+    kept: list[int]
+    texts: list[str]
+    tokens: list[list[int]]
+    cut: list[bool]
+
+
 def _encode_queries(
-    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, query_tokens: int
-) -> tuple[list[str], list[list[int]]]:
-    """Texts and ids `[len(posts), query_tokens]`: all posts are tokenised at once, and only those too long again."""
-    if not posts:
-        return [], []
-    rows = _encode(map(format_query, posts), tokenizer)
-    rows = [
-        row if len(row) <= query_tokens else _encode_shortened(post, tokenizer, query_tokens)
-        for post, row in zip(posts, rows, strict=True)
-    ]
-    # The paper reads the text back from the ids: special tokens that a user typed are gone from it, and it is NFC.
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    # Padding is counted, never recognised by its id: the id may be that of the end of text.
-    padded = [[tokenizer.pad_token_id] * (query_tokens - len(row)) + row for row in rows]
-    return texts, padded
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, query_tokens: int, form: Format
+) -> _Queries:
+    """All posts are tokenised at once, and only those too long again."""
+    whole = _encode((format_query(post, form) for post in posts), tokenizer)
+    fitted = [_fit(post, row, tokenizer, query_tokens, form) for post, row in zip(posts, whole, strict=True)]
+    kept = [place for place, rows in enumerate(fitted) if rows]
+    rows = [fitted[place][0] for place in kept]
+    return _Queries(
+        kept=kept,
+        # The paper reads the text back from the ids: special tokens that a user typed are gone from it, and it is NFC.
+        texts=_decode(rows, tokenizer),
+        # Padding is counted, never recognised by its id: the id may be that of the end of text.
+        tokens=[[tokenizer.pad_token_id] * (query_tokens - len(row)) + row for row in rows],
+        cut=[len(whole[place]) > query_tokens for place in kept],
+    )
 
 
-def _encode_shortened(post: Mapping, tokenizer: PreTrainedTokenizerFast, query_tokens: int) -> list[int]:
-    """The ids of the first cut of the post that fits; UserError when none does."""
+def _fit(
+    post: Mapping, row: list[int], tokenizer: PreTrainedTokenizerFast, query_tokens: int, form: Format
+) -> list[list[int]]:
+    """The post's prompt within `query_tokens`, or no prompt where it is left out; UserError when it cannot fit."""
+    if len(row) <= query_tokens:
+        return [row]
+    try:
+        return form.shorten(row, query_tokens, _encode_shortened(post, tokenizer, form))
+    except LookupError as error:
+        raise UserError(
+            f"post {post['id']}: its prompt is longer than {query_tokens} tokens even with an empty text; "
+            "a shorter title or more query tokens would fit"
+        ) from error
+
+
+def _encode_shortened(post: Mapping, tokenizer: PreTrainedTokenizerFast, form: Format) -> Iterator[list[int]]:
+    """The ids of each cut of the post, longest text first."""
     # Fewer characters can be more tokens: no search but the paper's order is right, though it can tokenise several.
-    versions = map(format_query, _shortened(post))
+    versions = (format_query(shorter, form) for shorter in _shortened(post))
     at_once = 1
     while some := list(islice(versions, at_once)):
-        for row in _encode(some, tokenizer):
-            if len(row) <= query_tokens:
-                return row
+        yield from _encode(some, tokenizer)
         at_once = min(2 * at_once, CUTS_AT_ONCE)
-    raise UserError(
-        f"post {post['id']}: its prompt is longer than {query_tokens} tokens even with an empty text; "
-        "a shorter title or more query tokens would fit"
-    )
 
 
 def _shortened(post: Mapping) -> Iterator[dict]:
@@ -203,9 +253,8 @@ def _shortened(post: Mapping) -> Iterator[dict]:
         yield {**post, field: text}
 
 
-def _encode_right(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int) -> list[list[int]]:
-    pad = tokenizer.pad_token_id
-    return [row[:length] + [pad] * (length - len(row)) for row in _encode(texts, tokenizer)]
+def _pad_right(rows: Iterable[list[int]], pad: int, length: int) -> list[list[int]]:
+    return [row[:length] + [pad] * (length - len(row)) for row in rows]
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
@@ -214,6 +263,13 @@ def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[li
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _decode(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The text of each row without special tokens; the library would make one empty text of no rows."""
+    if not rows:
+        return []
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _texts(*names: str) -> dict[str, Value]:

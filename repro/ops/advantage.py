@@ -17,3 +17,42 @@ def gae(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
         following = reward[:, t] + gamma * next_value - value[:, t] + gamma * lam * following
         advantage[:, t] = following
     return advantage
+
+
+Estimate = tuple[Tensor, Tensor]  # the advantage, and what the critic is drawn towards
+
+
+def from_gae(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
+    """`gae`, and the returns that it implies: advantage + value."""
+    advantage = gae(reward, value, gamma, lam)
+    return advantage, advantage + value
+
+
+def n_step(reward: Tensor, value: Tensor, gamma: float, lam: float, steps: int) -> Estimate:
+    """A_t = sum_{l < n} gamma^l r_{t+l} + gamma^n V_{t+n} - V_t (Mnih et al. 2016, section 4); `lam` is not used.
+
+    One step is GAE with lam 0, as many steps as there are tokens is GAE with lam 1.
+    """
+    returns = gamma**steps * _later(value, steps)
+    for step in range(steps):
+        returns = returns + gamma**step * _later(reward, step)
+    return returns - value, returns
+
+
+def reward_to_go(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
+    """The discounted rewards from t on, without a critic's baseline (REINFORCE); `lam` is not used."""
+    returns = gae(reward, torch.zeros_like(value), gamma, 1.0)
+    return returns, returns
+
+
+def whole_return(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
+    """Every token is credited with the whole episode's discounted return, what came before it included."""
+    returns = gae(reward, torch.zeros_like(value), gamma, 1.0)
+    return returns[:, :1].expand_as(returns).clone(), returns
+
+
+def _later(values: Tensor, steps: int) -> Tensor:
+    """[B, R] -> [B, R]: what stands `steps` to the right, 0 past the end."""
+    shifted = torch.zeros_like(values)
+    shifted[:, : max(values.shape[1] - steps, 0)] = values[:, steps:]
+    return shifted

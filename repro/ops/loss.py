@@ -1,11 +1,12 @@
 """The terms of PPO's objective, one number per token, and the weights with which they are added up."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from repro.ops import masked
+from repro.ops import masked, text
 from repro.ops.masked import Reduce, one_rank
 
 
@@ -17,6 +18,48 @@ def policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 def policy_clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """[B, R] -> [B, R]: 1 where the clip decides the loss, and stops the gradient."""
     return (-advantage * ratio.clamp(1 - clip, 1 + clip) > -advantage * ratio).float()
+
+
+def clipped(logprob: Tensor, log_ratio: Tensor, advantage: Tensor, clip: float, price: float) -> Tensor:
+    """PPO's clipped surrogate: `policy_loss` of the ratio."""
+    return policy_loss(log_ratio.exp(), advantage, clip)
+
+
+def unclipped(logprob: Tensor, log_ratio: Tensor, advantage: Tensor, clip: float, price: float) -> Tensor:
+    """-A r: the surrogate with nothing to hold it (Schulman et al. 2017, equation 6)."""
+    return -advantage * log_ratio.exp()
+
+
+def penalised(logprob: Tensor, log_ratio: Tensor, advantage: Tensor, clip: float, price: float) -> Tensor:
+    """-A r + price KL(old, new) (Schulman et al. 2017, equation 8); the KL is estimated by r - 1 - log r, never negative."""
+    ratio = log_ratio.exp()
+    return -advantage * ratio + price * (ratio - 1 - log_ratio)
+
+
+def policy_gradient(logprob: Tensor, log_ratio: Tensor, advantage: Tensor, clip: float, price: float) -> Tensor:
+    """-A log p: no ratio, so passes after the first do not know that the policy has moved (REINFORCE)."""
+    return -advantage * logprob
+
+
+def fixed_price(price: float, kl: float) -> float:
+    """The price of a step's KL never changes."""
+    return price
+
+
+def adaptive_price(price: float, kl: float, target: float) -> float:
+    """Doubled where the step's KL is above 1.5 targets, halved below target / 1.5 (Schulman et al. 2017, section 4)."""
+    if kl > 1.5 * target:
+        return 2 * price
+    return price / 2 if kl < target / 1.5 else price
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised per token, and the price of KL(old, new) in it [per nat]: at first, and after an update."""
+
+    loss: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
+    price: float = 0.0
+    adapt: Callable[[float, float], float] = fixed_price
 
 
 def value_loss(value: Tensor, clipped: Tensor, returns: Tensor) -> Tensor:
@@ -67,3 +110,21 @@ def sum_over_limit(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) ->
 def weighted(terms: Tensor, weights: Tensor) -> Tensor:
     """Sum of terms times weights; a term of weight 0 does not count, NaN or not."""
     return (masked.keep(terms, weights > 0) * weights).sum()
+
+
+def no_bonus(logits: Tensor, temperature: float) -> Tensor:
+    """[B, R, V] -> [B, R] zeros: the paper pays no entropy bonus."""
+    return torch.zeros_like(logits[..., 0])
+
+
+def entropy_bonus(logits: Tensor, temperature: float, coefficient: float) -> Tensor:
+    """[B, R, V] -> [B, R]: coefficient times the entropy in nats of what can be drawn (Schulman et al. 2017, eq. 9)."""
+    return coefficient * text.entropy_of(logits, temperature)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How much of another loss is mixed in: its coefficient, and how many of its texts stand beside each episode."""
+
+    coefficient: float
+    per_episode: float

@@ -26,25 +26,49 @@ def mean(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def moments(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over true places, over all ranks (N+ code: no Bessel correction)."""
+def moments(values: Tensor, mask: Tensor, reduce: Reduce = one_rank, correction: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and variance over true places, over all ranks; the sum of squares is divided by count - correction.
+
+    Correction 0 is the biased variance of the paper's code, 1 is Bessel's (TRL's).
+    """
     centre = mean(values, mask, reduce)
     # Masked before the square: the gradient of a square is 0 times what stands there, and 0 times NaN is NaN.
-    return centre, mean(keep(values - centre, mask) ** 2, mask, reduce)
+    squares = keep(values - centre, mask) ** 2
+    total, count = reduce(torch.stack([squares.sum(), mask.sum().to(values.dtype)]))
+    return centre, total / (count - correction).clamp(min=1)
 
 
-def whiten(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
+def whiten(values: Tensor, mask: Tensor, reduce: Reduce = one_rank, correction: int = 0) -> Tensor:
     """(x - mean) / sqrt(variance + 1e-8) over true places (N+ detail 25); 0 elsewhere."""
-    centre, variance = moments(values, mask, reduce)
+    centre, variance = moments(values, mask, reduce, correction)
     return keep(values - centre, mask) * torch.rsqrt(variance + EPSILON)
 
 
-def scale(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
+def scale(values: Tensor, mask: Tensor, reduce: Reduce = one_rank, correction: int = 0) -> Tensor:
     """As `whiten`, with the mean added back (N+ detail 24: `shift_mean=False`); 0 elsewhere."""
-    centre, variance = moments(values, mask, reduce)
+    centre, variance = moments(values, mask, reduce, correction)
     return keep(keep(values - centre, mask) * torch.rsqrt(variance + EPSILON) + centre, mask)
 
 
-def unchanged(values: Tensor, mask: Tensor, reduce: Reduce = one_rank) -> Tensor:
+def unchanged(values: Tensor, mask: Tensor, reduce: Reduce = one_rank, correction: int = 0) -> Tensor:
     """`values` on true places, 0 elsewhere."""
     return keep(values, mask)
+
+
+Whiten = Callable[[Tensor, Tensor, Reduce], Tensor]
+
+
+def over_batch(whiten: Whiten, values: Tensor, mask: Tensor, micro_batch: int, reduce: Reduce) -> Tensor:
+    """The moments are those of the whole batch, over all ranks."""
+    return whiten(values, mask, reduce)
+
+
+def over_rank(whiten: Whiten, values: Tensor, mask: Tensor, micro_batch: int, reduce: Reduce) -> Tensor:
+    """The moments are those of this rank's episodes, as in the paper's code."""
+    return whiten(values, mask, one_rank)
+
+
+def over_micro_batch(whiten: Whiten, values: Tensor, mask: Tensor, micro_batch: int, reduce: Reduce) -> Tensor:
+    """The moments are those of `micro_batch` episodes, in the order in which they were sampled."""
+    parts = zip(values.split(micro_batch), mask.split(micro_batch))
+    return torch.cat([whiten(some, where, one_rank) for some, where in parts])

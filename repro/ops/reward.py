@@ -43,34 +43,49 @@ def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     return ratio.exp() - 1 - ratio
 
 
+Whole = Callable[[], Tensor]  # [B, R] the KL over the whole vocabulary, computed when it is called
+
+
+def from_samples(estimator: Estimator) -> Callable[[Tensor, Tensor, Whole], Tensor]:
+    """The estimate from the sampled tokens' log-probabilities alone."""
+
+    def estimate(logprob: Tensor, ref_logprob: Tensor, whole: Whole) -> Tensor:
+        return estimator(logprob, ref_logprob)
+
+    return estimate
+
+
+def over_vocabulary(logprob: Tensor, ref_logprob: Tensor, whole: Whole) -> Tensor:
+    """No estimate: the sum over all tokens that could have been drawn."""
+    return whole()
+
+
 def no_kl(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """Nothing, wherever it stands."""
+    """Nothing, in the loss."""
     return torch.zeros_like(logprob)
+
+
+def charged(kl: Tensor) -> Tensor:
+    """The KL is paid out of the reward."""
+    return kl
+
+
+def free(kl: Tensor) -> Tensor:
+    """The KL costs no reward."""
+    return torch.zeros_like(kl)
 
 
 @dataclass(frozen=True)
 class KL:
-    """The per-token estimates that enter the reward and the loss; each [B, R], [B, R] -> [B, R]."""
+    """What the reward is charged of the KL estimate, [B, R] -> [B, R]; and the term of the loss, an `Estimator`."""
 
-    in_reward: Estimator
+    in_reward: Callable[[Tensor], Tensor]
     in_loss: Estimator
 
 
-def kl_in_reward(estimator: Estimator) -> KL:
-    return KL(in_reward=estimator, in_loss=no_kl)
-
-
-def kl_in_loss(estimator: Estimator) -> KL:
-    """k2, whatever the estimator of the reward: k1's gradient is zero in expectation, k3's is the forward KL's."""
-    return KL(in_reward=no_kl, in_loss=k2)
-
-
-def kl_in_loss_as_estimated(estimator: Estimator) -> KL:
-    return KL(in_reward=no_kl, in_loss=estimator)
-
-
-def kl_nowhere(estimator: Estimator) -> KL:
-    return KL(in_reward=no_kl, in_loss=no_kl)
+def clip_score(score: Tensor, limit: float) -> Tensor:
+    """[B] -> [B]: the reward model's score, no further than `limit` from 0; without end where that is infinite."""
+    return score.clamp(-limit, limit)
 
 
 def score_after_eos(score: Tensor, last: Tensor, shape: torch.Size) -> Tensor:

@@ -88,6 +88,9 @@ def curves(run: Fake, rng: np.random.Generator) -> list[Metric]:
         "policy/ratio": np.ones(run.steps),
         "loss/value": 6 * np.exp(-5 * t) + 0.3,
         "eval/win_rate": 0.74 + 0.1 * t - 0.05 * shift * t,
+        "sft/loss": 3 - t,
+        "rm/loss": 0.7 - 0.2 * t,
+        "rm/train_accuracy": 0.5 + 0.25 * t,
     }
     noise = {name: 0.03 * (abs(y).mean()) * rng.standard_normal(run.steps) for name, y in shapes.items()}
     return [
@@ -112,11 +115,20 @@ def finals(run: Fake, rng: np.random.Generator) -> list[Metric]:
     values |= {
         "test/reference_gold": 1.78,
         "test/sampled_win_rate": 0.7,
-        "rm/train_accuracy": 0.7,
+        "test/judge_agreement": 0.8,
+        "sft_test/judge_agreement": 0.7,
         "rm/validation_accuracy": 0.68,
         "rm/bias": 2.2,
+        "rm/off_eos_mean": -0.4,
+        "rm/padding_difference_largest": 1e-6,
+        "rm/calibration_error": 0.05,
         "nonfinite/objective/score": 0.0,
     }
+    values |= {f"rm/calibration/{0.25 + 0.5 * i}": 0.52 + 0.08 * i + 0.01 * run.seed for i in range(5)}
+    values |= {f"rm/accuracy/confidence/{c}": 0.6 + 0.01 * c for c in (1, 6, 7, 8, 9)}
+    values |= {f"rm/accuracy/batch/batch{b}": 0.6 + 0.01 * b for b in (10, 11, 12, 13)}
+    values |= {f"rm/accuracy/policies/{pair}": 0.66 for pair in ("ppo vs sft", "ref vs sft")}
+    values |= {f"rm/right_over_wrong/{fact}": 0.8 for fact in ("who", "what", "where")}
     return [Metric(name, float(v), 1, 0) for name, v in values.items()]
 
 

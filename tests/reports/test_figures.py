@@ -50,8 +50,8 @@ def test_the_reference_looks_the_same_in_every_study_and_seven_arms_differ(look)
 
 
 def test_limits_follow_the_seeds_and_a_wide_positive_curve_is_logarithmic():
-    axes = figures._grid(1, 1, 3, 3)[1][0]
-    figures._frame(axes, pd.Series([0.0, 1.0]))
+    axes = figures.grid(1, 1, 3, 3)[1][0]
+    figures.frame_limits(axes, pd.Series([0.0, 1.0]))
     assert axes.get_ylim() == pytest.approx((-0.08, 1.08)) and axes.get_yscale() == "linear"
-    figures._frame(axes, pd.Series([1.0, 1.0, 1.0, 500.0]))
+    figures.frame_limits(axes, pd.Series([1.0, 1.0, 1.0, 500.0]))
     assert axes.get_yscale() == "log"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from made_up import ARMS, Fake, experiment, log
 
-from reports import page
+from reports import markup, page
 from reports.read import read_study
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_the_page_needs_no_network(html):
 
 def test_files_that_the_page_links_to_exist(html, built):
     linked = re.findall(r'href="(figures/[^"]+)"', html)
-    assert len(linked) == 12 and all((built.parent / name).stat().st_size > 0 for name in linked)
+    assert len(linked) == 21 and all((built.parent / name).stat().st_size > 0 for name in linked)
 
 
 def test_model_text_is_escaped(html):
@@ -171,7 +171,7 @@ def test_sft_policies_that_differ_between_arms_are_told_apart(study):
     ],
 )
 def test_numbers_are_readable(value, text):
-    assert page.number(value) == text
+    assert markup.number(value) == text
 
 
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):

@@ -1,0 +1,63 @@
+"""The atlas: the studies of many details on one board, so that every stage they share is made once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro import ablation, cost, launch, stage
+from repro.ablation import Ablation
+from repro.details import DETAILS
+from repro.launch import Board
+from repro.track import Tracker
+
+
+def studies(
+    names: Sequence[str], scale: str, seeds: Sequence[str], changes: Mapping[str, str], cache: Path
+) -> list[Ablation]:
+    """The studies of the named details, or of all; those with the least left to run come first."""
+    found = [ablation.in_atlas(name, scale, seeds, changes) for name in names or DETAILS]
+    return sorted(found, key=lambda study: _left(study, cache))
+
+
+def _left(study: Ablation, cache: Path) -> float:
+    """Core-seconds of the study's own stages; the reference's are everybody's."""
+    reference = launch.jobs_of(study, arms=[study.detail.reference])
+    own = {key: job for key, job in launch.jobs_of(study).items() if key not in reference}
+    return cost.seconds([job for key, job in own.items() if not stage.cached(cache / key)], cache)
+
+
+def board_of(found: Sequence[Ablation], cache: Path) -> Board:
+    """The jobs of all studies: the references' first, then study by study."""
+    jobs = launch.jobs_of(found[0], arms=[found[0].detail.reference])
+    for study in found:
+        jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}
+    return launch.board_for(jobs, cache)
+
+
+class Trackers:
+    """Publishes each study of an atlas from when the first of its own stages starts; see `track.Tracker`."""
+
+    def __init__(self, found: Sequence[Ablation], board: Board, command: str) -> None:
+        self.board, self.command, self.trouble = board, command, ""
+        reference = launch.jobs_of(found[0], arms=[found[0].detail.reference])
+        self.waiting = [(study, launch.jobs_of(study).keys() - reference.keys()) for study in found]
+        self.open: list[Tracker] = []
+
+    def update(self) -> None:
+        """Open the studies that have begun, publish what is new, and let go of those that are over."""
+        begun = self.board.running.keys() | self.board.done | self.board.failed.keys()
+        for study, own in [each for each in self.waiting if begun & each[1]][:1]:  # one at a time: it takes a second
+            self.waiting.remove((study, own))
+            self.open.append(Tracker(study, self.board, self.command))
+        for tracker in self.open:
+            tracker.update()
+        self.trouble = next((tracker.trouble for tracker in self.open if tracker.trouble), "")
+        self.open = [tracker for tracker in self.open if not tracker.over]
+
+    def close(self) -> None:
+        """Publish the rest of the studies that have begun."""
+        begun = self.board.done | self.board.failed.keys()
+        for study, own in self.waiting:
+            if begun & own:
+                self.open.append(Tracker(study, self.board, self.command))
+        for tracker in self.open:
+            tracker.close()

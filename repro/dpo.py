@@ -1,0 +1,106 @@
+"""DPO: the policy learns from the comparisons without a reward model and without sampling (N+ detail 19).
+
+Its log-ratio to the SFT policy, times beta, stands for the reward (Rafailov et al. 2023, equation 7). Data, batch and
+learning rate are the reward model's, so that the accuracy of this implicit reward can be held against the trained one's.
+Left out of published variants: label smoothing, and a division by the summary's length.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from repro import model, optimise
+from repro.data import Corpus, column
+from repro.ops.masked import keep
+from repro.ops.optim import cosine_to_zero
+from repro.ops.preference import accuracy, bradley_terry
+from repro.ops.text import last_token
+from repro.stage import Work
+
+BETA = 0.05  # the paper's (DETAILS 2, DPO)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N comparisons: [N, Q] left-padded queries, and [N, S] right-padded summaries twice."""
+
+    query: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Pairs":
+        return Pairs(self.query[rows], self.chosen[rows], self.rejected[rows])
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+def read(pairs: Dataset) -> Pairs:
+    return Pairs(*(column(pairs, f"{name}_token") for name in ("query", "chosen", "rejected")))
+
+
+def learn(work: Work) -> None:
+    """One pass over the training comparisons, in the place of PPO."""
+    scale, accelerator, corpus = work.scale, work.accelerator, Corpus(work.inputs["data"])
+    policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
+    policy = model.set_dropout(policy, 0.0)
+    policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.rm_learning_rate, work.pick))
+    networks = policy, accelerator.prepare_model(model.frozen(reference), evaluation_mode=True)
+    pairs, outcome = read(corpus.pairs("train")), "finished"
+    steps = len(pairs) // scale.rm_batch
+    for step, rows in enumerate(optimise.batches(len(pairs), scale.rm_batch, work.generator("shuffle"))):
+        optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, steps))
+        seen: list[Tensor] = []
+        loss = optimise.step(accelerator, optimizer, losses(networks, pairs[rows], corpus, scale.micro_batch, seen))
+        margin = torch.cat(seen)
+        measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
+        work.log_mean((step + 1) * scale.rm_batch, measured, steps)
+        if not math.isfinite(loss):
+            outcome = "diverged"
+            break
+    validation = read(corpus.pairs("validation"))
+    margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
+    model.save_policy(accelerator.unwrap_model(policy), work.out / "model")
+    work.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
+
+
+Networks = tuple[nn.Module, nn.Module]  # the policy and its reference
+
+
+def losses(networks: Networks, pairs: Pairs, corpus: Corpus, micro_batch: int, seen: list[Tensor]) -> Iterator[Tensor]:
+    """Each micro-batch's share of the mean of -log sigmoid(margin); notes the margins."""
+    for rows in torch.arange(len(pairs)).split(micro_batch):
+        margin = margins(networks, pairs[rows], corpus)
+        seen.append(margin.detach())
+        yield bradley_terry(margin).sum() / len(pairs)
+
+
+@torch.no_grad()
+def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
+    """-> [N] on the CPU: the margins of all pairs, `batch` at a time."""
+    return torch.cat([margins(networks, pairs[rows], corpus).cpu() for rows in torch.arange(len(pairs)).split(batch)])
+
+
+def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:
+    """-> [B]: beta times how much more the policy has raised the chosen summary's log-probability than the other's."""
+    policy, reference = networks
+    device = next(policy.parameters()).device
+    query = model.trim_left(torch.cat([pairs.query, pairs.query]), corpus.pad).to(device)
+    response = torch.cat([pairs.chosen, pairs.rejected]).to(device)
+    with torch.no_grad():
+        before = summary_logprobs(reference, query, response, corpus)
+    chosen, rejected = (summary_logprobs(policy, query, response, corpus) - before).chunk(2)
+    return BETA * (chosen - rejected)
+
+
+def summary_logprobs(policy: nn.Module, query: Tensor, response: Tensor, corpus: Corpus) -> Tensor:
+    """[B, Q], [B, S] -> [B]: log-probability in nats of the whole summary, its end of text included."""
+    last, _ = last_token(response, corpus.eos)
+    # The end is found by its token, since padding may be the same one: then neither to be trimmed nor to be counted.
+    response = response[:, : int(last.max()) + 1]
+    logprob = model.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
+    return keep(logprob, torch.arange(response.shape[1], device=response.device) <= last[:, None]).sum(1)

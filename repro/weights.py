@@ -1,0 +1,109 @@
+"""How weights are trained and followed: in full or by an adapter, averaged or not, and Adam's two flavours."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel
+
+from repro.model import ScalarModel
+
+# ---------------------------------------------------------------------------------------------- adapters
+
+
+Trained = tuple[nn.Module, ScalarModel, nn.Module]
+
+
+def full_weights(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> Trained:
+    """All weights of policy and critic are trained; the reference is a copy of its own."""
+    return policy, critic, reference
+
+
+def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> Trained:
+    """Low-rank adapters (r 8, alpha 32) on all linear layers of both; the reference is the policy without its own.
+
+    The critic's head is trained in full. Saving merges the adapters into the weights.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    def adapted(network: PreTrainedModel) -> nn.Module:
+        # A configuration of its own: peft writes the names of the layers it finds into it.
+        return get_peft_model(network, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear"))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy, critic.trunk = adapted(policy), adapted(critic.trunk)
+    return policy, critic, AdapterOff(policy)
+
+
+class AdapterOff(nn.Module):
+    """The policy with its adapter switched off: the one it started from, at no memory."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = [policy]  # in a list, so that its weights are not this module's too
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        with self.policy[0].disable_adapter():
+            return self.policy[0](**inputs)
+
+
+# ---------------------------------------------------------------------------------------------- weights that follow others
+
+
+def stay(follower: nn.Module, leader: nn.Module) -> None:
+    """The follower does not."""
+
+
+@torch.no_grad()
+def follow(follower: nn.Module, leader: nn.Module, keep: float) -> None:
+    """Each weight becomes keep of itself and 1 - keep of the leader's."""
+    for mine, theirs in zip(follower.parameters(), leader.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - keep)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The policy that the KL is measured to: the stage that made it, and how it moves after each update."""
+
+    start: str
+    move: Callable[[nn.Module, nn.Module], None] = stay
+
+
+class LastWeights:
+    """No average: what is kept is the policy as its last step left it."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        self.module = policy
+
+    def update_parameters(self, policy: nn.Module) -> None:
+        pass
+
+
+def averaged_weights(policy: nn.Module, keep: float) -> AveragedModel:
+    """An exponential moving average of the weights over optimizer steps, from the first step on."""
+    return AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(keep))
+
+
+# ---------------------------------------------------------------------------------------------- optimizers
+
+
+class TensorFlowAdam(torch.optim.AdamW):
+    """AdamW whose epsilon stands beside the uncorrected second moment, as in TensorFlow 1 (N+ blog, detail P12).
+
+    PyTorch divides by sqrt(v / (1 - beta2^t)) + eps, TensorFlow by (sqrt(v) + eps) / sqrt(1 - beta2^t): the same with
+    eps / sqrt(1 - beta2^t) for eps, so that early steps are smaller.
+    """
+
+    def __init__(self, parameters, lr: float, eps: float, weight_decay: float) -> None:
+        super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay)
+        self.steps, self.plain_eps = 0, eps
+
+    def step(self, closure=None):
+        self.steps += 1
+        for group in self.param_groups:
+            group["eps"] = self.plain_eps / math.sqrt(1 - group["betas"][1] ** self.steps)
+        return super().step(closure)

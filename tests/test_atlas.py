@@ -1,0 +1,98 @@
+"""The atlas: many studies on one board, each shared stage once, taken up where it was left."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from repro import atlas, launch, stage
+from repro.__main__ import main
+
+DETAILS = ("whiten_adv", "gamma", "sft_epochs")
+TINY = {
+    "model": "gpt-neox:32/2/2/64",
+    "posts": "64",
+    "validation_posts": "8",
+    "test_posts": "16",
+    "comparisons": "32",
+    "episodes": "64",
+    "sft_batch": "16",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory of its own, with an empty store and cache."""
+    folder = tmp_path_factory.mktemp("atlas")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.setenv("REPRO_CACHE", "")
+        yield folder
+
+
+def found(place):
+    return atlas.studies(DETAILS, "smoke", ["1", "2"], TINY, place / "cache")
+
+
+def words(*more):
+    return ["atlas", *DETAILS, "--scale", "smoke", "--seeds", "1", "2", *more, "--set", *map("=".join, TINY.items())]
+
+
+def test_studies_with_the_least_left_to_run_come_first(place):
+    # gamma and whiten_adv have two variants each of PPO alone; sft_epochs two of everything after SFT.
+    assert [study.detail.name for study in found(place)][-1] == "sft_epochs"
+
+
+def test_the_board_holds_each_stage_once_and_the_references_first(place):
+    studies = found(place)
+    jobs = list(atlas.board_of(studies, place / "cache").jobs.values())
+    reference = launch.jobs_of(studies[0], arms=[studies[0].detail.reference])
+    assert {job.key for job in jobs[: len(reference)]} == reference.keys()
+    assert {job.key for job in jobs} == set().union(*(launch.jobs_of(study) for study in studies))
+    runs = {name: sum(job.stage == name for job in jobs) for name in ("data", "sft", "rm", "ppo")}
+    # Two seeds of the reference, and of two variants of each of three details; sft_epochs alone has SFT of its own.
+    assert runs == {"data": 1, "sft": 6, "rm": 6, "ppo": 14}
+
+
+def test_a_plan_says_what_is_left_and_how_long_it_takes_and_runs_nothing(place, capsys):
+    assert main(words("--plan")) == 0
+    told = capsys.readouterr().out
+    assert "3 details, 6 variants beside the reference; 0 of " in told and "about " in told
+    assert list((place / "cache").glob("*-*")) == [] and not (place / "mlflow.db").exists()
+
+
+def test_an_atlas_that_was_interrupted_goes_on_and_ends_with_its_page(place, capsys, monkeypatch):
+    def interrupt(board, *_):
+        if sum(board.jobs[key].stage == "evaluate" for key in board.done) >= 5:
+            raise KeyboardInterrupt
+
+    follow = launch.Board.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.Board, "finish", lambda board, key: (follow(board, key), interrupt(board)))
+        assert main(words()) == 130
+    capsys.readouterr()
+    before = {path.name: (path / stage.DONE).stat().st_mtime_ns for path in (place / "cache").glob("*-*[0-9a-f]") if path.is_dir()}
+    assert main(words()) == 0
+    out = capsys.readouterr().out
+    page = place / "reports" / "build" / next(p.name for p in (place / "reports" / "build").iterdir()) / "index.html"
+    assert out.splitlines()[-1] == f"atlas: {page.relative_to(place)}"
+    after = {name: (place / "cache" / name / stage.DONE).stat().st_mtime_ns for name in before}
+    assert after == before
+    told = json.loads(page.with_name("atlas.json").read_text())
+    assert sorted(told["studied"]) == sorted(DETAILS)
+
+
+def test_every_study_of_the_atlas_is_tracked_as_its_own(place):
+    store = MlflowClient(tracking_uri=f"sqlite:///{place}/mlflow.db")
+    experiments = {e.tags["detail"]: e for e in store.search_experiments() if "detail" in e.tags}
+    assert experiments.keys() == set(DETAILS)
+    for name, experiment in experiments.items():
+        runs = store.search_runs([experiment.experiment_id])
+        assert len(runs) == 6 and {run.info.status for run in runs} == {"FINISHED"}, name
+        assert {run.data.tags["hypothesis"] for run in runs} != {""}
+
+
+def test_a_detail_that_is_none_is_refused(place, capsys):
+    assert main(["atlas", "whitten_adv"]) == 2
+    assert "did you mean 'whiten_adv'" in capsys.readouterr().err
