@@ -131,8 +131,8 @@ def draw_grouped(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per kind of group, a row per group: each seed a small mark, their mean a large one."""
     shown = [family for family in GROUPS if family in set(data["family"])]
     most = data.groupby("family")["label"].nunique().max()
-    arms = list(dict.fromkeys(data["arm"]))
-    height = 1.0 + most * max(0.24, 0.13 * len(arms))
+    arms = [arm for arm in study.arms if arm in set(data["arm"])]
+    height = max(2.2, 1.0 + most * max(0.24, 0.13 * len(arms)))
     figure, panels = figures.grid(len(shown), columns=3, width=3.9, height=height)
     for axes, family in zip(panels, shown, strict=True):
         rows = data[data["family"] == family]
@@ -142,6 +142,7 @@ def draw_grouped(data: pd.DataFrame, study: Study) -> Figure:
             _dots(axes, rows[rows["arm"] == arm], arm, labels, shift, study)
         _half(axes.axvline)
         axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+        axes.locator_params(axis="x", nbins=5)
         axes.set(ylim=(len(labels) - 0.5, -0.5), title=GROUPS[family], xlabel="pair accuracy [share]")
         style.quiet(axes)
     _legend(figure, data, study)
@@ -228,7 +229,7 @@ CHARTS = (
         "Where the reward model is right",
         "Accuracy on validation comparisons by batch of labels and by the pair of policies compared, and how often a "
         "right summary scores above itself with one fact replaced. Small marks are seeds, large ones their mean; the grey "
-        "line is guessing. Groups of fewer than 20 comparisons are left out.",
+        "line is guessing. Batches and pairs with fewer than 20 comparisons are left out.",
         grouped_data,
         draw_grouped,
     ),

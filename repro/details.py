@@ -198,7 +198,7 @@ PROMPTS = Detail(
     reference="sft_posts",
     variants={
         "sft_posts": Variant("train", "the posts of SFT, reshuffled at every pass"),
-        "disjoint": Variant("prompts", "as many fresh ones, if there are, that SFT and the reward model's centring have not seen"),
+        "disjoint": Variant("prompts", "as many fresh ones, if there are, which SFT has not seen"),
     },
     hypothesis="On posts whose references it was trained on the policy is nearer to them than anywhere else; one epoch "
     "of SFT remembers little, so that fresh posts teach the same.",
@@ -1343,6 +1343,9 @@ CLASHES: tuple[Clash, ...] = (
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail is not ALGORITHM
     ),
+    Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO learns from comparisons and has no prompts"),
+    Clash(ALGORITHM, ("dpo",), POSITION_IDS, others(POSITION_IDS), "DPO does not read this"),
+    Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO's dropout is off"),
 )
 
 

@@ -1,8 +1,8 @@
 """DPO: the policy learns from the comparisons without a reward model and without sampling (N+ detail 19).
 
-Its log-ratio to the SFT policy, times beta, stands for the reward (Rafailov et al. 2023, equation 7). Data, batch and
-learning rate are the reward model's, so that the accuracy of this implicit reward can be held against the trained one's.
-Left out of published variants: label smoothing, and a division by the summary's length.
+Its log-ratio to the SFT policy, times beta, stands for the reward (Rafailov et al. 2023, equation 7). Data and batch are
+the reward model's, so that the accuracy of this implicit reward can be held against the trained one. Left out of published
+variants: label smoothing, and a division by the summary's length.
 """
 
 import math
@@ -48,12 +48,12 @@ def learn(work: Work) -> None:
     scale, accelerator, corpus = work.scale, work.accelerator, Corpus(work.inputs["data"])
     policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
     policy = model.set_dropout(policy, 0.0)
-    policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.rm_learning_rate, work.pick))
+    policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick))
     networks = policy, accelerator.prepare_model(model.frozen(reference), evaluation_mode=True)
     pairs, outcome = read(corpus.pairs("train")), "finished"
     steps = len(pairs) // scale.rm_batch
     for step, rows in enumerate(optimise.batches(len(pairs), scale.rm_batch, work.generator("shuffle"))):
-        optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, steps))
+        optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
         seen: list[Tensor] = []
         loss = optimise.step(accelerator, optimizer, losses(networks, pairs[rows], corpus, scale.micro_batch, seen))
         margin = torch.cat(seen)

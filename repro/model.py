@@ -177,7 +177,8 @@ def sample(
         measured = text.logprob_of(logits, drawn[:, None], how.measured_at)[:, 0]
         logprob[:, t] = torch.where(tokens[:, t] == drawn, measured, 0.0)
         ended |= drawn == eos
-        if (tokens[:, t] == pad).all():  # so is all that would follow
+        nothing = torch.full_like(drawn, -1)
+        if (how.after_end(nothing, ended, pad) == pad).all():  # whatever is drawn from here on
             break
         step, mask = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     return tokens, logprob

@@ -368,7 +368,7 @@ STAGE = Stage(
         "ppo_batch",
         "ppo_learning_rate",
         "rm_batch",
-        "rm_learning_rate",
+        "dpo_learning_rate",
         "micro_batch",
         "rollout_batch",
         "evaluate_every",

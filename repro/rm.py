@@ -1,4 +1,4 @@
-"""The reward model: trained on comparisons, read at the end of text, then normalised and checked (N+ details 10 to 18)."""
+"""The reward model: trained on comparisons, read at the end of text, normalised and checked (N+ details 10 to 18)."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator

@@ -40,7 +40,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
-BATCH = 1_000  # MLflow's limit on metrics in one call
+BATCH, PARAMS_AT_ONCE = 1_000, 100  # MLflow's limits on metrics and on parameters in one call
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
@@ -147,7 +147,9 @@ class Tracker:
         run = self.client.create_run(self.experiment, tags=tags, run_name=f"{arm}-seed{seed}")
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
         params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
-        self.client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
+        listed = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(listed), PARAMS_AT_ONCE):
+            self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
         return Run(run.info.run_id, arm, seed, keys, over=False)
 
     def _take_up(self, run: Any) -> bool:

@@ -97,7 +97,9 @@ def test_company_is_kept_by_all_arms_and_makes_another_study(load):
     assert study.arms["1"].choices == (("whiten_adv", "off"),)
     assert study.arms["0.99"].choices == (("gamma", "0.99"), ("whiten_adv", "off"))
     assert study.scale.name == "smoke+whiten_adv=off"
-    given = load('detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n', company={"whiten_adv": "scale_only"})
+    given = load(
+        'detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n', company={"whiten_adv": "scale_only"}
+    )
     assert given.arms["1"].choices == (("whiten_adv", "scale_only"),)
 
 

@@ -11,10 +11,11 @@ LAYERS = (
     {"errors"},
     {"ops", "types"},
     {"model"},
+    {"weights"},
     {"detail"},
     {"details", "scale"},
     {"stage"},
-    {"data", "base", "optimise", "sft", "rm", "evaluate", "ppo"},
+    {"data", "base", "optimise", "sft", "rm", "dpo", "evaluate", "ppo"},
     {"pipeline"},
 )
 ENTRY = "__main__"

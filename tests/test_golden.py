@@ -33,8 +33,9 @@ class Case:
         """Each setting as the variant that stands for it; a setting without one fails here."""
         whiten = {True: "scale_only", False: "off"}[self.setup["whiten_rewards"]]
         unfinished = {-1.0: "replace_with_minus_one", None: "keep"}[self.setup["missing_eos_score"]]
-        assert self.setup["value_clip_range"] == 0.2 and self.setup["value_coef"] == ppo.VALUE_COEF
         return pick(
+            value_clip=f"{self.setup['value_clip_range']:g}",
+            value_coef=f"{self.setup['value_coef']:g}",
             gamma=f"{self.setup['gamma']:g}",
             gae_lambda=f"{self.setup['gae_lambda']:g}",
             whiten_reward=whiten,
@@ -46,31 +47,33 @@ class Case:
     def rollout(self):
         sampled = self.given["sampled_response"]
         last, has_eos = text.last_token(sampled, self.setup["eos_token_id"])
-        response = text.truncate_after_eos(sampled, self.setup["eos_token_id"], self.setup["pad_token_id"])
         return Rollout(
-            sampled,
-            response,
-            self.given["logprob"],
-            self.given["ref_logprob"],
-            self.given["value"],
-            self.given["reward_model_score"],
-            last,
-            has_eos,
+            query=sampled,
+            response=sampled,
+            logprob=self.given["logprob"],
+            ref_logprob=self.given["ref_logprob"],
+            kl=k1(self.given["logprob"], self.given["ref_logprob"]),
+            value=self.given["value"],
+            score=self.given["reward_model_score"],
+            last=last,
+            counted=last,
+            has_eos=has_eos,
         )
 
     def targets(self):
-        return ppo.targets(self.rollout, self.setup["kl_coef"], self.pick)
+        return ppo.targets(self.rollout, self.setup["kl_coef"], len(self.rollout), self.pick)
 
     def loss(self):
         target, _ = self.targets()
         weights = ppo.weigh(self.rollout, len(self.rollout), self.pick)
         return ppo.ppo_loss(
             self.given["new_logprob"],
+            torch.zeros_like(self.given["new_logprob"]),
             self.given["new_value"],
             self.rollout,
             target,
             weights,
-            self.setup["kl_coef"],
+            ppo.Prices(self.setup["kl_coef"]),
             self.pick,
         )
 
@@ -90,7 +93,8 @@ def agree(got, expected, mask):
 
 def test_where_the_responses_end(case):
     r = case.rollout
-    assert torch.equal(r.response, case.expected["truncated_response"])
+    truncated = text.truncate_after_eos(r.response, case.setup["eos_token_id"], case.setup["pad_token_id"])
+    assert torch.equal(truncated, case.expected["truncated_response"])
     assert torch.equal(r.last, case.expected["last_token_index"])
     assert torch.equal(r.has_eos, case.expected["has_eos"])
     assert torch.equal(r.token_mask, case.expected["token_mask"])
@@ -130,8 +134,8 @@ def test_losses_and_clip_fractions(case):
 
 def test_an_error_of_one_position_would_show(case):
     r = case.rollout
-    late = replace(r, last=(r.last + 1).clamp(max=r.response.shape[1] - 1))
-    target, _ = ppo.targets(late, case.setup["kl_coef"], case.pick)
+    later = (r.last + 1).clamp(max=r.response.shape[1] - 1)
+    target, _ = ppo.targets(replace(r, last=later, counted=later), case.setup["kl_coef"], len(r), case.pick)
     assert isinstance(target, Targets)
     assert not torch.allclose(target.returns[r.value_mask], case.expected["returns"][r.value_mask], **TOLERANCE)
 

@@ -1,25 +1,28 @@
 """Policies and scalar models: padding is invisible, sampling is what it says, and nothing is lost on disk."""
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from tiny import EOS, PAD, SHAPE, VOCABULARY, policy, queries, scalar, uniform
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from repro import model
 from repro.errors import UserError
 from repro.ops import text
 
 TEMPERATURE = 0.7
+HOW = model.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
+GOING_ON = model.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.go_on)
 ALMOST_ONE = 1 - 2**-24  # the largest float32 below 1, which torch.rand can return
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def sample(network, query, numbers):
-    with torch.no_grad():
-        return model.sample(network, query, numbers, TEMPERATURE, EOS, PAD)
+def sample(network, query, numbers, how=HOW, pad=PAD):
+    return model.sample(network, query, numbers, how, EOS, pad)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +178,124 @@ def test_sampled_logprobs_are_the_teacher_forced_ones(lively, responses):
     tokens, logprob = responses
     forced = model.response_logprobs(lively, queries(8), tokens, PAD, EOS, TEMPERATURE)
     torch.testing.assert_close(logprob[tokens != PAD], forced[tokens != PAD], **CLOSE)
+
+
+def test_going_on_after_the_end_draws_the_same_tokens_up_to_it(lively, responses):
+    tokens, logprob = sample(lively, queries(8), uniform(8, 6), GOING_ON)
+    before_end = responses[0] != PAD
+    assert torch.equal(tokens[before_end], responses[0][before_end])
+    torch.testing.assert_close(logprob[before_end], responses[1][before_end], **CLOSE)
+    assert torch.equal(text.truncate_after_eos(tokens, EOS, PAD), responses[0])
+    assert not (tokens == PAD).any()
+    forced = model.response_logprobs(lively, queries(8), tokens, PAD, EOS, TEMPERATURE)
+    torch.testing.assert_close(logprob, forced, **CLOSE)
+
+
+def test_going_on_a_row_is_the_same_whatever_its_batch_mates_though_padding_is_the_end(lively):
+    together, _ = sample(lively, queries(8), uniform(8, 6), GOING_ON, pad=EOS)
+    alone = [sample(lively, queries(8)[[row]], uniform(8, 6)[[row]], GOING_ON, pad=EOS)[0] for row in range(8)]
+    assert (together[:, :-1] == EOS).any()
+    assert torch.equal(torch.cat(alone), together)
+
+
+def test_logprobs_can_be_measured_at_another_temperature_than_is_drawn_at(lively, responses):
+    tokens, logprob = sample(lively, queries(8), uniform(8, 6), model.Sampling(TEMPERATURE, measured_at=1.0))
+    assert torch.equal(tokens, responses[0])
+    forced = model.response_logprobs(lively, queries(8), tokens, PAD, EOS, 1.0)
+    torch.testing.assert_close(logprob, forced, **CLOSE)
+
+
+def test_padding_of_its_own_cannot_be_drawn_and_has_no_logprob():
+    logits = torch.zeros(1, 2, VOCABULARY)
+    assert (model.drawable(logits, PAD, EOS) == -torch.inf).nonzero().tolist() == [[0, 0, PAD], [0, 1, PAD]]
+    for pad in (EOS, VOCABULARY):
+        assert model.drawable(logits, pad, EOS) is logits
+    got = model.token_logprobs(model.drawable(logits, PAD, EOS), torch.tensor([[5, PAD]]), PAD, EOS, 0.7)
+    assert got.tolist() == [[pytest.approx(-math.log(VOCABULARY - 1), abs=1e-5), 0]]
+    # Padding that is the end of text is a token like any other.
+    assert model.token_logprobs(logits, torch.tensor([[EOS, EOS]]), EOS, EOS, 0.7).max() < -4
+
+
+def test_the_kl_of_two_policies_is_zero_where_they_are_one(lively, responses):
+    arguments = queries(8), responses[0], PAD, EOS, TEMPERATURE
+    assert model.response_kl(lively, lively, *arguments).abs().max() < 1e-6
+    assert model.response_kl(lively, policy(seed=1), *arguments).min() > 0
+
+
+# ----------------------------------------------------------------------------- positions
+
+
+def with_learned_positions(architecture=GPT2LMHeadModel):
+    """A random network to which it matters at which position a token stands."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = architecture(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+    with torch.no_grad():
+        network.base_model.wpe.weight.mul_(20)
+    return model.set_dropout(network, 0.0)
+
+
+def test_rotary_positions_may_count_padding_or_not(lively, responses):
+    counted = model.positions_from_mask(policy(end_logit=1.5))
+    ours, theirs = (
+        model.response_logprobs(network, queries(8), responses[0], PAD, EOS, TEMPERATURE)
+        for network in (counted, model.positions_implicit(lively))
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    tokens, _ = sample(counted, queries(8), uniform(8, 6))
+    assert torch.equal(tokens, responses[0])
+
+
+def test_learned_positions_are_right_on_the_left_only_where_padding_is_not_counted():
+    counted, columns = model.positions_from_mask(with_learned_positions()), with_learned_positions()
+    response = torch.randint(2, PAD, (8, 6), generator=torch.Generator().manual_seed(0))
+    alone = [
+        model.response_logits(columns, query[query != PAD][None], words[None], PAD, EOS)
+        for query, words in zip(queries(8), response)
+    ]
+    padded, wrong = (model.response_logits(network, queries(8), response, PAD, EOS) for network in (counted, columns))
+    torch.testing.assert_close(padded, torch.cat(alone), **CLOSE)
+    assert not torch.allclose(wrong[1], alone[1][0], atol=0.01)
+
+
+def test_sampling_with_a_cache_counts_positions_as_one_pass_does():
+    counted, query, numbers = model.positions_from_mask(with_learned_positions()), queries(8), uniform(8, 6)
+    tokens, logprob = sample(counted, query, numbers)
+    forced = model.response_logprobs(counted, query, tokens, PAD, EOS, TEMPERATURE)
+    torch.testing.assert_close(logprob, forced, **CLOSE)
+    plain = with_learned_positions()
+    alone = [sample(plain, row[row != PAD][None], number[None])[0] for row, number in zip(query, numbers)]
+    assert torch.equal(tokens, torch.cat(alone))
+
+
+def test_a_scalar_model_counts_positions_too():
+    critic = model.ScalarModel(with_learned_positions(GPT2Model))
+    query, response = queries(8), torch.full((8, 2), 5)
+    alone = [model.response_values(critic, row[row != PAD][None], response[:1], PAD) for row in query]
+    padded = model.response_values(model.positions_from_mask(critic), query, response, PAD)
+    torch.testing.assert_close(padded, torch.cat(alone), **CLOSE)
+
+
+# ----------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_float32_and_bfloat16_are_what_they_say_whatever_the_scale_says(precision):
+    assert model.mixed_never(precision) == "no"
+    assert model.mixed_bfloat16(precision) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "likes_bfloat16", "mixed"),
+    [("auto", True, "bf16"), ("auto", False, "no"), ("float32", True, "no"), ("float32", False, "no")],
+)
+def test_the_scale_says_bfloat16_where_the_device_likes_it(monkeypatch, precision, likes_bfloat16, mixed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: likes_bfloat16)
+    assert model.mixed_as_declared(precision) == mixed
+
+
+# ----------------------------------------------------------------------------- draws
 
 
 def test_a_drawn_padding_token_is_no_hole_in_the_response():

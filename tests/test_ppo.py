@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,25 +11,29 @@ from accelerate import Accelerator
 from tiny import (
     CORPUS,
     EOS,
+    NO_TEXTS,
     PAD,
+    VOCABULARY,
     Ranks,
     episodes,
     made_up_rollout,
     models,
-    no_texts,
     pick,
+    policy,
     queries,
     uniform,
     with_garbage,
 )
+from torch.distributions import Categorical, kl_divergence
 
 from repro import model, optimise, ppo
-from repro.details import KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE
+from repro.details import KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX
 from repro.ops.masked import one_rank
 from repro.ppo import Prices
 from repro.types import Rollout, Targets
 
 COEFFICIENT = 0.05
+PRICES = Prices(COEFFICIENT, sampler=1.0)
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
@@ -39,6 +44,10 @@ def targets(rollout, coefficient=COEFFICIENT, micro_batch=2, **choices):
     return ppo.targets(rollout, coefficient, micro_batch, pick(**choices))
 
 
+def agree(ours, theirs):
+    torch.testing.assert_close((ours.advantage, ours.returns), (theirs.advantage, theirs.returns))
+
+
 def row(*numbers):
     return torch.tensor([numbers])
 
@@ -46,7 +55,7 @@ def row(*numbers):
 # ----------------------------------------------------------------------------- targets by hand
 
 
-def three_tokens(last=1, has_eos=True, score=2.0, counted=None):
+def three_tokens(last=1, has_eos=True, score=2.0):
     """One episode of room for three tokens: log p - log q is 0.4, -0.2 and 0.1; values 1, 0.5 and 3."""
     return Rollout(
         query=row(5),
@@ -57,7 +66,7 @@ def three_tokens(last=1, has_eos=True, score=2.0, counted=None):
         value=row(1.0, 0.5, 3.0),
         score=torch.tensor([score]),
         last=torch.tensor([last]),
-        counted=torch.tensor([last if counted is None else counted]),
+        counted=torch.tensor([last]),
         has_eos=torch.tensor([has_eos]),
     )
 
@@ -110,6 +119,62 @@ def test_the_score_on_the_end_of_text_leaves_the_terminal_state_its_value_to_boo
     torch.testing.assert_close(target.advantage, row(-0.2 + 0.5 - 1, 2.1 + 3 - 0.5, 0.0))
 
 
+def test_an_episode_whose_tokens_after_the_end_are_charged_too():
+    # The score 2 stands where it stood, in the state after the end; the third token pays for its KL there: 2 - 0.5 * 0.1.
+    # gamma 1, lambda 0.9:
+    # A_2 = 1.95 - 3                         = -1.05
+    # A_1 = 0.1 + 3 - 0.5 + 0.9 * (-1.05)    = 1.655
+    # A_0 = -0.2 + 0.5 - 1 + 0.9 * 1.655     = 0.7895
+    charged = replace(three_tokens(), counted=torch.tensor([2]))
+    target, measured = targets(charged, coefficient=0.5, whiten_adv="off", gae_lambda="0.9")
+    torch.testing.assert_close(target.advantage, row(0.7895, 1.655, -1.05))
+    torch.testing.assert_close(target.returns, row(1.7895, 2.155, 1.95))
+    assert measured["objective/kl"] == pytest.approx(0.4 - 0.2 + 0.1)
+    assert measured["objective/length"] == 2
+    assert ppo.weigh(charged, 1, pick()).token.tolist() == [pytest.approx([1 / 3] * 3)]
+
+
+@pytest.mark.parametrize(("limit", "paid"), [("none", 7.0), ("5", 5.0), ("1", 1.0)])
+def test_a_score_is_clipped_before_an_unfinished_response_is_told_off(limit, paid):
+    _, measured = targets(three_tokens(score=7.0), reward_clip=limit)
+    assert measured["objective/score"] == paid
+    _, measured = targets(three_tokens(score=-7.0), reward_clip=limit)
+    assert measured["objective/score"] == -paid
+    _, measured = targets(three_tokens(2, False, 7.0), reward_clip=limit, no_eos_score="subtract_one")
+    assert measured["objective/score"] == paid - 1
+
+
+@pytest.mark.parametrize(("choice", "ddof"), [("biased", 0), ("unbiased", 1)])
+def test_advantages_are_whitened_by_the_variance_that_is_chosen(choice, ddof):
+    plain, _ = targets(AWKWARD, whiten_adv="off")
+    white, _ = targets(AWKWARD, whiten_moments=choice)
+    values = plain.advantage[AWKWARD.token_mask].double().numpy()
+    expected = (values - values.mean()) / values.std(ddof=ddof)
+    torch.testing.assert_close(white.advantage[AWKWARD.token_mask].double().numpy(), expected, **CLOSE)
+
+
+def test_over_each_micro_batch_the_first_episodes_do_not_see_the_last():
+    split, _ = targets(AWKWARD, micro_batch=2, whiten_scope="each_micro_batch")
+    parts = [targets(AWKWARD[rows])[0].advantage for rows in (slice(0, 2), slice(2, 4), slice(4, 5))]
+    torch.testing.assert_close(split.advantage, torch.cat(parts))
+    whole, _ = targets(AWKWARD)
+    assert not torch.allclose(split.advantage, whole.advantage)
+    together, _ = targets(AWKWARD, micro_batch=5, whiten_scope="each_micro_batch")
+    agree(together, whole)
+
+
+def test_more_steps_than_an_episode_has_are_lambda_1():
+    steps, _ = targets(AWKWARD, advantage="n_step", whiten_adv="off")  # five of them, as many as there are tokens
+    monte_carlo, _ = targets(AWKWARD, gae_lambda="1", whiten_adv="off")
+    agree(steps, monte_carlo)
+
+
+def test_without_a_critic_every_value_is_as_if_it_were_zero():
+    blind, _ = targets(AWKWARD, advantage="reward_to_go", whiten_adv="off", gamma="0.95")
+    zero, _ = targets(replace(AWKWARD, value=torch.zeros(5, 5)), gae_lambda="1", whiten_adv="off", gamma="0.95")
+    agree(blind, zero)
+
+
 def test_the_metrics_of_an_episode_worked_by_hand():
     _, measured = targets(three_tokens(), coefficient=0.5)
     expected = {
@@ -125,7 +190,7 @@ def test_the_metrics_of_an_episode_worked_by_hand():
     assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def loss_of(r, target, logprob, value, prices=Prices(COEFFICIENT, 1.0), **choices):
+def loss_of(r, target, logprob, value, prices=PRICES, **choices):
     """The loss and its metrics, of a forward pass over the whole rollout in one micro-batch, without a bonus."""
     arm = pick(**choices)
     nothing = torch.zeros_like(r.logprob)
@@ -282,9 +347,60 @@ def test_the_size_of_a_rollout_batch_changes_nothing():
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-def test_before_the_first_update_there_is_no_kl_to_the_reference():
-    _, measured = targets(episodes(models()))
+@pytest.mark.parametrize("estimator", KL_ESTIMATOR.variants)
+def test_before_the_first_update_there_is_no_kl_to_the_reference(estimator):
+    r = episodes(models(), kl_estimator=estimator)
+    _, measured = targets(r)
     assert abs(measured["objective/kl"]) < 1e-4
+    assert r.kl[r.token_mask].abs().max() < 1e-4
+
+
+def test_the_kl_over_the_vocabulary_is_the_sum_over_all_that_can_be_drawn():
+    networks = replace(models(), reference=model.frozen(policy(7, 2.0)))
+    r = episodes(networks, kl_estimator="whole_vocabulary")
+    drawable = torch.arange(VOCABULARY) != PAD
+    for index in range(len(r)):
+        query, end = r.query[index][r.query[index] != PAD], int(r.last[index])
+        ids = torch.cat([query, r.response[index][:end]])[None]
+        p, q = (
+            Categorical(logits=network(ids).logits[0, len(query) - 1 :, drawable] / 0.7)
+            for network in (networks.policy, networks.reference)
+        )
+        torch.testing.assert_close(r.kl[index][: end + 1], kl_divergence(p, q), atol=1e-4, rtol=1e-4)
+    assert r.kl[r.token_mask].min() > 0.1
+
+
+def test_sampling_on_after_the_end_leaves_what_counts_as_it_was():
+    networks = models()
+    fixed, stopped = (episodes(networks, sampling=how) for how in ("fixed_length_then_truncate", "stop_at_eos"))
+    mask = stopped.token_mask
+    assert torch.equal(fixed.token_mask, mask) and torch.equal(fixed.value_mask, stopped.value_mask)
+    assert torch.equal(fixed.response[mask], stopped.response[mask])
+    assert not torch.equal(fixed.response, stopped.response)
+    assert (stopped.response[~mask] == PAD).all() and not (fixed.response == PAD).any()
+    torch.testing.assert_close(fixed.score, stopped.score, **CLOSE)
+
+
+def test_charged_every_token_counts_to_the_limit():
+    r = episodes(models(), after_eos="charged")
+    assert r.has_eos.any() and r.token_mask.all() and r.value_mask.all()
+    assert torch.equal(r.last, episodes(models()).last)
+
+
+def test_at_temperature_1_scaled_and_unscaled_are_the_same():
+    networks = models()
+    scaled, unscaled = (episodes(networks, temperature="1", logprob_temperature=how) for how in ("scaled", "unscaled"))
+    torch.testing.assert_close(list(scaled), list(unscaled), atol=0, rtol=0)
+
+
+def test_unscaled_the_draws_are_at_the_temperature_and_the_logprobs_are_not():
+    networks = models()
+    scaled, unscaled = (episodes(networks, logprob_temperature=how) for how in ("scaled", "unscaled"))
+    assert torch.equal(scaled.response, unscaled.response)
+    at_one = model.response_logprobs(networks.policy, unscaled.query, unscaled.response, PAD, EOS, 1.0)
+    torch.testing.assert_close(unscaled.logprob, at_one, **CLOSE)
+    torch.testing.assert_close(unscaled.ref_logprob, at_one, **CLOSE)
+    assert not torch.allclose(unscaled.logprob, scaled.logprob, atol=0.1)
 
 
 def test_a_critic_that_is_the_reward_model_is_right_about_the_terminal_state():
@@ -303,10 +419,10 @@ def test_a_critic_that_is_the_reward_model_is_right_about_the_terminal_state():
 # ----------------------------------------------------------------------------- one optimizer step
 
 
-def improved(micro_batch=8, texts=no_texts(), **choices):
+def improved(micro_batch=8, texts=NO_TEXTS, **choices):
     """Metrics of one step of plain gradient descent, and the gradient itself: what the step took off the weights."""
     networks = models()
-    r = episodes(networks)
+    r = episodes(networks, **choices)
     target, _ = targets(r, **choices)
     trained = [*networks.policy.parameters(), *networks.critic.parameters()]
     before = [p.detach().clone() for p in trained]
@@ -318,7 +434,7 @@ def improved(micro_batch=8, texts=no_texts(), **choices):
         r,
         target,
         texts,
-        Prices(COEFFICIENT, 1.0),
+        PRICES,
         CORPUS,
         micro_batch,
         pick(**choices),
@@ -332,6 +448,85 @@ def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped():
     assert measured["policy/ratio_error"] < 1e-5
     assert measured["policy/clip_fraction"] == 0
     assert measured["policy/approx_kl"] < 1e-9
+
+
+def test_old_logprobs_that_are_recomputed_make_the_first_ratio_one_to_the_bit():
+    measured, _ = improved(micro_batch=4, old_logprob="recomputed")  # four at a time, as the rollout
+    assert (measured["policy/ratio_error"], measured["policy/approx_kl"]) == (0, 0)
+
+
+@pytest.mark.parametrize("sampling", ["fixed_length_then_truncate", "stop_at_eos"])
+def test_how_sampling_ends_changes_no_loss_where_what_follows_is_masked(sampling):
+    (masked, gradient), (same, same_gradient) = (improved(), improved(sampling=sampling))
+    assert same == pytest.approx(masked, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(same_gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_longer_than_its_limit_is_shortened_and_keeps_its_direction():
+    (_, free), (_, clipped) = improved(), improved(gradient_clip="1")
+    assert free.norm() > 1.1
+    assert clipped.norm().item() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(clipped, free / free.norm(), atol=1e-5, rtol=1e-3)
+
+
+def gradient_of(networks, loss):
+    """Of a loss that is computed here, with respect to all weights of policy and critic, as one vector."""
+    trained = [*networks.policy.parameters(), *networks.critic.parameters()]
+    loss.backward()
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+
+
+def test_the_entropy_bonus_takes_a_hundredth_of_the_mean_entropy_off_the_loss():
+    (plain, gradient), (paid, paid_gradient) = improved(), improved(entropy_bonus="0.01")
+    networks, entropy = models(), []
+    for query, response, last in zip(*(getattr(episodes(networks), name) for name in ("query", "response", "last"))):
+        query = query[query != PAD]
+        logits = networks.policy(torch.cat([query, response[:last]])[None]).logits[0, len(query) - 1 :]
+        entropy.append(Categorical(logits=logits[:, torch.arange(VOCABULARY) != PAD] / 0.7).entropy())
+    mean = torch.cat(entropy).mean()
+    assert paid["loss/total"] - plain["loss/total"] == pytest.approx(-0.01 * mean.item(), abs=1e-5)
+    torch.testing.assert_close(paid_gradient - gradient, gradient_of(networks, -0.01 * mean), atol=1e-5, rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------- texts mixed in
+
+TEXTS = torch.tensor([[5, 6, 7, EOS, PAD], [8, 9, EOS, PAD, PAD], [10, 11, 12, 13, 14]])
+
+
+def text_loss(network):
+    """The mean cross-entropy in nats of the tokens of TEXTS after their first, one text at a time."""
+    losses = []
+    for text in TEXTS:
+        text = text[text != PAD]
+        losses.append(-network(text[None, :-1]).logits[0].log_softmax(-1).gather(1, text[1:, None]))
+    return torch.cat(losses).mean()
+
+
+@pytest.mark.parametrize(("choice", "coefficient"), [("1", 1.0), ("27.8", 27.8)])
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_texts_that_are_mixed_in_add_their_loss_and_its_gradient(choice, coefficient, micro_batch):
+    (plain, gradient), (mixed, mixed_gradient) = improved(), improved(micro_batch, TEXTS, ptx_mix=choice)
+    networks = models()
+    loss = coefficient * text_loss(networks.policy)
+    assert mixed["loss/total"] - plain["loss/total"] == pytest.approx(loss.item(), rel=1e-4)
+    torch.testing.assert_close(mixed_gradient - gradient, gradient_of(networks, loss), atol=1e-4, rtol=1e-3)
+
+
+def test_where_none_are_mixed_in_texts_change_nothing():
+    (plain, gradient), (same, same_gradient) = improved(), improved(texts=TEXTS)
+    assert same == plain
+    assert torch.equal(same_gradient, gradient)
+
+
+def test_two_ranks_mix_in_what_one_would():
+    # Losses are summed over ranks, and every rank is handed the same texts.
+    network, mix = models().policy, PTX_MIX.variants["1"].value
+    ranks = [SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=rank) for rank in (0, 1)]
+    total = sum(part.item() for rank in ranks for part in ppo.mixed_in(network, TEXTS, mix, PAD, 2, rank))
+    assert total == pytest.approx(text_loss(network).item(), rel=1e-4)
+
+
+# ----------------------------------------------------------------------------- splits of a step
 
 
 @pytest.mark.parametrize("placement", ["in_reward", "in_loss_k2"])
@@ -374,32 +569,123 @@ def test_two_ranks_compute_what_one_would():
     torch.testing.assert_close(ours[2] + theirs[2], total)
 
 
+def whitened(rollout, reduce):
+    return ppo.targets(rollout, COEFFICIENT, 2, pick(whiten_scope="each_rank"), reduce)[0].advantage
+
+
+def test_over_each_rank_a_shard_is_whitened_as_if_it_were_alone():
+    shards = AWKWARD[:2], AWKWARD[2:]
+    ours = Ranks(2).run(whitened, [(shard,) for shard in shards])
+    for advantage, shard in zip(ours, shards, strict=True):
+        torch.testing.assert_close(advantage, targets(shard)[0].advantage)
+    assert not torch.allclose(torch.cat(ours), targets(AWKWARD)[0].advantage)
+
+
 # ----------------------------------------------------------------------------- the loop
 
 
-def test_there_are_as_many_optimizer_steps_as_batches_times_epochs(tiny_scale, tiny_run, run_stage, monkeypatch):
-    steps, real = [], optimise.step
+@pytest.fixture
+def steps(run_stage, monkeypatch):
+    """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
+    seen, real = [], ppo.improve
 
-    def counted(*arguments):
-        steps.append(1)
-        return real(*arguments)
+    def watched(models, optimizer, r, target, texts, prices, *rest):
+        measured = real(models, optimizer, r, target, texts, prices, *rest)
+        seen.append(SimpleNamespace(rollout=r, texts=texts, prices=prices, measured=measured))
+        return measured
 
-    monkeypatch.setattr(optimise, "step", counted)
-    run_stage(ppo.STAGE, ppo_epochs="2")
-    assert len(steps) == 2 * (tiny_scale.episodes // tiny_scale.ppo_batch)
+    def run(**choices):
+        run_stage(ppo.STAGE, **choices)
+        return seen
+
+    monkeypatch.setattr(ppo, "improve", watched)
+    return run
 
 
-def test_the_first_pass_of_every_update_starts_at_ratio_one(run_stage):
+@pytest.mark.parametrize(("minibatches", "size"), [("1", 16), ("4", 4), ("8", 2)])
+def test_every_pass_takes_each_episode_into_one_of_its_minibatches(tiny_scale, steps, minibatches, size):
+    taken, parts = steps(ppo_epochs="2", minibatches=minibatches, ptx_mix="1"), int(minibatches)
+    assert len(taken) == 2 * parts * (tiny_scale.episodes // tiny_scale.ppo_batch)
+    assert {(len(step.rollout), len(step.texts)) for step in taken} == {(size, size)}
+    first, second, other = (
+        sorted(query for step in taken[start : start + parts] for query in step.rollout.query.tolist())
+        for start in (0, parts, 2 * parts)
+    )
+    assert first == second
+    assert len(first) == tiny_scale.ppo_batch
+    assert [step.rollout.logprob.tolist() for step in taken[:parts]] != [
+        step.rollout.logprob.tolist() for step in taken[parts : 2 * parts]
+    ], "the order is another at every pass"
+
+
+def test_the_price_of_a_step_doubles_or_halves_after_an_update(steps):
+    taken = steps(ppo_epochs="2", policy_objective="adaptive_kl_penalty")
+    prices = [step.prices.sampler for step in taken]
+    assert prices[0] == prices[1] == 1
+    for update in (1, 2):
+        kl = taken[2 * update - 1].measured["policy/approx_kl"]
+        factor = 2 if kl > 0.015 else 0.5 if kl < 0.00667 else 1
+        assert prices[2 * update] == prices[2 * update + 1] == prices[2 * update - 1] * factor
+    assert len(set(prices)) > 1
+
+
+@pytest.fixture
+def references(run_stage, monkeypatch):
+    """Runs an arm of the tiny PPO: a weight of policy and reference, as every rollout finds them."""
+    seen, real = [], ppo.roll_out
+
+    def watched(models, *rest):
+        seen.append(
+            [network.gpt_neox.embed_in.weight.detach().clone() for network in (models.policy, models.reference)]
+        )
+        return real(models, *rest)
+
+    def run(**choices):
+        run_stage(ppo.STAGE, ppo_epochs="1", **choices)
+        return zip(*seen, strict=True)
+
+    monkeypatch.setattr(ppo, "roll_out", watched)
+    return run
+
+
+def test_the_reference_is_the_frozen_sft_policy(references, tiny_run):
+    policies, kept = references()
+    sft = model.load_policy(tiny_run["sft"] / "model").gpt_neox.embed_in.weight
+    assert torch.equal(policies[0], sft) and not torch.equal(policies[1], sft)
+    assert all(torch.equal(weight, sft) for weight in kept)
+
+
+def test_the_reference_can_be_the_base_model(references, tiny_run):
+    policies, kept = references(reference_policy="base")
+    base, sft = (model.load_policy(tiny_run[stage] / "model").gpt_neox.embed_in.weight for stage in ("base", "sft"))
+    assert torch.equal(policies[0], sft) and not torch.equal(base, sft)
+    assert all(torch.equal(weight, base) for weight in kept)
+
+
+def test_the_reference_can_follow_the_policy_a_hundredth_of_the_way(references):
+    policies, kept = references(reference_policy="moving_average")
+    assert torch.equal(kept[0], policies[0])
+    for update in (1, 2):
+        expected = 0.99 * kept[update - 1] + 0.01 * policies[update]
+        torch.testing.assert_close(kept[update], expected, atol=1e-7, rtol=1e-6)
+        assert not torch.equal(kept[update], kept[update - 1])
+
+
+def test_the_first_pass_of_every_update_starts_at_ratio_one(tiny_scale, run_stage):
     journal = (run_stage(ppo.STAGE) / "metrics.jsonl").read_text().splitlines()
-    assert len(journal) == 2
+    assert len(journal) == tiny_scale.episodes // tiny_scale.ppo_batch
     assert all(json.loads(line)["metrics"]["policy/first_ratio_error"] < 1e-5 for line in journal)
 
 
-def test_the_learning_rate_falls_from_its_full_value_by_equal_steps(tiny_scale, run_stage, monkeypatch):
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [("linear", [1, 2 / 3, 1 / 3]), ("constant", [1, 1, 1]), ("cosine", [1, 0.75, 0.25])],  # cos of 0, 60, 120 degrees
+)
+def test_the_learning_rate_of_each_update(tiny_scale, run_stage, monkeypatch, schedule, factors):
     rates = []
     monkeypatch.setattr(optimise, "set_learning_rate", lambda optimizer, rate: rates.append(rate))
-    run_stage(ppo.STAGE, ppo_epochs="1")
-    assert rates == pytest.approx([tiny_scale.ppo_learning_rate, tiny_scale.ppo_learning_rate / 2])
+    run_stage(ppo.STAGE, ppo_epochs="1", lr_schedule=schedule)
+    assert rates == pytest.approx([tiny_scale.ppo_learning_rate * factor for factor in factors])
 
 
 def test_posts_are_used_once_before_any_is_used_again():

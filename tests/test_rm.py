@@ -136,7 +136,8 @@ def test_on_which_side_texts_are_padded_changes_no_more_than_rounding(run_stage)
         for side in ("left_then_left", "right_then_left")
     )
     for name, weights in right.items():
-        torch.testing.assert_close(left[name], weights, atol=1e-6, rtol=1e-4)
+        # Three steps move a weight by up to 1.5e-3.
+        torch.testing.assert_close(left[name], weights, atol=1e-5, rtol=1e-4)
 
 
 # ----------------------------------------------------------------------------- right over wrong

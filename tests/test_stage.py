@@ -323,6 +323,27 @@ def test_a_number_that_is_not_finite_is_counted_instead_of_logged(work, tmp_path
     }
 
 
+def lines(folder):
+    return [(line["step"], line["metrics"]) for line in stage.read_journal(folder)]
+
+
+def test_a_long_stage_logs_means_and_leaves_no_step_out(work, tmp_path):
+    for step in range(1, 1001):
+        work.log_mean(step, {"value": float(step)}, 1000)
+    work.log_mean(1001, {"value": 7.0}, 1000)
+    assert len(lines(tmp_path)) == stage.CURVE_POINTS == 200
+    assert lines(tmp_path)[:2] == [(5, {"value": 3.0}), (10, {"value": 8.0})]
+    work.finish({})
+    assert lines(tmp_path)[-1] == (1001, {"value": 7.0})
+
+
+def test_a_short_stage_logs_every_step_and_a_number_that_is_not_finite_at_once(work, tmp_path):
+    work.log_mean(1, {"value": 1.0}, 3)
+    assert lines(tmp_path) == [(1, {"value": 1.0})]
+    work.log_mean(2, {"value": float("nan")}, 10_000)
+    assert lines(tmp_path)[-1] == (2, {"nonfinite/value": 1.0})
+
+
 def test_a_journal_whose_last_line_is_being_written_is_read_without_it(work, tmp_path):
     work.log(1, {"good": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as journal:

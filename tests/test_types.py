@@ -1,6 +1,6 @@
 """The index convention, on responses that end first, in the middle, last and not at all."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
@@ -14,6 +14,11 @@ ROLLOUT = made_up_rollout(last=[0, 2, 3, 3], has_eos=[True, True, True, False], 
 def test_the_tokens_reach_to_the_end_of_text_and_the_values_one_further():
     assert ROLLOUT.token_mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert ROLLOUT.value_mask.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_the_masks_are_of_what_counts_though_that_is_more_than_the_response():
+    charged = replace(ROLLOUT, counted=torch.tensor([3, 3, 3, 3]))
+    assert charged.token_mask.all() and charged.value_mask.all()
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])])

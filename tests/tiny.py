@@ -16,6 +16,7 @@ from repro.types import Rollout
 SHAPE = "gpt-neox:32/2/2/64"
 VOCABULARY, EOS, PAD = 64, 1, 63
 CORPUS = SimpleNamespace(eos=EOS, pad=PAD)
+NO_TEXTS = torch.empty(0, 4, dtype=torch.long)  # what an optimizer step is handed where nothing is mixed in
 
 
 def policy(seed=0, end_logit=0.0):
@@ -71,11 +72,6 @@ def models(end_logit=2.0):
 def episodes(networks, rows=8, tokens=5, **choices):
     """A rollout of those models by an arm, with responses of several lengths."""
     return ppo.roll_out(networks, queries(rows), uniform(rows, tokens), CORPUS, 4, pick(**choices), Accelerator())
-
-
-def no_texts():
-    """What an optimizer step is handed where nothing is mixed in."""
-    return torch.empty(0, 4, dtype=torch.long)
 
 
 def made_up_rollout(last, has_eos, tokens=5, seed=0):

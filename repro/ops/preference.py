@@ -19,7 +19,7 @@ def bradley_terry(margin: Tensor) -> Tensor:
 
 
 def smoothed(margin: Tensor, smoothing: float) -> Tensor:
-    """[N] -> [N]: -(1 - s) log sigmoid(m) - s log sigmoid(-m), as if the share s of the labels were the wrong way round."""
+    """[N] -> [N]: -(1 - s) log sigmoid(m) - s log sigmoid(-m), as if the share s of labels were the wrong way round."""
     return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
 
 
@@ -55,7 +55,7 @@ def shares(group: Tensor) -> Tensor:
 def batches(group: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """[N] groups 0 to G - 1 -> row indices of one pass in shuffled order: whole groups until there are `size` rows.
 
-    What is left when the groups run out is too little for a batch, and dropped; so groups of one give batches of `size`.
+    What is left when the groups run out is too little for a batch, and dropped. Groups of one give batches of `size`.
     """
     members = group.argsort(stable=True).split(group.bincount().tolist())
     batch, rows = [], 0
@@ -74,7 +74,7 @@ def accuracy(margin: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """Comparisons whose scores are about as far apart: the middle of |margin|, how many, and how often the right way."""
+    """Comparisons whose scores are about as far apart: around which |margin|, how many, and how often rightly so."""
 
     centre: float
     count: int

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import Categorical
 
 from repro.ops import loss
 
@@ -25,6 +26,54 @@ def test_the_clip_stops_a_gain_and_never_a_loss():
     advantage = tensor(2.0, 2.0, 2.0, -2.0, -2.0, -2.0)
     torch.testing.assert_close(loss.policy_loss(ratio, advantage, 0.2), tensor(-1.0, -2.0, -2.4, 1.6, 2.0, 3.0))
     assert loss.policy_clipped(ratio, advantage, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
+
+
+OBJECTIVES = [loss.clipped, loss.unclipped, loss.penalised, loss.policy_gradient]
+
+
+def test_the_objectives_of_a_token_twice_as_likely_and_one_half_as_likely_worked_by_hand():
+    # log p is -1 then, so that log r is ln 2 and -ln 2; advantages 3 and 3, clip 0.2, price 10.
+    logprob, log_ratio, advantage = tensor(-1.0, -1.0), tensor(math.log(2), -math.log(2)), tensor(3.0, 3.0)
+    got = {f.__name__: f(logprob, log_ratio, advantage, 0.2, 10.0) for f in OBJECTIVES}
+    torch.testing.assert_close(got["clipped"], tensor(-3.6, -1.5))
+    torch.testing.assert_close(got["unclipped"], tensor(-6.0, -1.5))
+    # r - 1 - log r is 1 - 0.693147 = 0.306853 and -0.5 + 0.693147 = 0.193147.
+    torch.testing.assert_close(got["penalised"], tensor(-6 + 3.06853, -1.5 + 1.93147))
+    torch.testing.assert_close(got["policy_gradient"], tensor(3.0, 3.0))
+
+
+@given(st.floats(-1.5, 1.5), st.floats(-3, 3))
+def test_a_range_without_end_and_a_price_of_nothing_leave_the_unclipped_objective(log_ratio, advantage):
+    given = tensor(-1.0), tensor(log_ratio), tensor(advantage)
+    plain = loss.unclipped(*given, 0.2, 1.0)
+    torch.testing.assert_close(loss.clipped(*given, math.inf, 1.0), plain)
+    torch.testing.assert_close(loss.clipped(*given, 10.0, 1.0), plain)
+    torch.testing.assert_close(loss.penalised(*given, 0.2, 0.0), plain)
+
+
+@given(st.floats(-3, 3))
+def test_at_ratio_one_all_objectives_have_the_same_slope(advantage):
+    slopes = []
+    for objective in OBJECTIVES:
+        logprob = tensor(-1.0).requires_grad_()
+        objective(logprob, logprob + 1.0, tensor(advantage), 0.2, 5.0).sum().backward()
+        slopes.append(logprob.grad.item())
+    assert slopes == pytest.approx([-advantage] * len(OBJECTIVES), abs=1e-6)
+
+
+@given(st.floats(-2, 2))
+def test_what_a_penalty_charges_is_never_negative(log_ratio):
+    charged = loss.penalised(tensor(0.0), tensor(log_ratio), tensor(0.0), 0.2, 1.0).item()
+    assert charged == pytest.approx(math.exp(log_ratio) - 1 - log_ratio, abs=1e-6)
+    assert charged >= -1e-6
+
+
+@pytest.mark.parametrize(
+    ("kl", "price"), [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.0149, 1.0), (0.0151, 2.0), (1.0, 2.0)]
+)
+def test_a_price_doubles_above_one_and_a_half_targets_and_halves_below_two_thirds(kl, price):
+    assert loss.adaptive_price(1.0, kl, target=0.01) == price
+    assert loss.fixed_price(1.0, kl) == 1.0
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3))
@@ -110,3 +159,24 @@ def test_a_term_of_weight_zero_counts_neither_in_the_sum_nor_in_the_gradient(gar
     total.backward()
     assert total == 2.0
     torch.testing.assert_close(terms.grad, MASK / 4)
+
+
+# ----------------------------------------------------------------------------- the entropy bonus
+
+
+def test_the_bonus_is_its_coefficient_times_the_entropy_and_none_is_zero():
+    logits = tensor([0.0, 0.0, 0.0, 0.0], [0.0, 50.0, 0.0, 0.0])
+    torch.testing.assert_close(loss.entropy_bonus(logits, 1.0, 0.01), tensor(0.01 * math.log(4), 0.0))
+    assert loss.no_bonus(logits, 1.0).tolist() == [[0, 0]]
+
+
+def test_the_gradient_of_the_bonus_is_that_of_finite_differences():
+    logits = tensor([0.3, -1.0, 0.5], [2.0, 0.0, -0.5]).requires_grad_()
+    loss.entropy_bonus(logits, 0.7, 0.01).sum().backward()
+    for place in range(6):
+        step = torch.zeros(6, dtype=torch.float64).index_fill(0, torch.tensor([place]), 1e-4).view(1, 2, 3)
+        ahead, behind = (
+            Categorical(logits=(logits.detach().double() + shift) / 0.7).entropy().sum() for shift in (step, -step)
+        )
+        found = logits.grad.flatten()[place].item()
+        assert found == pytest.approx(0.01 * (ahead - behind).item() / 2e-4, abs=1e-6)

@@ -1,5 +1,6 @@
 """Reductions see what their mask lets through, and nothing else."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -108,3 +109,56 @@ def test_a_rank_whose_shard_has_no_true_place_still_joins_in():
     values, nothing = torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2, dtype=torch.bool)
     means = Ranks(2).run(masked.mean, [(values, ~nothing), (values * 100, nothing)])
     assert [float(mean) for mean in means] == [2.0, 2.0]
+
+
+# ----------------------------------------------------------------------------- which variance, over whom
+
+VALUES, EVERY = torch.tensor([[1.0, 2.0, 6.0, 100.0]]), torch.tensor([[True, True, True, False]])
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_the_variance_is_numpys_with_as_many_degrees_of_freedom_off(correction):
+    centre, variance = masked.moments(VALUES, EVERY, correction=correction)
+    assert centre.item() == 3
+    assert variance.item() == pytest.approx(np.var([1, 2, 6], ddof=correction))
+    white = masked.whiten(VALUES, EVERY, correction=correction)[EVERY]
+    expected = (np.array([1.0, 2, 6]) - 3) / np.std([1, 2, 6], ddof=correction)
+    assert white.tolist() == pytest.approx(expected.tolist())
+    scaled = masked.scale(VALUES, EVERY, correction=correction)[EVERY]
+    assert scaled.tolist() == pytest.approx((expected + 3).tolist())
+
+
+def test_one_place_has_no_unbiased_variance_and_is_whitened_to_zero():
+    only = torch.tensor([[True, False, False, False]])
+    assert masked.whiten(VALUES, only, correction=1).tolist() == [[0, 0, 0, 0]]
+
+
+def some_episodes():
+    values = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    return values, torch.arange(4)[None, :] <= torch.tensor([3, 0, 1, 2, 2])[:, None]
+
+
+def test_over_micro_batches_of_all_episodes_is_over_the_batch():
+    values, mask = some_episodes()
+    whole = masked.over_batch(masked.whiten, values, mask, 2, masked.one_rank)
+    for size in (5, 8):
+        assert torch.equal(masked.over_micro_batch(masked.whiten, values, mask, size, masked.one_rank), whole)
+    split = masked.over_micro_batch(masked.whiten, values, mask, 2, masked.one_rank)
+    assert not torch.allclose(split, whole)
+    torch.testing.assert_close(split[2:4], masked.whiten(values[2:4], mask[2:4]))
+
+
+def test_over_a_rank_its_own_episodes_count_and_over_the_batch_all():
+    values, mask = some_episodes()
+    shards = [(masked.whiten, values[rows], mask[rows], 2) for rows in (slice(0, 2), slice(2, 5))]
+    everyone = torch.cat(Ranks(2).run(masked.over_batch, shards))
+    alone = torch.cat(Ranks(2).run(masked.over_rank, shards))
+    torch.testing.assert_close(everyone, masked.whiten(values, mask))
+    torch.testing.assert_close(alone, torch.cat([masked.whiten(some, where) for _, some, where, _ in shards]))
+    assert not torch.allclose(everyone, alone)
+
+
+def test_on_one_rank_over_the_rank_is_over_the_batch():
+    values, mask = some_episodes()
+    ours, theirs = (f(masked.whiten, values, mask, 2, masked.one_rank) for f in (masked.over_rank, masked.over_batch))
+    assert torch.equal(ours, theirs)

@@ -108,7 +108,7 @@ def test_margins_of_both_signs_share_the_bin_of_their_size():
 
 
 def test_the_calibration_error_worked_by_hand():
-    # Four margins of log 3 promise 3/4: two of them right are 1/4 too few. Of two margins of log 9, 9/10, both are right.
+    # Four margins of log 3 promise 3/4: two right are 1/4 too few. Of two margins of log 9, 9/10, both are right.
     margin = torch.tensor([1, 1, -1, -1, 2, 2]) * math.log(3)
     bins = preference.calibration(margin)
     assert preference.calibration_error(bins) == pytest.approx((4 * 0.25 + 2 * 0.1) / 6, abs=1e-6)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.ops import reward
+from repro.ops.text import kl_of
 from repro.types import Rollout
 
 UNFINISHED = torch.tensor([True, False])
@@ -120,17 +121,35 @@ def test_as_a_loss_k3_has_the_gradient_of_the_forward_kl():
     torch.testing.assert_close(mean_gradient(reward.k3, p, q), gradient_of(lambda p: kl(q, p), p))
 
 
+def test_the_sum_over_the_vocabulary_is_the_mean_of_k1_and_of_k3_over_all_that_can_be_sampled():
+    p, q = toy()
+    exact = reward.over_vocabulary(torch.empty(0), torch.empty(0), lambda: kl_of(p[None, None], q[None, None], 1.0))
+    for estimator in (reward.k1, reward.k3):
+        expected = expected_under_policy(estimator, p, q)
+        torch.testing.assert_close(exact.squeeze().double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_estimate_from_samples_does_not_ask_for_the_sum_over_the_vocabulary():
+    def never():
+        raise AssertionError("a second forward pass")
+
+    logprob, ref_logprob = torch.tensor([[-1.0]]), torch.tensor([[-1.5]])
+    assert reward.from_samples(reward.k1)(logprob, ref_logprob, never).item() == 0.5
+    assert reward.from_samples(reward.k2)(logprob, ref_logprob, never).item() == 0.125
+
+
+def test_a_kl_that_is_free_costs_nothing_not_even_where_it_is_not_a_number():
+    kl = torch.tensor([[0.5, float("nan")]])
+    assert reward.free(kl).tolist() == [[0, 0]]
+    assert reward.charged(kl) is kl
+    assert reward.no_kl(kl, kl).tolist() == [[0, 0]]
+
+
 @pytest.mark.parametrize(
-    ("placement", "in_reward", "in_loss"),
-    [
-        (reward.kl_in_reward, reward.k3, reward.no_kl),
-        (reward.kl_in_loss, reward.no_kl, reward.k2),
-        (reward.kl_in_loss_as_estimated, reward.no_kl, reward.k3),
-        (reward.kl_nowhere, reward.no_kl, reward.no_kl),
-    ],
+    ("limit", "expected"), [(5.0, [-5.0, 1.0, 5.0]), (1.0, [-1.0, 1.0, 1.0]), (float("inf"), [-8.0, 1.0, 6.0])]
 )
-def test_the_kl_is_charged_in_one_place_at_most(placement, in_reward, in_loss):
-    assert placement(reward.k3) == reward.KL(in_reward, in_loss)
+def test_a_score_goes_no_further_than_its_limit_from_zero(limit, expected):
+    assert reward.clip_score(torch.tensor([-8.0, 1.0, 6.0]), limit).tolist() == expected
 
 
 # ----------------------------------------------------------------------------- coefficient and normalisation
@@ -161,7 +180,7 @@ def test_references_score_zero_on_average_once_centred():
 def test_the_score_falls_where_the_value_mask_has_its_extra_state():
     last, tokens = torch.tensor([0, 2, 3]), 4
     nothing = torch.zeros(3, tokens)
-    rollout = Rollout(nothing, nothing, nothing, nothing, nothing, last, last, last >= 0)
+    rollout = Rollout(nothing, nothing, nothing, nothing, nothing, nothing, last, last, last, last >= 0)
     placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
     assert (placed & ~rollout.value_mask).sum() == 0
     assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]

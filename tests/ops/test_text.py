@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 
 from repro.ops import text
 
@@ -40,3 +41,93 @@ def test_logprobs_are_float32_and_finite_for_half_precision_logits_of_any_size()
     got = text.logprob_of(logits, torch.tensor([[1]]), 0.7)
     assert got.dtype == torch.float32
     assert got.isfinite().all()
+
+
+# ----------------------------------------------------------------------------- entropy and KL over the vocabulary
+
+
+def logits(seed, impossible=()):
+    """[2, 3, 6] random logits; the tokens that are `impossible` cannot be drawn."""
+    values = 3 * torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed))
+    values[..., list(impossible)] = -torch.inf
+    return values
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("impossible", [(), (2, 5)])
+def test_entropy_and_kl_are_those_of_the_distributions_over_what_can_be_drawn(temperature, impossible):
+    possible = [token for token in range(6) if token not in impossible]
+    p, q = (Categorical(logits=logits(seed)[..., possible] / temperature) for seed in (0, 1))
+    ours = logits(0, impossible), logits(1, impossible)
+    torch.testing.assert_close(text.entropy_of(ours[0], temperature), p.entropy(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(text.kl_of(*ours, temperature), kl_divergence(p, q), atol=1e-5, rtol=1e-5)
+    assert (text.kl_of(ours[0], ours[0], temperature) == 0).all()
+
+
+def test_what_the_reference_cannot_draw_and_the_policy_can_is_infinitely_far():
+    assert (text.kl_of(logits(0), logits(1, impossible=(2,)), 1.0) == math.inf).all()
+
+
+def test_the_gradient_of_the_entropy_is_that_of_finite_differences():
+    values, direction = logits(0).double(), logits(3).double()
+    values.requires_grad_()
+    text.entropy_of(values, 0.7).sum().backward()
+    ahead, behind = (entropy_in_double(values.detach() + step * direction, 0.7) for step in (1e-5, -1e-5))
+    assert (values.grad * direction).sum().item() == pytest.approx((ahead - behind) / 2e-5, rel=1e-4)
+
+
+def entropy_in_double(values, temperature):
+    probability = (values / temperature).softmax(-1)
+    return -(probability * probability.log()).sum().item()
+
+
+def test_what_cannot_be_drawn_leaves_the_gradient_of_the_entropy_finite():
+    values = logits(0, impossible=(1,)).requires_grad_()
+    text.entropy_of(values, 0.7).sum().backward()
+    assert values.grad.isfinite().all() and (values.grad[..., 1] == 0).all()
+    assert values.grad.abs().sum() > 0
+
+
+# ----------------------------------------------------------------------------- after the end
+
+
+def test_after_its_end_a_row_goes_on_or_stops():
+    drawn, ended = torch.tensor([5, 6]), torch.tensor([True, False])
+    assert text.go_on(drawn, ended, PAD).tolist() == [5, 6]
+    assert text.stop(drawn, ended, PAD).tolist() == [PAD, 6]
+
+
+def test_what_counts_goes_to_the_end_or_to_the_limit():
+    last = torch.tensor([0, 2, 3])
+    assert text.up_to_end(last, 4).tolist() == [0, 2, 3]
+    assert text.to_the_limit(last, 4).tolist() == [3, 3, 3]
+
+
+def test_old_logprobs_are_computed_again_only_where_that_is_asked_for():
+    sampled = torch.tensor([[-1.0]])
+    assert text.as_sampled(sampled, lambda: pytest.fail("a second forward pass")) is sampled
+    assert text.computed_again(sampled, lambda: sampled - 1).item() == -2
+
+
+def test_the_temperature_of_logprobs_is_that_of_the_draws_or_one():
+    assert (text.at_temperature(0.7), text.without_temperature(0.7)) == (0.7, 1.0)
+    assert text.at_temperature(1.0) == text.without_temperature(1.0)
+
+
+# ----------------------------------------------------------------------------- what SFT counts
+
+
+def test_the_response_is_as_many_of_a_texts_last_tokens_as_it_has():
+    # Queries of 2, 1 and 3 tokens; responses of 2, 1 with its end cut off, and none.
+    ids = torch.tensor([[3, 4, 5, EOS, 9, 9], [3, 6, 9, 9, 9, 9], [3, 4, 5, 9, 9, 9]])
+    response = torch.tensor([[5, EOS, 9], [6, 9, 9], [9, 9, 9]])
+    assert text.response_only(ids, response, PAD).int().tolist() == [
+        [0, 0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    assert text.whole_text(ids, response, PAD).int().tolist() == [
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+    ]

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_up import ARMS, Fake, experiment, log
 
@@ -154,6 +155,26 @@ def test_sft_policies_that_differ_between_arms_are_told_apart(study):
     who = [s["who"] for s in page.posts(other)[0]["summaries"] if s["seed"] == 1 and not s["arm"]]
     assert who == ["SFT of shift_and_scale, scale_only", "SFT of off"]
     assert [s["who"] for s in page.posts(study)[0]["summaries"] if not s["arm"]] == ["SFT"] * 3
+
+
+def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
+    same = study.finals[study.finals["arm"] == study.reference].assign(arm="off")
+    unchanged = replace(study, finals=pd.concat([study.finals[study.finals["arm"] != "off"], same]))
+    findings = page.analyse(unchanged)
+    text = page.render(unchanged, findings, [], tmp_path)
+    assert '<span class="badge identical">identical</span>' in text
+    assert "off is identical to shift_and_scale: every final value agrees in 3 paired seeds." in text
+    verdict = page.verdict_record(unchanged, findings, tmp_path)
+    assert verdict["identical"] == ["off"] and verdict["arms"]["off"]["verdict"] == "no difference"
+    assert page.verdict_record(study, page.analyse(study), tmp_path)["identical"] == []
+
+
+def test_stages_are_those_that_were_recorded(study):
+    runs = study.runs.drop(columns="stage.baseline").assign(**{"stage.judge": "judge-0"})
+    assert [row["stage"] for row in page.shared_stages(replace(study, runs=runs))] == [
+        *("data", "base", "sft", "rm", "ppo", "evaluate"),
+        "judge",
+    ]
 
 
 @pytest.mark.parametrize(

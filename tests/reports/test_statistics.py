@@ -11,8 +11,12 @@ from reports.statistics import (
     agreement,
     analyse,
     complete_steps,
+    corrected,
     differences,
+    holm,
+    identical,
     intervals,
+    paired_p,
     predictions,
     seeds_needed,
     t_interval,
@@ -71,6 +75,82 @@ def test_interval_is_that_of_the_paired_t_test():
 def test_interval_of_one_value_does_not_exist_and_of_equal_values_is_a_point():
     assert all(map(math.isnan, t_interval(pd.Series([1.0]))))
     assert t_interval(pd.Series([1.0, 1.0])) == (1.0, 1.0)
+
+
+def test_intervals_of_many_arms_are_those_of_each():
+    rng = np.random.default_rng(1)
+    paired = pd.DataFrame(
+        [(m, a, s, rng.normal()) for m in "xy" for a in "abc" for s in range(4)],
+        columns=["metric", "arm", "seed", "difference"],
+    )
+    for row in intervals(paired).itertuples():
+        own = paired.query("metric == @row.metric and arm == @row.arm")["difference"]
+        expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+        assert (row.low, row.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_p_is_that_of_the_paired_t_test_and_says_what_the_interval_says():
+    rng = np.random.default_rng(2)
+    ref, off = rng.normal(size=5), rng.normal(0.8, size=5)
+    p = paired_p(pd.Series(off - ref))
+    assert p == pytest.approx(stats.ttest_rel(off, ref).pvalue)
+    low, high = t_interval(pd.Series(off - ref))
+    assert (p < 0.05) == (low > 0 or high < 0)
+
+
+def test_p_of_equal_differences_is_one_at_zero_and_unknown_elsewhere():
+    assert paired_p(pd.Series([0.0, 0.0, 0.0])) == 1.0
+    assert math.isnan(paired_p(pd.Series([0.1, 0.1, 0.1])))  # not a certainty: shares are coarse
+    assert math.isnan(paired_p(pd.Series([0.3 - 0.1, 0.2, 0.1 + 0.1])))  # equal but for rounding
+    assert math.isnan(paired_p(pd.Series([0.1])))
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .04 times 4 3 2 1: .04 .06 .06 .04, and no smaller than the one before: .04 .06 .06 .06
+    p = pd.Series([0.04, 0.01, np.nan, 0.03, 0.02], index=list("abcde"))
+    assert holm(p).round(12).to_dict() == pytest.approx(
+        {"a": 0.06, "b": 0.04, "c": np.nan, "d": 0.06, "e": 0.06}, nan_ok=True
+    )
+
+
+def test_holm_of_one_test_changes_nothing_and_never_passes_one():
+    assert holm(pd.Series([0.03])).tolist() == [0.03]
+    assert holm(pd.Series([0.6, 0.9])).tolist() == [1.0, 1.0]
+    assert holm(pd.Series([np.nan])).isna().all()
+
+
+@pytest.mark.parametrize(
+    ("word", "adjusted", "left"),
+    [
+        ("better", 0.04, "better"),
+        ("worse", 0.06, "undecided"),
+        ("better", math.nan, "undecided"),
+        ("no difference", 1.0, "no difference"),
+        ("undecided", 0.001, "undecided"),
+    ],
+)
+def test_a_verdict_after_correction(word, adjusted, left):
+    assert corrected(word, adjusted) == left
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ([("m", 1, 0.5), ("m", 2, 0.6), ("n", 1, 7.0), ("n", 2, 8.0)], True),
+        ([("m", 2, 0.6), ("n", 2, 8.0)], True),  # in the seeds that both have
+        ([("m", 1, 0.5), ("m", 2, 0.6), ("n", 1, 7.0), ("n", 2, 8.1)], False),
+        ([("m", 1, 0.5), ("m", 2, 0.6), ("n", 1, 7.0)], False),
+        ([("m", 1, 0.5), ("m", 2, 0.6), ("n", 1, 7.0), ("n", 2, 8.0), ("new", 1, 0.0)], False),
+        ([("n", 1, 7.0), ("n", 2, 8.0)], False),  # it has no primary value, so it says nothing
+        ([], False),
+    ],
+)
+def test_identical_means_every_final_value_of_every_shared_seed(other, same):
+    rows = [("m", 1, 0.5), ("m", 2, 0.6), ("n", 1, 7.0), ("n", 2, 8.0)]
+    frame = pd.DataFrame(
+        [("ref", *row) for row in rows] + [("off", *row) for row in other], columns=["arm", "metric", "seed", "value"]
+    )
+    assert identical(frame, "off", "ref", "m") is same
 
 
 @pytest.mark.parametrize(
