@@ -4,6 +4,7 @@ Arms that share their reward models are one curve, drawn once: a detail of PPO h
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ GROUPS = {
     "rm/accuracy/policies/": "by pair of policies",
     "rm/right_over_wrong/": "right over wrong, by replaced fact",
 }
+POINTS = 60  # of a curve of hundreds of batches
 FAMILIES = (CALIBRATION, CONFIDENCE, *GROUPS)
 # Curves of what is trained before PPO, or instead of it, and the stage whose key says whether two runs share one.
 TRAINING = {
@@ -40,17 +42,26 @@ TRAINING = {
 
 
 def training_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step [examples], value; a curve that runs share is told of the first arm alone."""
+    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is told of the first arm alone."""
     frames = []
     for metric, stage in TRAINING.items():
         rows = study.curves[study.curves["metric"] == metric].merge(_first_users(study, stage), on=["arm", "seed"])
-        frames.append(rows[["metric", "arm", "seed", "step", "value"]])
+        frames.append(stretches(rows[["metric", "arm", "seed", "step", "value"]]))
     return figures.in_order(pd.concat(frames, ignore_index=True), tuple(TRAINING), study.arms)
+
+
+def stretches(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's means over `POINTS` equally long stretches of steps, at their middle: of batches one sees but noise."""
+    steps = np.unique(rows["step"])
+    parts = np.array_split(steps, max(1, min(POINTS, len(steps))))
+    middle = {step: part.mean() for part in parts for step in part}
+    keys = ["metric", "arm", "seed", "step"]
+    return rows.assign(step=rows["step"].map(middle)).groupby(keys, as_index=False)["value"].mean()
 
 
 def draw_training(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per curve: seeds thin, the arm's mean thick with its 95 % t interval."""
-    return figures.panels(data, study, "examples")
+    return figures.curve_panels(data, study, "examples")
 
 
 def _first_users(study: Study, stage: str) -> pd.DataFrame:
@@ -182,8 +193,8 @@ def _users(study: Study) -> dict[str, str]:
     }
 
 
-def _half(line) -> None:
-    """A line at one half, which is guessing."""
+def _half(line: Callable[..., object]) -> None:
+    """A line of the axes' own kind, horizontal or vertical, at one half, which is guessing."""
     line(0.5, color="#bbbbbb", linewidth=0.9)
 
 
@@ -209,8 +220,8 @@ def _legend(figure: Figure, data: pd.DataFrame, study: Study) -> None:
 BEFORE_PPO = Chart(
     "training",
     "Training before PPO, or instead of it",
-    "Losses and accuracies batch by batch: thin lines are seeds, thick ones their mean with its 95 % t interval. A stage "
-    "that arms share is drawn once, as the first of them.",
+    "Losses and accuracies of the batches, averaged over sixtieths of the training where there are more: thin lines are "
+    "seeds, thick ones their mean with its 95 % t interval. A stage that arms share is drawn once, as the first of them.",
     training_data,
     draw_training,
 )

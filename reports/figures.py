@@ -93,10 +93,10 @@ def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
 
 def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     """A grid with one panel per metric: seeds thin, the arm's mean thick with its 95 % t interval."""
-    return panels(data, study, "episodes")
+    return curve_panels(data, study, "episodes")
 
 
-def panels(data: pd.DataFrame, study: Study, steps: str) -> Figure:
+def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> Figure:
     """The grid of curves; `steps` is what the horizontal axis counts."""
     metrics = list(data["metric"].unique())
     figure, axes_of = grid(len(metrics), columns=3, width=3.7, height=2.5)

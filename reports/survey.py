@@ -24,9 +24,7 @@ class Survey:
     """What the studies of a scale say together; every frame is in the registry's order."""
 
     scale: str
-    effects: (
-        pd.DataFrame
-    )  # one row per detail and variant: n, mean, sd, low, high, p, adjusted, verdict, corrected, ...
+    effects: pd.DataFrame  # one row per detail and variant: its interval, p, verdicts, outcomes and predictions
     pairs: pd.DataFrame  # detail, arm, seed, difference: on the primary metric of the detail's study
     runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run
     lost: tuple[dict, ...]  # detail, arm, outcome, seeds: runs without a result, and seeds that were never run
@@ -34,9 +32,7 @@ class Survey:
     studied: tuple[str, ...]  # details with a study
     left_out: Mapping[str, str]  # detail -> why its runs cannot be compared
     not_run: tuple[Mapping, ...]  # registered details without a study
-    variants_not_run: tuple[
-        tuple[str, str], ...
-    ]  # (detail, label) that the registry has and the detail's study has not
+    variants_not_run: tuple[tuple[str, str], ...]  # (detail, label) that the registry has and the study has not
     amended: tuple[str, ...]  # details whose plan was changed between their runs
 
 
@@ -121,11 +117,10 @@ def _judged(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _pairs(studies: Sequence[Study], found: Mapping[str, Findings]) -> pd.DataFrame:
     """Every difference on its study's primary metric, seed by seed."""
-    frames = [
-        pairs[pairs["metric"] == study.primary].assign(detail=study.detail)
-        for study in studies
-        for pairs in (found[study.detail].differences,)
-    ]
+    frames = []
+    for study in studies:
+        differences = found[study.detail].differences
+        frames.append(differences[differences["metric"] == study.primary].assign(detail=study.detail))
     columns = ["detail", "arm", "seed", "difference"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
