@@ -12,12 +12,12 @@ import torch
 from repro.stage import read_journal
 
 STORED = Path(__file__).parent / "curves" / "tiny.json"
-# The first update is before any step: no KL yet, and nothing ends. Only the second has learnt from what was paid.
+# The first update is before any step: no KL yet, and nothing ends. Those after it have learnt from what was paid.
 OF_PPO = ("objective/score", "objective/kl", "objective/entropy", "objective/length", "loss/value", "loss/policy")
 
 
 def curves(folders):
-    """Metric -> its points: every step of SFT and of the reward model, both updates of PPO."""
+    """Metric -> its points: every step of SFT and of the reward model, every update of PPO."""
     followed = {"sft": ("sft/loss",), "rm": ("rm/loss",), "ppo": OF_PPO}
     journals = {stage: [line["metrics"] for line in read_journal(folders[stage])] for stage in followed}
     return {name: [step[name] for step in journals[stage]] for stage, names in followed.items() for name in names}

@@ -128,7 +128,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is_finite(b
 
 
 def step_of(longest):
-    """What a step of plain descent at rate 1 takes off weights of two shapes, whose gradient is 3, 4 and 12: length 13."""
+    """What plain descent at rate 1 takes off weights of two shapes, whose gradient is 3, 4 and 12: of length 13."""
     one, other = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([2.0, 3.0]))
     optimizer = torch.optim.SGD([one, other], lr=1.0)
     losses = (3 * one.sum(), (torch.tensor([4.0, 12.0]) * other).sum())

@@ -27,7 +27,7 @@ from tiny import (
 from torch.distributions import Categorical, kl_divergence
 
 from repro import model, optimise, ppo
-from repro.details import KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX
+from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.ops.masked import one_rank
 from repro.ppo import Prices
 from repro.types import Rollout, Targets
@@ -120,7 +120,7 @@ def test_the_score_on_the_end_of_text_leaves_the_terminal_state_its_value_to_boo
 
 
 def test_an_episode_whose_tokens_after_the_end_are_charged_too():
-    # The score 2 stands where it stood, in the state after the end; the third token pays for its KL there: 2 - 0.5 * 0.1.
+    # The score 2 stands where it stood, in the state after the end; the third token pays for its KL: 2 - 0.5 * 0.1.
     # gamma 1, lambda 0.9:
     # A_2 = 1.95 - 3                         = -1.05
     # A_1 = 0.1 + 3 - 0.5 + 0.9 * (-1.05)    = 1.655
@@ -221,6 +221,25 @@ def test_garbage_in_masked_places_changes_no_target_and_no_metric(placement, gar
     assert spoiled_measured == measured
 
 
+@pytest.mark.parametrize("scope", WHITEN_SCOPE.variants)
+@pytest.mark.parametrize("estimate", ADVANTAGE.variants)
+def test_garbage_changes_no_estimate_of_the_advantage_however_it_is_whitened(estimate, scope):
+    choices = {"advantage": estimate, "whiten_scope": scope, "whiten_moments": "unbiased"}
+    clean, _ = targets(AWKWARD, **choices)
+    spoiled, _ = targets(with_garbage(AWKWARD), **choices)
+    assert torch.equal(spoiled.advantage, clean.advantage)
+    assert torch.equal(spoiled.returns, clean.returns)
+
+
+@pytest.mark.parametrize("objective", POLICY_OBJECTIVE.variants)
+def test_garbage_changes_no_objective_and_no_gradient_of_it(objective):
+    target, _ = targets(AWKWARD)
+    clean, _, *gradients = loss_and_gradient(AWKWARD, target, policy_objective=objective)
+    spoiled, _, *spoiled_gradients = loss_and_gradient(with_garbage(AWKWARD), target, policy_objective=objective)
+    torch.testing.assert_close(spoiled, clean)
+    torch.testing.assert_close(spoiled_gradients, gradients)
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
 @pytest.mark.parametrize("value_clip", ["0.2", "off"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -296,6 +315,13 @@ def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
     total, _ = loss_of(r, Targets(row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement)
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
+
+
+def test_what_is_charged_is_the_estimate_and_what_is_reported_is_unbiased():
+    estimated = replace(three_tokens(), kl=row(1.0, 3.0, float("nan")), value=torch.zeros(1, 3))
+    target, measured = targets(estimated, coefficient=0.5, whiten_adv="off", gae_lambda="0")
+    torch.testing.assert_close(target.advantage, row(-0.5, -1.5, 0.0))
+    assert measured["objective/kl"] == pytest.approx(0.4 - 0.2)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -443,8 +469,19 @@ def improved(micro_batch=8, texts=NO_TEXTS, **choices):
     return measured, torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
 
 
-def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped():
-    measured, _ = improved()
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"logprob_temperature": "unscaled"},
+        {"temperature": "1"},
+        {"after_eos": "charged"},
+        {"sampling": "stop_at_eos"},
+    ],
+    ids=str,
+)
+def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped(choices):
+    measured, _ = improved(**choices)
     assert measured["policy/ratio_error"] < 1e-5
     assert measured["policy/clip_fraction"] == 0
     assert measured["policy/approx_kl"] < 1e-9
@@ -540,6 +577,23 @@ def test_the_micro_batch_changes_neither_loss_nor_gradient(aggregation, placemen
         torch.testing.assert_close(split_gradient, gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"entropy_bonus": "0.01"},
+        {"policy_objective": "kl_penalty"},
+        {"policy_objective": "policy_gradient"},
+        {"after_eos": "charged"},
+        {"kl_estimator": "whole_vocabulary"},
+    ],
+    ids=str,
+)
+def test_the_micro_batch_changes_nothing_beside_another_choice(choices):
+    (whole, gradient), (split, split_gradient) = improved(8, **choices), improved(3, **choices)
+    assert split == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(split_gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_a_mean_per_micro_batch_is_the_one_aggregation_that_depends_on_the_split():
     (whole, gradient), (split, split_gradient) = (
         improved(size, loss_aggregation="token_mean_per_micro_batch") for size in (8, 3)
@@ -627,6 +681,14 @@ def test_the_price_of_a_step_doubles_or_halves_after_an_update(steps):
         factor = 2 if kl > 0.015 else 0.5 if kl < 0.00667 else 1
         assert prices[2 * update] == prices[2 * update + 1] == prices[2 * update - 1] * factor
     assert len(set(prices)) > 1
+
+
+def test_the_price_of_the_kl_to_the_reference_follows_what_the_last_update_measured(steps, tiny_scale):
+    prices = [step.prices.reference for step in steps(ppo_epochs="1", kl_controller="adaptive")]
+    # Below 0.8 times 6 nats the error is cut at -0.2: over 16 of 10,000 episodes a price loses 0.2 * 0.0016 of itself.
+    assert tiny_scale.ppo_batch == 16
+    assert prices == pytest.approx([0.05, 0.05 * 0.99968, 0.05 * 0.99968**2], rel=1e-9)
+    assert [step.prices.sampler for step in steps(ppo_epochs="2")[3:]] == [0] * 6
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from repro import pipeline, stage
-from repro.detail import Detail, Pick, Recipe
+from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
 from repro.scale import PATHS, SCALES, Scale
 from repro.stage import Budget, Stage, Work, run_or_reuse
@@ -79,7 +79,7 @@ def test_a_new_detail_whose_reference_is_todays_behaviour_leaves_every_key_valid
         paper="",
         question="",
         reference="as_is",
-        variants={"as_is": 0, "otherwise": 1},
+        variants={"as_is": Variant(0, "as it is"), "otherwise": Variant(1, "otherwise")},
         hypothesis="",
         moves={},
     )
@@ -172,7 +172,7 @@ def test_a_detail_that_is_not_declared_for_the_stage_is_refused():
 def test_a_pick_hands_out_the_arms_variant_and_records_what_was_read():
     pick = Pick(Recipe().but(GAMMA, "0.99"), "ppo")
     assert pick(GAMMA) == 0.99
-    assert pick(WHITEN_ADV) is WHITEN_ADV.variants[WHITEN_ADV.reference]
+    assert pick(WHITEN_ADV) is WHITEN_ADV.variants[WHITEN_ADV.reference].value
     assert pick.read == {"gamma", "whiten_adv"}
 
 

@@ -109,7 +109,7 @@ def test_a_run_says_every_choice_and_every_budget(study, published):
     for arm, run in runs(published).items():
         choices = {name: run.data.params[name] for name in DETAILS}
         assert choices == {name: detail.reference for name, detail in DETAILS.items()} | {"whiten_adv": arm}
-        assert run.data.params["seed"] == "1" and run.data.params["scale.episodes"] == "32"
+        assert run.data.params["seed"] == "1" and run.data.params["scale.episodes"] == "48"
         assert run.data.params["scale.tokenizer"] == study.scale.tokenizer.name  # its folder is of this machine
 
 
@@ -141,8 +141,9 @@ def test_a_run_has_every_number_of_its_stages(study, cache, published):
 def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):
     for run in runs(published).values():
         inputs = {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
-        assert inputs.keys() == {"posts/train", "posts/validation", "posts/test", "pairs/train", "pairs/validation"}
-        assert len(set(inputs.values())) == 5
+        splits = {"posts/train", "posts/validation", "posts/test", "pairs/train", "pairs/validation", "pairs/probe"}
+        assert inputs.keys() == splits
+        assert len(set(inputs.values())) == 6
         assert artifacts(published, run) == {"checkpoint", "samples.json"}
         assert len(published.load_table(run.info.experiment_id, "samples.json", [run.info.run_id])) == 4
 
@@ -179,7 +180,7 @@ def test_an_interrupted_publication_is_completed(at, study, cache, store, publis
     for arm, run in runs(store).items():
         whole = runs(published)[arm]
         assert points(store, run) == points(published, whole)
-        assert len(run.inputs.dataset_inputs) == 5
+        assert len(run.inputs.dataset_inputs) == 6
         assert artifacts(store, run) == {"checkpoint", "samples.json"}
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
 

@@ -244,7 +244,7 @@ def adam(kind, epsilon, weight_decay=0.0):
 
 
 def tensorflow_1(rate, epsilon, beta_1=0.9, beta_2=0.999):
-    """The formula "epsilon hat" of Kingma & Ba, section 2, as TensorFlow 1 documents it, in numpy's double precision."""
+    """Kingma & Ba, section 2, with their "epsilon hat", as TensorFlow 1 documents it, in double precision."""
     weight, first, second = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.zeros(3)
     for step, gradient in enumerate(GRADIENTS.double().numpy(), start=1):
         rate_now = rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
