@@ -23,7 +23,6 @@ from transformers.utils import logging
 
 from repro import model, optimise, ppo, stage
 from repro.detail import Pick, Recipe
-from repro.ops.masked import one_rank
 from repro.pipeline import STAGES, keys
 from repro.scale import SCALES
 
@@ -61,16 +60,16 @@ def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
         model.ScalarModel(networks[3].base_model),
     )
     models = ppo.Models(policy, critic, reference, model.frozen(reward_model))
-    optimizer, generator, seconds = optimise.adamw([policy, critic], 3e-6), torch.Generator().manual_seed(0), []
+    optimizer, generator, seconds = optimise.adamw([policy, critic], 3e-6, pick), torch.Generator().manual_seed(0), []
+    setting = ppo.Setting(models, optimizer, tokens, pick, accelerator, micro_batch=batch, rollout_batch=batch)
+    prices, no_texts = ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
     for _ in range(updates + 1):
         began = time.perf_counter()
         query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
-        rollout = ppo.roll_out(
-            models, query, torch.rand(batch, shape.response, generator=generator), tokens, batch, accelerator
-        )
-        target, _ = ppo.targets(rollout, 0.05, pick, one_rank)
+        rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
+        target, _ = ppo.targets(rollout, prices.reference, batch, pick)
         for _ in range(4):
-            ppo.improve(models, optimizer, rollout, target, 0.05, tokens, batch, pick, accelerator)
+            ppo.improve(setting, rollout, target, no_texts, prices)
         seconds.append(time.perf_counter() - began)
     return seconds[1:]
 

@@ -89,21 +89,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Clash:
-    """Labels of two details that make no sense together, and why."""
+    """Labels of two details that make no sense together, and why; `beside` are further choices that it takes."""
 
     one: Detail
     labels: tuple[str, ...]
     other: Detail
     other_labels: tuple[str, ...]
     why: str
+    beside: tuple[tuple[Detail, tuple[str, ...]], ...] = ()
 
     def check(self, recipe: Recipe) -> None:
         """UserError that names both choices where the recipe makes them."""
-        first, second = recipe.label(self.one), recipe.label(self.other)
-        if first in self.labels and second in self.other_labels:
+        choices = ((self.one, self.labels), (self.other, self.other_labels), *self.beside)
+        made = [recipe.label(detail) in labels for detail, labels in choices]
+        if all(made):
             raise UserError(
-                f"{self.one.name}={first} and {self.other.name}={second} make no sense together: {self.why}; "
-                f"leave {self.other.name} at {self.other.reference} or {self.one.name} at {self.one.reference}"
+                f"{self.one.name}={recipe.label(self.one)} and {self.other.name}={recipe.label(self.other)} make no sense "
+                f"together: {self.why}; leave {self.other.name} at {self.other.reference} or {self.one.name} at "
+                f"{self.one.reference}"
             )
 
 

@@ -1115,11 +1115,10 @@ OLD_LOGPROB = Detail(
     reference="from_sampler",
     variants={
         "from_sampler": Variant(text.as_sampled, "from the logits that were sampled from"),
-        "recomputed": Variant(
-            text.computed_again, "from a forward pass as the update makes it, so the first ratio is 1 to the bit"
-        ),
+        "recomputed": Variant(text.computed_again, "from a forward pass as the update makes it"),
     },
-    hypothesis="In float32 the two agree to 1e-6. They part in bfloat16, with another engine for sampling, or with dropout.",
+    hypothesis="In float32 the two agree to 1e-6, and the first ratio is 1 to that. They part in bfloat16, with another "
+    "engine for sampling, or with dropout.",
     moves={"policy/first_ratio_error": "down", "test/win_rate": "same"},
 )
 
@@ -1291,6 +1290,10 @@ def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
     return tuple(label for label in detail.variants if label not in labels)
 
 
+_NO_PRICE = "nothing is charged, so it changes nothing"
+_NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
+_NO_CRITIC = "the advantage does without the critic, so that it changes no policy"
+
 CLASHES: tuple[Clash, ...] = (
     Clash(
         KL_PLACEMENT,
@@ -1301,7 +1304,17 @@ CLASHES: tuple[Clash, ...] = (
     ),
     Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "nothing is charged, so it has no price"),
     Clash(KL_PLACEMENT, ("none",), KL_CONTROLLER, ("adaptive",), "nothing is charged, so there is no price to adapt"),
+    Clash(KL_PLACEMENT, ("none",), REFERENCE_POLICY, others(REFERENCE_POLICY), _NO_PRICE),
     Clash(KL_COEF, ("0",), KL_CONTROLLER, ("adaptive",), "the controller multiplies, and 0 stays 0"),
+    Clash(KL_COEF, ("0",), KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward", "none"), _NO_PRICE),
+    *(Clash(KL_COEF, ("0",), detail, others(detail), _NO_PRICE) for detail in (KL_ESTIMATOR, REFERENCE_POLICY)),
+    Clash(
+        TEMPERATURE,
+        ("1",),
+        LOGPROB_TEMPERATURE,
+        ("unscaled",),
+        "at temperature 1 there is nothing to scale by, and the two are the same",
+    ),
     Clash(
         ADAPTER,
         ("lora",),
@@ -1330,12 +1343,23 @@ CLASHES: tuple[Clash, ...] = (
         others(CRITIC_INIT),
         "a critic on the policy's trunk has no trunk of its own to start from, and its head starts at zero",
     ),
-    Clash(
-        ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "lambda is GAE's, and nothing else reads it"
+    Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "lambda is GAE's: nothing else reads it"),
+    *(
+        Clash(
+            ADVANTAGE,
+            ("reward_to_go", "whole_return"),
+            detail,
+            others(detail),
+            _NO_CRITIC,
+            beside=((CRITIC_TRUNK, ("separate",)),),
+        )
+        for detail in (CRITIC_INIT, VALUE_CLIP, VALUE_COEF)
     ),
     Clash(POLICY_OBJECTIVE, _but(POLICY_OBJECTIVE, "clipped"), CLIP_RANGE, others(CLIP_RANGE), "nothing is clipped"),
-    Clash(WHITEN_ADV, ("off",), WHITEN_MOMENTS, ("unbiased",), "nothing is whitened that has a variance"),
-    Clash(WHITEN_ADV, ("off",), WHITEN_SCOPE, others(WHITEN_SCOPE), "nothing is whitened that has a scope"),
+    *(
+        Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
+        for detail in (WHITEN_MOMENTS, WHITEN_SCOPE)
+    ),
     *(
         Clash(
             ALGORITHM, ("dpo",), detail, others(detail), "DPO has neither episodes nor a critic: it does not read this"
@@ -1345,6 +1369,7 @@ CLASHES: tuple[Clash, ...] = (
     ),
     Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO learns from comparisons and has no prompts"),
     Clash(ALGORITHM, ("dpo",), POSITION_IDS, others(POSITION_IDS), "DPO does not read this"),
+    Clash(ALGORITHM, ("dpo",), PADDING_SIDE, ("right_then_right",), "DPO scores nothing"),
     Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO's dropout is off"),
 )
 

@@ -82,6 +82,19 @@ class Prices:
     sampler: float = 0.0
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What rollouts and updates share: the networks, their optimizer, special tokens, the arm, and what fits in memory."""
+
+    models: Models
+    optimizer: torch.optim.Optimizer
+    corpus: Corpus
+    pick: Pick
+    accelerator: Accelerator
+    micro_batch: int
+    rollout_batch: int
+
+
 def _run(work: Work) -> None:
     learners = {"ppo": learn, "dpo": dpo.learn}
     learners[work.pick(ALGORITHM)](work)
@@ -90,10 +103,10 @@ def _run(work: Work) -> None:
 def learn(work: Work) -> None:
     """The loop: roll out, set targets, improve over epochs and minibatches, log."""
     pick, scale, accelerator = work.pick, work.scale, work.accelerator
-    corpus = Corpus(work.inputs["data"])
+    setting = _load(work)
+    models, corpus = setting.models, setting.corpus
     posts = corpus.posts(pick(PROMPTS))
     queries, texts = column(posts, "query_token"), _texts(work, corpus)
-    models, optimizer = _load(work)
     average = pick(WEIGHT_AVERAGE)(accelerator.unwrap_model(models.policy))
     prices = Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
@@ -101,10 +114,10 @@ def learn(work: Work) -> None:
     torch.manual_seed(work.seed_of("dropout"))
 
     for update, rows in enumerate(islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)):
-        optimise.set_learning_rate(optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
+        optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
         uniform = torch.rand(len(rows), scale.response_tokens, generator=sampling)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        rollout = roll_out(models, queries[rows[mine]], uniform[mine], corpus, scale.rollout_batch, pick, accelerator)
+        rollout = roll_out(setting, queries[rows[mine]], uniform[mine])
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
         if update % scale.evaluate_every == 0:
             models.policy.eval()
@@ -114,20 +127,7 @@ def learn(work: Work) -> None:
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
             for part in shuffled.chunk(pick(MINIBATCHES)):
-                steps.append(
-                    improve(
-                        models,
-                        optimizer,
-                        rollout[part],
-                        target[part],
-                        next(texts),
-                        prices,
-                        corpus,
-                        scale.micro_batch,
-                        pick,
-                        accelerator,
-                    )
-                )
+                steps.append(improve(setting, rollout[part], target[part], next(texts), prices))
                 average.update_parameters(accelerator.unwrap_model(models.policy))
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
@@ -155,7 +155,7 @@ def _texts(work: Work, corpus: Corpus) -> Iterator[Tensor]:
         yield tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
-def _load(work: Work) -> tuple[Models, torch.optim.Optimizer]:
+def _load(work: Work) -> Setting:
     sft, rm = work.inputs["sft"] / "model", work.inputs["rm"] / "model"
     pick, dropout = work.pick, work.pick(DROPOUT).get("ppo", 0.0)
     placed = pick(POSITION_IDS)
@@ -172,26 +172,24 @@ def _load(work: Work) -> tuple[Models, torch.optim.Optimizer]:
         work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
         for network in (reference, reward_model)
     ]
-    return Models(policy, critic, *frozen), optimizer
+    models, corpus = Models(policy, critic, *frozen), Corpus(work.inputs["data"])
+    return Setting(models, optimizer, corpus, pick, work.accelerator, work.scale.micro_batch, work.scale.rollout_batch)
 
 
 @torch.no_grad()
-def roll_out(
-    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, batch: int, pick: Pick, accelerator: Accelerator
-) -> Rollout:
-    """[B, Q] queries, [B, R] uniform numbers -> the episodes, sampled and scored `batch` at a time."""
-    parts = zip(query.to(accelerator.device).split(batch), uniform.to(accelerator.device).split(batch))
-    rollouts = [_episodes(models, *part, corpus, pick, accelerator) for part in parts]
+def roll_out(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
+    """[B, Q] queries, [B, R] uniform numbers -> the episodes, sampled and scored some at a time."""
+    parts = zip(*(numbers.to(s.accelerator.device).split(s.rollout_batch) for numbers in (query, uniform)))
+    rollouts = [_episodes(s, *part) for part in parts]
     return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))
 
 
-def _episodes(
-    models: Models, query: Tensor, uniform: Tensor, corpus: Corpus, pick: Pick, accelerator: Accelerator
-) -> Rollout:
+def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
+    models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     how = model.Sampling(pick(TEMPERATURE), pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE)), pick(SAMPLING))
-    q, eos, pad = model.trim_left(query, corpus.pad), corpus.eos, corpus.pad
-    response, sampled = model.sample(accelerator.unwrap_model(models.policy), q, uniform, how, eos, pad)
+    q = model.trim_left(query, pad)
+    response, sampled = model.sample(s.accelerator.unwrap_model(models.policy), q, uniform, how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
@@ -232,48 +230,37 @@ def targets(
     return target, describe(r, score, target, coefficient, reduce)
 
 
-def improve(
-    models: Models,
-    optimizer: torch.optim.Optimizer,
-    r: Rollout,
-    target: Targets,
-    texts: Tensor,
-    prices: Prices,
-    corpus: Corpus,
-    micro_batch: int,
-    pick: Pick,
-    accelerator: Accelerator,
-) -> Metrics:
+def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Prices) -> Metrics:
     """One optimizer step over these episodes, in micro-batches that change nothing but memory."""
-    weights, measured = weigh(r, micro_batch, pick, accelerator.reduce), []
+    models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
+    weights, measured = weigh(r, s.micro_batch, pick, s.accelerator.reduce), []
     measured_at = pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE))
 
     def losses():
-        for rows in torch.arange(len(r)).split(micro_batch):
+        for rows in torch.arange(len(r)).split(s.micro_batch):
             part = r[rows]
-            query = model.trim_left(part.query, corpus.pad)
-            logits = model.response_logits(models.policy, query, part.response, corpus.pad, corpus.eos)
-            logprob = model.token_logprobs(logits, part.response, corpus.pad, corpus.eos, measured_at)
+            query = model.trim_left(part.query, pad)
+            logits = model.response_logits(models.policy, query, part.response, pad, eos)
+            logprob = model.token_logprobs(logits, part.response, pad, eos, measured_at)
             bonus = pick(ENTROPY_BONUS)(logits, measured_at)
-            value = model.response_values(models.critic, query, part.response, corpus.pad)
+            value = model.response_values(models.critic, query, part.response, pad)
             total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
             measured.append(sums)
             yield total
-        yield from mixed_in(models.policy, texts, pick(PTX_MIX), corpus.pad, micro_batch, accelerator)
+        yield from mixed_in(s, texts, pick(PTX_MIX))
 
-    total = optimise.step(accelerator, optimizer, losses(), pick(GRADIENT_CLIP))
-    sums = accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
+    total = optimise.step(s.accelerator, s.optimizer, losses(), pick(GRADIENT_CLIP))
+    sums = s.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
     return dict(zip(measured[0], sums.tolist())) | {"loss/total": total}
 
 
-def mixed_in(
-    policy: nn.Module, texts: Tensor, mix: loss.Mix, pad: int, micro_batch: int, accelerator: Accelerator
-) -> Iterator[Tensor]:
+def mixed_in(s: Setting, texts: Tensor, mix: loss.Mix) -> Iterator[Tensor]:
     """Each part's share of coefficient times the next-token loss of the SFT texts; nothing where none are mixed in."""
-    some = texts[: round(mix.per_episode * len(texts))].to(accelerator.device)
-    for start in range(0, len(some), micro_batch):
-        part = some[start : start + micro_batch]
-        yield mix.coefficient * sft.token_loss(policy, part, part != pad, pad) / (some[:, 1:] != pad).sum()
+    some, pad = texts[: round(mix.per_episode * len(texts))], s.corpus.pad
+    mine = some[s.accelerator.process_index :: s.accelerator.num_processes].to(s.accelerator.device)
+    for start in range(0, len(mine), s.micro_batch):
+        part = mine[start : start + s.micro_batch]
+        yield mix.coefficient * sft.token_loss(s.models.policy, part, part != pad, pad) / (some[:, 1:] != pad).sum()
 
 
 @dataclass(frozen=True)

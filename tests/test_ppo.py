@@ -7,9 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from tiny import (
-    CORPUS,
     EOS,
     NO_TEXTS,
     PAD,
@@ -21,6 +19,7 @@ from tiny import (
     pick,
     policy,
     queries,
+    setting,
     uniform,
     with_garbage,
 )
@@ -365,7 +364,7 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
 
 def test_the_size_of_a_rollout_batch_changes_nothing():
     networks, query, numbers = models(), queries(8), uniform(8, 5)
-    one, many = (ppo.roll_out(networks, query, numbers, CORPUS, batch, pick(), Accelerator()) for batch in (1, 8))
+    one, many = (ppo.roll_out(setting(networks, pick(), rollout_batch=b), query, numbers) for b in (1, 8))
     assert torch.equal(one.response, many.response)
     torch.testing.assert_close(one.score, many.score, **CLOSE)
     for name in ("logprob", "ref_logprob", "kl", "value"):
@@ -454,18 +453,8 @@ def improved(micro_batch=8, texts=NO_TEXTS, **choices):
     before = [p.detach().clone() for p in trained]
     # The reference is moved, so that a KL in the loss has something to pull at.
     r = replace(r, ref_logprob=r.ref_logprob - 0.2)
-    measured = ppo.improve(
-        networks,
-        torch.optim.SGD(trained, lr=1.0),
-        r,
-        target,
-        texts,
-        PRICES,
-        CORPUS,
-        micro_batch,
-        pick(**choices),
-        Accelerator(),
-    )
+    work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
+    measured = ppo.improve(work, r, target, texts, PRICES)
     return measured, torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
 
 
@@ -557,10 +546,11 @@ def test_where_none_are_mixed_in_texts_change_nothing():
 
 def test_two_ranks_mix_in_what_one_would():
     # Losses are summed over ranks, and every rank is handed the same texts.
-    network, mix = models().policy, PTX_MIX.variants["1"].value
+    networks, mix = models(), PTX_MIX.variants["1"].value
     ranks = [SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=rank) for rank in (0, 1)]
-    total = sum(part.item() for rank in ranks for part in ppo.mixed_in(network, TEXTS, mix, PAD, 2, rank))
-    assert total == pytest.approx(text_loss(network).item(), rel=1e-4)
+    works = [replace(setting(networks, pick(), micro_batch=2), accelerator=rank) for rank in ranks]
+    total = sum(part.item() for work in works for part in ppo.mixed_in(work, TEXTS, mix))
+    assert total == pytest.approx(text_loss(networks.policy).item(), rel=1e-4)
 
 
 # ----------------------------------------------------------------------------- splits of a step
@@ -643,8 +633,8 @@ def steps(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
     seen, real = [], ppo.improve
 
-    def watched(models, optimizer, r, target, texts, prices, *rest):
-        measured = real(models, optimizer, r, target, texts, prices, *rest)
+    def watched(work, r, target, texts, prices):
+        measured = real(work, r, target, texts, prices)
         seen.append(SimpleNamespace(rollout=r, texts=texts, prices=prices, measured=measured))
         return measured
 
@@ -696,11 +686,10 @@ def references(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: a weight of policy and reference, as every rollout finds them."""
     seen, real = [], ppo.roll_out
 
-    def watched(models, *rest):
-        seen.append(
-            [network.gpt_neox.embed_in.weight.detach().clone() for network in (models.policy, models.reference)]
-        )
-        return real(models, *rest)
+    def watched(work, *rest):
+        networks = work.models.policy, work.models.reference
+        seen.append([network.gpt_neox.embed_in.weight.detach().clone() for network in networks])
+        return real(work, *rest)
 
     def run(**choices):
         run_stage(ppo.STAGE, ppo_epochs="1", **choices)

@@ -5,8 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from tiny import CORPUS, NO_TEXTS, PAD, episodes, pick, policy, queries, scalar
+from tiny import NO_TEXTS, PAD, episodes, pick, policy, queries, scalar, setting
 from torch import nn
 
 from repro import model, optimise, ppo, weights
@@ -31,7 +30,7 @@ def step_with(networks, rows=4, **choices):
     arm = pick(**choices)
     target, _ = ppo.targets(r, 0.05, rows, arm)
     optimizer = optimise.adamw([networks.policy, networks.critic], 0.02, arm)
-    ppo.improve(networks, optimizer, r, target, NO_TEXTS, ppo.Prices(0.05), CORPUS, rows, arm, Accelerator())
+    ppo.improve(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo.Prices(0.05))
     return optimizer
 
 
@@ -208,9 +207,9 @@ def test_the_average_weighs_each_step_less_the_longer_it_is_ago():
 def test_what_ppo_keeps_is_the_average_over_its_optimizer_steps(run_stage, monkeypatch):
     steps, real = [], ppo.improve
 
-    def watched(models, *rest):
-        measured = real(models, *rest)
-        steps.append(models.policy.gpt_neox.embed_in.weight.detach().double().clone())
+    def watched(work, *rest):
+        measured = real(work, *rest)
+        steps.append(work.models.policy.gpt_neox.embed_in.weight.detach().double().clone())
         return measured
 
     monkeypatch.setattr(ppo, "improve", watched)

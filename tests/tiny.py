@@ -16,6 +16,7 @@ from repro.types import Rollout
 SHAPE = "gpt-neox:32/2/2/64"
 VOCABULARY, EOS, PAD = 64, 1, 63
 CORPUS = SimpleNamespace(eos=EOS, pad=PAD)
+NO_OPTIMIZER = torch.optim.SGD([torch.zeros(1)])  # a rollout takes no step
 NO_TEXTS = torch.empty(0, 4, dtype=torch.long)  # what an optimizer step is handed where nothing is mixed in
 
 
@@ -69,9 +70,14 @@ def models(end_logit=2.0):
     )
 
 
+def setting(networks, arm, optimizer=NO_OPTIMIZER, micro_batch=8, rollout_batch=4):
+    """What those models' rollouts and updates share, for an arm's pick."""
+    return ppo.Setting(networks, optimizer, CORPUS, arm, Accelerator(), micro_batch, rollout_batch)
+
+
 def episodes(networks, rows=8, tokens=5, **choices):
     """A rollout of those models by an arm, with responses of several lengths."""
-    return ppo.roll_out(networks, queries(rows), uniform(rows, tokens), CORPUS, 4, pick(**choices), Accelerator())
+    return ppo.roll_out(setting(networks, pick(**choices)), queries(rows), uniform(rows, tokens))
 
 
 def made_up_rollout(last, has_eos, tokens=5, seed=0):
