@@ -61,7 +61,7 @@ def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
     )
     models = ppo.Models(policy, critic, reference, model.frozen(reward_model))
     optimizer, generator, seconds = optimise.adamw([policy, critic], 3e-6, pick), torch.Generator().manual_seed(0), []
-    setting = ppo.Setting(models, optimizer, tokens, pick, accelerator, micro_batch=batch, rollout_batch=batch)
+    setting = ppo.Setting(models, optimizer, tokens, pick, accelerator, ppo.sampling(pick), batch, batch)
     prices, no_texts = ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
     for _ in range(updates + 1):
         began = time.perf_counter()

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,13 +132,19 @@ def _pairs(option: str, words: Sequence[str], form: str) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{option} {word!r} has no value; write {form}")
+        if name in pairs:
+            raise UserError(f"{option} {name} is given twice, as {pairs[name]} and {value}; give it once")
         pairs[name] = value
     return pairs
 
 
 def _cache() -> Path:
     """The folder of artefacts, made and tried before anything is spent."""
-    return _writable(Path(os.environ.get("REPRO_CACHE") or "cache"), "cache", "set REPRO_CACHE to one that is")
+    return _writable(_cache_path(), "cache", "set REPRO_CACHE to one that is")
+
+
+def _cache_path() -> Path:
+    return Path(os.environ.get("REPRO_CACHE") or "cache")
 
 
 def _writable(folder: Path, kind: str, remedy: str) -> Path:
@@ -237,35 +244,51 @@ def _follow(board, workers: int, threads: int, tracker) -> None:
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    _require_report_folder()
-    if arguments.page:
-        return _build_atlas(arguments.scale)
     from repro import atlas, cost, data, launch
 
+    studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), _cache_path())
+    _require_report_folder()
+    if arguments.page:
+        return _build_atlas(studies[0].scale.name)
     cache = _cache()
-    studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), cache)
-    board, workers = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale)
+    board, workers, scale = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale), studies[0].scale
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
-    seconds = cost.seconds(waiting, cache) / workers
     console.print(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
         f"{len(board.done)} of {len(board.jobs)} stages are cached; "
-        f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}",
+        f"about {_duration(cost.seconds(waiting, cache) / workers)} with {workers} worker{'s' * (workers > 1)}",
         highlight=False,
     )
     _tell_of_corrupt(board)
     if arguments.plan:
         return 0
-    for recipe in {recipe: None for study in studies for recipe in study.arms.values()} if waiting else ():
-        data.check(recipe, studies[0].scale)
-    command = shlex.join(["python", "-m", "repro", "atlas", "--scale", arguments.scale])
-    try:
-        _follow(board, workers, studies[0].scale.threads, atlas.Trackers(studies, board, command))
-    finally:
-        _build_atlas(studies[0].scale.name)
+    for recipe in atlas.recipes(studies) if waiting else ():
+        data.check(recipe, scale)
+    _run_atlas(studies, board, workers, _atlas_command(arguments), cache)
+    _build_atlas(scale.name)
     for label, why in board.broken.items():
         print(f"failed: {label}: {why}", file=sys.stderr)
     return 1 if board.failed else 0
+
+
+def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
+    """Run what is left to run; the page of an interrupted atlas shows what there is."""
+    from repro import atlas
+    from repro.track import require_store
+
+    require_store(cache)
+    try:
+        _follow(board, workers, studies[0].scale.threads, atlas.Trackers(studies, board, command))
+    except BaseException:
+        with suppress(UserError):
+            _build_atlas(studies[0].scale.name)
+        raise
+
+
+def _atlas_command(arguments: argparse.Namespace) -> str:
+    words = ["python", "-m", "repro", "atlas", *arguments.details, "--scale", arguments.scale]
+    words += ["--seeds", *arguments.seeds] if arguments.seeds else []
+    return shlex.join(words + _set_words(arguments))
 
 
 def _build_atlas(scale: str) -> int:
@@ -339,19 +362,14 @@ def _command(arguments: argparse.Namespace) -> str:
     words += ["--seeds", *arguments.seeds] if arguments.seeds else []
     words += ["--arms", *arguments.arms] if arguments.arms else []
     words += ["--with", *getattr(arguments, "with")] if getattr(arguments, "with") else []
-    # Of a path only its last part: the rest is of this machine.
-    words += (
-        [
-            "--set",
-            *(
-                f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}"
-                for f, _, v in (word.partition("=") for word in arguments.set)
-            ),
-        ]
-        if arguments.set
-        else []
-    )
-    return shlex.join(words)
+    return shlex.join(words + _set_words(arguments))
+
+
+def _set_words(arguments: argparse.Namespace) -> list[str]:
+    """Of a path only its last part: the rest is of this machine."""
+    pairs = [word.partition("=") for word in arguments.set]
+    short = [f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}" for f, _, v in pairs]
+    return ["--set", *short] if short else []
 
 
 def _duration(seconds: float) -> str:

@@ -119,7 +119,8 @@ def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
     company = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
     if declared["detail"] in company:
         raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
-    return company
+    # What the reference does anyway is no company.
+    return {name: label for name, label in company.items() if label != details.find(name).reference}
 
 
 def _beside(scale_name: str, company: Mapping[str, str]) -> str:

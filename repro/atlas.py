@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from repro import ablation, cost, launch, stage
+from repro import ablation, cost, launch, pipeline, stage
 from repro.ablation import Ablation
+from repro.detail import Recipe
 from repro.details import DETAILS
+from repro.errors import UserError
 from repro.launch import Board
 from repro.track import Tracker
 
@@ -14,7 +16,7 @@ def studies(
     names: Sequence[str], scale: str, seeds: Sequence[str], changes: Mapping[str, str], cache: Path
 ) -> list[Ablation]:
     """The studies of the named details, or of all; those with the least left to run come first."""
-    found = [ablation.in_atlas(name, scale, seeds, changes) for name in names or DETAILS]
+    found = [ablation.in_atlas(name, scale, seeds, changes) for name in dict.fromkeys(names or DETAILS)]
     return sorted(found, key=lambda study: _left(study, cache))
 
 
@@ -23,6 +25,14 @@ def _left(study: Ablation, cache: Path) -> float:
     reference = launch.jobs_of(study, arms=[study.detail.reference])
     own = {key: job for key, job in launch.jobs_of(study).items() if key not in reference}
     return cost.seconds([job for key, job in own.items() if not stage.cached(cache / key)], cache)
+
+
+def recipes(found: Sequence[Ablation]) -> list[Recipe]:
+    """One recipe for each way in which the data is made."""
+    by_key = {
+        pipeline.keys(recipe, study.scale, 0)["data"]: recipe for study in found for recipe in study.arms.values()
+    }
+    return list(by_key.values())
 
 
 def board_of(found: Sequence[Ablation], cache: Path) -> Board:
@@ -44,20 +54,29 @@ class Trackers:
 
     def update(self) -> None:
         """Open the studies that have begun, publish what is new, and let go of those that are over."""
-        begun = self.board.running.keys() | self.board.done | self.board.failed.keys()
-        for study, own in [each for each in self.waiting if begun & each[1]][:1]:  # one at a time: it takes a second
-            self.waiting.remove((study, own))
-            self.open.append(Tracker(study, self.board, self.command))
+        trouble = ""
+        try:
+            for study in self._begun()[:1]:  # one at a time: it takes a second
+                self._open(study)
+        except UserError as error:  # the store does not answer: what waits for it is in the stages' folders
+            trouble = str(error)
         for tracker in self.open:
             tracker.update()
-        self.trouble = next((tracker.trouble for tracker in self.open if tracker.trouble), "")
+        self.trouble = next((tracker.trouble for tracker in self.open if tracker.trouble), trouble)
         self.open = [tracker for tracker in self.open if not tracker.over]
 
     def close(self) -> None:
-        """Publish the rest of the studies that have begun."""
-        begun = self.board.done | self.board.failed.keys()
-        for study, own in self.waiting:
-            if begun & own:
-                self.open.append(Tracker(study, self.board, self.command))
+        """Publish the rest of the studies that have begun; a UserError where the store does not answer."""
+        for study in self._begun():
+            self._open(study)
         for tracker in self.open:
             tracker.close()
+
+    def _begun(self) -> list[Ablation]:
+        """The studies not yet open of which a stage of their own runs, or has ended."""
+        begun = self.board.running.keys() | self.board.done | self.board.failed.keys()
+        return [study for study, own in self.waiting if begun & own]
+
+    def _open(self, study: Ablation) -> None:
+        self.open.append(Tracker(study, self.board, self.command))
+        self.waiting = [each for each in self.waiting if each[0] is not study]

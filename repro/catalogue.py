@@ -94,10 +94,11 @@ def clashes(declared: Detail | Check) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for clash in CLASHES:
         one, other = _at(clash.one, clash.labels), _at(clash.other, clash.other_labels)
+        why = clash.why + "".join(f", while {_at(*choice)}" for choice in clash.beside)
         if clash.one is declared:
-            found.setdefault((one, clash.why), []).append(other)
+            found.setdefault((one, why), []).append(other)
         elif clash.other is declared:
-            found.setdefault((other, clash.why), []).append(one)
+            found.setdefault((other, why), []).append(one)
     return [f"{mine} with {', '.join(theirs)}: {why}" for (mine, why), theirs in found.items()]
 
 

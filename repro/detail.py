@@ -103,10 +103,11 @@ class Clash:
         choices = ((self.one, self.labels), (self.other, self.other_labels), *self.beside)
         made = [recipe.label(detail) in labels for detail, labels in choices]
         if all(made):
+            ways = [f"{detail.name} at {detail.reference}" for detail in (self.other, self.one)]
+            ways += [f"{detail.name} at another than {recipe.label(detail)}" for detail, _ in self.beside]
             raise UserError(
                 f"{self.one.name}={recipe.label(self.one)} and {self.other.name}={recipe.label(self.other)} make no sense "
-                f"together: {self.why}; leave {self.other.name} at {self.other.reference} or {self.one.name} at "
-                f"{self.one.reference}"
+                f"together: {self.why}; have {' or '.join(ways)}"
             )
 
 

@@ -47,11 +47,13 @@ INTRO = """\
 
 Every implementation detail of RLHF with PPO that this project can vary or measure, in the paper's order: {counted}.
 
-"N+" is [Huang et al. 2024](https://arxiv.org/abs/2403.17031), by the number that it gives a detail. A **detail** is a
-choice: its first variant is the reference, what the paper's code does unless a comment beside the declaration says why
-not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on the same seeds
-and ends with a verdict. A **check** is something that the paper measured: every run logs it. Predictions were declared
-before the runs. They are of what happens where the reference is left: at every other variant, unless some are named.
+"N+" is [Huang et al. 2024](https://arxiv.org/abs/2403.17031), by the number that it gives a detail (6 and 17 are inferred
+from the order of its sections); "blog" is its forerunner, *The N Implementation Details of RLHF with PPO* (2023).
+
+A **detail** is a choice: its first variant is the reference, what the paper's code does unless a comment beside the
+declaration says why not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
+the same seeds and ends with a verdict. A **check** is something that the paper measured: every run logs it. Predictions were
+declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are named.
 
 The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
 """

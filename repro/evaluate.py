@@ -140,9 +140,8 @@ def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus,
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
-    response_tokens = model.count_tokens(column(posts, "reference_response_token"), corpus.pad)
-    whole = column(posts, "query_reference_response_token")
-    return model.score_rows(reward_model, whole, response_tokens, corpus.pad, work.scale.rollout_batch)
+    whole, own = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
+    return model.score_rows(reward_model, whole, own, corpus.pad, work.scale.rollout_batch)
 
 
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:

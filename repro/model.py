@@ -7,6 +7,7 @@ Padding is token 0 behind an attention mask, as the paper's code does, so that n
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,12 @@ def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int
 def token_logprobs(logits: Tensor, response: Tensor, pad: int, eos: int, temperature: float) -> Tensor:
     """[B, R, V], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding."""
     tokens = response.clamp(max=logits.shape[-1] - 1)
-    return text.logprob_of(logits, tokens, temperature).masked_fill((response == pad) & (pad != eos), 0.0)
+    return text.logprob_of(logits, tokens, temperature).masked_fill(is_padding(response, pad, eos), 0.0)
+
+
+def is_padding(response: Tensor, pad: int, eos: int) -> Tensor:
+    """[B, R] -> [B, R] bool; padding that is the end of text cannot be told from one that was drawn."""
+    return (response == pad) & (pad != eos)
 
 
 def response_logprobs(
@@ -93,9 +99,9 @@ def response_logprobs(
 def response_kl(
     policy: nn.Module, reference: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the whole vocabulary at each response token."""
+    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 of padding."""
     logits, ref_logits = (response_logits(network, query, response, pad, eos) for network in (policy, reference))
-    return text.kl_of(logits, ref_logits, temperature)
+    return text.kl_of(logits, ref_logits, temperature).masked_fill(is_padding(response, pad, eos), 0.0)
 
 
 def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
@@ -264,13 +270,13 @@ def pad_right(ids: Tensor, pad: int) -> Tensor:
 class ScalarModel(nn.Module):
     """A trunk with a linear head: a reward model read at one token, or a critic read at all of them (N+ detail 11).
 
-    `reward_token` names the reading that makes its outputs one reward; it is part of the configuration, and saved.
+    `reward_token` names the reading that makes its outputs one reward; it is saved with the configuration.
     """
 
     def __init__(self, trunk: PreTrainedModel, reward_token: str = "eos") -> None:
         super().__init__()
         self.trunk = trunk
-        self.reward_token = trunk.config.reward_token = reward_token
+        self.reward_token = reward_token
         self.head = nn.Linear(trunk.config.hidden_size, 1)
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("gain", torch.ones(()))
@@ -451,7 +457,9 @@ def save_scalar(network: ScalarModel, folder: Path) -> None:
     """Configuration of the trunk, and all weights and buffers, an adapter merged into them."""
     network.trunk = _merged(network.trunk)
     folder.mkdir(parents=True, exist_ok=True)
-    network.trunk.config.save_pretrained(folder)
+    config = deepcopy(network.trunk.config)  # it may be a policy's too
+    config.reward_token = network.reward_token
+    config.save_pretrained(folder)
     save_file(
         {name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors"
     )

@@ -5,7 +5,7 @@ code has neither.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -84,13 +84,14 @@ class Prices:
 
 @dataclass(frozen=True)
 class Setting:
-    """What rollouts and updates share: the networks, their optimizer, special tokens, the arm, and what fits in memory."""
+    """What rollouts and updates share: networks, optimizer, special tokens, the arm, how it samples, what fits in memory."""
 
     models: Models
     optimizer: torch.optim.Optimizer
     corpus: Corpus
     pick: Pick
     accelerator: Accelerator
+    how: model.Sampling
     micro_batch: int
     rollout_batch: int
 
@@ -110,12 +111,12 @@ def learn(work: Work) -> None:
     average = pick(WEIGHT_AVERAGE)(accelerator.unwrap_model(models.policy))
     prices = Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
-    shuffle, sampling, order = (work.generator(name) for name in ("shuffle", "sampling", "order"))
+    shuffle, draws, order = (work.generator(name) for name in ("shuffle", "sampling", "order"))
     torch.manual_seed(work.seed_of("dropout"))
 
     for update, rows in enumerate(islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)):
         optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
-        uniform = torch.rand(len(rows), scale.response_tokens, generator=sampling)
+        uniform = torch.rand(len(rows), scale.response_tokens, generator=draws)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         rollout = roll_out(setting, queries[rows[mine]], uniform[mine])
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
@@ -126,8 +127,8 @@ def learn(work: Work) -> None:
         steps = []
         for _ in range(pick(PPO_EPOCHS)):
             shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
-            for part in shuffled.chunk(pick(MINIBATCHES)):
-                steps.append(improve(setting, rollout[part], target[part], next(texts), prices))
+            for part in shuffled.tensor_split(pick(MINIBATCHES)):
+                steps.append(improve(setting, rollout[part], target[part], texts(len(part)), prices))
                 average.update_parameters(accelerator.unwrap_model(models.policy))
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
@@ -147,12 +148,10 @@ def learn(work: Work) -> None:
     work.finish({"ppo/updates": float(update + 1)}, outcome)
 
 
-def _texts(work: Work, corpus: Corpus) -> Iterator[Tensor]:
-    """[N, T] SFT texts without end, as many as an optimizer step has episodes, for the recipe that mixes them in."""
+def _texts(work: Work, corpus: Corpus) -> Callable[[int], Tensor]:
+    """count -> [count, T] SFT texts drawn at random, for the recipe that mixes them in."""
     tokens, generator = column(corpus.posts("train"), "query_reference_response_token"), work.generator("texts")
-    count = work.scale.ppo_batch // work.pick(MINIBATCHES)
-    while True:
-        yield tokens[torch.randint(len(tokens), (count,), generator=generator)]
+    return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
 def _load(work: Work) -> Setting:
@@ -173,7 +172,16 @@ def _load(work: Work) -> Setting:
         for network in (reference, reward_model)
     ]
     models, corpus = Models(policy, critic, *frozen), Corpus(work.inputs["data"])
-    return Setting(models, optimizer, corpus, pick, work.accelerator, work.scale.micro_batch, work.scale.rollout_batch)
+    scale = work.scale
+    return Setting(
+        models, optimizer, corpus, pick, work.accelerator, sampling(pick), scale.micro_batch, scale.rollout_batch
+    )
+
+
+def sampling(pick: Pick) -> model.Sampling:
+    """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
+    temperature = pick(TEMPERATURE)
+    return model.Sampling(temperature, pick(LOGPROB_TEMPERATURE)(temperature), pick(SAMPLING))
 
 
 @torch.no_grad()
@@ -187,13 +195,12 @@ def roll_out(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
 def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
-    how = model.Sampling(pick(TEMPERATURE), pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE)), pick(SAMPLING))
     q = model.trim_left(query, pad)
-    response, sampled = model.sample(s.accelerator.unwrap_model(models.policy), q, uniform, how, eos, pad)
+    response, sampled = model.sample(s.accelerator.unwrap_model(models.policy), q, uniform, s.how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
-    inputs = (q, response, pad, eos, how.measured_at)
+    inputs = (q, response, pad, eos, s.how.measured_at)
     logprob = pick(OLD_LOGPROB)(sampled, partial(model.response_logprobs, models.policy, *inputs))
     ref_logprob = model.response_logprobs(models.reference, *inputs)
     whole_kl = partial(model.response_kl, models.policy, models.reference, *inputs)
@@ -234,15 +241,16 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     """One optimizer step over these episodes, in micro-batches that change nothing but memory."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     weights, measured = weigh(r, s.micro_batch, pick, s.accelerator.reduce), []
-    measured_at = pick(LOGPROB_TEMPERATURE)(pick(TEMPERATURE))
 
     def losses():
         for rows in torch.arange(len(r)).split(s.micro_batch):
             part = r[rows]
             query = model.trim_left(part.query, pad)
             logits = model.response_logits(models.policy, query, part.response, pad, eos)
-            logprob = model.token_logprobs(logits, part.response, pad, eos, measured_at)
-            bonus = pick(ENTROPY_BONUS)(logits, measured_at)
+            logprob = model.token_logprobs(logits, part.response, pad, eos, s.how.measured_at)
+            bonus = pick(ENTROPY_BONUS)(logits, s.how.measured_at).masked_fill(
+                model.is_padding(part.response, pad, eos), 0.0
+            )
             value = model.response_values(models.critic, query, part.response, pad)
             total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
             measured.append(sums)

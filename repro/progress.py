@@ -21,6 +21,8 @@ WATCHED = {
     "sft/loss": "loss",
     "rm/loss": "loss",
     "rm/train_accuracy": "accuracy",
+    "dpo/loss": "loss",
+    "dpo/train_accuracy": "accuracy",
 }
 
 TOLD = {
@@ -29,6 +31,7 @@ TOLD = {
     "test/kl": "KL",
     "sft_test/win_rate": "win rate before PPO",
     "rm/validation_accuracy": "validation accuracy",
+    "dpo/validation_accuracy": "validation accuracy",
     "sft/final_loss": "loss",
 }
 

@@ -67,7 +67,7 @@ class Texts:
 
 def read(rows: Dataset, name: str, pack: Pack, pad: int) -> Texts:
     """The texts that end in "chosen", "rejected" or "reference_response"."""
-    return Texts(pack(column(rows, f"query_{name}_token"), pad), model.count_tokens(column(rows, f"{name}_token"), pad))
+    return Texts(pack(column(rows, f"query_{name}_token"), pad), column(rows, f"{name}_tokens"))
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def calibration(margin: Tensor) -> Metrics:
 
 STAGE = Stage(
     "rm",
-    version=2,
+    version=3,
     upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,

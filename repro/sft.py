@@ -1,4 +1,8 @@
-"""Supervised fine-tuning: next-token loss over query and reference (N+ detail 9)."""
+"""Supervised fine-tuning: next-token loss over query and reference (N+ detail 9).
+
+Every token of a batch counts alike; the paper's code takes a mean over each micro-batch, which at its size of 1 is a mean
+over each text first.
+"""
 
 import torch
 from torch import Tensor
@@ -13,7 +17,7 @@ def _run(work: Work) -> None:
     corpus, accelerator, scale, pick = Corpus(work.inputs["data"]), work.accelerator, work.scale, work.pick
     posts = corpus.posts("train")
     tokens = column(posts, "query_reference_response_token")
-    counted = pick(SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_token"), corpus.pad)
+    counted = pick(SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
     policy = model.set_dropout(model.load_policy(work.inputs["base"] / "model"), pick(DROPOUT).get("sft", 0.0))
     policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
     torch.manual_seed(work.seed_of("dropout"))

@@ -121,10 +121,16 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
         "version": stage.version,
         "choices": choices,
         "seed": seed if stage.seeded else 0,
-        "scale": {name: _content(name, getattr(scale, name)) for name in (*stage.fields, "precision")},
+        "scale": {name: _content(name, getattr(scale, name)) for name in stage.fields} | _mixed(stage, recipe, scale),
         "upstream": {name: upstream[name] for name in stage.upstream},
     }
     return f"{stage.name}-{_digest(read)[:16]}"
+
+
+def _mixed(stage: Stage, recipe: Recipe, scale: Scale) -> dict[str, str]:
+    """The precision that the stage computes in on this device, if it computes: machines may share a cache."""
+    mixed = PRECISION.variants[recipe.label(PRECISION)].value(scale.precision)
+    return {"precision": mixed} if stage.name in PRECISION.stages else {}
 
 
 def _digest(value: Any) -> str:

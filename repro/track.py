@@ -108,6 +108,12 @@ def recorded_studies() -> list[tuple[str, str]]:
     return sorted((each["detail"], each["scale"]) for each in tags if {"detail", "scale"} <= each.keys())
 
 
+def require_store(cache: Path) -> None:
+    """UserError where the store cannot be used, before anything is spent."""
+    with usable_store(), _alone(cache):
+        MlflowClient(tracking_uri=store_uri()).search_experiments(max_results=1)
+
+
 class Tracker:
     """Publishes a study while it runs: call `update` as often as you like, and `close` at the end.
 

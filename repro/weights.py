@@ -92,7 +92,7 @@ def averaged_weights(policy: nn.Module, keep: float) -> AveragedModel:
 
 
 class TensorFlowAdam(torch.optim.AdamW):
-    """AdamW whose epsilon stands beside the uncorrected second moment, as in TensorFlow 1 (N+ blog, detail P12).
+    """AdamW whose epsilon stands beside the uncorrected second moment, as in TensorFlow 1 (N+ blog, on Adam).
 
     PyTorch divides by sqrt(v / (1 - beta2^t)) + eps, TensorFlow by (sqrt(v) + eps) / sqrt(1 - beta2^t): the same with
     eps / sqrt(1 - beta2^t) for eps, so that early steps are smaller.

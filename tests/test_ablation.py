@@ -118,6 +118,11 @@ def test_company_that_makes_no_sense_is_refused_by_name_with_the_reason(load):
         load('detail = "kl_coef"\nscale = "smoke"\n[with]\ngama = "0.99"\n')
 
 
+def test_company_that_the_reference_keeps_anyway_is_none(load):
+    study = load('detail = "gamma"\nscale = "smoke"\n', company={"whiten_adv": "shift_and_scale"})
+    assert (study.scale.name, study.arms["1"].choices) == ("smoke", ())
+
+
 def test_arms_can_be_given(load):
     assert list(load('detail = "kl_coef"\nscale = "smoke"\n', arms=["0.2"]).arms) == ["0.05", "0.2"]
     with pytest.raises(UserError, match="kl_coef has no variant '3'"):

@@ -1,12 +1,14 @@
 """The atlas: many studies on one board, each shared stage once, taken up where it was left."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 
 from repro import atlas, launch, stage
 from repro.__main__ import main
+from repro.errors import UserError
 
 DETAILS = ("whiten_adv", "sft_epochs")
 TINY = {
@@ -95,6 +97,32 @@ def test_every_study_of_the_atlas_is_tracked_as_its_own(place):
         runs = store.search_runs([experiment.experiment_id])
         assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}, name
         assert {run.data.tags["hypothesis"] for run in runs} != {""}
+
+
+def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
+    studies, opened = found(place), []
+    board = atlas.board_of(studies, place / "cache")
+
+    def opens(study, *_):
+        opened.append(study.detail.name)
+        if len(opened) == 1:
+            raise UserError("the store cannot be used")
+        return SimpleNamespace(update=lambda: None, trouble="", over=False)
+
+    monkeypatch.setattr(atlas, "Tracker", opens)
+    trackers = atlas.Trackers(studies, board, "the command")
+    trackers.update()
+    assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)
+    trackers.update()
+    assert (trackers.trouble, len(trackers.open), len(trackers.waiting)) == ("", 1, 1)
+    assert opened == [studies[0].detail.name] * 2
+
+
+def test_an_interrupt_before_anything_is_tracked_is_told_as_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(words()) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_a_detail_that_is_none_is_refused(place, capsys):

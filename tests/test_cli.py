@@ -125,6 +125,14 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
         (["plan", "whiten_adv", "--set", "episode=3"], "a scale has no field 'episode'; did you mean 'episodes'?"),
         (["plan", "whiten_adv", "--set", "episodes=many"], "episodes='many' is not an integer"),
         (["plan", "whiten_adv", "--set", "seeds=1,2"], "--seeds 1 2 3"),
+        (["plan", "whiten_adv", "--set", "posts=64", "posts=65"], "--set posts is given twice, as 64 and 65"),
+        (["plan", "whiten_adv", "--with", "gamma"], "--with 'gamma' has no value; write DETAIL=LABEL"),
+        (["plan", "whiten_adv", "--with", "gama=1"], "there is no detail 'gama'; did you mean 'gamma'?"),
+        (["plan", "whiten_adv", "--with", "gamma=2"], "gamma has no variant '2'"),
+        (["plan", "whiten_adv", "--arms", "of"], "whiten_adv has no variant 'of'; did you mean 'off'?"),
+        (["plan", "calibration"], "calibration is a check, not a choice"),
+        (["atlas", "--scale", "smoek", "--plan"], "there is no scale 'smoek'; did you mean 'smoke'?"),
+        (["atlas", "whiten_avd", "--plan"], "there is no detail 'whiten_avd'"),
         (["plan", "whiten_adv", "--scale", "local"], "scale local needs tokenizer"),
         (
             ["plan", "whiten_adv", "--scale", "smoke", "--set", "tokenizer=nowhere"],
@@ -147,7 +155,8 @@ def test_wrong_words_are_told_in_one_line_and_leave_nothing(words, error, capsys
 )
 def test_wrong_values_are_told_in_one_line(words, error, tiny, capsys):
     if words[0] == "--set":
-        words, tiny = [], [*tiny, *words[1:]]
+        name = words[1].partition("=")[0]
+        words, tiny = [], [*(word for word in tiny if not word.startswith(f"{name}=")), *words[1:]]
     assert error in error_of(capsys, ["plan", "whiten_adv", *words, *tiny])
 
 

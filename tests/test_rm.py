@@ -32,8 +32,8 @@ def comparisons():
     """Four comparisons in the columns of the data stage; one chosen summary was cut off and has no end of text."""
     return Dataset.from_dict(
         {
-            "chosen_token": padded(CHOSEN, 5),
-            "rejected_token": padded(REJECTED, 5),
+            "chosen_tokens": [len(tokens) for tokens in CHOSEN],
+            "rejected_tokens": [len(tokens) for tokens in REJECTED],
             "query_chosen_token": padded([q + r for q, r in zip(QUERIES, CHOSEN)], 9),
             "query_rejected_token": padded([q + r for q, r in zip(QUERIES, REJECTED)], 9),
         }
@@ -207,7 +207,7 @@ def test_references_score_what_the_normalisation_promises(run_stage, tiny_run, v
 def references(rows=CHOSEN):
     return Dataset.from_dict(
         {
-            "reference_response_token": padded(rows, 5),
+            "reference_response_tokens": [len(tokens) for tokens in rows],
             "query_reference_response_token": padded([q + r for q, r in zip(QUERIES, rows)], 9),
         }
     )

@@ -59,7 +59,7 @@ def test_padding_and_where_it_is_split_change_no_gradient():
 
 def test_of_the_response_alone_each_token_counts_its_first_and_its_end_too():
     network, ids = policy(), padded(TEXTS, PAD)
-    response = padded([words[2:] for words in TEXTS], PAD)
+    response = torch.tensor([len(words) - 2 for words in TEXTS])
     loss = sft.token_loss(network, ids, text.response_only(ids, response, PAD), PAD).item()
     assert loss == pytest.approx(one_by_one(network, TEXTS, first=2))
 
@@ -67,7 +67,7 @@ def test_of_the_response_alone_each_token_counts_its_first_and_its_end_too():
 def test_what_does_not_count_is_read_all_the_same():
     # Another first token, which no loss is about, changes how likely the others are.
     network, ids = policy(), padded(TEXTS, PAD)
-    counted = text.response_only(ids, padded([words[2:] for words in TEXTS], PAD), PAD)
+    counted = text.response_only(ids, torch.tensor([len(words) - 2 for words in TEXTS]), PAD)
     other = ids.clone()
     other[:, 0] = 50
     ours, theirs = (sft.token_loss(network, tokens, counted, PAD).item() for tokens in (ids, other))

@@ -102,19 +102,32 @@ def changed(scale, field, tmp_path):
         other.parent.mkdir()
         other.write_text("something else")
         return replace(scale, **{field: other})
-    text = {"corpus": "local", "model": "gpt-neox:32/2/2/32", "precision": "float32"}
+    text = {"corpus": "local", "model": "gpt-neox:32/2/2/32"}
     return replace(scale, **{field: text[field] if isinstance(value, str) else value + 1})
 
 
 @pytest.mark.parametrize(
     ("each", "field"),
-    [(each, field) for each in pipeline.STAGES for field in (*each.fields, "precision")],
+    [(each, field) for each in pipeline.STAGES for field in each.fields],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_key_changes_with_every_field_that_the_stage_may_read(each, field, scale, tmp_path):
     upstream = dict.fromkeys(each.upstream, "key")
     keys = [stage.key(each, Recipe(), budget, 1, upstream) for budget in (scale, changed(scale, field, tmp_path))]
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("each", pipeline.STAGES, ids=lambda each: each.name)
+def test_a_key_says_in_which_precision_this_device_computes(each, scale, monkeypatch):
+    def key(precision):
+        return stage.key(each, Recipe(), replace(scale, precision=precision), 1, dict.fromkeys(each.upstream, "key"))
+
+    here = key("auto")
+    assert here == key("float32")  # a CPU computes in float32 whatever the scale likes
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert (key("auto") != here) == (each.name not in ("data", "base"))
+    assert key("float32") == here
 
 
 @pytest.mark.parametrize("each", pipeline.STAGES, ids=lambda each: each.name)

@@ -72,7 +72,7 @@ def models(end_logit=2.0):
 
 def setting(networks, arm, optimizer=NO_OPTIMIZER, micro_batch=8, rollout_batch=4):
     """What those models' rollouts and updates share, for an arm's pick."""
-    return ppo.Setting(networks, optimizer, CORPUS, arm, Accelerator(), micro_batch, rollout_batch)
+    return ppo.Setting(networks, optimizer, CORPUS, arm, Accelerator(), ppo.sampling(arm), micro_batch, rollout_batch)
 
 
 def episodes(networks, rows=8, tokens=5, **choices):

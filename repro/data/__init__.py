@@ -80,7 +80,7 @@ class Corpus:
 
 
 def column(rows: Dataset, name: str) -> Tensor:
-    """A column of equally long token lists as one [N, T] tensor."""
+    """A column of numbers as an [N] tensor, or of equally long token lists as an [N, T] tensor."""
     return torch.from_numpy(rows.select_columns(name).with_format("numpy")[:][name]).long()
 
 
@@ -203,4 +203,4 @@ def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list
     )
 
 
-STAGE = Stage("data", version=3, fields=FIELDS, upstream=(), seeded=False, run=_run)
+STAGE = Stage("data", version=4, fields=FIELDS, upstream=(), seeded=False, run=_run)

@@ -2,7 +2,7 @@
 
 One post becomes a left-padded query, a right-padded reference and both as one right-padded text; one comparison becomes
 the same with two summaries. Every row of a column has the same length, so a batch needs no collator. Left out: OpenAI's
-padding with spaces (the paper pads with a token of its own, detail 3) and the columns that only DPO reads.
+padding with spaces (the paper pads with a token of its own, detail 3).
 
 Legend: Q query tokens, R reference tokens, S tokens of one summary of a pair.
 """
@@ -89,14 +89,17 @@ def encode_posts(
 ) -> Dataset:
     """One row a post: `query_token [Q]`, `reference_response_token [R]`, `query_reference_response_token`, and texts.
 
-    `query` is the prompt after truncation, `cut` whether that changed it, `reference` the summary as written, `facts`
-    JSON where they are known, else empty. A reference that is too long loses its end-of-text token, as in the paper.
+    `reference_response_tokens` counts the reference's own tokens in the joint text, which has more room for them than
+    its own column. `query` is the prompt after truncation, `cut` whether that changed it, `reference` the summary as
+    written, `facts` JSON where they are known, else empty. A reference that is too long loses its end-of-text token, as
+    in the paper.
     """
     schema = {
         **_texts("id", "query", "reference"),
         "query_token": _tokens(lengths.query),
         "reference_response_token": _tokens(lengths.reference),
         "query_reference_response_token": _tokens(lengths.query_reference),
+        "reference_response_tokens": Value("int32"),
         "cut": Value("bool"),
         **_texts("facts"),
     }
@@ -108,6 +111,7 @@ def encode_pairs(
 ) -> Dataset:
     """One row a comparison: `query_token [Q]`, and of chosen and rejected text, policy, `*_token [S]`, `query_*_token`.
 
+    `chosen_tokens` and `rejected_tokens` count the summary's own tokens in the joint text.
     `confidence` is -1 where the labeller gave none. Articles have lengths of their own (`CNNDM_LENGTHS`): encode them
     apart, or they are cut to the lengths given.
     """
@@ -118,6 +122,8 @@ def encode_pairs(
         "rejected_token": _tokens(lengths.pair_response),
         "query_chosen_token": _tokens(lengths.query_pair),
         "query_rejected_token": _tokens(lengths.query_pair),
+        "chosen_tokens": Value("int32"),
+        "rejected_tokens": Value("int32"),
         **_texts("batch", "split", "chosen_policy", "rejected_policy"),
         "confidence": Value("int32"),
     }
@@ -131,15 +137,16 @@ def _post_columns(
     posts = [posts[place] for place in queries.kept]
     # A reference gets the space that the summaries of a comparison come with (N+ detail 3).
     references = [form.complete(f" {post['summary']}", tokenizer) for post in posts]
-    joined = map(join, queries.texts, references)
-    pad = tokenizer.pad_token_id
+    alone, joined = _encode(references, tokenizer), _encode(map(join, queries.texts, references), tokenizer)
+    limited, pad = [row[: lengths.query_reference] for row in joined], tokenizer.pad_token_id
     return {
         "id": [post["id"] for post in posts],
         "query": queries.texts,
         "reference": [post["summary"] for post in posts],
         "query_token": queries.tokens,
-        "reference_response_token": _pad_right(_encode(references, tokenizer), pad, lengths.reference),
-        "query_reference_response_token": _pad_right(_encode(joined, tokenizer), pad, lengths.query_reference),
+        "reference_response_token": _pad_right(alone, pad, lengths.reference),
+        "query_reference_response_token": _pad_right(limited, pad, lengths.query_reference),
+        "reference_response_tokens": _own_tokens(alone, joined, limited, pad),
         "cut": queries.cut,
         "facts": [json.dumps(post["facts"]) if "facts" in post else "" for post in posts],
     }
@@ -176,15 +183,26 @@ def _side_columns(
     alone, joined = _encode(completions, tokenizer), _encode(map(join, queries, completions), tokenizer)
 
     def limited(rows: list[list[int]], length: int) -> list[list[int]]:
-        rows = [form.limit_summary(row, summary, lengths.reference) for row, summary in zip(rows, alone, strict=True)]
-        return _pad_right(rows, tokenizer.pad_token_id, length)
+        pairs = zip(rows, alone, strict=True)
+        return [form.limit_summary(row, summary, lengths.reference)[:length] for row, summary in pairs]
 
+    whole, pad = limited(joined, lengths.query_pair), tokenizer.pad_token_id
     return {
         side: [summary["text"] for summary in summaries],
-        f"{side}_token": limited(alone, lengths.pair_response),
-        f"query_{side}_token": limited(joined, lengths.query_pair),
+        f"{side}_token": _pad_right(limited(alone, lengths.pair_response), pad, lengths.pair_response),
+        f"query_{side}_token": _pad_right(whole, pad, lengths.query_pair),
+        f"{side}_tokens": _own_tokens(alone, joined, whole, pad),
         f"{side}_policy": [summary["policy"] for summary in summaries],
     }
+
+
+def _own_tokens(alone: list[list[int]], joined: list[list[int]], limited: list[list[int]], pad: int) -> list[int]:
+    """How many of each limited row's last tokens are the completion's, an end of text that serves as padding aside."""
+    counts = []
+    for completion, whole, row in zip(alone, joined, limited, strict=True):
+        left = max(0, len(completion) - (len(whole) - len(row)))
+        counts.append(sum(token != pad for token in row[len(row) - left :]))
+    return counts
 
 
 def _confidence(pair: Mapping) -> int:

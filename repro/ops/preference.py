@@ -68,8 +68,9 @@ def batches(group: Tensor, size: int, generator: torch.Generator) -> Iterator[Te
 
 
 def accuracy(margin: Tensor) -> float:
-    """[N] -> share of comparisons in which the chosen summary scores higher; ties count half."""
-    return ((margin > 0).float() + 0.5 * (margin == 0).float()).mean().item()
+    """[N] -> share of comparisons in which the chosen summary scores higher; ties count half; NaN where a margin is."""
+    right = (margin > 0).float() + 0.5 * (margin == 0).float()
+    return torch.where(margin.isnan(), margin, right).mean().item()
 
 
 @dataclass(frozen=True)

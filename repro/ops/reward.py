@@ -108,7 +108,7 @@ def fixed_coefficient(coefficient: float, kl: float, episodes: int) -> float:
 
 
 def adaptive_coefficient(coefficient: float, kl: float, episodes: int) -> float:
-    """Nudge the coefficient so that the KL of an episode nears 6 nats over 10,000 episodes (N+ blog, detail P11)."""
+    """Nudge the coefficient so that the KL of an episode nears 6 nats over 10,000 episodes (N+ blog, on the adaptive KL)."""
     error = min(max(kl / 6.0 - 1.0, -0.2), 0.2)
     return coefficient * (1.0 + error * episodes / 10_000)
 
@@ -127,7 +127,8 @@ def centre(reference_scores: Tensor) -> Normalisation:
 
 
 def centre_and_scale(reference_scores: Tensor) -> Normalisation:
-    """The references score 0 on average with a standard deviation of 1 (Ziegler et al. 2019)."""
+    """The references score 0 on average with a standard deviation of 1, as Ziegler et al. 2019
+    had samples of the pre-trained policy."""
     return Normalisation(bias=reference_scores.mean().item(), gain=reference_scores.std().clamp(min=1e-6).item())
 
 

@@ -29,7 +29,7 @@ def truncate_after_eos(response: Tensor, eos: int, pad: int) -> Tensor:
 
 
 def logprob_of(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """[B, R, V], [B, R] -> [B, R] float32: log-probability of each token at `temperature` (N+ blog, detail P1)."""
+    """[B, R, V], [B, R] -> [B, R] float32: log-probability of each token at `temperature` (N+ blog)."""
     scaled = logits.float() / (temperature + TEMPERATURE_EPSILON)
     return scaled.gather(-1, tokens[..., None]).squeeze(-1) - scaled.logsumexp(-1)
 
@@ -82,7 +82,7 @@ def computed_again(sampled: Tensor, again: Callable[[], Tensor]) -> Tensor:
 
 
 def at_temperature(temperature: float) -> float:
-    """Log-probabilities are those of the distribution that is sampled from (N+ blog, detail P1)."""
+    """Log-probabilities are those of the distribution that is sampled from (N+ blog)."""
     return temperature
 
 
@@ -91,13 +91,12 @@ def without_temperature(temperature: float) -> float:
     return 1.0
 
 
-def whole_text(ids: Tensor, response: Tensor, pad: int) -> Tensor:
-    """[N, T] right-padded query and response, [N, R] the response alone -> [N, T] true on all that is not padding."""
+def whole_text(ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
+    """[N, T] right-padded query and response, [N] tokens of the response -> [N, T] true on all that is not padding."""
     return ids != pad
 
 
-def response_only(ids: Tensor, response: Tensor, pad: int) -> Tensor:
-    """[N, T], [N, R] -> [N, T] true on the response's tokens: as many of the text's last ones as the response has."""
-    index = torch.arange(ids.shape[1], device=ids.device)
-    length, of_response = ((part != pad).sum(1, keepdim=True) for part in (ids, response))
-    return (index < length) & (index >= length - of_response)
+def response_only(ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
+    """[N, T], [N] -> [N, T] true on the response's tokens: the text's last ones, as many as the response has."""
+    index, length = torch.arange(ids.shape[1], device=ids.device), (ids != pad).sum(1, keepdim=True)
+    return (index < length) & (index >= length - response_tokens[:, None])

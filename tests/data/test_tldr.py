@@ -231,7 +231,18 @@ def test_padding_with_eos_differs_in_nothing_but_the_padding():
             wanted = value
             if isinstance(value, list):
                 wanted = [own.eos_token_id if token == own.pad_token_id else token for token in value]
+            if name == "reference_response_tokens":  # an end of text cannot be told from padding
+                wanted = value - (own.eos_token_id in row["query_reference_response_token"])
             assert same[name] == wanted
+
+
+def test_a_reference_has_more_room_behind_a_short_query_than_alone():
+    short, long = encode_posts([post(summary="x" * 3), post(summary="x" * 30)], byte_tokenizer(), SMALL)
+    for row, tokens in ((short, " xxx"), (long, " " + "x" * 30)):
+        joint = [token for token in row["query_reference_response_token"] if token != byte_tokenizer().pad_token_id]
+        query = [token for token in row["query_token"] if token != byte_tokenizer().pad_token_id]
+        # A token is a byte here, so the joint text is the query's bytes, then as many of the reference's as fit.
+        assert row["reference_response_tokens"] == len(joint) - len(query) <= len(tokens) + 1
 
 
 def test_rows_of_several_chunks_keep_their_order_and_shape(monkeypatch):
