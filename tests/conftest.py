@@ -1,5 +1,6 @@
 """A whole pipeline at a scale of seconds, run once a session."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ from repro.scale import EMBEDDED, SCALES
 from repro.stage import Budget, Work
 
 torch.set_num_threads(1)
+# A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about who else uses the machine than about the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
