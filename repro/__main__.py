@@ -187,7 +187,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     study, cache = _study(arguments), _cache()
     _require_report_folder()
-    from repro import data, launch
+    from repro import launch
 
     workers = launch.workers_for(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
@@ -198,19 +198,29 @@ def _run(arguments: argparse.Namespace) -> int:
         highlight=False,
     )
     _tell_of_corrupt(board)
-    if not board.over:
-        for recipe in study.arms.values():
-            data.check(recipe, study.scale)
-    _execute(study, board, workers, _command(arguments))
+    _check_data([study], board)
+    _execute(study, board, workers, _command(arguments, "run", arguments.study))
     if not board.failed:
         return _build(study.detail.name, study.scale.name)
-    for label, why in board.broken.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
+    _tell_of_failures(board)
     try:
         _build(study.detail.name, study.scale.name)
     except UserError as error:
         print(f"no verdict: {error}", file=sys.stderr)
     return 1
+
+
+def _check_data(studies, board) -> None:
+    """UserError where an arm's data would be refused, before anything of what is left is run."""
+    from repro import atlas, data
+
+    for recipe in atlas.recipes(studies) if not board.over else ():
+        data.check(recipe, studies[0].scale)
+
+
+def _tell_of_failures(board) -> None:
+    for label, why in board.broken.items():
+        print(f"failed: {label}: {why}", file=sys.stderr)
 
 
 def _tell_of_corrupt(board) -> None:
@@ -244,14 +254,14 @@ def _follow(board, workers: int, threads: int, tracker) -> None:
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    from repro import atlas, cost, data, launch
+    from repro import atlas, cost, launch
 
     studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), _cache_path())
     _require_report_folder()
     if arguments.page:
         return _build_atlas(studies[0].scale.name)
     cache = _cache()
-    board, workers, scale = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale), studies[0].scale
+    board, workers = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
     console.print(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
@@ -262,12 +272,10 @@ def _atlas(arguments: argparse.Namespace) -> int:
     _tell_of_corrupt(board)
     if arguments.plan:
         return 0
-    for recipe in atlas.recipes(studies) if waiting else ():
-        data.check(recipe, scale)
-    _run_atlas(studies, board, workers, _atlas_command(arguments), cache)
-    _build_atlas(scale.name)
-    for label, why in board.broken.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
+    _check_data(studies, board)
+    _run_atlas(studies, board, workers, _command(arguments, "atlas", *arguments.details), cache)
+    _build_atlas(studies[0].scale.name)
+    _tell_of_failures(board)
     return 1 if board.failed else 0
 
 
@@ -283,12 +291,6 @@ def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
         with suppress(UserError):
             _build_atlas(studies[0].scale.name)
         raise
-
-
-def _atlas_command(arguments: argparse.Namespace) -> str:
-    words = ["python", "-m", "repro", "atlas", *arguments.details, "--scale", arguments.scale]
-    words += ["--seeds", *arguments.seeds] if arguments.seeds else []
-    return shlex.join(words + _set_words(arguments))
 
 
 def _build_atlas(scale: str) -> int:
@@ -356,12 +358,13 @@ def _require_report_folder() -> None:
     _writable(REPORTS, "report", "run where it is")
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    words = ["python", "-m", "repro", "run", arguments.study]
+def _command(arguments: argparse.Namespace, *what: str) -> str:
+    """The command that was given, with the options that it has."""
+    words = ["python", "-m", "repro", *what]
     words += ["--scale", arguments.scale] if arguments.scale else []
-    words += ["--seeds", *arguments.seeds] if arguments.seeds else []
-    words += ["--arms", *arguments.arms] if arguments.arms else []
-    words += ["--with", *getattr(arguments, "with")] if getattr(arguments, "with") else []
+    for option in ("seeds", "arms", "with"):
+        given = getattr(arguments, option, [])
+        words += [f"--{option}", *given] if given else []
     return shlex.join(words + _set_words(arguments))
 
 

@@ -8,7 +8,7 @@ from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import DETAILS
 from repro.errors import UserError
-from repro.launch import Board
+from repro.launch import Board, Job
 from repro.track import Tracker
 
 
@@ -22,9 +22,14 @@ def studies(
 
 def _left(study: Ablation, cache: Path) -> float:
     """Core-seconds of the study's own stages; the reference's are everybody's."""
-    reference = launch.jobs_of(study, arms=[study.detail.reference])
-    own = {key: job for key, job in launch.jobs_of(study).items() if key not in reference}
+    shared = _reference_jobs(study)
+    own = {key: job for key, job in launch.jobs_of(study).items() if key not in shared}
     return cost.seconds([job for key, job in own.items() if not stage.cached(cache / key)], cache)
+
+
+def _reference_jobs(study: Ablation) -> dict[str, Job]:
+    """The stages of the reference arm, which are the same in every study."""
+    return launch.jobs_of(study, arms=[study.detail.reference])
 
 
 def recipes(found: Sequence[Ablation]) -> list[Recipe]:
@@ -37,7 +42,7 @@ def recipes(found: Sequence[Ablation]) -> list[Recipe]:
 
 def board_of(found: Sequence[Ablation], cache: Path) -> Board:
     """The jobs of all studies: the references' first, then study by study."""
-    jobs = launch.jobs_of(found[0], arms=[found[0].detail.reference])
+    jobs = _reference_jobs(found[0])
     for study in found:
         jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}
     return launch.board_for(jobs, cache)
@@ -48,8 +53,8 @@ class Trackers:
 
     def __init__(self, found: Sequence[Ablation], board: Board, command: str) -> None:
         self.board, self.command, self.trouble = board, command, ""
-        reference = launch.jobs_of(found[0], arms=[found[0].detail.reference])
-        self.waiting = [(study, launch.jobs_of(study).keys() - reference.keys()) for study in found]
+        shared = _reference_jobs(found[0]).keys()
+        self.waiting = [(study, launch.jobs_of(study).keys() - shared) for study in found]
         self.open: list[Tracker] = []
 
     def update(self) -> None:

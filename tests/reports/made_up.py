@@ -1,6 +1,9 @@
 """Made-up runs in a real MLflow store, laid out as the tracker lays them out."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,3 +181,26 @@ def log_light(uri: str, experiment_id: str, run: Fake, values: dict[str, float])
     client.log_batch(run_id, metrics=[Metric(name, float(value), 1, 0) for name, value in values.items()])
     client.set_terminated(run_id)
     return run_id
+
+
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers") or name.startswith("repro.") and name != "repro.errors":
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def without_torch(program: str, environment: dict[str, str] = {}) -> subprocess.CompletedProcess:
+    """A program's end in a process of its own, in which neither torch nor any stage can be imported."""
+    return subprocess.run(
+        [sys.executable, "-c", REFUSE + program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | environment,
+    )

@@ -2,18 +2,15 @@
 
 import json
 import math
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import Fake, experiment, log_light
+from made_up import Fake, experiment, log_light, without_torch
 from scipy import stats
 
 from reports import atlas, forest
@@ -21,7 +18,6 @@ from reports import survey as surveys
 from reports.read import read_outlines
 from repro.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = (0.50, 0.60, 0.55)
 ALPHA = {"up": (0.60, 0.71, 0.66), "noisy": (0.70, 0.40, 0.66), "lower": (0.44, 0.55, 0.50), "same": REFERENCE}
 EVIL = "<img src=x onerror=alert(1)>"
@@ -263,27 +259,8 @@ def test_studies_without_any_pair_have_a_page(store, tmp_path):
 
 
 def test_an_atlas_needs_no_torch_and_no_stage(toys, tmp_path):
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'transformers') or name.startswith('repro.') and "
-        "name != 'repro.errors':\n"
-        "            raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from reports import atlas\n"
-        f"print(atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r})))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ,
-    )
+    call = f"atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r}))"
+    done = without_torch(f"from pathlib import Path\nfrom reports import atlas\nprint({call})\n")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"
 

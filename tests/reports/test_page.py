@@ -2,21 +2,16 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import ARMS, Fake, experiment, log
+from made_up import ARMS, Fake, experiment, log, without_torch
 
 from reports import markup, page
 from reports.read import read_study
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -196,26 +191,8 @@ def test_numbers_are_readable(value, text):
 
 
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
-    program = (
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'transformers') or name.startswith('repro.') and "
-        "name != 'repro.errors':\n"
-        "            raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from reports.page import report\n"
-        f"print(report('whiten_adv', 'mini', {str(tmp_path)!r}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"MLFLOW_TRACKING_URI": store},
-    )
+    program = f"from reports.page import report\nprint(report('whiten_adv', 'mini', {str(tmp_path)!r}))\n"
+    done = without_torch(program, {"MLFLOW_TRACKING_URI": store})
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "whiten_adv" / "index.html"
 
