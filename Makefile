@@ -46,7 +46,7 @@ ui: $(READY)  ## MLflow's own pages on the runs, at http://127.0.0.1:5000 (PORT=
 test: $(READY)  ## the tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-all: $(READY)  ## the tests, and every variant of every detail to the end of a small run (add 15 minutes)
+test-all: $(READY)  ## the tests, and every variant of every detail to the end of a small run (add 10 minutes)
 	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
 
 lint: $(READY)  ## style and common mistakes
