@@ -6,14 +6,17 @@ there: what was asked and expected is read from tags that were written before th
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow.artifacts
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
+from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy.engine import make_url
 
 from repro.errors import UserError
@@ -28,7 +31,7 @@ CURVES = (
 )
 CURVE = ["detail", "arm", "seed", "step", "metric", "value"]  # columns of a study's curves
 PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge")
-PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record")
+PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock")
 SAMPLES = "samples.json"
 INFINITE = 1e300  # MLflow stores an infinity as the largest float
 
@@ -37,6 +40,7 @@ INFINITE = 1e300  # MLflow stores an infinity as the largest float
 class Study:
     """One ablation as it was recorded: arms (reference first) by seeds, with tidy frames of everything measured."""
 
+    uri: str  # of the store
     detail: str
     scale: str
     arms: tuple[str, ...]
@@ -85,12 +89,13 @@ def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
     recorded = _runs(client, [_experiment(client, f"{detail}-{scale}").experiment_id])
     if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
         raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
-    outline = _outline(detail, scale, recorded)
-    curves = _curves(client, outline.runs, {run.info.run_id: run for run in recorded})
+    outline = _outline(tracking_uri, detail, scale, recorded)
+    kept = {run.info.run_id: run for run in recorded}
+    curves = _curves(client, outline.runs, kept)
     return replace(
         outline,
         curves=curves.assign(detail=detail)[CURVE],
-        samples=_samples(client, outline.runs, tracking_uri),
+        samples=_samples(tracking_uri, outline.runs, kept),
     )
 
 
@@ -111,18 +116,19 @@ def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str,
     studies, left_out = [], {}
     for detail, runs in recorded.items():
         try:
-            studies.append(_outline(detail, scale, runs))
+            studies.append(_outline(tracking_uri, detail, scale, runs))
         except UserError as error:
             left_out[detail] = str(error)
     return studies, left_out
 
 
-def _outline(detail: str, scale: str, recorded: list[Run]) -> Study:
+def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
     """A study's plan, runs and final values, without its curves and samples."""
     runs = _newest(_run_frame(recorded), f"{detail}-{scale}")
     kept = {run.info.run_id: run for run in recorded if run.info.run_id in set(runs["run_id"])}
     latest = kept[runs.sort_values("started", kind="stable")["run_id"].iloc[-1]]
     return Study(
+        uri=uri,
         detail=detail,
         scale=scale,
         arms=tuple(runs.sort_values(["reference", "arm"], ascending=[False, True])["arm"].drop_duplicates()),
@@ -246,11 +252,31 @@ def _finite(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(value=values.mask(values.abs() > INFINITE, np.nan))
 
 
-def _samples(client: MlflowClient, runs: pd.DataFrame, uri: str) -> dict[tuple[str, int], pd.DataFrame]:
+def _samples(uri: str, runs: pd.DataFrame, kept: dict[str, Run]) -> dict[tuple[str, int], pd.DataFrame]:
     """The logged samples of each arm and seed that has them; text stays text even where it reads like a number."""
     found = {}
     for row in runs.itertuples():
-        if SAMPLES in {artifact.path for artifact in client.list_artifacts(row.run_id)}:
-            path = mlflow.artifacts.download_artifacts(run_id=row.run_id, artifact_path=SAMPLES, tracking_uri=uri)
+        with suppress(UserError):
+            path = artifact(uri, kept[row.run_id], SAMPLES)
             found[row.arm, row.seed] = pd.read_json(path, orient="split", dtype=False)
     return found
+
+
+def artifact(uri: str, run: Run, name: str) -> Path:
+    """An artifact of a run as a local file; UserError where the run has none of that name.
+
+    A store names its files by where they were written. One that was copied or moved has them beside its database.
+    """
+    written = run.info.artifact_uri
+    missing = UserError(f"run {run.info.run_name} has no artifact {name}; it was not logged, or its files are elsewhere")
+    if urlsplit(written).scheme not in ("", "file"):
+        if name not in {each.path for each in MlflowClient(tracking_uri=uri).list_artifacts(run.info.run_id)}:
+            raise missing
+        return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name, tracking_uri=uri))
+    folders = [Path(local_file_uri_to_path(written))]
+    if uri.startswith("sqlite:"):
+        folders.append(Path(make_url(uri).database or "").parent / "mlartifacts" / run.info.run_id / "artifacts")
+    found = [folder / name for folder in folders if (folder / name).is_file()]
+    if not found:
+        raise missing
+    return found[0]

@@ -1261,6 +1261,22 @@ WEIGHT_AVERAGE = Detail(
     moves={"test/kl": "down", "test/score": "down"},
 )
 
+# ---------------------------------------------------------------------------------------------- control
+
+DRAWS = Detail(
+    name="draws",
+    stages=("ppo",),
+    paper="a control, of no paper: the recipe against itself",
+    question="How far apart are two runs that differ in nothing but PPO's luck?",
+    reference="first",
+    variants={
+        "first": Variant("", "the random numbers that all arms of a seed share"),
+        "again": Variant("again ", "others: another order of posts and minibatches, other samples"),
+    },
+    hypothesis="Nothing differs on average; how far single seeds lie apart is what every other detail has to beat.",
+    moves={"test/win_rate": "same", "objective/kl": "same"},
+)
+
 # ---------------------------------------------------------------------------------------------- the whole
 
 
@@ -1276,6 +1292,7 @@ OPENS = {
     "Reward and KL": KL_PLACEMENT,
     "Objective": POLICY_OBJECTIVE,
     "Optimisation and sampling": PPO_EPOCHS,
+    "Control": DRAWS,
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from repro import model, optimise
 from repro.data import Corpus, column
+from repro.details import DRAWS
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy, bradley_terry
@@ -52,7 +53,9 @@ def learn(work: Work) -> None:
     networks = policy, accelerator.prepare_model(model.frozen(reference), evaluation_mode=True)
     pairs, outcome = read(corpus.pairs("train")), "finished"
     steps = len(pairs) // scale.rm_batch
-    for step, rows in enumerate(optimise.batches(len(pairs), scale.rm_batch, work.generator("shuffle"))):
+    for step, rows in enumerate(
+        optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(DRAWS) + "shuffle"))
+    ):
         optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
         seen: list[Tensor] = []
         loss = optimise.step(accelerator, optimizer, losses(networks, pairs[rows], corpus, scale.micro_batch, seen))

@@ -20,6 +20,7 @@ from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
+BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win")  # what the SFT policy's samples are shown with
 SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
 
 
@@ -185,7 +186,13 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     measured["kl"] = measured.pop("sampled_kl")
     if "gold" in greedy:
         measured["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
-    return measured, greedy.assign(post_id=posts["id"], query=posts["query"], reference=posts["reference"])
+    told = {
+        "post_id": posts["id"],
+        "query": posts["query"],
+        "reference": posts["reference"],
+        "reference_length": column(posts, "reference_response_tokens").numpy(),
+    }
+    return measured, greedy.assign(**told)
 
 
 def _means(table: pd.DataFrame, prefix: str) -> Metrics:
@@ -217,16 +224,16 @@ def _run_baseline(work: Work) -> None:
 def _run_evaluate(work: Work) -> None:
     measured, table = _assess(work, "ppo")
     before = pd.read_json(work.inputs["baseline"] / "samples.json", orient="records")
-    before = before[[name for name in ("summary", "score", "gold") if name in before]].add_prefix("sft_")
+    before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     pd.concat([table, before], axis=1).to_json(work.out / "samples.json", orient="records", indent=1)
     work.finish({f"test/{name}": value for name, value in measured.items()})
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch")
-BASELINE = Stage("baseline", version=2, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=3, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=2,
+    version=3,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

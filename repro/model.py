@@ -120,6 +120,11 @@ def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int
     return critic(**attend(ids, pad))[:, query.shape[1] - 1 :]
 
 
+def response_scores(reward_model: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: what a reward model says at each response token, trained at the last or not."""
+    return reward_model(**attend(torch.cat([query, response], 1), pad))[:, query.shape[1] :]
+
+
 def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
     """[B, T] padded on either side, [B] response tokens of each -> [B] float32: the reward, read where the model says.
 

@@ -25,6 +25,7 @@ from repro.details import (
     CLIP_RANGE,
     CRITIC_INIT,
     CRITIC_TRUNK,
+    DRAWS,
     DROPOUT,
     ENTROPY_BONUS,
     GAE_LAMBDA,
@@ -59,6 +60,7 @@ from repro.details import (
     WHITEN_REWARD,
     WHITEN_SCOPE,
 )
+from repro.episodes import Diary
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import k1, whole_reward
@@ -111,12 +113,13 @@ def learn(work: Work) -> None:
     average = pick(WEIGHT_AVERAGE)(accelerator.unwrap_model(models.policy))
     prices = Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
-    shuffle, draws, order = (work.generator(name) for name in ("shuffle", "sampling", "order"))
+    shuffle, sampled, order = (work.generator(pick(DRAWS) + name) for name in ("shuffle", "sampling", "order"))
+    diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
     torch.manual_seed(work.seed_of("dropout"))
 
     for update, rows in enumerate(islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)):
         optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
-        uniform = torch.rand(len(rows), scale.response_tokens, generator=draws)
+        uniform = torch.rand(len(rows), scale.response_tokens, generator=sampled)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         rollout = roll_out(setting, queries[rows[mine]], uniform[mine])
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
@@ -132,7 +135,9 @@ def learn(work: Work) -> None:
                 average.update_parameters(accelerator.unwrap_model(models.policy))
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
-        measured |= evaluate.true_quality(posts.select(rows[mine].tolist()), rollout, corpus)
+        here = posts.select(rows[mine].tolist())
+        measured |= evaluate.true_quality(here, rollout, corpus)
+        diary.note(update, here, rollout, target, uniform[mine])
         work.log(update * scale.ppo_batch, measured)
         if not math.isfinite(measured["loss/total"]):
             outcome = "diverged"
@@ -145,6 +150,7 @@ def learn(work: Work) -> None:
 
     model.save_policy(average.module, work.out / "model")
     model.save_scalar(accelerator.unwrap_model(models.critic), work.out / "critic")
+    diary.save(work.out / "episodes.json")
     work.finish({"ppo/updates": float(update + 1)}, outcome)
 
 
@@ -233,7 +239,7 @@ def targets(
     reward = over(pick(WHITEN_REWARD), reward, r.value_mask)
     value = masked.keep(r.value, r.value_mask)
     advantage, returns = pick(ADVANTAGE)(reward, value, pick(GAMMA), pick(GAE_LAMBDA))  # [B, R] each
-    target = Targets(advantage=over(pick(WHITEN_ADV), advantage, r.token_mask), returns=returns)
+    target = Targets(advantage=over(pick(WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     return target, describe(r, score, target, coefficient, reduce)
 
 
@@ -353,7 +359,7 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
 
 STAGE = Stage(
     "ppo",
-    version=3,
+    version=4,
     upstream=("data", "base", "sft", "rm"),
     seeded=True,
     run=_run,

@@ -54,6 +54,7 @@ class Scale:
     precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; else "float32"
     threads: int = 1  # of one worker
     seeds: tuple[int, ...] = (1, 2, 3)
+    kl_cap: float = 35.0  # nats from the SFT policy past which a run is listed as run away; no run is stopped by it
 
 
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
@@ -82,6 +83,7 @@ _EMBEDDED = Scale(
     ppo_learning_rate=3e-4,
     micro_batch=32,
     evaluate_every=2,
+    kl_cap=8.0,
 )
 
 SCALES: dict[str, Scale] = {

@@ -52,13 +52,14 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the PPO loss is drawn towards: both [B, R] float32."""
+    """What the PPO loss is drawn towards, and what it was made of: all [B, R] float32."""
 
     advantage: Tensor
     returns: Tensor
+    reward: Tensor  # of each token, score and KL, as the advantages were computed from it
 
     def __getitem__(self, rows: Any) -> "Targets":
-        return Targets(self.advantage[rows], self.returns[rows])
+        return Targets(self.advantage[rows], self.returns[rows], self.reward[rows])
 
 
 def _up_to(last: Tensor, length: int) -> Tensor:

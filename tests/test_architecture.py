@@ -15,7 +15,7 @@ LAYERS = (
     {"detail"},
     {"details", "scale"},
     {"stage"},
-    {"data", "base", "optimise", "sft", "rm", "dpo", "evaluate", "ppo"},
+    {"data", "base", "optimise", "sft", "rm", "dpo", "evaluate", "episodes", "ppo"},
     {"pipeline"},
 )
 ENTRY = "__main__"

@@ -278,7 +278,7 @@ def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
     assert expected.keys() == POLICY_OBJECTIVE.variants.keys()
     for objective, (loss, slope) in expected.items():
         logprob = (r.logprob + log_2).requires_grad_()
-        target = Targets(advantage=row(3.0), returns=row(0.0))
+        target = Targets(row(3.0), row(0.0), row(0.0))
         total, _ = loss_of(r, target, logprob, r.value, policy_objective=objective)
         total.backward()
         assert (total.item(), logprob.grad.item()) == pytest.approx((float(loss), slope), abs=1e-5), objective
@@ -296,7 +296,7 @@ def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
 def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_error(choice, weight):
     # One token and one state: (2 - 3)^2 / 2 = 0.5; the advantage is 0, so that is all.
     r = one_token(value=2.0)
-    total, _ = loss_of(r, Targets(row(0.0), row(3.0)), r.logprob, r.value, value_coef=choice, value_clip="off")
+    total, _ = loss_of(r, Targets(row(0.0), row(3.0), row(0.0)), r.logprob, r.value, value_coef=choice, value_clip="off")
     assert total.item() == pytest.approx(weight * 0.5)
 
 
@@ -312,7 +312,7 @@ def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_e
 )
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
-    total, _ = loss_of(r, Targets(row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement)
+    total, _ = loss_of(r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement)
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
 
 
@@ -333,7 +333,7 @@ def test_the_reward_is_charged_the_kl_in_one_placement_only(placement):
 
 def test_the_bonus_is_paid_on_the_tokens_that_count():
     r, arm = replace(three_tokens(), value=torch.zeros(1, 3)), pick()
-    nothing = Targets(torch.zeros(1, 3), torch.zeros(1, 3))
+    nothing = Targets(*torch.zeros(3, 1, 3))
     bonus = row(0.25, 0.5, float("nan"))
     total, _ = ppo.ppo_loss(r.logprob, bonus, r.value, r, nothing, ppo.weigh(r, 1, arm), Prices(0.0), arm)
     assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)

@@ -27,7 +27,7 @@ def test_a_slice_takes_the_same_rows_of_every_field(rows):
     assert len(part) == 2
     for field in fields(Rollout):
         assert torch.equal(getattr(part, field.name), getattr(ROLLOUT, field.name)[1:3]), field.name
-    target = Targets(advantage=ROLLOUT.value, returns=-ROLLOUT.value)[rows]
+    target = Targets(advantage=ROLLOUT.value, returns=-ROLLOUT.value, reward=ROLLOUT.kl)[rows]
     assert torch.equal(target.advantage, ROLLOUT.value[1:3])
     assert torch.equal(target.returns, -ROLLOUT.value[1:3])
 

@@ -1,0 +1,140 @@
+"""Some episodes of PPO token by token, kept so that a person can read what was sampled, charged, expected and paid.
+
+Beside each stands what the policy it is compared with (the SFT policy) writes under the same post with the same random
+numbers, and how likely either of the two finds both texts (N+ section 7.2).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from repro import model
+from repro.data import Corpus
+from repro.evaluate import gold_of
+from repro.ops import text
+from repro.ops.masked import keep
+from repro.ops.reward import k1
+from repro.types import Rollout, Targets
+
+if TYPE_CHECKING:
+    from repro.evaluate import Models
+
+EPISODES = 8  # of a batch: its first, so that nobody chose them and all arms of a seed show the same posts
+DIGITS = 5
+
+
+class Diary:
+    """Keeps the first episodes of the first update, of one in the middle and of the last."""
+
+    def __init__(self, models: "Models", how: model.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
+        self.models, self.how, self.corpus, self.updates, self.batch = models, how, corpus, updates, batch
+        self.watched = {0, updates // 2, updates - 1}
+        self.episodes: list[dict[str, Any]] = []
+
+    def note(self, update: int, posts: Dataset, rollout: Rollout, target: Targets, uniform: Tensor) -> None:
+        """What there is to say of an update's B episodes, once it has learnt from them; [B, R] `uniform` drew them."""
+        if update not in self.watched:
+            return
+        rows = range(min(EPISODES, len(rollout)))
+        shown = record(
+            self.models, self.how, self.corpus, posts.select(rows), rollout[rows], target[rows], uniform[rows]
+        )
+        place = {"update": update, "updates": self.updates}
+        self.episodes += [{"episode": update * self.batch + row} | place | told for row, told in enumerate(shown)]
+
+    def save(self, path: Path) -> None:
+        """Writes {"eos": its text, "episodes": the records in order} as JSON."""
+        path.write_text(json.dumps({"eos": self.corpus.tokenizer.eos_token, "episodes": self.episodes}))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What one policy wrote under B posts, and what is known of each of its tokens."""
+
+    tokens: Tensor  # [B, R]
+    last: Tensor  # [B] index of the last token
+    ended: Tensor  # [B] bool
+    score_so_far: Tensor  # [B, R] the reward model's output at each token; it is trained at the last one only
+    kl: Tensor  # [B] nats from the SFT policy to the policy that wrote it, on these tokens
+    known: dict[str, Tensor]  # name -> [B, R]
+
+
+@torch.no_grad()
+def record(
+    models: "Models",
+    how: model.Sampling,
+    corpus: Corpus,
+    posts: Dataset,
+    rollout: Rollout,
+    target: Targets,
+    uniform: Tensor,
+) -> list[dict[str, Any]]:
+    """One JSON record for each of B posts, after the update that learnt from them; `uniform` [B, R] drew the rollout.
+
+    All log-probabilities are in nats, at the temperature at which the recipe measures them.
+    """
+    eos, pad, query = corpus.eos, corpus.pad, model.trim_left(rollout.query, corpus.pad)
+    with torch.random.fork_rng(devices=[]):  # the next update draws the same numbers, watched or not
+        updated = model.response_logprobs(models.policy, query, rollout.response, pad, eos, how.measured_at)
+        theirs, ref_logprob = model.sample(models.reference, query, uniform, how, eos, pad)
+        policy_logprob = model.response_logprobs(models.policy, query, theirs, pad, eos, how.measured_at)
+    ours = {
+        "logprob": rollout.logprob,
+        "ref_logprob": rollout.ref_logprob,
+        "updated_logprob": updated,
+        "value": rollout.value,
+        "reward": target.reward,
+        "advantage": target.advantage,
+        "returns": target.returns,
+    }
+    beside = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
+    wrote = {
+        "policy": _response(models, query, rollout.response, corpus, ours, k1(rollout.logprob, rollout.ref_logprob)),
+        "sft": _response(models, query, theirs, corpus, beside, torch.zeros_like(ref_logprob)),
+    }
+    told = {who: _told(response, posts, corpus) for who, response in wrote.items()}
+    return [
+        {"post_id": post["id"], "query": post["query"], "reference": post["reference"]}
+        | {who: records[row] for who, records in told.items()}
+        for row, post in enumerate(posts)
+    ]
+
+
+def _response(
+    models: "Models", query: Tensor, tokens: Tensor, corpus: Corpus, known: dict[str, Tensor], kl: Tensor
+) -> Response:
+    last, ended = text.last_token(tokens, corpus.eos)
+    finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
+    score_so_far = model.response_scores(models.reward_model, query, finished, corpus.pad)
+    is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
+    return Response(tokens, last, ended, score_so_far, keep(kl, is_token).sum(1), known)
+
+
+def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
+    """[B] records of one policy's responses, each up to its last token."""
+    texts = corpus.decode(text.truncate_after_eos(response.tokens, corpus.eos, corpus.pad))
+    gold = gold_of(posts, texts, response.ended.cpu().numpy())
+    return [
+        {
+            "text": written,
+            "ended": bool(response.ended[row]),
+            "score": _rounded(response.score_so_far[row, end]),
+            "kl": _rounded(response.kl[row]),
+            "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : end + 1].tolist()],
+            "score_so_far": _rounded(response.score_so_far[row, : end + 1]),
+        }
+        | {name: _rounded(values[row, : end + 1]) for name, values in response.known.items()}
+        | {name: float(gold[name][row]) for name in gold}
+        for row, (written, end) in enumerate(zip(texts, response.last.tolist(), strict=True))
+    ]
+
+
+def _rounded(values: Tensor) -> Any:
+    """A number, or a list of them, as JSON can hold them: what is not finite is null."""
+    finite = [round(value, DIGITS) if abs(value) < float("inf") else None for value in values.flatten().tolist()]
+    return finite if values.dim() else finite[0]
