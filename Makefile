@@ -9,7 +9,7 @@ SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report figures atlas atlas-plan details docs ui test test-all lint bench lock clean
+.PHONY: help ablation plan report figures atlas atlas-plan details docs ui test test-all lint calibration bench lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -51,6 +51,9 @@ test-all: $(READY)  ## the tests, and every variant of every detail to the end o
 
 lint: $(READY)  ## style and common mistakes
 	@$(VENV)/bin/ruff check repro reports tests benchmarks
+
+calibration: $(READY)  ## try the statistics on studies without a difference, and with a planted one; writes docs/calibration.md
+	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: $(READY)  ## episodes per second of PPO, and seconds per stage
 	@$(PY) -m benchmarks.bench

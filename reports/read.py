@@ -8,6 +8,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -85,18 +86,27 @@ def tracking_uri() -> str:
 
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
     """Everything recorded for a detail at a scale; UserError where there is no such study or it has no result yet."""
+    client, recorded = _recorded(detail, scale, tracking_uri)
+    outline, kept = _outline(tracking_uri, detail, scale, recorded), {run.info.run_id: run for run in recorded}
+    return replace(
+        outline,
+        curves=_curves(client, outline.runs, kept).assign(detail=detail)[CURVE],
+        samples=_samples(tracking_uri, outline.runs, kept),
+    )
+
+
+def read_outline(detail: str, scale: str, tracking_uri: str) -> Study:
+    """As `read_study`, without the curves and samples, which take most of the time."""
+    return _outline(tracking_uri, detail, scale, _recorded(detail, scale, tracking_uri)[1])
+
+
+def _recorded(detail: str, scale: str, tracking_uri: str) -> tuple[MlflowClient, list[Run]]:
+    """The client, and every run of the study; UserError where none of them has a result."""
     client = _open(tracking_uri)
     recorded = _runs(client, [_experiment(client, f"{detail}-{scale}").experiment_id])
     if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
         raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
-    outline = _outline(tracking_uri, detail, scale, recorded)
-    kept = {run.info.run_id: run for run in recorded}
-    curves = _curves(client, outline.runs, kept)
-    return replace(
-        outline,
-        curves=curves.assign(detail=detail)[CURVE],
-        samples=_samples(tracking_uri, outline.runs, kept),
-    )
+    return client, recorded
 
 
 def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str, str]]:
@@ -280,3 +290,71 @@ def artifact(uri: str, run: Run, name: str) -> Path:
     if not found:
         raise missing
     return found[0]
+
+
+EPISODES = "episodes.json"
+NEAREST = 6  # runs that an error names
+
+
+def read_run(words: str, uri: str) -> Run:
+    """The run that is meant by its id, the beginning of one, or `detail/arm/seed` or `detail-scale/arm/seed`.
+
+    Of several with one name it is the newest. UserError names the nearest where there is none, or more than one.
+    """
+    client = _open(uri)
+    studies = {each.experiment_id: each for each in client.search_experiments()}
+    head = words.partition("/")[0]
+    asked = [number for number, each in studies.items() if head in (each.name, each.tags.get("detail"))]
+    recorded = sorted(_runs(client, asked or list(studies)), key=_age)
+    named = {f"{studies[run.info.experiment_id].tags.get('detail')}/{_place(run)}": run for run in recorded}
+    full = {f"{studies[run.info.experiment_id].name}/{_place(run)}": run for run in recorded}
+    known = named | full
+    found = [known[words]] if words in known else [run for run in recorded if run.info.run_id.startswith(words)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(run.info.run_id for run in found[-NEAREST:])
+        raise UserError(f"{len(found)} runs begin with {words!r}; write more of one, of the newest: {several}")
+    near = get_close_matches(words, full, n=NEAREST, cutoff=0)
+    raise UserError(f"there is no run {words!r}; recorded are, nearest first: {', '.join(near) or 'none'}")
+
+
+def read_episodes(uri: str, run: Run) -> dict:
+    """{"eos", "episodes": [record, ...]} as PPO noted them, token by token; UserError where there are none to read."""
+    try:
+        told = json.loads(artifact(uri, run, EPISODES).read_text(encoding="utf-8"))
+        if all({"episode", "post_id", "policy"} <= each.keys() for each in told["episodes"]) and told["episodes"]:
+            return told
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{EPISODES} of run {run.info.run_name} holds no episode that can be read; run that arm again")
+
+
+def study_episodes(study: Study) -> dict[tuple[str, int], dict]:
+    """(arm, seed) -> its run's episodes, of the runs that have any that can be read."""
+    client, found = _open(study.uri), {}
+    for row in study.runs.itertuples():
+        with suppress(UserError):
+            found[row.arm, row.seed] = read_episodes(study.uri, client.get_run(row.run_id))
+    return found
+
+
+def runs_with_episodes(uri: str, run: Run) -> list[str]:
+    """`detail-scale/arm/seed` of the runs in the same study whose episodes were kept, the newest first."""
+    client = _open(uri)
+    study, found = client.get_experiment(run.info.experiment_id).name, []
+    for other in sorted(_runs(client, [run.info.experiment_id]), key=_age, reverse=True):
+        with suppress(UserError):
+            artifact(uri, other, EPISODES)
+            found.append(f"{study}/{_place(other)}")
+    return list(dict.fromkeys(found))
+
+
+def _place(run: Run) -> str:
+    """Arm and seed of a run, as in its address."""
+    return f"{run.data.tags['arm']}/{run.data.tags['seed']}"
+
+
+def _age(run: Run) -> tuple[int, int, str]:
+    """What newer runs have more of."""
+    return int(run.data.tags.get("asked", 0)), run.info.start_time, run.info.run_id

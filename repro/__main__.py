@@ -78,6 +78,9 @@ def _parser() -> Parser:
     verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
     verb.set_defaults(run=_atlas)
     verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
+    verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
+    verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
+    verb.set_defaults(run=_calibrate)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
     verb.add_argument("--steps", type=int, default=3_500)
@@ -344,6 +347,23 @@ def _figures(_: argparse.Namespace) -> int:
     return 0
 
 
+def _calibrate(arguments: argparse.Namespace) -> int:
+    """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
+    from reports import calibration, read
+    from repro import ablation, launch
+    from repro.track import store_uri, usable_store
+
+    study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), _cache()
+    _writable(CALIBRATION.parent, "documentation", "run where it is")
+    board = launch.board_of(study, cache)
+    _execute(study, board, launch.workers_for(study.scale), _command(arguments, "calibrate"))
+    _tell_of_failures(board)
+    with usable_store():
+        outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
+    print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, CALIBRATION)}")
+    return 1 if board.failed else 0
+
+
 def _pretrain(arguments: argparse.Namespace) -> int:
     from repro import base
 
@@ -352,6 +372,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 REPORTS = Path("reports") / "build"
+CALIBRATION = Path("docs") / "calibration.md"
+CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
+CALIBRATION_METRICS = ("test/gold", "test/score", "test/length", "test/kl")  # nothing wins at the smallest scale
 
 
 def _require_report_folder() -> None:
