@@ -190,9 +190,14 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
         "post_id": posts["id"],
         "query": posts["query"],
         "reference": posts["reference"],
-        "reference_length": column(posts, "reference_response_tokens").numpy(),
+        "reference_length": token_counts(posts["reference"], corpus),
     }
     return measured, greedy.assign(**told)
+
+
+def token_counts(summaries: list[str], corpus: Corpus) -> list[int]:
+    """Tokens of each summary behind its space, however long it is, and one for the end of text."""
+    return [len(tokens) + 1 for tokens in corpus.tokenizer([f" {summary}" for summary in summaries])["input_ids"]]
 
 
 def _means(table: pd.DataFrame, prefix: str) -> Metrics:
@@ -233,7 +238,7 @@ _FIELDS = ("test_posts", "response_tokens", "rollout_batch")
 BASELINE = Stage("baseline", version=3, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=3,
+    version=4,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

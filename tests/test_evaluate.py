@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from repro import evaluate
+from repro.data import Corpus
 from repro.evaluate import Written
 
 FACTS = {
@@ -103,3 +104,20 @@ def test_rouge_l_worked_by_hand():
     assert evaluate.rouge_l(
         [" the cat sat on the mat", "same words", "some words"], ["the cat on mat", "same words", "nothing alike"]
     ) == pytest.approx([0.8, 1, 0])
+
+
+def test_a_sample_stands_beside_its_reference_and_what_the_sft_policy_wrote(tiny_run):
+    table = pd.read_json(tiny_run["evaluate"] / "samples.json")
+    before = pd.read_json(tiny_run["baseline"] / "samples.json")
+    for name in evaluate.BEFORE:
+        assert table[f"sft_{name}"].tolist() == before[name].tolist()
+    cut = Corpus(tiny_run["data"]).posts("test")["reference_response_tokens"]
+    assert all(whole >= kept for whole, kept in zip(table["reference_length"], cut, strict=True))
+    assert any(whole == kept for whole, kept in zip(table["reference_length"], cut, strict=True))
+
+
+def test_a_reference_is_as_long_as_it_is_whatever_the_policy_has_room_for(tiny_run):
+    corpus = Corpus(tiny_run["data"])
+    counts = evaluate.token_counts(["my boss sold my bike.", "my boss sold my bike. " * 40], corpus)
+    assert counts[0] == len(corpus.tokenizer.tokenize(" my boss sold my bike.")) + 1
+    assert counts[1] > 40 * 5
