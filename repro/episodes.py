@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from repro.evaluate import Models
 
 EPISODES = 8  # of a batch: its first, so that nobody chose them and all arms of a seed show the same posts
+# They have one entry more than there are tokens, where there is room: the state after the end, in which a score is paid.
+OF_STATES = ("value", "reward", "returns")
 DIGITS = 5
 
 
@@ -116,7 +118,7 @@ def _response(
 
 
 def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
-    """[B] records of one policy's responses, each up to its last token."""
+    """[B] records of one policy's responses, each up to its last token, or to the state after it if there is room."""
     texts = corpus.decode(text.truncate_after_eos(response.tokens, corpus.eos, corpus.pad))
     gold = gold_of(posts, texts, response.ended.cpu().numpy())
     return [
@@ -128,7 +130,7 @@ def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, 
             "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : end + 1].tolist()],
             "score_so_far": _rounded(response.score_so_far[row, : end + 1]),
         }
-        | {name: _rounded(values[row, : end + 1]) for name, values in response.known.items()}
+        | {name: _rounded(values[row, : end + 1 + (name in OF_STATES)]) for name, values in response.known.items()}
         | {name: float(gold[name][row]) for name in gold}
         for row, (written, end) in enumerate(zip(texts, response.last.tolist(), strict=True))
     ]

@@ -2,17 +2,20 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
+from datasets import Dataset
 
 from repro import ppo
 from repro.data import Corpus
-from repro.details import GAMMA, KL_COEF
-from repro.episodes import EPISODES, Diary, _rounded
+from repro.details import GAMMA
+from repro.episodes import EPISODES, OF_STATES, Diary, _rounded, record
 
 PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-OF_THE_POLICY = ("logprob", "ref_logprob", "updated_logprob", "value", "reward", "advantage", "returns", "score_so_far")
+OF_TOKENS = ("logprob", "ref_logprob", "updated_logprob", "advantage", "score_so_far")
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,12 @@ def test_short_trainings_are_not_told_twice(updates, watched):
     assert Diary(None, None, None, updates, 8).watched == watched
 
 
-def test_every_token_has_all_its_numbers_and_the_tokens_are_the_text(kept):
+def test_every_token_has_all_its_numbers_and_the_tokens_are_the_text(kept, tiny_scale):
     for told in kept["episodes"]:
         policy, sft = told["policy"], told["sft"]
-        assert {len(policy[name]) for name in OF_THE_POLICY} == {len(policy["tokens"])}
+        assert {len(policy[name]) for name in OF_TOKENS} == {len(policy["tokens"])}
+        states = min(len(policy["tokens"]) + 1, tiny_scale.response_tokens)
+        assert {len(policy[name]) for name in OF_STATES} == {states}
         assert {len(sft[name]) for name in ("logprob", "policy_logprob", "score_so_far")} == {len(sft["tokens"])}
         for wrote in (policy, sft):
             pieces = wrote["tokens"][:-1] if wrote["ended"] else wrote["tokens"]
@@ -54,14 +59,37 @@ def test_before_the_first_step_the_policy_writes_what_the_sft_policy_writes(kept
         assert told["policy"]["updated_logprob"] != told["policy"]["logprob"], "the update has moved the policy"
 
 
-def test_the_rewards_add_up_to_the_score_less_what_the_kl_cost(kept):
-    for told in (told["policy"] for told in kept["episodes"]):
+@pytest.fixture(scope="module")
+def ending():
+    """What is told of eight rollouts by networks of which most end early, and their rollout."""
+    networks, arm = tiny.models(end_logit=2.0), tiny.pick()
+    setting, uniform = tiny.setting(networks, arm), tiny.uniform(8, 5)
+    rollout = ppo.roll_out(setting, tiny.queries(8), uniform)
+    target, _ = ppo.targets(rollout, 0.05, 8, arm)
+    posts = Dataset.from_dict({name: [""] * 8 for name in ("id", "query", "reference", "facts")})
+    tokenizer = SimpleNamespace(decode=str)
+    corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, tokenizer=tokenizer, decode=lambda rows: [""] * len(rows))
+    return record(networks, setting.how, corpus, posts, rollout, target, uniform), rollout
+
+
+def test_the_rewards_add_up_to_the_score_less_what_the_kl_cost(ending):
+    records, rollout = ending
+    assert rollout.has_eos.any() and not rollout.has_eos.all(), "some end and some do not"
+    for row, told in enumerate(told["policy"] for told in records):
         paid = told["score"] if told["ended"] else -1.0  # N+ detail 23.3
         kl = sum(ours - theirs for ours, theirs in zip(told["logprob"], told["ref_logprob"], strict=True))
         assert told["kl"] == pytest.approx(kl, abs=1e-3)
-        coefficient = KL_COEF.variants[KL_COEF.reference].value
-        assert sum(told["reward"]) == pytest.approx(paid - coefficient * kl, abs=1e-3)
-        assert told["score"] == told["score_so_far"][-1]
+        assert sum(told["reward"]) == pytest.approx(paid - 0.05 * kl, abs=1e-3)
+        assert told["score"] == told["score_so_far"][-1] == pytest.approx(rollout.score[row].item(), abs=1e-3)
+
+
+def test_where_there_is_room_the_score_is_paid_in_the_state_after_the_end(ending):
+    records, rollout = ending
+    short = [told["policy"] for told, last in zip(records, rollout.last.tolist(), strict=True) if last < 4]
+    assert short
+    for told in short:
+        assert len(told["reward"]) == len(told["tokens"]) + 1
+        assert told["reward"][-1] == pytest.approx(told["score"], abs=1e-4)
 
 
 def test_at_lambda_and_gamma_below_one_or_not_returns_are_advantage_and_value_before_whitening(run_stage):
@@ -69,9 +97,8 @@ def test_at_lambda_and_gamma_below_one_or_not_returns_are_advantage_and_value_be
     assert GAMMA.reference == "1"
     for told in json.loads((folder / "episodes.json").read_text())["episodes"]:
         policy = told["policy"]
-        assert policy["advantage"] == pytest.approx(
-            [returns - value for returns, value in zip(policy["returns"], policy["value"], strict=True)], abs=1e-4
-        )
+        raw = [returns - value for returns, value in zip(policy["returns"], policy["value"], strict=True)]
+        assert policy["advantage"] == pytest.approx(raw[: len(policy["tokens"])], abs=1e-4)
 
 
 def test_dpo_has_no_episodes(run_stage):
