@@ -1,11 +1,13 @@
 """Paired comparisons over seeds: differences, Student-t intervals, verdict words, checks of predictions.
 
 The unit is the training seed: arms share seeds, data and the stages that a detail cannot touch, so the difference
-arm - reference is taken within a seed. Everything here is a pure function of tidy frames.
+arm - reference is taken within a seed. Everything here is a pure function of tidy frames; docs/statistics.md says why,
+and docs/calibration.md how often the words are wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,18 +23,32 @@ CONFIDENCE = 0.95
 POWER = 0.8
 MOST_SEEDS = 1000  # past this a study of seeds is not the instrument
 ROUNDING = 1e-12  # what is left of differences of equal numbers
+# Seeds for what stands beside the t interval: of five, sign flips cannot reach p < .05 (2/2^5 = .062; 2/2^6 = .031), the
+# inter-quartile mean is that of three values, and not even five out of five puts the improvement's interval above 1/2.
+ENOUGH_SEEDS = 6
+RESAMPLES = 2000  # of a bootstrap; its ends then move by about a twentieth of the interval
+BATCH = 250  # of those at a time, which bounds memory
+GENERATOR = 2403_17031  # the same numbers give the same page
+NO_SPREAD = "all differences are equal: the metric does not move at this scale"
+TOO_FEW = "an interval needs two paired seeds"
+# Final metrics that are a mean over test posts, and the column of the samples that holds each post's own value.
+PER_POST = {"test/win_rate": "win", "test/gold": "gold", "test/score": "score", "test/length": "length"}
 PREDICTED = {"up": 1, "down": -1, "same": 0}
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study's numbers say: differences [metric, arm, seed], their intervals, verdicts, predictions, counts."""
+    """What a study's numbers say; every frame but `differences`, `intervals` and `predictions` is of the primary metric."""
 
-    differences: pd.DataFrame
-    intervals: pd.DataFrame
-    verdicts: pd.DataFrame
-    predictions: pd.DataFrame
-    tally: pd.DataFrame
+    differences: pd.DataFrame  # metric, arm, seed, difference
+    intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high
+    verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, verdict, reason, seeds_needed, more_seeds, identical
+    predictions: pd.DataFrame  # arm, metric, predicted, n, mean, low, high, result
+    tally: pd.DataFrame  # arm, planned, outcomes, absent, counted, and the columns of `runaways`
+    levels: pd.DataFrame  # arm (reference first), n, iqm, iqm_low, iqm_high: the metric itself
+    robust: pd.DataFrame  # arm, n, iqm, iqm_low, iqm_high, p_improvement, p_low, p_high, sign_flip_p: its differences
+    prompts: pd.DataFrame  # arm, seed, posts, mean, low, high: this checkpoint less the reference's of the same seed
+    gains: pd.DataFrame  # arm (reference first), seed, posts, mean, low, high: this checkpoint less its SFT policy
 
 
 def analyse(study: Study) -> Findings:
@@ -40,16 +56,24 @@ def analyse(study: Study) -> Findings:
     values = pd.concat([study.curves, study.finals.assign(step=0)], ignore_index=True)
     paired = differences(values, study.reference)
     summary = intervals(paired)
+    primary = values[values["metric"] == study.primary]
     arms = study.arms[1:]
+    judged = verdicts(summary, arms, study.primary, study.smallest_effect, study.higher_is_better)
+    same = np.array([identical(study.finals, arm, study.reference, study.primary) for arm in arms], dtype=bool)
     return Findings(
         differences=paired,
         intervals=summary,
-        verdicts=verdicts(summary, arms, study.primary, study.smallest_effect, study.higher_is_better).assign(
-            identical=[identical(study.finals, arm, study.reference, study.primary) for arm in arms]
-        ),
+        verdicts=but_identical(judged, same),
         predictions=predictions(summary, arms, study.moves, study.primary, study.smallest_effect),
-        tally=tally(study.runs, values[values["metric"] == study.primary], study.arms, study.seeds),
+        tally=tally(study.runs, primary, study.arms, study.seeds).merge(runaways(study), on="arm"),
+        levels=levels(primary, study.arms),
+        robust=robust(paired[paired["metric"] == study.primary], arms, study.higher_is_better),
+        prompts=prompts(study),
+        gains=gains(study),
     )
+
+
+# Paired differences and Student's t
 
 
 def differences(values: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -58,26 +82,34 @@ def differences(values: pd.DataFrame, reference: str) -> pd.DataFrame:
     A curve is averaged over the steps that both arms have, so a run that ended early is compared with the same
     stretch of its reference; a single value has one step.
     """
+    return step_by_step(values, reference).groupby(["metric", "arm", "seed"], as_index=False)["difference"].mean()
+
+
+def step_by_step(values: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """metric, seed, step, arm, difference: arm - reference at every step that both have, from tidy values."""
     table = values.pivot(index=["metric", "seed", "step"], columns="arm", values="value")
     table = table.reindex(columns=table.columns.union([reference]))  # a reference that failed has no values at all
     apart = table.sub(table[reference], axis=0).drop(columns=reference)
-    tidy = apart.melt(ignore_index=False, var_name="arm", value_name="difference").dropna().reset_index()
-    return tidy.groupby(["metric", "arm", "seed"], as_index=False, sort=True)["difference"].mean()
+    return apart.melt(ignore_index=False, var_name="arm", value_name="difference").dropna().reset_index()
 
 
 def t_interval(values: pd.Series) -> tuple[float, float]:
     """The 95 % Student-t interval of the mean, mean -+ t(0.975, n-1) sd / sqrt(n); NaN for fewer than two values."""
-    n = values.count()
-    if n < 2:
+    if values.count() < 2:
         return np.nan, np.nan
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    half = half_width(values.std(ddof=1), values.count())
     return values.mean() - half, values.mean() + half
+
+
+def half_width(sd: np.ndarray | float, n: np.ndarray | int) -> np.ndarray | float:
+    """Half the 95 % Student-t interval of a mean, t(0.975, n-1) sd / sqrt(n), elementwise; NaN for n below two."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
 
 
 def intervals(paired: pd.DataFrame) -> pd.DataFrame:
     """n, mean, sd and 95 % interval of the paired differences of each metric and arm; as `t_interval`, for all at once."""
     rows = paired.groupby(["metric", "arm"])["difference"].agg(n="count", mean="mean", sd="std").reset_index()
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, rows["n"] - 1) * rows["sd"] / np.sqrt(rows["n"])
+    half = half_width(rows["sd"], rows["n"])
     return rows.assign(low=rows["mean"] - half, high=rows["mean"] + half)
 
 
@@ -122,45 +154,217 @@ def identical(finals: pd.DataFrame, arm: str, reference: str, primary: str) -> b
     return len(both) > 0 and ours.loc[both].equals(theirs.loc[both])
 
 
-def verdict(low: float, high: float, smallest_effect: float, higher_is_better: bool) -> str:
-    """better, worse, no difference or undecided, from a 95 % interval of arm - reference.
+def verdict(
+    low: np.ndarray | float, high: np.ndarray | float, smallest_effect: float, higher_is_better: bool
+) -> np.ndarray:
+    """better, worse, no difference or undecided, elementwise, from the ends of 95 % intervals of arm - reference.
 
     "No difference" is asked first: an interval wholly within +-smallest_effect is one nobody would act on, even where
-    it leaves out zero. An interval that is not a number (fewer than two seeds) decides nothing.
+    it leaves out zero. An interval that is not a number (fewer than two seeds) decides nothing, and neither does one
+    without a width: t measures by the spread of the differences, and there is none.
     """
-    if -smallest_effect <= low and high <= smallest_effect:
-        return "no difference"
-    if low > 0:
-        return "better" if higher_is_better else "worse"
-    if high < 0:
-        return "worse" if higher_is_better else "better"
-    return "undecided"
+    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    up, down = ("better", "worse") if higher_is_better else ("worse", "better")
+    within = (-smallest_effect <= low) & (high <= smallest_effect)
+    return np.select(
+        [high - low < ROUNDING, within, low > 0, high < 0], ["undecided", "no difference", up, down], "undecided"
+    )
+
+
+def power(n: np.ndarray | int, effect: float) -> np.ndarray | float:
+    """How often a two-sided paired t test at 5 % leaves out zero where the true mean is `effect` spreads, elementwise.
+
+    P(|T| > t(0.975, n-1)) with T noncentral t, n-1 degrees of freedom, noncentrality effect sqrt(n).
+    """
+    critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    shift = effect * np.sqrt(n)
+    return stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
 
 
 def seeds_needed(sd: float, effect: float) -> float:
     """Fewest seeds with which a two-sided paired t test at 5 % shows `effect` with 80 % power at this spread.
 
-    power(n) = P(|T| > t(0.975, n-1)) with T noncentral t, n-1 degrees of freedom, noncentrality effect sqrt(n) / sd.
     NaN where spread or effect is unknown or zero; infinity where `MOST_SEEDS` are not enough.
     """
-    if not (sd > 0 and effect > 0):
+    return _first(lambda n: power(n, effect / sd) >= POWER, sd, effect)
+
+
+def seeds_to_decide(sd: float, effect: float) -> float:
+    """Fewest seeds whose interval is, at this spread, no wider than `effect`; NaN and infinity as in `seeds_needed`.
+
+    Such an interval cannot hold both zero and an effect of either sign, so it decides wherever it lies; an interval
+    that is undecided is always wider.
+    """
+    return _first(lambda n: 2 * half_width(sd, n) <= effect, sd, effect)
+
+
+def _first(enough: Callable[[np.ndarray], np.ndarray], sd: float, effect: float) -> float:
+    """The fewest seeds that are enough; NaN without a spread or an effect, infinity past `MOST_SEEDS`."""
+    if not (sd > ROUNDING and effect > 0):
         return np.nan
     n = np.arange(2, MOST_SEEDS + 1)
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    shift = effect * np.sqrt(n) / sd
-    power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
-    enough = n[power >= POWER]
-    return float(enough[0]) if enough.size else np.inf
+    found = n[enough(n)]
+    return float(found[0]) if found.size else np.inf
 
 
 def verdicts(
     summary: pd.DataFrame, arms: tuple[str, ...], primary: str, smallest_effect: float, higher_is_better: bool
 ) -> pd.DataFrame:
-    """One row per arm on the primary metric: n, mean, sd, low, high, verdict, seeds_needed; n is 0 without a pair."""
+    """One row per arm on the primary metric: n, mean, sd, low, high, verdict, reason, seeds_needed, more_seeds.
+
+    n is 0 without a pair; `reason` says why there is no verdict where it is not the interval that leaves it open;
+    `more_seeds` would decide at this spread (`seeds_to_decide`), 0 where it is decided.
+    """
     rows = _rows(summary, primary, arms)
-    words = [verdict(r.low, r.high, smallest_effect, higher_is_better) for r in rows.itertuples()]
-    needed = [seeds_needed(r.sd, smallest_effect) for r in rows.itertuples()]
-    return rows.assign(verdict=words, seeds_needed=needed)
+    words = verdict(rows["low"], rows["high"], smallest_effect, higher_is_better)
+    decide = np.array([seeds_to_decide(sd, smallest_effect) for sd in rows["sd"]], dtype=float)
+    return rows.assign(
+        verdict=words,
+        reason=np.select([rows["n"] < 2, rows["sd"] < ROUNDING], [TOO_FEW, NO_SPREAD], ""),
+        seeds_needed=[seeds_needed(sd, smallest_effect) for sd in rows["sd"]],
+        more_seeds=np.where(words == "undecided", decide - rows["n"], 0.0),
+    )
+
+
+def but_identical(judged: pd.DataFrame, same: np.ndarray) -> pd.DataFrame:
+    """Verdicts with the arms marked that equal the reference in everything: of two seeds or more, no difference."""
+    certain = same & (judged["n"] >= 2)
+    return judged.assign(
+        identical=same,
+        verdict=judged["verdict"].mask(certain, "no difference"),
+        reason=judged["reason"].mask(certain, ""),
+        more_seeds=judged["more_seeds"].mask(certain, 0.0),
+    )
+
+
+# Beside the t interval, from `ENOUGH_SEEDS` on
+
+
+def levels(primary: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
+    """Inter-quartile mean of each arm's own values [arm, seed, value] of the primary metric, over all its seeds."""
+    own = primary.groupby(["arm", "seed"])["value"].mean().dropna()
+    return pd.DataFrame([{"arm": arm, "n": len(v)} | _iqm(v) for arm, v in _by_arm(own, arms)])
+
+
+def robust(paired: pd.DataFrame, arms: tuple[str, ...], higher_is_better: bool) -> pd.DataFrame:
+    """One row per arm on the primary metric's differences: inter-quartile mean, P(improvement), sign-flip p.
+
+    They ask what one seed far from the others cannot decide. All are NaN with fewer than `ENOUGH_SEEDS`.
+    """
+    columns = ["arm", "n", "iqm", "iqm_low", "iqm_high", "p_improvement", "p_low", "p_high", "sign_flip_p"]
+    own = paired.set_index(["arm", "seed"])["difference"]
+    rows = [
+        {"arm": arm, "n": len(v), "sign_flip_p": float(sign_flip_p(v.to_numpy()))}
+        | _iqm(v)
+        | _improvement(v, higher_is_better)
+        for arm, v in _by_arm(own, arms)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean of the middle half: a quarter of the values, rounded down, is left out at each end (Agarwal et al. 2021)."""
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def sign_flip_p(values: np.ndarray) -> np.ndarray:
+    """Two-sided p of the mean of [..., n] under all (to thirteen seeds; past that, random) flips of the values' signs.
+
+    It assumes that a difference is as likely to have either sign, not its distribution; NaN below `ENOUGH_SEEDS`.
+    """
+    if values.shape[-1] < ENOUGH_SEEDS:
+        return np.full(values.shape[:-1], np.nan)
+    how = {"permutation_type": "samples", "vectorized": True, "axis": -1, "batch": BATCH, "rng": GENERATOR}
+    return stats.permutation_test((values,), np.mean, **how).pvalue
+
+
+def bootstrap(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % percentile bootstrap interval of a statistic of [..., n] that takes an axis; NaN where all are equal."""
+    how = {"n_resamples": RESAMPLES, "method": "percentile", "axis": -1, "batch": BATCH, "rng": GENERATOR}
+    ends = stats.bootstrap((values,), statistic, confidence_level=CONFIDENCE, **how).confidence_interval
+    return tuple(np.where(np.ptp(values, axis=-1) < ROUNDING, np.nan, end)[()] for end in ends)
+
+
+def _iqm(values: pd.Series) -> dict[str, float]:
+    """Inter-quartile mean with its bootstrap interval."""
+    if len(values) < ENOUGH_SEEDS:
+        return dict.fromkeys(("iqm", "iqm_low", "iqm_high"), np.nan)
+    low, high = bootstrap(values.to_numpy(), iqm)
+    return {"iqm": float(iqm(values.to_numpy())), "iqm_low": low, "iqm_high": high}
+
+
+def _improvement(values: pd.Series, higher_is_better: bool) -> dict[str, float]:
+    """Share of seeds in which the arm is the better one, a tie counting half, with its exact binomial interval.
+
+    Within a seed, not over all pairs of runs (U / n^2, which is for arms that share nothing): seeds differ by more than
+    arms do, and the noise that the two runs share would count. A tie widens the interval at both ends.
+    """
+    n = len(values)
+    if n < ENOUGH_SEEDS:
+        return dict.fromkeys(("p_improvement", "p_low", "p_high"), np.nan)
+    won = int((values > ROUNDING).sum() if higher_is_better else (values < -ROUNDING).sum())
+    tied = int((values.abs() <= ROUNDING).sum())
+    return {"p_improvement": (won + tied / 2) / n, "p_low": share(won, n)[0], "p_high": share(won + tied, n)[1]}
+
+
+def share(count: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's exact 95 % interval of a share, `count` of `n`; NaN of none."""
+    return tuple(stats.binomtest(count, n).proportion_ci(CONFIDENCE)) if n else (np.nan, np.nan)
+
+
+def _by_arm(values: pd.Series, arms: tuple[str, ...]) -> list[tuple[str, pd.Series]]:
+    """The values [arm, seed] of each arm in order; none for an arm that has none."""
+    return [(arm, values[values.index.get_level_values("arm") == arm]) for arm in arms]
+
+
+# Over posts: this checkpoint against that one
+
+
+def prompts(study: Study) -> pd.DataFrame:
+    """Each arm's checkpoint against the reference's of the same seed, post by post, on the primary metric.
+
+    The bootstrap is over posts: it says whether these two checkpoints differ, and nothing about the detail. Empty where
+    the samples do not hold the metric per post.
+    """
+    column = PER_POST.get(study.primary, study.primary)
+    return _over_posts(
+        (arm, seed, _matched(table, column, study.samples[study.reference, seed], column))
+        for arm, seed, table in _sampled(study)
+        if arm != study.reference and (study.reference, seed) in study.samples
+    )
+
+
+def gains(study: Study) -> pd.DataFrame:
+    """Each checkpoint, the reference's too, against the SFT policy that it started from; otherwise as `prompts`."""
+    column = PER_POST.get(study.primary, study.primary)
+    return _over_posts(
+        (arm, seed, _matched(table, column, table, f"sft_{column}")) for arm, seed, table in _sampled(study)
+    )
+
+
+def _sampled(study: Study) -> list[tuple[str, int, pd.DataFrame]]:
+    """Arm, seed and samples, in order."""
+    return [(a, s, study.samples[a, s]) for a in study.arms for s in study.seeds if (a, s) in study.samples]
+
+
+def _matched(ours: pd.DataFrame, column: str, theirs: pd.DataFrame, other: str) -> np.ndarray:
+    """Differences over the posts for which both tables have the value; none where a table lacks the column."""
+    if not ({"post_id", column} <= set(ours) and {"post_id", other} <= set(theirs)):
+        return np.empty(0)
+    place = [table.set_index("post_id", append=True) for table in (ours, theirs)]  # the same posts in the same order
+    apart = pd.to_numeric(place[0][column], errors="coerce") - pd.to_numeric(place[1][other], errors="coerce")
+    return apart.dropna().to_numpy()
+
+
+def _over_posts(rows: Iterable[tuple[str, int, np.ndarray]]) -> pd.DataFrame:
+    """arm, seed, posts, mean and its bootstrap interval; runs with fewer than two posts are left out."""
+    found = [
+        (arm, seed, len(apart), apart.mean(), *bootstrap(apart, np.mean)) for arm, seed, apart in rows if len(apart) > 1
+    ]
+    return pd.DataFrame(found, columns=["arm", "seed", "posts", "mean", "low", "high"])
+
+
+# What was predicted
 
 
 def predictions(
@@ -200,6 +404,9 @@ def agreement(predicted: str, low: float, high: float, margin: float) -> str:
     return "as predicted" if observed == PREDICTED[predicted] else "opposite"
 
 
+# What became of the runs
+
+
 def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seeds: tuple[int, ...]) -> pd.DataFrame:
     """Per arm (reference first): seeds by outcome, seeds never run, and seeds that count towards the verdict.
 
@@ -222,6 +429,33 @@ def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seed
             }
         )
     return pd.DataFrame(rows)
+
+
+def runaways(study: Study) -> pd.DataFrame:
+    """Per arm (reference first): seeds whose policy ended further from the SFT policy than the study's cap [nats].
+
+    Columns cap, kl_known (runs with a KL), ran_away (seeds), ran_away_low and ran_away_high (exact interval of their
+    share of kl_known). The KL is the larger of the last one in training and that on the test posts. Without a recorded
+    cap nothing is said.
+    """
+    cap = float(pd.to_numeric(study.tags.get("kl_cap", ""), errors="coerce"))
+    rows = []
+    for arm, kl in _by_arm(_last_kl(study), study.arms):
+        away = sorted(int(seed) for seed in kl[kl > cap].index.get_level_values("seed"))
+        low, high = share(len(away), len(kl)) if np.isfinite(cap) else (np.nan, np.nan)
+        rows.append((arm, cap, len(kl), away, low, high))
+    return pd.DataFrame(rows, columns=["arm", "cap", "kl_known", "ran_away", "ran_away_low", "ran_away_high"])
+
+
+def _last_kl(study: Study) -> pd.Series:
+    """[arm, seed] the KL to the SFT policy with which each run ended; runs without one are not in it."""
+    curve = study.curves[study.curves["metric"] == "objective/kl"].dropna(subset="value").sort_values("step")
+    tested = study.finals[study.finals["metric"] == "test/kl"].dropna(subset="value")
+    last = [frame.groupby(["arm", "seed"])["value"].last() for frame in (curve, tested)]
+    return pd.concat(last).groupby(level=["arm", "seed"]).max()
+
+
+# Shared
 
 
 def complete_steps(curves: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,10 @@
 """Statistics against numbers worked out by hand and against scipy."""
 
+import itertools
 import math
+import time
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +12,9 @@ import pytest
 from scipy import stats
 
 from reports.statistics import (
+    ENOUGH_SEEDS,
+    NO_SPREAD,
+    TOO_FEW,
     agreement,
     analyse,
     complete_steps,
@@ -17,8 +24,14 @@ from reports.statistics import (
     identical,
     intervals,
     paired_p,
+    power,
     predictions,
+    prompts,
+    robust,
+    runaways,
     seeds_needed,
+    seeds_to_decide,
+    sign_flip_p,
     t_interval,
     tally,
     verdict,
@@ -177,13 +190,51 @@ def test_seeds_needed_are_those_of_the_published_tables_of_the_paired_t_test(eff
     assert seeds_needed(1.0, effect_over_sd) == seeds
 
 
-def test_seeds_needed_is_the_first_n_with_enough_power():
-    def power(n: float) -> float:
-        critical = stats.t.ppf(0.975, n - 1)
-        return stats.nct.sf(critical, n - 1, 0.8 * n**0.5) + stats.nct.cdf(-critical, n - 1, 0.8 * n**0.5)
+def test_without_a_smallest_effect_an_interval_has_a_direction_at_most():
+    words = verdict(np.array([0.01, -0.2, -0.1]), np.array([0.02, -0.1, 0.1]), math.nan, True)
+    assert words.tolist() == ["better", "worse", "undecided"]
 
-    n = seeds_needed(1.0, 0.8)
-    assert power(n) >= 0.8 > power(n - 1)
+
+def test_power_is_that_of_the_noncentral_t():
+    critical = stats.t.ppf(0.975, 6)
+    expected = stats.nct.sf(critical, 6, 0.8 * 7**0.5) + stats.nct.cdf(-critical, 6, 0.8 * 7**0.5)
+    assert power(np.array([7]), 0.8) == pytest.approx([expected])
+    assert power(7, 0.0) == pytest.approx(0.05) and power(7, -0.8) == pytest.approx(expected)
+
+
+def test_seeds_needed_is_the_first_n_with_enough_power():
+    n = int(seeds_needed(1.0, 0.8))
+    assert power(n, 0.8) >= 0.8 > power(n - 1, 0.8)
+
+
+def test_seeds_to_decide_by_hand():
+    # the whole interval of spread 1: 2 t(17) / sqrt(18) = 0.995 with 18 seeds, 2 t(16) / sqrt(17) = 1.028 with 17
+    assert seeds_to_decide(1.0, 1.0) == 18
+    assert math.isnan(seeds_to_decide(0.0, 1.0)) and math.isnan(seeds_to_decide(1.0, 0.0))
+    assert math.isinf(seeds_to_decide(1.0, 0.01))
+
+
+@pytest.mark.parametrize("mean", np.linspace(-2.5, 2.5, 41))
+def test_that_many_seeds_do_decide_wherever_the_mean_lies(mean):
+    n = int(seeds_to_decide(1.0, 1.0))
+    half = stats.t.ppf(0.975, n - 1) / n**0.5
+    assert verdict(mean - half, mean + half, 1.0, True) != "undecided"
+
+
+def test_what_is_undecided_always_needs_more_seeds_and_what_is_decided_none():
+    rng = np.random.default_rng(3)
+    arms = {f"arm{i}": list(rng.normal(rng.uniform(-1, 1), rng.uniform(0.1, 2), size=4)) for i in range(60)}
+    rows = verdicts(intervals(differences(finals(ref=[0.0] * 4, **arms), "ref")), tuple(arms), "m", 1.0, True)
+    open_ones = rows["verdict"] == "undecided"
+    assert 10 < open_ones.sum() < 50
+    assert (rows.loc[open_ones, "more_seeds"] >= 1).all() and (rows.loc[~open_ones, "more_seeds"] == 0).all()
+
+
+def test_seeds_that_are_still_missing_are_those_to_decide_less_those_there():
+    rows = verdicts(
+        intervals(differences(finals(ref=[0.0] * 3, off=[-1.0, 0.0, 1.0]), "ref")), ("off",), "m", 1.0, True
+    )
+    assert rows.loc[0, ["sd", "verdict", "more_seeds"]].tolist() == [1.0, "undecided", 15.0]
 
 
 def test_seeds_needed_without_a_spread_or_an_effect_is_unknown():
@@ -196,6 +247,36 @@ def test_an_arm_with_one_pair_or_none_is_undecided():
     rows = verdicts(summary, ("off", "never_ran"), "m", 0.02, True)
     assert rows["verdict"].tolist() == ["undecided", "undecided"]
     assert rows["n"].tolist() == [1, 0]
+    assert rows["reason"].tolist() == [TOO_FEW, TOO_FEW] and rows["more_seeds"].isna().all()
+
+
+@pytest.mark.parametrize("off", [[0.0, 0.0, 0.0], [0.2, 0.2, 0.2], [0.3 - 0.1, 0.2, 0.1 + 0.1]])
+def test_differences_that_are_all_equal_decide_nothing_and_say_so(off):
+    row = verdicts(intervals(differences(finals(ref=[0.0] * 3, off=off), "ref")), ("off",), "m", 0.02, True).iloc[0]
+    assert (row["verdict"], row["reason"]) == ("undecided", NO_SPREAD)
+    assert math.isnan(row["seeds_needed"]) and math.isnan(row["more_seeds"])
+
+
+def test_a_metric_that_does_not_move_is_undecided_and_arms_that_are_identical_are_not(study):
+    still = study.finals.assign(value=study.finals["value"].where(study.finals["metric"] != study.primary, 0.0))
+    row = analyse(replace(study, finals=still)).verdicts.set_index("arm").loc["off"]
+    assert (row["verdict"], row["reason"], row["identical"]) == ("undecided", NO_SPREAD, False)
+    own = study.finals[study.finals["arm"] == study.reference]
+    twins = pd.concat([own.assign(arm=arm) for arm in study.arms])
+    row = analyse(replace(study, finals=twins)).verdicts.set_index("arm").loc["off"]
+    assert (row["verdict"], row["reason"], row["identical"]) == ("no difference", "", True)
+
+
+@pytest.mark.parametrize("seeds", [(), (1,), (1, 2, 3)])
+def test_a_study_is_analysed_whatever_of_it_is_there(study, seeds):
+    kept = study.finals[study.finals["seed"].isin(seeds)]
+    values = kept["value"].where((kept["arm"] != "off") | (kept["metric"] != study.primary))  # off: not a number
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = analyse(replace(study, finals=kept.assign(value=values), samples={}))
+    assert found.verdicts.set_index("arm")["n"].to_dict() == {"off": 0, "scale_only": len(seeds)}
+    assert found.verdicts["verdict"].tolist() == ["undecided", "undecided"]
+    assert [len(frame) for frame in (found.levels, found.tally, found.robust, found.prompts)] == [3, 3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -252,3 +333,137 @@ def test_findings_of_the_made_up_study(study):
     assert rows.loc["off", "verdict"] == "worse" and rows.loc["scale_only", "verdict"] == "undecided"
     assert rows["mean"].to_dict() == pytest.approx({"off": -0.10, "scale_only": 0.02 / 3})
     assert rows.loc["off", "low"] == pytest.approx(-0.10 - 4.302653 * 0.01 / 3**0.5)
+
+
+# Beside the t interval
+
+
+def six(*values: float) -> pd.DataFrame:
+    return pd.DataFrame([("off", seed, v) for seed, v in enumerate(values)], columns=["arm", "seed", "difference"])
+
+
+def test_six_seeds_are_where_each_of_them_begins_to_say_something():
+    assert 2 / 2**ENOUGH_SEEDS < 0.05 <= 2 / 2 ** (ENOUGH_SEEDS - 1)  # the smallest p of sign flips
+    lowest = [stats.binomtest(n, n).proportion_ci().low for n in (ENOUGH_SEEDS, ENOUGH_SEEDS - 1)]
+    assert lowest[0] > 0.5 > lowest[1]  # of P(improvement), where every seed wins
+    assert robust(six(1, 2, 3, 4, 5), ("off",), True).iloc[0, 2:].isna().all()
+    assert robust(six(1, 2, 3, 4, 5, 6), ("off",), True).iloc[0].notna().all()
+
+
+def test_inter_quartile_mean_by_hand():
+    # six values, a quarter of which is 1.5: one is left out at each end, (2 + 3 + 4 + 5) / 4 = 3.5
+    row = robust(six(1, 2, 3, 4, 5, 100), ("off",), True).iloc[0]
+    assert row["iqm"] == 3.5 and 1 <= row["iqm_low"] < 3.5 < row["iqm_high"]
+
+
+def test_levels_are_of_the_arm_itself_and_name_the_reference_first(study):
+    rows = [
+        (arm, seed, study.primary, seed + extra) for seed in range(8) for arm, extra in zip(study.arms, (0, 10, 20))
+    ]
+    found = analyse(replace(study, finals=pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"]))).levels
+    assert found["arm"].tolist() == list(study.arms) and found["iqm"].tolist() == [3.5, 13.5, 23.5]
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "p", "won", "won_or_tied"), [(True, 4.5 / 6, 4, 5), (False, 1.5 / 6, 1, 2)]
+)
+def test_probability_of_improvement_by_hand(higher_is_better, p, won, won_or_tied):
+    row = robust(six(1, 2, 3, 4, 0, -1), ("off",), higher_is_better).iloc[0]
+    assert row["p_improvement"] == p
+    assert row["p_low"] == pytest.approx(stats.binomtest(won, 6).proportion_ci().low)
+    assert row["p_high"] == pytest.approx(stats.binomtest(won_or_tied, 6).proportion_ci().high)
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3, 4, 5, 6], [1, 2, -3, 4, 0.5, 6, 2], [0, 0, 1, -1, 2, 3]])
+def test_sign_flips_are_all_of_them(values):
+    flipped = [np.dot(signs, values) for signs in itertools.product((1, -1), repeat=len(values))]
+    expected = min(1.0, 2 * np.mean(np.array(flipped) >= sum(values) - 1e-9))
+    assert sign_flip_p(np.array(values, dtype=float)) == pytest.approx(expected)
+
+
+def test_an_interval_of_values_that_are_all_equal_is_not_a_certainty():
+    row = robust(six(*[0.1] * 6), ("off",), True).iloc[0]
+    assert row["iqm"] == pytest.approx(0.1) and math.isnan(row["iqm_low"])
+
+
+# Over posts
+
+
+def posts(win: list[float], **more: list) -> pd.DataFrame:
+    return pd.DataFrame({"post_id": [f"t3_{i}" for i in range(len(win))], "win": win} | more)
+
+
+def sampled(study, **samples: pd.DataFrame):
+    return replace(study, samples={(arm, 1): table for arm, table in samples.items()})
+
+
+def test_checkpoints_are_compared_post_by_post_against_the_same_seed(study):
+    ours, theirs = [1.0, 1.0, 0.0, 1.0] * 50, [0.0, 1.0, 0.0, 0.5] * 50
+    row = prompts(sampled(study, shift_and_scale=posts(theirs), off=posts(ours))).iloc[0]
+    assert (row["arm"], row["seed"], row["posts"], row["mean"]) == ("off", 1, 200, 0.375)
+    half = 1.96 * np.std(np.subtract(ours, theirs)) / 200**0.5
+    assert (row["low"], row["high"]) == pytest.approx((0.375 - half, 0.375 + half), abs=0.012)
+
+
+def test_posts_count_that_both_have_and_judged(study):
+    ours, theirs = posts([1.0, None, 1.0, 0.0]), posts([0.0, 0.0, 0.0])
+    assert prompts(sampled(study, shift_and_scale=theirs, off=ours))["posts"].tolist() == [2]
+    twice = [posts(win).assign(post_id="t3_0") for win in ([1.0, 0.0, 1.0], [0.0, 0.0])]  # posts of one name
+    assert prompts(sampled(study, shift_and_scale=twice[1], off=twice[0]))["mean"].tolist() == [0.5]
+    other = theirs.assign(post_id=["a", "b", "c"])
+    assert prompts(sampled(study, shift_and_scale=other, off=ours)).empty
+
+
+def test_samples_without_the_metric_or_without_a_reference_have_no_comparison(study):
+    assert prompts(study).empty  # its samples have no column `win`
+    assert prompts(sampled(study, off=posts([1.0, 0.0]))).empty
+    assert prompts(replace(study, tags=study.tags | {"primary": "test/kl"})).empty
+
+
+def test_gains_are_over_the_policy_that_an_arm_started_from(study):
+    table = posts([1.0, 1.0, 0.0, 1.0] * 10, sft_win=[0.0, 1.0, 0.0, 1.0] * 10)
+    found = analyse(sampled(study, shift_and_scale=table)).gains
+    assert found[["arm", "seed", "mean"]].values.tolist() == [["shift_and_scale", 1, 0.25]]
+
+
+def test_a_large_study_is_compared_over_posts_in_seconds(study):
+    rng = np.random.default_rng(4)
+    arms = (study.reference, *"abcdef")
+    tables = {(arm, seed): posts(list(rng.integers(0, 2, 512) * 1.0)) for arm in arms for seed in range(10)}
+    start = time.process_time()
+    found = prompts(replace(study, arms=arms, seeds=tuple(range(10)), samples=tables))
+    assert len(found) == 60 and time.process_time() - start < 3  # 0.4 s on an idle core
+
+
+# Runs that ran away
+
+
+def far(study, cap: dict, kl: list[tuple], tested: list[tuple] = ()):
+    curve = [(study.detail, arm, seed, step, "objective/kl", value) for arm, seed, step, value in kl]
+    finals = pd.DataFrame(
+        [(arm, seed, "test/kl", v) for arm, seed, v in tested], columns=["arm", "seed", "metric", "value"]
+    )
+    columns = ["detail", "arm", "seed", "step", "metric", "value"]
+    return replace(study, tags=study.tags | cap, curves=pd.DataFrame(curve, columns=columns), finals=finals)
+
+
+def test_a_run_ran_away_by_the_kl_with_which_it_ended(study):
+    # seed 1 came back, seed 2 ended far away (though its rows are not in order), seed 3 only on the test posts
+    kl = [("off", 1, 10, 9.0), ("off", 1, 20, 1.0), ("off", 2, 20, 8.1), ("off", 2, 10, 1.0), ("off", 3, 10, 1.0)]
+    found = runaways(far(study, {"kl_cap": "8"}, kl, [("off", 3, 8.5), ("off", 1, 2.0)])).set_index("arm")
+    assert found.loc["off", ["cap", "kl_known", "ran_away"]].tolist() == [8.0, 3, [2, 3]]
+    exact = stats.binomtest(2, 3).proportion_ci()
+    assert found.loc["off", ["ran_away_low", "ran_away_high"]].tolist() == [exact.low, exact.high]
+    assert found.loc[study.reference, ["kl_known", "ran_away"]].tolist() == [0, []]
+    assert found.index.tolist() == list(study.arms)
+
+
+def test_a_kl_that_is_not_a_number_hides_none_before_it(study):
+    found = runaways(far(study, {"kl_cap": "8"}, [("off", 1, 10, 9.0), ("off", 1, 20, math.nan)])).set_index("arm")
+    assert found.loc["off", "ran_away"] == [1]
+
+
+def test_no_cap_no_word(study):
+    row = runaways(far(study, {}, [("off", 1, 10, 99.0)])).set_index("arm").loc["off"]
+    assert row["ran_away"] == [] and math.isnan(row["cap"]) and math.isnan(row["ran_away_high"])
+    assert "ran_away" in analyse(study).tally and analyse(study).tally["cap"].isna().all()
