@@ -3,18 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-STORE  := $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
-PORT   ?= 5000
 SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report figures atlas atlas-plan details docs ui test test-all lint calibration bench lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs ui test test-all browser lint calibration bench bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [ARMS="label ..."] [WITH="detail=label ..."]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
 	@$(PY) -m repro run $(DETAIL) $(OPTIONS)
@@ -24,6 +22,10 @@ plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cache
 
 report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
 	@$(PY) -m repro report $(DETAIL) $(OPTIONS)
+
+inspect: $(READY)  ## a training episode token by token, as RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, which were kept
+	@test -n "$(RUN)" || { echo 'error: say which run, as make inspect RUN=whiten_adv/off/1' >&2; exit 2; }
+	@$(PY) -m repro inspect "$(RUN)" $(if $(EPISODE),--episode $(EPISODE))
 
 figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
 	@$(PY) -m repro figures
@@ -40,14 +42,22 @@ details: $(READY)  ## the registry of implementation details; with DETAIL, all a
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
-ui: $(READY)  ## MLflow's own pages on the runs, at http://127.0.0.1:5000 (PORT=...)
-	@$(VENV)/bin/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port $(PORT)
+ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that was last started (PORT=...)
+	@$(PY) -m repro ui $(DETAIL) $(if $(SCALE),--scale $(SCALE)) $(if $(PORT),--port $(PORT))
 
 test: $(READY)  ## the tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-all: $(READY)  ## the tests, and every variant of every detail to the end of a small run (add 10 minutes)
+test-all: $(READY) browser  ## the tests, the pages in a browser, and every variant of every detail in a small run (add 13 minutes)
 	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
+
+browser: $(READY)  ## a Chromium and what drives it, where there is none yet
+	@$(PY) -c 'import playwright' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[browser]'
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	  || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium; } \
+	  || $(PY) -m playwright install chromium \
+	  || { echo 'error: no Chromium; install chromium or google-chrome, so that it is on the PATH' >&2; exit 1; }
 
 lint: $(READY)  ## style and common mistakes
 	@$(VENV)/bin/ruff check repro reports tests benchmarks
@@ -57,6 +67,9 @@ calibration: $(READY)  ## try the statistics on studies without a difference, an
 
 bench: $(READY)  ## episodes per second of PPO, and seconds per stage
 	@$(PY) -m benchmarks.bench
+
+bench-reports: $(READY)  ## seconds and memory of the reports on a made-up store of 1,000 runs; fails past its targets
+	@$(PY) -m benchmarks.reports
 
 lock:  ## pin the newest versions that pyproject.toml admits
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install -q 'torch==2.13.0' '.[test]'

@@ -4,9 +4,13 @@ A study is the experiment `{detail}-{scale}` and a run of it is one arm and seed
 there: what was asked and expected is read from tags that were written before the run, not from today's code.
 """
 
+import gc
 import json
 import os
-from contextlib import suppress
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,9 +20,13 @@ import mlflow.artifacts
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Metric, Run
+from mlflow.store.db import utils as schema
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from repro.errors import UserError
 
@@ -31,9 +39,15 @@ CURVES = (
     *("dpo/loss", "dpo/train_accuracy", "dpo/margin"),
 )
 CURVE = ["detail", "arm", "seed", "step", "metric", "value"]  # columns of a study's curves
-PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge")
+PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge", "kl_cap")
+DECISIVE = ("primary", "higher_is_better")  # without them there is nothing to compare
+UNTOLD = "not recorded"
+# What an older version of the project did not write down; a number that is not known makes no claim.
+DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan"}
 PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock")
 SAMPLES = "samples.json"
+SAMPLED = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # columns that all versions wrote
+RUNS_AT_ONCE = 200  # of one query: what the library keeps of them while it reads is many times what is left
 INFINITE = 1e300  # MLflow stores an infinity as the largest float
 
 
@@ -52,6 +66,7 @@ class Study:
     finals: pd.DataFrame  # arm, seed, metric, value
     runs: pd.DataFrame  # one row per arm and seed: run_id, outcome, stage.*, provenance
     samples: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) -> one row per post, the same posts everywhere
+    troubles: tuple[str, ...] = ()  # what could not be read, or does not belong together, a sentence each
 
     @property
     def reference(self) -> str:
@@ -86,95 +101,185 @@ def tracking_uri() -> str:
 
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
     """Everything recorded for a detail at a scale; UserError where there is no such study or it has no result yet."""
-    client, recorded = _recorded(detail, scale, tracking_uri)
-    outline, kept = _outline(tracking_uri, detail, scale, recorded), {run.info.run_id: run for run in recorded}
+    client, outline, kept = _recorded(detail, scale, tracking_uri)
+    samples, troubles = _samples(tracking_uri, outline.runs, kept)
     return replace(
         outline,
         curves=_curves(client, outline.runs, kept).assign(detail=detail)[CURVE],
-        samples=_samples(tracking_uri, outline.runs, kept),
+        samples=samples,
+        troubles=outline.troubles + troubles,
     )
 
 
 def read_outline(detail: str, scale: str, tracking_uri: str) -> Study:
     """As `read_study`, without the curves and samples, which take most of the time."""
-    return _outline(tracking_uri, detail, scale, _recorded(detail, scale, tracking_uri)[1])
-
-
-def _recorded(detail: str, scale: str, tracking_uri: str) -> tuple[MlflowClient, list[Run]]:
-    """The client, and every run of the study; UserError where none of them has a result."""
-    client = _open(tracking_uri)
-    recorded = _runs(client, [_experiment(client, f"{detail}-{scale}").experiment_id])
-    if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
-        raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
-    return client, recorded
+    return _recorded(detail, scale, tracking_uri)[1]
 
 
 def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str, str]]:
-    """Every study of a scale without its curves and samples, and detail -> why for those that cannot be compared.
-
-    One query for all runs: what takes a report minutes, curves step by step and samples file by file, is not read.
-    """
+    """Every study of a scale without its curves and samples, and detail -> why for those that cannot be compared."""
     client = _open(tracking_uri)
-    tags = {each.experiment_id: each.tags for each in client.search_experiments()}
-    details = {number: told["detail"] for number, told in tags.items() if told.get("scale") == scale}
-    if not details:
-        scales = sorted({told["scale"] for told in tags.values() if "scale" in told})
+    found = _experiments(client)
+    experiments = [each for each in found if each.tags["scale"] == scale]
+    if not experiments:
+        scales = sorted({each.tags["scale"] for each in found})
         raise UserError(f"there is no study at scale {scale}; recorded scales are: {', '.join(scales) or 'none'}")
-    recorded: dict[str, list[Run]] = {detail: [] for detail in details.values()}
-    for run in _runs(client, list(details)):
-        recorded[details[run.info.experiment_id]].append(run)
+    studies, left_out = _outlines(client, tracking_uri, experiments)
+    return studies, {name: why for (name, _), why in left_out.items()}
+
+
+def recorded_scales(tracking_uri: str) -> list[str]:
+    """The scales that the store has studies of."""
+    return sorted({each.tags["scale"] for each in _experiments(_open(tracking_uri))})
+
+
+def read_store(tracking_uri: str) -> tuple[list[Study], dict[tuple[str, str], str]]:
+    """As `read_outlines`, of every scale; those that cannot be compared by detail and scale."""
+    client = _open(tracking_uri)
+    return _outlines(client, tracking_uri, _experiments(client))
+
+
+def _recorded(detail: str, scale: str, tracking_uri: str) -> tuple[MlflowClient, Study, dict[str, Run]]:
+    """The client, a study's outline and its runs by id; UserError where none of them has a result."""
+    client = _open(tracking_uri)
+    found = _experiments(client)
+    experiment = _chosen(found).get((detail, scale))
+    if experiment is None:
+        raise _unknown(client, f"{detail}-{scale}", found)
+    recorded = _runs(client, [experiment.experiment_id])
+    if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
+        raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
+    outline = _outline(tracking_uri, detail, scale, recorded)
+    twins = tuple(_twin(each, experiment) for each in found if _key(each) == (detail, scale) and each != experiment)
+    return client, replace(outline, troubles=twins + outline.troubles), {run.info.run_id: run for run in recorded}
+
+
+def _outlines(
+    client: MlflowClient, uri: str, experiments: Sequence[Experiment]
+) -> tuple[list[Study], dict[tuple[str, str], str]]:
+    """The outline of each experiment, and why for those without one, from few queries for all runs."""
+    chosen, recorded = _chosen(experiments), {each.experiment_id: [] for each in experiments}
+    for run in _runs(client, list(recorded)):
+        recorded[run.info.experiment_id].append(run)
     studies, left_out = [], {}
-    for detail, runs in recorded.items():
+    for each in experiments:
+        detail, scale = _key(each)
+        if each != chosen[detail, scale]:
+            left_out[each.name, scale] = _twin(each, chosen[detail, scale])
+            continue
         try:
-            studies.append(_outline(tracking_uri, detail, scale, runs))
+            studies.append(_outline(uri, detail, scale, recorded[each.experiment_id]))
         except UserError as error:
-            left_out[detail] = str(error)
+            left_out[detail, scale] = str(error)
     return studies, left_out
 
 
 def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
     """A study's plan, runs and final values, without its curves and samples."""
-    runs = _newest(_run_frame(recorded), f"{detail}-{scale}")
-    kept = {run.info.run_id: run for run in recorded if run.info.run_id in set(runs["run_id"])}
-    latest = kept[runs.sort_values("started", kind="stable")["run_id"].iloc[-1]]
+    newest = _newest(recorded, f"{detail}-{scale}")
+    runs, kept = _run_frame(newest), {run.info.run_id: run for run in newest}
     return Study(
         uri=uri,
         detail=detail,
         scale=scale,
-        arms=tuple(runs.sort_values(["reference", "arm"], ascending=[False, True])["arm"].drop_duplicates()),
+        arms=tuple(runs["arm"].unique()),
         seeds=tuple(sorted(int(seed) for seed in runs["seed"].unique())),
-        tags=_plan(latest),
+        tags=_plan(f"{detail}-{scale}", sorted(newest, key=_age)),
         amended=_amended(recorded),
         curves=pd.DataFrame(columns=CURVE).astype({"seed": int, "step": int, "value": float}),
         finals=_finals(runs, kept),
         runs=runs,
         samples={},
+        troubles=_mixed(detail, newest),
     )
 
 
 def _open(uri: str) -> MlflowClient:
-    """A client on an existing store; opening a sqlite file that is not there would create an empty one."""
+    """A client on a store as it is: MLflow would make one where there is none, and upgrade an older one unasked."""
     if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
         raise UserError(f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one")
+    if uri.startswith(tuple(DATABASE_ENGINES)):
+        _require_this_schema(uri)
     return MlflowClient(tracking_uri=uri)
 
 
-def _experiment(client: MlflowClient, name: str) -> Experiment:
-    """The study's experiment; UserError that names the ones that do exist."""
-    found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
-        raise UserError(f"there is no study {name}; recorded are: {', '.join(names) or 'none'}")
-    return found
+def _require_this_schema(uri: str) -> None:
+    """UserError where a database is not a store of the MLflow that is installed."""
+    engine, shown = create_engine(uri), make_url(uri)  # which is printed without its password
+    try:
+        found, expected = schema._get_schema_version(engine), schema._get_latest_schema_revision()
+    except SQLAlchemyError as error:
+        raise UserError(f"{shown} cannot be read as an MLflow store: {str(error).splitlines()[0]}") from None
+    finally:
+        engine.dispose()
+    if not found:
+        raise UserError(f"{shown} has no tables of MLflow; run a study first, or set MLFLOW_TRACKING_URI to a store")
+    if found != expected:
+        raise UserError(
+            f"the store {shown} was written by another version of MLflow (schema {found}; this one has {expected}); "
+            f"if that was an older one, copy the store and run `mlflow db upgrade {shown}`; else install the newer one"
+        )
+
+
+def _experiments(client: MlflowClient) -> list[Experiment]:
+    """Every study's experiment that is not deleted, by name."""
+    found, token = [], ""
+    while token is not None:
+        page = client.search_experiments(page_token=token or None)
+        found, token = found + list(page), page.token or None
+    return sorted((each for each in found if {"detail", "scale"} <= each.tags.keys()), key=lambda each: each.name)
+
+
+def _key(experiment: Experiment) -> tuple[str, str]:
+    """The detail and scale that an experiment is about."""
+    return experiment.tags["detail"], experiment.tags["scale"]
+
+
+def _chosen(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Experiment]:
+    """The experiment of each detail and scale: of two, the one that has their name, which is where runs go."""
+    ordered = sorted(experiments, key=lambda each: (each.name == "-".join(_key(each)), each.last_update_time or 0))
+    return {_key(each): each for each in ordered}
+
+
+def _twin(experiment: Experiment, chosen: Experiment) -> str:
+    """That a second experiment says it is the same study."""
+    return (
+        f"the experiment {experiment.name} says that it is {'-'.join(_key(experiment))} too; "
+        f"only {chosen.name} is read: delete one, or import it into the other"
+    )
+
+
+def _unknown(client: MlflowClient, name: str, found: Sequence[Experiment]) -> UserError:
+    """That there is no such study: the ones there are, or how to get a deleted one back."""
+    deleted = client.get_experiment_by_name(name)
+    if deleted is not None and deleted.lifecycle_stage == "deleted":
+        remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
+        return UserError(f"the study {name} is deleted; `{remedy}` brings it back")
+    names = ", ".join(each.name for each in found) or "none"
+    return UserError(f"there is no study {name}; recorded are: {names}")
 
 
 def _runs(client: MlflowClient, experiments: list[str]) -> list[Run]:
-    """Every run of these experiments, by id, that is not deleted and says which arm and seed it is."""
-    found, token = [], ""
-    while token is not None:
-        page = client.search_runs(experiments, max_results=1000, page_token=token or None)
-        found, token = found + list(page), page.token or None
-    return [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
+    """Every run of these experiments that is not deleted and says which arm and seed it is."""
+    found, token = [], "" if experiments else None
+    with _collector_off():
+        while token is not None:
+            page = client.search_runs(experiments, max_results=RUNS_AT_ONCE, page_token=token or None)
+            found, token = found + list(page), page.token or None
+    return [run for run in found if "arm" in run.data.tags and re.fullmatch(r"-?\d+", run.data.tags.get("seed", ""))]
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """For queries, which make a small object per tag, parameter and value: looking for garbage among them all is 2/3 of
+    their time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _run_frame(runs: list[Run]) -> pd.DataFrame:
@@ -195,7 +300,7 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "asked": int(tags.get("asked", 0)),
             }
             | stages
-            | {name: tags.get(name, "not recorded") for name in PROVENANCE}
+            | {name: tags.get(name, UNTOLD) for name in PROVENANCE}
         )
     return pd.DataFrame(rows)
 
@@ -205,44 +310,84 @@ def _outcome(run: Run) -> str:
     return run.data.tags.get("outcome", run.info.status.lower())
 
 
-def _newest(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The newest run of each arm and seed, so that a restarted study replaces what it repeats."""
-    if runs.empty:
+def _newest(recorded: list[Run], name: str) -> list[Run]:
+    """The newest run of each arm and seed, the reference's first: a restarted study replaces what it repeats."""
+    if not recorded:
         raise UserError(f"the study {name} has no run; start it")
-    if not runs["reference"].any():
+    references = {run.data.tags["arm"] for run in recorded if run.data.tags.get("reference") == "true"}
+    if not references:
         raise UserError(f"the study {name} has no run of the reference arm to compare with; run that arm first")
-    ordered = runs.sort_values(["asked", "started", "run_id"], kind="stable")
-    kept = ordered.drop_duplicates(["arm", "seed"], keep="last")
-    by_arm = kept.sort_values(["reference", "arm", "seed"], ascending=[False, True, True])
-    return by_arm.reset_index(drop=True)
+    kept = {(run.data.tags["arm"], int(run.data.tags["seed"])): run for run in sorted(recorded, key=_age)}
+    return [kept[place] for place in sorted(kept, key=lambda place: (place[0] not in references, *place))]
 
 
-def _plan(run: Run) -> dict[str, str]:
-    """What was written down before the run; UserError that names what is missing."""
-    missing = [name for name in PLAN if name not in run.data.tags]
+def _plan(name: str, runs: list[Run]) -> dict[str, str]:
+    """What was written down before the runs (oldest first), each part as the newest that has it says."""
+    told = {part: run.data.tags[part] for run in runs for part in PLAN if part in run.data.tags}
+    missing = [part for part in DECISIVE if part not in told]
     if missing:
-        raise UserError(f"run {run.info.run_name} has no tag {', '.join(missing)}; a study's runs carry them all")
-    return {name: run.data.tags[name] for name in PLAN}
+        raise UserError(f"no run of the study {name} has the tag {', '.join(missing)}, which says what is compared")
+    plan = DEFAULTS | told
+    try:
+        float(plan["smallest_effect"]), dict(json.loads(plan["moves"]))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the tags smallest_effect or moves of the study {name} cannot be read: {error}") from None
+    return plan
 
 
 def _amended(runs: list[Run]) -> tuple[str, ...]:
-    """Parts of the plan that did not stay the same over all runs of the study."""
-    return tuple(name for name in PLAN if len({run.data.tags.get(name, "") for run in runs}) > 1)
+    """Parts of the plan that did not stay the same over all runs of the study that have them."""
+    told = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in PLAN}
+    return tuple(part for part, values in told.items() if len(values) > 1)
+
+
+def _mixed(detail: str, runs: list[Run]) -> tuple[str, ...]:
+    """What differs between runs that should differ in the detail and the seed alone: another budget, say."""
+    counts: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, value in run.data.params.items():
+            counts.setdefault(name, Counter())[value] += 1
+    found = [
+        f"{name} is " + " and ".join(f"{value} in {n} of them" for value, n in values.most_common())
+        for name, values in sorted(counts.items())
+        if len(values) > 1 and name not in (detail, "seed")
+    ]
+    return (f"the runs do not differ in {detail} alone: {'; '.join(found)}",) if found else ()
 
 
 def _curves(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
     """Every curve as arm, seed, step, metric, value; a step that was logged twice keeps its latest value."""
-    rows = [
-        (row.arm, row.seed, point.step, name, point.value, point.timestamp)
-        for row in runs.itertuples()
-        for name in sorted(kept[row.run_id].data.metrics)
-        if name.startswith(CURVES)
-        for point in client.get_metric_history(row.run_id, name)
-    ]
-    frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value", "timestamp"])
+    having: dict[str, list[str]] = {}
+    for run_id in runs["run_id"]:
+        for name in kept[run_id].data.metrics:
+            if name.startswith(CURVES):
+                having.setdefault(name, []).append(run_id)
+    with _collector_off():
+        points = [
+            (run_id, point.step, name, point.value, point.timestamp)
+            for name, run_ids in having.items()
+            for run_id, point in _history(client, run_ids, name)
+        ]
+    frame = pd.DataFrame(points, columns=["run_id", "step", "metric", "value", "timestamp"])
+    frame = frame.merge(runs[["run_id", "arm", "seed"]], on="run_id").drop(columns="run_id")
     frame = frame.sort_values(["metric", "arm", "seed", "step", "timestamp"], kind="stable")
     frame = frame.drop_duplicates(["metric", "arm", "seed", "step"], keep="last")
     return _finite(frame.drop(columns="timestamp")).reset_index(drop=True)
+
+
+def _history(client: MlflowClient, run_ids: list[str], metric: str) -> Iterator[tuple[str, Metric]]:
+    """(run id, point) of a metric in these runs.
+
+    A database tells all runs at once; run by run it takes five times as long, since it looks through the metric's points
+    of every run of the store each time. A server has no such call.
+    """
+    store = client._tracking_client.store
+    if hasattr(store, "get_metric_history_bulk"):
+        for point in store.get_metric_history_bulk(run_ids, metric, max_results=None):
+            yield point.run_id, point
+    else:
+        for run_id in run_ids:
+            yield from ((run_id, point) for point in client.get_metric_history(run_id, metric))
 
 
 def _finals(runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
@@ -262,14 +407,34 @@ def _finite(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(value=values.mask(values.abs() > INFINITE, np.nan))
 
 
-def _samples(uri: str, runs: pd.DataFrame, kept: dict[str, Run]) -> dict[tuple[str, int], pd.DataFrame]:
-    """The logged samples of each arm and seed that has them; text stays text even where it reads like a number."""
-    found = {}
+def _samples(
+    uri: str, runs: pd.DataFrame, kept: dict[str, Run]
+) -> tuple[dict[tuple[str, int], pd.DataFrame], tuple[str, ...]]:
+    """The logged samples of each arm and seed, and what is missing or damaged of the runs that finished."""
+    found, missing, troubles = {}, [], []
     for row in runs.itertuples():
-        with suppress(UserError):
+        try:
             path = artifact(uri, kept[row.run_id], SAMPLES)
-            found[row.arm, row.seed] = pd.read_json(path, orient="split", dtype=False)
-    return found
+            found[row.arm, row.seed] = _sample(path)
+        except UserError:
+            missing += [f"{row.arm} seed {row.seed}"] if row.outcome == "finished" else []
+        except ValueError as error:
+            troubles.append(f"{SAMPLES} of {row.arm} seed {row.seed} is damaged ({error}); its samples are left out")
+    if missing:
+        which = ", ".join(missing)
+        troubles.append(f"{SAMPLES} is missing for {which}: it was not logged, or lies elsewhere than the store says")
+    return found, tuple(troubles)
+
+
+def _sample(path: Path) -> pd.DataFrame:
+    """A table of samples; text stays text even where it reads like a number. ValueError where the file is damaged."""
+    try:
+        table = pd.read_json(path, orient="split", dtype=False)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(error) from None
+    if missing := SAMPLED - set(table.columns):
+        raise ValueError(f"no column {', '.join(sorted(missing))}")
+    return table
 
 
 def artifact(uri: str, run: Run, name: str) -> Path:
@@ -278,7 +443,9 @@ def artifact(uri: str, run: Run, name: str) -> Path:
     A store names its files by where they were written. One that was copied or moved has them beside its database.
     """
     written = run.info.artifact_uri
-    missing = UserError(f"run {run.info.run_name} has no artifact {name}; it was not logged, or its files are elsewhere")
+    missing = UserError(
+        f"run {run.info.run_name} has no artifact {name}; it was not logged, or its files are elsewhere"
+    )
     if urlsplit(written).scheme not in ("", "file"):
         if name not in {each.path for each in MlflowClient(tracking_uri=uri).list_artifacts(run.info.run_id)}:
             raise missing
@@ -296,6 +463,18 @@ EPISODES = "episodes.json"
 NEAREST = 6  # runs that an error names
 
 
+@dataclass(frozen=True)
+class Trace:
+    """A run's episodes, token by token, as PPO noted them."""
+
+    run_id: str
+    name: str
+    detail: str
+    arm: str
+    eos: str  # text of the token that ends a response
+    episodes: list[dict]  # by number; with post_id, query, reference, and what the policy and the SFT policy wrote
+
+
 def read_run(words: str, uri: str) -> Run:
     """The run that is meant by its id, the beginning of one, or `detail/arm/seed` or `detail-scale/arm/seed`.
 
@@ -306,10 +485,11 @@ def read_run(words: str, uri: str) -> Run:
     head = words.partition("/")[0]
     asked = [number for number, each in studies.items() if head in (each.name, each.tags.get("detail"))]
     recorded = sorted(_runs(client, asked or list(studies)), key=_age)
-    named = {f"{studies[run.info.experiment_id].tags.get('detail')}/{_place(run)}": run for run in recorded}
     full = {f"{studies[run.info.experiment_id].name}/{_place(run)}": run for run in recorded}
-    known = named | full
-    found = [known[words]] if words in known else [run for run in recorded if run.info.run_id.startswith(words)]
+    short = {f"{studies[run.info.experiment_id].tags.get('detail')}/{_place(run)}": run for run in recorded}
+    if words in full or words in short:
+        return (short | full)[words]
+    found = [run for run in recorded if run.info.run_id.startswith(words)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -319,33 +499,46 @@ def read_run(words: str, uri: str) -> Run:
     raise UserError(f"there is no run {words!r}; recorded are, nearest first: {', '.join(near) or 'none'}")
 
 
-def read_episodes(uri: str, run: Run) -> dict:
-    """{"eos", "episodes": [record, ...]} as PPO noted them, token by token; UserError where there are none to read."""
+def read_trace(words: str, uri: str) -> Trace:
+    """The episodes of the run that is meant; UserError that names the runs of its study that have some."""
+    run = read_run(words, uri)
     try:
-        told = json.loads(artifact(uri, run, EPISODES).read_text(encoding="utf-8"))
-        if all({"episode", "post_id", "policy"} <= each.keys() for each in told["episodes"]) and told["episodes"]:
-            return told
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{EPISODES} of run {run.info.run_name} holds no episode that can be read; run that arm again")
+        return _trace(uri, run)
+    except UserError as error:
+        others = ", ".join(_with_episodes(uri, run)) or "none"
+        raise UserError(f"{error}; runs of its study with episodes: {others}") from None
 
 
-def study_episodes(study: Study) -> dict[tuple[str, int], dict]:
+def read_traces(study: Study) -> dict[tuple[str, int], Trace]:
     """(arm, seed) -> its run's episodes, of the runs that have any that can be read."""
     client, found = _open(study.uri), {}
     for row in study.runs.itertuples():
         with suppress(UserError):
-            found[row.arm, row.seed] = read_episodes(study.uri, client.get_run(row.run_id))
+            found[row.arm, row.seed] = _trace(study.uri, client.get_run(row.run_id))
     return found
 
 
-def runs_with_episodes(uri: str, run: Run) -> list[str]:
-    """`detail-scale/arm/seed` of the runs in the same study whose episodes were kept, the newest first."""
+def _trace(uri: str, run: Run) -> Trace:
+    """A run's episodes; UserError where it has none, or none that can be read."""
+    path, tags = artifact(uri, run, EPISODES), run.data.tags
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        episodes = sorted(told["episodes"], key=lambda record: record["episode"])
+        readable = all("post_id" in record and "tokens" in record["policy"] for record in episodes)
+    except (ValueError, KeyError, TypeError):
+        readable = False
+    if not readable or not episodes:
+        raise UserError(f"{EPISODES} of run {run.info.run_name} holds no episodes that can be read")
+    return Trace(run.info.run_id, run.info.run_name, tags.get("detail", ""), tags["arm"], told.get("eos", ""), episodes)
+
+
+def _with_episodes(uri: str, run: Run) -> list[str]:
+    """`detail-scale/arm/seed` of the runs in the same study whose episodes can be read, the newest first."""
     client = _open(uri)
     study, found = client.get_experiment(run.info.experiment_id).name, []
     for other in sorted(_runs(client, [run.info.experiment_id]), key=_age, reverse=True):
         with suppress(UserError):
-            artifact(uri, other, EPISODES)
+            _trace(uri, other)
             found.append(f"{study}/{_place(other)}")
     return list(dict.fromkeys(found))
 

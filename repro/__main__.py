@@ -78,9 +78,21 @@ def _parser() -> Parser:
     verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
     verb.set_defaults(run=_atlas)
     verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
+    verb = verbs.add_parser("inspect", help="a training episode token by token; without --episode, which were kept")
+    verb.add_argument("which", metavar="RUN", help="an MLflow run id or its beginning, or DETAIL/ARM/SEED")
+    verb.add_argument("--episode", type=int, default=argparse.SUPPRESS, metavar="N", help="its number in training")
+    verb.set_defaults(run=_inspect)
     verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
     verb.set_defaults(run=_calibrate)
+    verb = verbs.add_parser("ui", help="MLflow's own pages, opened on a study, until Ctrl-C")
+    verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="the last started one by default")
+    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
+    verb.add_argument("--port", type=int, default=5000)
+    verb.set_defaults(run=_ui)
+    verb = verbs.add_parser("import", help="bring the studies of another MLflow store; twice without duplicates")
+    verb.add_argument("store", metavar="STORE", help="an mlflow.db, the folder of one, or a server's address")
+    verb.set_defaults(run=_import)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
     verb.add_argument("--steps", type=int, default=3_500)
@@ -285,7 +297,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
 def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
     """Run what is left to run; the page of an interrupted atlas shows what there is."""
     from repro import atlas
-    from repro.track import require_store
+    from repro.store import require_store
 
     require_store(cache)
     try:
@@ -299,7 +311,7 @@ def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
 def _build_atlas(scale: str) -> int:
     from reports import atlas
     from repro import catalogue
-    from repro.track import store_uri, usable_store
+    from repro.store import store_uri, usable_store
 
     records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
     registered = [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]
@@ -321,7 +333,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _build(detail: str, scale: str) -> int:
     from reports import page, read
-    from repro.track import store_uri, usable_store
+    from repro.store import store_uri, usable_store
 
     with usable_store():
         study = read.read_study(detail, scale, store_uri())
@@ -332,8 +344,25 @@ def _build(detail: str, scale: str) -> int:
     return 0
 
 
+def _inspect(arguments: argparse.Namespace) -> int:
+    from reports import inspect
+    from repro.store import store_uri, usable_store
+
+    wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off
+    with usable_store():
+        if "episode" not in arguments:
+            wide.print(inspect.listing(store_uri(), arguments.which))
+            return 0
+        told = inspect.shown(store_uri(), arguments.which, arguments.episode)
+        _require_report_folder()
+        path = inspect.build_one(store_uri(), arguments.which, arguments.episode, REPORTS / "episodes")
+    wide.print(told)
+    console.print(f"page: {path}", highlight=False)
+    return 0
+
+
 def _figures(_: argparse.Namespace) -> int:
-    from repro.track import recorded_studies, store_uri
+    from repro.store import recorded_studies, store_uri
 
     _require_report_folder()
     found = recorded_studies()
@@ -351,7 +380,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
     from reports import calibration, read
     from repro import ablation, launch
-    from repro.track import store_uri, usable_store
+    from repro.store import store_uri, usable_store
 
     study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), _cache()
     _writable(CALIBRATION.parent, "documentation", "run where it is")
@@ -362,6 +391,28 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
     print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, CALIBRATION)}")
     return 1 if board.failed else 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from repro import ui
+
+    ui.show(arguments.study, arguments.scale, arguments.port, lambda line: print(line, flush=True))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from repro import transfer
+
+    found = transfer.bring(arguments.store, _cache())
+    table = Table("study", *transfer.FATES, box=None, header_style="dim")
+    for study in dict.fromkeys(each.study for each in found):
+        fates = [each.fate for each in found if each.study == study]
+        table.add_row(study, *(str(fates.count(fate) or "") for fate in transfer.FATES))
+    console.print(table)
+    troubles = [each for each in found if each.trouble]
+    for each in troubles:
+        print(f"not read: {each.study} {each.run}: {each.trouble}", file=sys.stderr)
+    return 1 if troubles else 0
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:

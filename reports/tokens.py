@@ -1,0 +1,161 @@
+"""The numbers of a training episode token by token: what is derived from what was recorded, and its colour scales.
+
+What stands at token t: the value is the critic's in the state before it, the reward is what it was paid, and the ratio
+compares the policy after the update's epochs with the one that sampled.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ROBUST = 98  # percentile of the shown values at which a colour scale ends; what is beyond is marked
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number per token: its name, unit and meaning, and its colours.
+
+    A ramp is `signed` (about zero, in two hues), `rising` (darkest where it is largest) or `falling`.
+    """
+
+    key: str
+    words: str
+    unit: str
+    ramp: str
+    meaning: str
+
+
+QUANTITIES = (
+    Quantity(
+        "advantage",
+        "advantage",
+        "",
+        "signed",
+        "What the policy's loss was given, whitened where the recipe whitens: above zero, the update makes the token "
+        "likelier.",
+    ),
+    Quantity(
+        "raw_advantage",
+        "return \N{MINUS SIGN} value",
+        "",
+        "signed",
+        "How much better than the critic expected it went on from here; with GAE, the advantage before whitening.",
+    ),
+    Quantity(
+        "reward",
+        "reward",
+        "",
+        "signed",
+        "What the token was paid, as GAE saw it: less the price of its KL, plus the score, at the last token or in the "
+        "state after it (where that was kept); whitened where the recipe whitens rewards.",
+    ),
+    Quantity(
+        "kl",
+        "KL",
+        "nats",
+        "signed",
+        "log p(policy) \N{MINUS SIGN} log p(SFT), before the update: above zero, the policy says this more readily than "
+        "the SFT policy. The sum over the tokens is the episode's KL.",
+    ),
+    Quantity(
+        "log_ratio",
+        "log ratio",
+        "nats",
+        "signed",
+        "log p after this update's epochs \N{MINUS SIGN} log p when it was sampled: what the update did.",
+    ),
+    Quantity("ratio", "ratio", "", "rising", "The exponential of the log ratio: what PPO clips."),
+    Quantity(
+        "value", "value", "", "rising", "What the critic expected to be paid from here on, before the token was drawn."
+    ),
+    Quantity(
+        "logprob",
+        "log p(policy)",
+        "nats",
+        "falling",
+        "Log-probability under the policy before the update: zero is certain, far below it is a surprise.",
+    ),
+    Quantity("ref_logprob", "log p(SFT)", "nats", "falling", "The same under the SFT policy."),
+    Quantity("returns", "return", "", "rising", "What the critic was drawn towards."),
+    Quantity(
+        "score_so_far",
+        "score so far",
+        "",
+        "rising",
+        "The reward model's output at this token. It was trained at the end of a text alone: before that it is a hint.",
+    ),
+)
+ROWS = ("advantage", "raw_advantage", "reward", "kl", "log_ratio", "value", "logprob")  # shown as heat maps
+LIKELIHOODS = ("logprob", "ref_logprob")  # compared with each other, so they share a scale
+
+
+def policy_numbers(said: Mapping) -> dict[str, np.ndarray]:
+    """Each quantity of a sampled response, [tokens], one more with the state after the last; NaN where unrecorded."""
+    names = ("logprob", "ref_logprob", "updated_logprob", "value", "reward", "advantage", "returns", "score_so_far")
+    told = _aligned(said, names)
+    updated = told.pop("updated_logprob")
+    log_ratio = updated - told["logprob"]
+    return told | {
+        "raw_advantage": told["returns"] - told["value"],
+        "kl": told["logprob"] - told["ref_logprob"],
+        "log_ratio": log_ratio,
+        "ratio": np.exp(log_ratio),
+    }
+
+
+def sft_numbers(said: Mapping) -> dict[str, np.ndarray]:
+    """The quantities of the SFT policy's response by the same names, [tokens]; NaN where unrecorded."""
+    told = _aligned(said, ("logprob", "policy_logprob", "score_so_far"))
+    named = {"logprob": told["policy_logprob"], "ref_logprob": told["logprob"], "score_so_far": told["score_so_far"]}
+    return named | {"kl": named["logprob"] - named["ref_logprob"]}
+
+
+def flipped(numbers: Mapping[str, np.ndarray]) -> list[int]:
+    """The tokens whose advantage has another sign in the loss than it had before whitening."""
+    return np.flatnonzero(numbers.get("advantage", math.nan) * numbers.get("raw_advantage", math.nan) < 0).tolist()
+
+
+def _aligned(said: Mapping, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The lists of a record as arrays of one length, the longest's; NaN where one has no number."""
+    told = {name: np.array(said.get(name, ()), dtype=float) for name in names}
+    places = max(len(said["tokens"]), *map(len, told.values()))
+    return {name: np.pad(values, (0, places - len(values)), constant_values=math.nan) for name, values in told.items()}
+
+
+def scales(numbers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    """Quantity -> where its colour scale begins and ends, over all these responses."""
+    return {
+        each.key: scale_of([told[key] for told in numbers for key in _pool(each.key) if key in told], each.ramp)
+        for each in QUANTITIES
+    }
+
+
+def _pool(key: str) -> tuple[str, ...]:
+    """The quantities whose values decide a scale together."""
+    return LIKELIHOODS if key in LIKELIHOODS else (key,)
+
+
+def scale_of(values: Sequence[np.ndarray], ramp: str) -> tuple[float, float]:
+    """Two ends that a few large values do not move, symmetric about zero for what has a sign."""
+    flat = np.concatenate([*values, []])
+    known = flat[np.isfinite(flat)]
+    if ramp == "signed":
+        end = np.percentile(np.abs(known), ROBUST) if known.size else 0.0
+        end = float(end) or float(np.abs(known).max(initial=0.0)) or 1.0
+        return -end, end
+    low, high = np.percentile(known, (100 - ROBUST, ROBUST)) if known.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1.0)
+
+
+def strength(value: float, scale: tuple[float, float], ramp: str) -> float:
+    """How strong a value's colour is, 0 to 1 or, with a sign, -1 to 1; NaN stays NaN.
+
+    Where most values are near zero and a few are far from it, the strength grows with the square root of the distance.
+    """
+    low, high = scale
+    if ramp == "signed":
+        return float(np.copysign(np.sqrt(np.clip(abs(value) / high, 0, 1)), value))
+    share = float(np.clip((value - low) / (high - low), 0, 1))
+    return math.sqrt(1 - share) if ramp == "falling" else share
