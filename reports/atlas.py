@@ -1,16 +1,15 @@
 """The page over all studies of one scale: one self-contained HTML file, its figures as files beside it, and the JSON."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 
-from reports import forest, markup, style
+from reports import forest, markup, provenance, style
 from reports import survey as surveys
-from reports.markup import count, known, parsed, picture
+from reports.markup import count, known, picture, signed, span
 from reports.read import read_outlines
 from reports.statistics import CONFIDENCE
 from reports.survey import Survey
@@ -54,6 +53,18 @@ def family_sentence(family: Mapping) -> str:
     )
 
 
+def noise(survey: Survey) -> list[str]:
+    """A sentence for each control arm that has seeds: how far apart runs are that differ in nothing but luck."""
+    seeds = survey.pairs.groupby(["detail", "arm"])["difference"].agg(["min", "max"])
+    controls = survey.effects[survey.effects["control"] & (survey.effects["n"] > 0)]
+    return [
+        f"Noise floor, {row.detail}: the same recipe with other random numbers moves the {style.name(row.primary)} by "
+        f"{signed(row.mean)} (95 % interval {span(row.low, row.high)}, {count(row.n, 'paired seed')}; single seeds from "
+        f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect within that is what luck alone gives."
+        for row in controls.itertuples()
+    ]
+
+
 # The record
 
 
@@ -68,7 +79,7 @@ def record(survey: Survey) -> dict:
         "left_out": dict(survey.left_out),
         "outcomes": surveys.outcomes(survey),
         "lost": list(survey.lost),
-        "machine_hours": surveys.machine_hours(survey.runs),
+        "machine_hours": provenance.hours(survey.runs),
         "families": [family | {"hurdle": known(family["hurdle"])} for family in survey.families],
         "effects": [_effect(row) for row in survey.effects.itertuples()],
     }
@@ -86,7 +97,7 @@ def _effect(row) -> dict:
         "ci95": [known(row.low), known(row.high)],
         "p": known(row.p),
         "p_holm": known(row.adjusted),
-        "smallest_effect": row.smallest_effect,
+        "smallest_effect": known(row.smallest_effect),
         "verdict": row.verdict,
         "verdict_corrected": row.corrected,
         "identical": bool(row.identical),
@@ -94,6 +105,8 @@ def _effect(row) -> dict:
         "seeds_needed": known(row.seeds_needed),
         "outcomes": {word: [int(seed) for seed in seeds] for word, seeds in row.outcomes.items()},
         "missing": [int(seed) for seed in row.absent],
+        "ran_away": [int(seed) for seed in row.ran_away],
+        "control": bool(row.control),
         "predictions": row.predictions,
     }
 
@@ -108,15 +121,15 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         survey=survey,
         registered=len(registered),
         confidence=CONFIDENCE,
-        sentences=[family_sentence(family) for family in survey.families],
+        sentences=[family_sentence(family) for family in survey.families] + noise(survey),
         charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],
         groups=_groups(survey, out),
         unpaired=int((survey.effects["n"] == 0).sum()),
         outcomes=surveys.outcomes(survey),
         shared=surveys.shared_reference(survey),
-        hours=surveys.machine_hours(survey.runs),
+        hours=provenance.hours(survey.runs),
         seeds=_seed_counts(survey.effects),
-        ran=_ran(survey.runs),
+        ran=provenance.what_ran(survey.runs),
     )
 
 
@@ -129,7 +142,7 @@ def _groups(survey: Survey, out: Path) -> list[dict]:
     groups: dict[str, list[dict]] = {}
     for place, row in enumerate(survey.effects.to_dict("records")):
         link = _link(row["detail"], survey.scale, out)
-        shown = row | {"place": place, "link": link, "whisker": _whisker(row, *ends[row["primary"]])}
+        shown = row | {"place": place, "link": link, "whisker": markup.whisker(row, *ends[row["primary"]])}
         groups.setdefault(row["group"], []).append(shown)
     return [{"name": name, "rows": rows} for name, rows in groups.items()]
 
@@ -140,28 +153,7 @@ def _link(detail: str, scale: str, out: Path) -> str:
     return f"../{quote(folder)}/index.html" if (out.parent / folder / "index.html").is_file() else ""
 
 
-def _whisker(row: Mapping, low: float, high: float) -> dict:
-    """Where interval, mean, zero and band lie in a small drawing, in percent of its width; what is outside ends there."""
-
-    def at(value: float) -> float:
-        return round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
-
-    ends = {} if math.isnan(row["low"]) else {"low": at(row["low"]), "high": at(row["high"])}
-    mean = {} if math.isnan(row["mean"]) else {"mean": at(row["mean"])}
-    band = [at(-row["smallest_effect"]), at(row["smallest_effect"])]
-    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean}
-
-
 def _seed_counts(effects: pd.DataFrame) -> str:
     """How many variants have how many paired seeds, in words."""
     counts = effects["n"].value_counts().sort_index(ascending=False)
     return ", ".join(f"{count(int(variants), 'variant')} with {n}" for n, variants in counts.items())
-
-
-def _ran(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Each kind of provenance with its distinct values over all runs."""
-    if runs.empty:
-        return {"commit": [], "machine": [], "versions": [], "command": []}
-    versions = [", ".join(f"{k} {v}" for k, v in sorted(parsed(t).items())) or t for t in runs["versions"]]
-    told = runs.assign(versions=versions)
-    return {kind: list(dict.fromkeys(told[kind])) for kind in ("commit", "machine", "versions", "command")}

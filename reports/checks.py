@@ -45,26 +45,17 @@ def training_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, step [examples], value by stretches; a curve that runs share is told of the first arm alone."""
     frames = []
     for metric, stage in TRAINING.items():
-        rows = study.curves[study.curves["metric"] == metric].merge(_first_users(study, stage), on=["arm", "seed"])
-        frames.append(stretches(rows[["metric", "arm", "seed", "step", "value"]]))
+        rows = study.curves[study.curves["metric"] == metric].merge(first_users(study, stage), on=["arm", "seed"])
+        frames.append(figures.stretches(rows[["metric", "arm", "seed", "step", "value"]], POINTS))
     return figures.in_order(pd.concat(frames, ignore_index=True), tuple(TRAINING), study.arms)
-
-
-def stretches(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each run's means over `POINTS` equally long stretches of steps, at their middle: of batches one sees but noise."""
-    steps = np.unique(rows["step"])
-    parts = np.array_split(steps, max(1, min(POINTS, len(steps))))
-    middle = {step: part.mean() for part in parts for step in part}
-    keys = ["metric", "arm", "seed", "step"]
-    return rows.assign(step=rows["step"].map(middle)).groupby(keys, as_index=False)["value"].mean()
 
 
 def draw_training(data: pd.DataFrame, study: Study) -> Figure:
     """A panel per curve: seeds thin, the arm's mean thick with its 95 % t interval."""
-    return figures.curve_panels(data, study, "examples")
+    return figures.curve_panels(data, study, "examples")[0]
 
 
-def _first_users(study: Study, stage: str) -> pd.DataFrame:
+def first_users(study: Study, stage: str) -> pd.DataFrame:
     """The (arm, seed) that is the first of those that share a result of a stage."""
     key = f"stage.{stage}"
     runs = study.runs if key in study.runs else study.runs.assign(**{key: study.runs["run_id"]})
@@ -77,7 +68,8 @@ def _first_users(study: Study, stage: str) -> pd.DataFrame:
 def numbered_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric family, arm and arms that share it, seed, x (|margin|, or confidence), value [share]."""
     rows = reward_model_values(study, (CALIBRATION, CONFIDENCE))
-    return rows.assign(x=pd.to_numeric(rows["label"])).sort_values(["family", "arm", "seed", "x"], ignore_index=True)
+    rows = rows.assign(x=pd.to_numeric(rows["label"], errors="coerce")).dropna(subset="x")
+    return rows.sort_values(["family", "arm", "seed", "x"], ignore_index=True)
 
 
 def draw_numbered(data: pd.DataFrame, study: Study) -> Figure:
@@ -108,6 +100,8 @@ def _promise(axes: Axes, end: float) -> None:
     axes.annotate(
         "sigmoid(margin)",
         (margin[-1], 1 / (1 + math.exp(-margin[-1]))),
+        xytext=(0, 3),
+        textcoords="offset points",
         ha="right",
         va="bottom",
         fontsize=7.5,
@@ -175,7 +169,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, arm: str, labels: list[str], shift: fl
 def reward_model_values(study: Study, families: tuple[str, ...]) -> pd.DataFrame:
     """family, label, arm (the first that uses the reward model), used_by, seed, value of the metrics of these families."""
     rows = study.finals[study.finals["metric"].str.startswith(families)]
-    rows = rows.merge(_first_users(study, "rm"), on=["arm", "seed"])
+    rows = rows.merge(first_users(study, "rm"), on=["arm", "seed"])
     family = rows["metric"].map(lambda metric: next((f for f in families if metric.startswith(f)), ""))
     label = [metric.removeprefix(own) for metric, own in zip(rows["metric"], family, strict=True)]
     told = rows.assign(family=family, label=label, used_by=rows["arm"].map(_users(study)))

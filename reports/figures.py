@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,6 +27,7 @@ PANELS = (
 )
 FINALS = (
     "test/win_rate",
+    "test/length_controlled_win_rate",
     "test/gold",
     "test/score",
     "test/kl",
@@ -38,11 +38,23 @@ FINALS = (
     "test/covered_facts",
     "test/judge_agreement",
 )
+OTHERS = ("objective/", "policy/", "loss/", "value/", "eval/")  # how the names of further curves begin
+PAIRED = (
+    "objective/score",
+    "objective/gold",
+    "eval/win_rate",
+    "objective/kl",
+    "objective/length",
+    "objective/entropy",
+)
 OUTCOMES = ("test/win_rate", "test/gold", "test/score")
-TRAJECTORIES = ("objective/score", "objective/gold")
+# Where a tested metric was looked at on the way: on validation posts, else on the posts that PPO learns from.
+ON_THE_WAY = ("eval/", "objective/")
 REFERENCES = {"test/gold": "test/reference_gold"}  # where the reference summaries were measured too
 EVEN = 0.5  # the win rate of a policy as good as the references
-LONG_NAME = 12  # characters of an arm past which its name takes two lines
+LONG_NAME = 9  # characters of an arm past which its name takes two lines
+POINTS = 64  # of a curve of thousands of updates: more would not be seen, and make a heavy page
+MARKS = 5  # of an arm's mean along its curve, so that arms tell apart in grey
 WIDE = 50  # a positive curve whose peak is this many times its median is drawn on a log axis
 
 
@@ -73,6 +85,8 @@ def save_all(charts: Sequence[Chart], study: Study, findings: Findings, folder: 
 
 def save(figure: Figure, stem: Path) -> None:
     """Writes a figure as PNG and SVG without a date or a version in it, so that equal data gives equal files."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)  # laid out once, not again for each file: finding the places is half of the time
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 
@@ -87,52 +101,112 @@ def tested(study: Study) -> list[str]:
 
 
 def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step [episodes], value of the panels that were recorded."""
-    return in_order(study.curves[study.curves["metric"].isin(PANELS)], PANELS, study.arms)
+    """metric, arm, seed, step [episodes], value of the panels that were recorded.
+
+    The primary metric's own values are among them, at the last step, where a panel shows it on the way.
+    """
+    curves = study.curves[study.curves["metric"].isin(PANELS)]
+    shown = in_order(stretches(curves, POINTS), PANELS, study.arms)
+    if on_the_way(study.primary) not in set(shown["metric"]):
+        return shown
+    judged = study.finals[study.finals["metric"] == study.primary].assign(step=curves["step"].max())[shown.columns]
+    return pd.concat([shown, in_order(judged, (study.primary,), study.arms)], ignore_index=True)
+
+
+def on_the_way(metric: str) -> str:
+    """The curve that shows a tested metric during training: the first that is a panel; nothing where none is."""
+    name = metric.removeprefix("test/")
+    return next((way + name for way in ON_THE_WAY if metric != name and way + name in PANELS), "")
 
 
 def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     """A grid with one panel per metric: seeds thin, the arm's mean thick with its 95 % t interval."""
-    return curve_panels(data, study, "episodes")
-
-
-def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> Figure:
-    """The grid of curves; `steps` is what the horizontal axis counts."""
-    metrics = list(data["metric"].unique())
-    figure, axes_of = grid(len(metrics), columns=3, width=3.7, height=2.5)
-    for axes, metric in zip(axes_of, metrics, strict=True):
-        rows = data[data["metric"] == metric]
-        _curves(axes, rows, study.arms)
-        _mark_early_ends(axes, rows, study)
-        axes.set(title=style.label(metric), xlabel=steps, ylabel="")
-        frame_limits(axes, rows["value"])
-    legend(figure, tuple(arm for arm in study.arms if arm in set(data["arm"])), study.arms)
+    curves = data[data["metric"].isin(PANELS)]
+    figure, panels = curve_panels(curves, study, "episodes")
+    judged = data[data["metric"] == study.primary]
+    if study.primary in panels:
+        panels[study.primary].set_title(f"{style.name(study.primary)} \N{MIDDLE DOT} verdict, on its mean")
+    elif not judged.empty:
+        _mark_verdict(panels[on_the_way(study.primary)], judged, study)
+    if "objective/kl" in panels:
+        _mark_cap(panels["objective/kl"], float(study.tags.get("kl_cap", "nan")))
     return figure
 
 
-def _curves(axes: Axes, rows: pd.DataFrame, arms: tuple[str, ...]) -> None:
-    """Every seed as a thin line, and the mean over an arm's seeds while all of them run."""
-    look = {
-        "data": rows,
-        "x": "step",
-        "y": "value",
-        "hue": "arm",
-        "hue_order": arms,
-        "palette": style.colours(arms),
-        "legend": False,
-        "ax": axes,
-    }
-    sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.4)
-    mean = look | {"data": statistics.complete_steps(rows)}
-    sns.lineplot(
-        **mean,
-        style="arm",
-        style_order=arms,
-        dashes=style.dashes(arms),
-        linewidth=2,
-        errorbar=statistics.t_interval,
-        err_kws={"alpha": 0.13, "linewidth": 0},
-    )
+def other_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """metric, arm, seed, step [episodes], value of every other curve of the policy, its critic and its validation."""
+    recorded = sorted(set(study.curves["metric"]) - set(PANELS))
+    others = tuple(metric for metric in recorded if metric.startswith(OTHERS))
+    return in_order(stretches(study.curves[study.curves["metric"].isin(others)], POINTS), others, study.arms)
+
+
+def draw_others(data: pd.DataFrame, study: Study) -> Figure:
+    """The same grid of these."""
+    return curve_panels(data, study, "episodes")[0]
+
+
+def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> tuple[Figure, dict[str, Axes]]:
+    """The grid of curves, and each metric's panel in it; `steps` is what the horizontal axis counts."""
+    metrics = list(data["metric"].unique())
+    figure, axes_of = grid(len(metrics), columns=3, width=3.7, height=2.5)
+    means = bands(data)
+    for axes, metric in zip(axes_of, metrics, strict=True):
+        rows = data[data["metric"] == metric]
+        lines(axes, rows, means[means["metric"] == metric], study)
+        _mark_early_ends(axes, rows, study)
+        axes.set(title=style.name(metric), xlabel=steps, ylabel=style.unit(metric))
+        frame_limits(axes, rows["value"])
+        style.few_ticks(axes)
+    legend(figure, tuple(arm for arm in study.arms if arm in set(data["arm"])), study.arms)
+    return figure, dict(zip(metrics, axes_of, strict=True))
+
+
+def bands(rows: pd.DataFrame) -> pd.DataFrame:
+    """metric, arm, step, n, mean, low, high: over an arm's seeds with its 95 % t interval, while all of them run."""
+    by_step = statistics.complete_steps(rows).groupby(["metric", "arm", "step"])["value"]
+    told = by_step.agg(n="count", mean="mean", sd="std").reset_index()
+    half = statistics.half_width(told["sd"], told["n"])
+    return told.assign(low=told["mean"] - half, high=told["mean"] + half).drop(columns="sd")
+
+
+def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> None:
+    """Every seed of one metric as a thin line, and each arm's mean over its seeds with its interval as a band."""
+    faint = 0.26 / max(2, rows["arm"].nunique())  # so that many bands over one another do not hide the lines
+    for place, arm in enumerate(study.arms):
+        colour = style.colours(study.arms)[arm]
+        for _, seed in rows[rows["arm"] == arm].dropna(subset="value").groupby("seed"):
+            axes.plot(seed["step"], seed["value"], color=colour, linewidth=0.6, alpha=0.4)
+        mean = means[means["arm"] == arm]
+        axes.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=faint, linewidth=0)
+        look = {"color": colour, "marker": style.markers(study.arms)[arm], "markersize": 4.5, "markeredgewidth": 0}
+        every = max(1, len(mean) // MARKS)
+        apart = (place * every // len(study.arms), every)  # so that no arm's mark hides another's
+        axes.plot(mean["step"], mean["mean"], linewidth=2, dashes=style.dash(arm, study.arms), markevery=apart, **look)
+
+
+def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
+    """What the verdict rests on, right of the curves that lead to it: each arm's mean with its 95 % t interval."""
+    start, end = axes.get_xlim()
+    step = 0.05 * (end - start)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
+    axes.axvline(end, color="#888888", linewidth=0.9, linestyle=(0, (1, 1.5)))
+    for place, arm in enumerate(study.arms):
+        values = judged.loc[judged["arm"] == arm, "value"].dropna()
+        look = {"color": style.colours(study.arms)[arm], "clip_on": True}
+        axes.vlines(end + (place + 1) * step, *statistics.t_interval(values), linewidth=1.6, **look)
+        axes.plot(end + (place + 1) * step, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, **look)
+    axes.set_xlim(start, end + (len(study.arms) + 1) * step)
+    axes.set_title(f"{style.name(on_the_way(study.primary))} \N{MIDDLE DOT} right: test")
+    low, high = axes.get_ylim()
+    margin = 0.05 * (high - low)
+    axes.set_ylim(min(low, judged["value"].min() - margin), max(high, judged["value"].max() + margin))
+
+
+def _mark_cap(axes: Axes, cap: float) -> None:
+    """The KL [nats] past which a run counts as one that ran away, where any run came near it."""
+    if axes.get_ylim()[1] > cap:
+        axes.axhline(cap, color="#555555", linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.annotate("ran away", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5)
 
 
 def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
@@ -144,6 +218,23 @@ def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.plot(ends["step"], ends["value"], linestyle="", marker="x", color=colour, markersize=6)
 
 
+def stretches(rows: pd.DataFrame, parts: int) -> pd.DataFrame:
+    """metric, arm, seed, step, value: means over `parts` equally long stretches of a metric's steps, at their middle.
+
+    A metric that has no more steps than parts is left as it is.
+    """
+    keys = ["metric", "arm", "seed", "step"]
+    middle = rows.groupby("metric")["step"].transform(lambda steps: steps.map(_middles(steps, parts)))
+    return rows.assign(step=middle).groupby(keys, as_index=False)["value"].mean()
+
+
+def _middles(steps: pd.Series, parts: int) -> dict[float, float]:
+    """Step -> the middle of the stretch that it falls in."""
+    different = np.unique(steps)
+    split = np.array_split(different, max(1, min(parts, len(different))))
+    return {step: part.mean() for part in split for step in part}
+
+
 def frame_limits(axes: Axes, values: pd.Series) -> None:
     """Limits from the seeds themselves, since the t interval of a few seeds can be many times wider than they are."""
     values = values.dropna()
@@ -152,11 +243,35 @@ def frame_limits(axes: Axes, values: pd.Series) -> None:
     if values.min() > 0 and values.max() > WIDE * values.median():
         axes.set_yscale("log")
         return
-    margin = 0.08 * (values.max() - values.min()) or 0.05 * abs(values.max()) or 1.0
-    axes.set_ylim(values.min() - margin, values.max() + margin)
+    axes.set_ylim(padded(values))
 
 
-# Paired differences
+def padded(values: pd.Series) -> tuple[float, float]:
+    """The stretch of an axis that holds the values, with a margin."""
+    low, high = values.min(), values.max()
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+# Paired differences along the curve
+
+
+def paired_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """metric, arm, seed, step [episodes], value: arm - reference within a seed, at every step that both recorded."""
+    apart = statistics.step_by_step(study.curves[study.curves["metric"].isin(PAIRED)], study.reference)
+    return in_order(stretches(apart.rename(columns={"difference": "value"}), POINTS), PAIRED, study.arms)
+
+
+def draw_paired(data: pd.DataFrame, study: Study) -> Figure:
+    """The grid of curves, of differences: a line at zero is the reference."""
+    figure, panels = curve_panels(data, study, "episodes")
+    for metric, axes in panels.items():
+        axes.axhline(0, color="#555555", linewidth=0.9)
+        axes.set_ylabel(f"difference{style.bracketed(metric)}")
+    return figure
+
+
+# Paired differences at the end
 
 
 def difference_data(study: Study, findings: Findings) -> pd.DataFrame:
@@ -173,11 +288,11 @@ def draw_differences(data: pd.DataFrame, study: Study) -> Figure:
     figure, panels = grid(len(metrics), columns=3, width=3.7, height=1.15 + 0.42 * len(arms))
     for axes, metric in zip(panels, metrics, strict=True):
         _differences(axes, data[data["metric"] == metric], study)
-        if metric == study.primary:
+        if metric == study.primary and np.isfinite(study.smallest_effect):
             axes.axvspan(-study.smallest_effect, study.smallest_effect, color="#f0e6c8", zorder=0, linewidth=0)
-        title = style.label(metric) + (" \N{MIDDLE DOT} primary" if metric == study.primary else "")
-        axes.set(title=title, xlabel=f"difference to {study.reference}", ylabel="")
-        axes.locator_params(axis="x", nbins=5)
+        title = style.name(metric) + (" \N{MIDDLE DOT} verdict" if metric == study.primary else "")
+        axes.set(title=title, xlabel=f"difference{style.bracketed(metric)}", ylabel="")
+        style.few_ticks(axes, "x")
         style.quiet(axes)
     return figure
 
@@ -236,7 +351,7 @@ def draw_before_after(data: pd.DataFrame, study: Study) -> Figure:
                 fontsize=7.5,
                 color="#666666",
             )
-        axes.set(title=style.label(metric), xlabel="")
+        axes.set(title=style.name(metric), xlabel="", ylabel=style.unit(metric))
         axes.grid(visible=False, axis="x")
     return figure
 
@@ -263,57 +378,6 @@ def _slopes(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     axes.set_xlim(-0.6, len(study.arms) - 0.4)
 
 
-# Score against KL
-
-
-def trajectory_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step, kl [nats], value: what each score was at each distance from the SFT policy."""
-    curves = study.curves
-    wide = curves[curves["metric"].isin(("objective/kl", *TRAJECTORIES))].pivot(
-        index=["arm", "seed", "step"], columns="metric", values="value"
-    )
-    scores = [name for name in TRAJECTORIES if name in wide.columns]
-    if "objective/kl" not in wide.columns or not scores:
-        return pd.DataFrame()
-    tidy = (
-        wide.rename(columns={"objective/kl": "kl"})
-        .reset_index()
-        .melt(id_vars=["arm", "seed", "step", "kl"], value_vars=scores, var_name="metric", value_name="value")
-    )
-    return in_order(tidy.dropna(), TRAJECTORIES, study.arms)
-
-
-def draw_trajectories(data: pd.DataFrame, study: Study) -> Figure:
-    """A panel per score: seeds thin, the arm's mean thick, its last point marked."""
-    metrics = list(data["metric"].unique())
-    figure, panels = grid(len(metrics), columns=2, width=5.2, height=3.6)
-    for axes, metric in zip(panels, metrics, strict=True):
-        rows = data[data["metric"] == metric]
-        for arm in study.arms:
-            _trajectory(axes, rows[rows["arm"] == arm], arm, study.arms)
-        axes.set(title=style.label(metric), xlabel=style.label("objective/kl"), ylabel="")
-    legend(figure, study.arms, study.arms)
-    return figure
-
-
-def _trajectory(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
-    """One arm's path through KL and score, from its first update to its last."""
-    colour, dash = style.colours(arms)[arm], style.dashes(arms)[arm]
-    for _, seed in rows.groupby("seed"):
-        axes.plot(seed["kl"], seed["value"], color=colour, linewidth=0.5, alpha=0.3)
-    mean = statistics.complete_steps(rows).groupby("step")[["kl", "value"]].mean()
-    axes.plot(mean["kl"], mean["value"], color=colour, linewidth=2, dashes=dash or (None, None))
-    axes.plot(
-        mean["kl"].tail(1),
-        mean["value"].tail(1),
-        linestyle="",
-        marker=style.markers(arms)[arm],
-        color=colour,
-        markersize=8,
-        markeredgecolor="white",
-    )
-
-
 # Shared
 
 
@@ -328,21 +392,23 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, list(panels[:count])
 
 
-def legend(figure: Figure, shown: tuple[str, ...], arms: tuple[str, ...]) -> None:
-    """One legend above all panels with the arms that are shown, the reference named as such."""
-    colours, dashes = style.colours(arms), style.dashes(arms)
-    handles = [
+def legend(figure: Figure, shown: tuple[str, ...], arms: tuple[str, ...], others: Sequence[Line2D] = ()) -> None:
+    """One legend above all panels with the arms that are shown, the reference named as such, then the other lines."""
+    lines = [
         Line2D(
             [],
             [],
-            color=colours[arm],
-            dashes=dashes[arm] or (None, None),
+            color=style.colours(arms)[arm],
+            dashes=style.dash(arm, arms),
+            marker=style.markers(arms)[arm],
+            markersize=5,
             linewidth=2,
             label=f"{arm} (reference)" if arm == arms[0] else arm,
         )
         for arm in shown
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(shown)), handlelength=3.2)
+    handles = [*lines, *others]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)), handlelength=4.5)
 
 
 def in_order(frame: pd.DataFrame, metrics: tuple[str, ...], arms: tuple[str, ...]) -> pd.DataFrame:
@@ -358,9 +424,20 @@ CHARTS = (
         "Learning curves",
         "Each seed is a thin line; thick lines are means over an arm's seeds while all of them run, bands their 95 % "
         "t intervals (cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
-        "early.",
+        "early. The verdict rests on none of these curves but on the primary metric as it was declared before the runs; "
+        "where a panel shows that on the way, its value on the test posts stands right of the dotted line. A dashed line in "
+        "the panel of the KL is the cap past which a run counts as one that ran away. A curve of more "
+        f"than {POINTS} steps is drawn as the means of as many stretches.",
         curve_data,
         draw_curves,
+    ),
+    Chart(
+        "paired_curves",
+        "Difference to the reference along the way",
+        "Arm minus reference within each seed, at each step: thin lines are seeds, thick ones their mean, bands its 95 % "
+        "t interval pointwise: each is for its own step alone, and a curve that leaves zero somewhere is no finding.",
+        paired_data,
+        draw_paired,
     ),
     Chart(
         "paired_differences",
@@ -378,12 +455,12 @@ CHARTS = (
         before_after_data,
         draw_before_after,
     ),
-    Chart(
-        "score_against_kl",
-        "Score against distance from the SFT policy",
-        "Each path runs from the first update to the last (marked). A reward-model score that climbs with the KL "
-        "while the gold score falls is over-optimisation.",
-        trajectory_data,
-        draw_trajectories,
-    ),
+)
+# Beside the page, not in it: what one looks up, and what would double the page.
+OTHER_CURVES = Chart(
+    "other_curves",
+    "Every other curve",
+    "As the learning curves: thin lines are seeds, thick ones an arm's mean with its 95 % t interval.",
+    other_data,
+    draw_others,
 )

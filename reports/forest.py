@@ -1,5 +1,6 @@
 """The figures over all studies: each variant's effect as a forest plot, its price in KL, and the seeds that would do."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ LOOKS = {
     "undecided": ("o", "#6f6f6f"),
     "identical": ("|", "#1a1a1a"),
 }
+LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}  # how far apart luck alone takes seeds
 ROW = 0.185  # inches per variant
 # In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
 # how near to the origin a point is not worth a name.
@@ -45,7 +47,7 @@ def plots(survey: Survey) -> list[Plot]:
     found = []
     for family in survey.families:
         primary = family["primary"]
-        stem, words = primary.replace("/", "_"), style.name(primary)
+        stem, words = re.sub(r"\W+", "_", primary), style.name(primary)
         found += [
             Plot(
                 f"forest_{stem}",
@@ -87,8 +89,8 @@ def limits(rows: pd.DataFrame, pairs: pd.DataFrame) -> tuple[float, float]:
     The intervals do not count: of three seeds, one can be many times wider than all seeds of all variants.
     """
     band = rows["smallest_effect"].max()
-    values = pd.concat([rows["mean"], pairs["difference"], pd.Series([-1.5 * band, 1.5 * band])]).dropna()
-    margin = 0.06 * (values.max() - values.min())
+    values = pd.concat([rows["mean"], pairs["difference"], pd.Series([-1.5 * band, 0.0, 1.5 * band])]).dropna()
+    margin = 0.06 * (values.max() - values.min()) or 1.0  # where all of it is zero
     return values.min() - margin, values.max() + margin
 
 
@@ -96,23 +98,31 @@ def limits(rows: pd.DataFrame, pairs: pd.DataFrame) -> tuple[float, float]:
 
 
 def forest_data(survey: Survey, primary: str) -> pd.DataFrame:
-    """detail, arm, n, mean, low, high, p, adjusted, verdicts and each seed's difference, the largest mean first."""
+    """detail, arm, n, mean, low, high, p, adjusted, verdicts and each seed's difference, the largest mean first.
+
+    A control stands above them all.
+    """
     rows = survey.effects[(survey.effects["primary"] == primary) & (survey.effects["n"] > 0)]
     seeds = survey.pairs.pivot(index=["detail", "arm"], columns="seed", values="difference")
     columns = ["detail", "arm", "reference", "n", "mean", "low", "high", "p", "adjusted", "verdict", "corrected"]
-    rows = rows[[*columns, "identical", "smallest_effect"]].join(seeds.add_prefix("seed "), on=["detail", "arm"])
-    return rows.sort_values(["mean", "detail", "arm"], ascending=[False, True, True], ignore_index=True)
+    rows = rows[[*columns, "identical", "control", "smallest_effect"]].join(
+        seeds.add_prefix("seed "), on=["detail", "arm"]
+    )
+    order = ["control", "mean", "detail", "arm"]
+    return rows.sort_values(order, ascending=[False, False, True, True], ignore_index=True)
 
 
 def forest(data: pd.DataFrame) -> Figure:
     """One row per variant: seeds faint, mean and 95 % t interval above them, the numbers at the right."""
     figure = Figure(figsize=(11, 1.5 + ROW * len(data)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.25)  # inches: of long names and of the numbers it leaves out a letter or two
     axes = figure.subplots()
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
-    band = data["smallest_effect"]
+    band = data["smallest_effect"].fillna(0.0)  # an older study may not have said
     axes.barh(range(len(data)), 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
     axes.axvline(0, color="#555555", linewidth=0.9)
+    _noise(axes, data, seeds)
     for height, row in enumerate(data.itertuples()):
         below = np.full(seeds.shape[1], height + 0.3)
         axes.plot(seeds[height], below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
@@ -121,10 +131,20 @@ def forest(data: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(data)), [f"{row.detail} = {row.arm}" for row in data.itertuples()], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(low, high), ylim=(len(data) - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
-    axes.secondary_xaxis("top").tick_params(labelsize=8)
+    axes.tick_params(axis="x", top=True, labeltop=True)
     style.quiet(axes)
-    _key(figure, [look(row) for row in data.itertuples()])
+    _key(figure, [look(row) for row in data.itertuples()], control=data["control"].any())
     return figure
+
+
+def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
+    """Through all rows, how far apart the seeds of a control are, which luck alone gives; a line below its rows."""
+    controls = int(data["control"].sum())  # they come first
+    if controls:
+        luck = seeds[:controls][np.isfinite(seeds[:controls])]
+        for end in (luck.min(), luck.max()):
+            axes.axvline(end, **LUCK)
+        axes.axhline(controls - 0.5, color="#8a8a8a", linewidth=0.8)
 
 
 def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
@@ -141,25 +161,21 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
 
 def _numbers(axes: Axes, row, height: int) -> None:
     """Mean, interval and n in a column right of the axes."""
-    words = "identical" if row.identical else f"{number(row.mean, '+')}   {span(row.low, row.high)}"
-    axes.annotate(
-        f"n {row.n}   {words}",
-        (1.015, height),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        fontsize=7,
-        color="#333333",
-        annotation_clip=False,
-    )
+    told = ("identical", "") if row.identical else (number(row.mean, "+"), span(row.low, row.high))
+    for place, words in zip((1.015, 1.055, 1.14), (f"n {row.n}", *told), strict=True):
+        look = {"va": "center", "fontsize": 7, "color": "#333333"}
+        axes.annotate(words, (place, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 
 
-def _key(figure: Figure, shown: list[str]) -> None:
+def _key(figure: Figure, shown: list[str], control: bool) -> None:
     """What the marks mean, of those that are there."""
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=word)
         for word, (marker, colour) in LOOKS.items()
         if word in shown
     ]
+    if control:
+        handles.append(Line2D([], [], **LUCK, label="range of the control's seeds"))
     if {"better", "worse"} & set(shown):
         handles.append(
             Line2D([], [], color="#333333", marker="^", markerfacecolor="white", linestyle="", label="not after Holm")
@@ -195,7 +211,7 @@ def scatter(data: pd.DataFrame) -> Figure:
     axes.margins(0.12)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settled, so that names know where the points are
     _name_the_farthest(axes, data)
-    _key(figure, [look(row) for row in data.itertuples()])
+    _key(figure, [look(row) for row in data.itertuples()], control=False)
     return figure
 
 
@@ -256,7 +272,9 @@ def needed(data: pd.DataFrame) -> Figure:
 FOREST = (
     "Each variant against the paper's choice: faint dots are single seeds, the mark is their mean, the line its 95 % "
     "t interval over seeds, with an arrow head where it goes on past the axis. Shape and colour are the verdict without "
-    "correction; a hollow triangle does not survive Holm's. The shaded band is the smallest effect of interest."
+    "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where the "
+    "control was run it stands first, and the range of its seeds runs through all rows as dotted lines: arms that differ "
+    "in nothing but random numbers are that far apart."
 )
 SCATTER = (
     "Each variant's mean difference in the policy's distance from the SFT policy and in the primary metric, from the "

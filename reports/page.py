@@ -1,20 +1,17 @@
 """The page of a study: one self-contained HTML file, its figures as files beside it, and the verdict as JSON."""
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from textwrap import shorten
 
 import pandas as pd
 
-from reports import checks, figures, markup, style
-from reports.markup import count, known, number, parsed, picture, signed, span
+from reports import checks, figures, frontier, inspect, length, markup, provenance, samples, style
+from reports.markup import count, known, number, picture, signed, span
+from reports.provenance import described, groups
 from reports.read import Study, read_study, tracking_uri
-from reports.statistics import CONFIDENCE, MOST_SEEDS, POWER, Findings, analyse
+from reports.statistics import CONFIDENCE, ENOUGH_SEEDS, MOST_SEEDS, Findings, analyse
 
-POSTS = 40  # the first of the test set, so nobody chose them
-OPENING = 100  # characters of a post that its line shows
-STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+CHARTS = (*figures.CHARTS, figures.OTHER_CURVES, *frontier.CHARTS, *length.CHARTS, checks.BEFORE_PPO, *checks.CHARTS)
 AGREEMENT = (
     "sft_test/judge_agreement",
     "test/judge_agreement",
@@ -32,11 +29,13 @@ def report(detail: str, scale: str, out_root: Path) -> Path:
 
 
 def build(study: Study, out: Path) -> Path:
-    """Writes `index.html`, `figures/` and `verdict.json` of a study into the folder `out`; the path of `index.html`."""
-    findings, page = analyse(study), out / "index.html"
-    charts = figures.save_all((*figures.CHARTS, checks.BEFORE_PPO, *checks.CHARTS), study, findings, out / "figures")
-    page.write_text(render(study, findings, charts, out / "figures"), encoding="utf-8")
-    markup.write_json(verdict_record(study, findings, page), out / "verdict.json")
+    """Writes `index.html`, `figures/`, `episodes/` and `verdict.json` of a study into `out`; the path of `index.html`."""
+    study, page = length.controlled(study), Path(out) / "index.html"
+    findings = analyse(study)
+    charts = figures.save_all(CHARTS, study, findings, page.parent / "figures")
+    links = inspect.build_all(study, page.parent)
+    page.write_text(render(study, findings, charts, page.parent / "figures", links), encoding="utf-8")
+    markup.write_json(verdict_record(study, findings, page), page.parent / "verdict.json")
     return page
 
 
@@ -67,7 +66,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "seeds": list(study.seeds),
         "report": page.as_posix(),
         "reference": study.reference,
-        "smallest_effect": study.smallest_effect,
+        "smallest_effect": known(study.smallest_effect),
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
     }
 
@@ -78,80 +77,135 @@ def sentence(row, study: Study) -> str:
         f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
         f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
     )
+    told = "" if row.identical or row.n < 2 else f": {facts}"
+    return f"{conclusion(row, study)}{told}. {remark(row, study)}".strip()
+
+
+def conclusion(row, study: Study) -> str:
+    """An arm's verdict in a few words, without a number."""
+    return {
+        "identical": f"{row.arm} is identical to {study.reference}",
+        "better": f"{row.arm} is better than {study.reference}",
+        "worse": f"{row.arm} is worse than {study.reference}",
+        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}",
+        "undecided": f"Undecided whether {row.arm} differs from {study.reference}",
+    }[word(row)]
+
+
+def word(row) -> str:
+    """The word of an arm's verdict; identical is said where nothing at all changed."""
+    return "identical" if row.identical else row.verdict
+
+
+def remark(row, study: Study) -> str:
+    """What a verdict does not say by itself: why there is none, and what would decide."""
     if row.identical:
         return (
-            f"{row.arm} is identical to {study.reference}: every final value agrees in {count(row.n, 'paired seed')}. "
-            "Either the detail cannot act at this scale, or nothing that it acts on happened."
+            f"Every final value agrees in {count(row.n, 'paired seed')}: either the detail cannot act at this scale, or "
+            "nothing that it acts on happened."
         )
-    openings = {
-        "better": f"{row.arm} is better than {study.reference}: {facts}.",
-        "worse": f"{row.arm} is worse than {study.reference}: {facts}.",
-        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}: {facts}.",
-    }
-    undecided = f"Undecided whether {row.arm} differs from {study.reference}: "
     if row.n < 2:
-        return undecided + f"{count(row.n, 'paired seed')}, and an interval needs two."
-    return openings.get(row.verdict, undecided + f"{facts}. " + what_would_decide(row, study))
+        return f"{count(row.n, 'paired seed')}, and an interval needs two.".capitalize()
+    if row.reason:
+        return f"{row.reason}.".capitalize()
+    return what_would_decide(row, study) if row.verdict == "undecided" else ""
 
 
 def what_would_decide(row, study: Study) -> str:
-    """How many seeds an undecided arm needs, from the spread of its paired differences."""
-    effect, power = number(study.smallest_effect), f"{100 * POWER:.0f} %"
-    if math.isnan(row.seeds_needed):
-        return "How many seeds would decide cannot be said without a smallest effect and a spread above zero."
-    if math.isinf(row.seeds_needed):
-        return f"At this spread not even {MOST_SEEDS} seeds would show an effect of {effect}."
-    if row.seeds_needed <= row.n:
-        return f"These seeds would have shown an effect of {effect} in {power} of studies: it is likely smaller."
-    return f"At this spread about {row.seeds_needed:.0f} seeds would show an effect of {effect} with {power} power."
+    """How many more seeds an undecided arm needs, from the spread of its paired differences."""
+    if math.isnan(row.more_seeds):
+        return "How many seeds would decide cannot be said: no smallest effect of interest was recorded."
+    if math.isinf(row.more_seeds):
+        return f"At this spread not even {MOST_SEEDS} seeds would decide about an effect of {number(study.smallest_effect)}."
+    return f"At this spread about {count(int(row.more_seeds), 'more seed')} would decide it."
 
 
 # The page
 
 
-def render(study: Study, findings: Findings, charts: list[figures.Chart], folder: Path) -> str:
-    """The HTML of a page; everything that came from a run is escaped."""
+def render(
+    study: Study,
+    findings: Findings,
+    charts: list[figures.Chart],
+    folder: Path,
+    links: dict[tuple[str, int], str],
+) -> str:
+    """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token."""
+    drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts if c is not figures.OTHER_CURVES}
+    own_section = {c.name for c in (*frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
     return markup.render(
         "ablation.html.j2",
         study=study,
         confidence=CONFIDENCE,
-        power=POWER,
+        enough_seeds=ENOUGH_SEEDS,
         judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),
         colours=style.colours(study.arms),
-        verdicts=[
-            (row.arm, "identical" if row.identical else row.verdict, sentence(row, study))
-            for row in findings.verdicts.itertuples()
-        ],
+        verdicts=cards(study, findings),
+        outcomes=outcomes(findings),
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),
         predictions=findings.predictions.to_dict("records"),
+        foretold=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
         differences=difference_rows(study, findings),
+        robust=findings.robust.to_dict("records"),
+        levels=findings.levels.to_dict("records"),
+        checkpoints=checkpoints(study, findings),
         seeds=seed_table(study),
-        charts=[picture(c.name, c.title, c.caption, folder) for c in charts if c not in checks.CHARTS],
-        checks=[picture(c.name, c.title, c.caption, folder) for c in charts if c in checks.CHARTS],
+        runs=run_rows(study, links),
+        episodes={seed: link.partition("#")[0] for (_, seed), link in links.items()},
+        charts=[drawn[name] for name in drawn if name not in own_section],
+        other_curves=figures.OTHER_CURVES in charts,
+        frontier=[drawn[c.name] for c in frontier.CHARTS if c.name in drawn],
+        equal_kl=frontier.at_equal_kl(study).to_dict("records"),
+        lengths=[drawn[c.name] for c in length.CHARTS if c.name in drawn],
+        length_unit=length.unit_of(study),
+        checks=[drawn[c.name] for c in checks.CHARTS if c.name in drawn],
         agreement=agreement(study),
         reward_models=reward_models(study),
-        posts=posts(study),
-        stages=shared_stages(study),
-        seconds=seconds_table(study),
-        ran=what_ran(study),
+        posts=samples.posts(study),
+        stages=provenance.shared_stages(study),
+        seconds=provenance.seconds_table(study),
+        costs=provenance.costs(study),
+        ran=provenance.what_ran(study.runs),
     )
 
 
-def warnings(study: Study, findings: Findings) -> list[str]:
-    """What a reader must know before the verdict: seeds without a result, changed plans, values that are not finite."""
-    found = []
+def cards(study: Study, findings: Findings) -> list[dict]:
+    """One per arm: its verdict, and its interval as a drawing; all of them are drawn on one scale."""
+    pairs = findings.differences[findings.differences["metric"] == study.primary]
+    seeds = pairs.groupby("arm")["difference"].agg(list)
+    rows = findings.verdicts.assign(smallest_effect=study.smallest_effect)
+    shown = pd.concat([pairs["difference"], rows["low"], rows["high"]]).dropna().tolist()
+    ends = figures.padded(pd.Series([*shown, -1.5 * study.smallest_effect, 1.5 * study.smallest_effect]))
+    return [
+        {
+            "arm": row.arm,
+            "word": word(row),
+            "conclusion": conclusion(row, study),
+            "remark": remark(row, study),
+            "row": row,
+            "whisker": markup.whisker(row._asdict(), *ends, seeds.get(row.arm, [])),
+        }
+        for row in rows.itertuples()
+    ]
+
+
+def outcomes(findings: Findings) -> dict[str, int]:
+    """How many runs of all arms ended in which way; missing ones and those that ran away, which also have an end."""
+    counts: dict[str, int] = {}
     for row in findings.tally.itertuples():
-        lost = {word: seeds for word, seeds in row.outcomes.items() if word != "finished"}
-        lost |= {"never run": row.absent} if row.absent else {}
-        if lost or len(row.counted) < row.planned:
-            told = "; ".join(f"{word}: seed {', '.join(map(str, seeds))}" for word, seeds in sorted(lost.items()))
-            found.append(
-                f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
-                f"{study.primary} here and in the reference, and the verdict is about those alone."
-            )
+        ends = row.outcomes | {"missing": row.absent, "ran away": row.ran_away}
+        for name, seeds in ends.items():
+            counts[name] = counts.get(name, 0) + len(seeds)
+    return {name: n for name, n in counts.items() if n}
+
+
+def warnings(study: Study, findings: Findings) -> list[str]:
+    """What a reader must know beside the verdict: seeds without a result, changed plans, values that are not finite."""
+    found = [told for row in findings.tally.itertuples() for told in (_lost(row, study), _ran_away(row)) if told]
     if study.amended:
         found.append(f"The plan was changed between runs ({', '.join(study.amended)}): what is shown is the newest.")
+    found += study.troubles
     counts = study.curves[study.curves["metric"].str.startswith("nonfinite/") & (study.curves["value"] > 0)]
     for (arm, metric), rows in counts.groupby(["arm", "metric"]):
         seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
@@ -159,26 +213,63 @@ def warnings(study: Study, findings: Findings) -> list[str]:
     return found
 
 
+def _lost(row, study: Study) -> str:
+    """An arm's seeds that did not finish, and how many the verdict is about; nothing where all is well."""
+    lost = {name: seeds for name, seeds in row.outcomes.items() if name != "finished"}
+    lost |= {"never run": row.absent} if row.absent else {}
+    if not lost and len(row.counted) == row.planned:
+        return ""
+    told = "; ".join(f"{name}: seed {', '.join(map(str, seeds))}" for name, seeds in sorted(lost.items()))
+    return (
+        f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
+        f"{study.primary} here and in the reference, and the verdict is about those alone."
+    )
+
+
+def _ran_away(row) -> str:
+    """An arm's seeds that ended farther from the SFT policy than the study's cap; nothing where none did."""
+    if not row.ran_away:
+        return ""
+    return (
+        f"{row.arm} ran away: seed {', '.join(map(str, row.ran_away))} ended with a KL above {number(row.cap)} nats, "
+        f"{len(row.ran_away)} of {row.kl_known} (95 % interval of the share {100 * row.ran_away_low:.0f} % to "
+        f"{100 * row.ran_away_high:.0f} %). They count towards the verdict like any other."
+    )
+
+
+def checkpoints(study: Study, findings: Findings) -> dict:
+    """Per seed and arm, over the test posts: this checkpoint less the reference's, and less the SFT policy it began as."""
+    columns = [("prompts", arm) for arm in study.arms[1:]] + [("gains", arm) for arm in study.arms]
+    told = {
+        (kind, row.arm, row.seed): row for kind in ("prompts", "gains") for row in getattr(findings, kind).itertuples()
+    }
+    shown = [(kind, arm) for kind, arm in columns if any((kind, arm, seed) in told for seed in study.seeds)]
+    rows = [{"seed": seed, "cells": [told.get((*column, seed)) for column in shown]} for seed in study.seeds]
+    return {"columns": shown, "rows": rows if shown else []}
+
+
 def difference_rows(study: Study, findings: Findings) -> list[dict]:
-    """Intervals of the final metrics, the primary first, one row per metric and arm."""
-    order = list(dict.fromkeys((study.primary, *figures.tested(study))))
-    rows = findings.intervals[findings.intervals["metric"].isin(order)]
-    ranked = rows.sort_values(["metric", "arm"], key=lambda c: c.map(order.index) if c.name == "metric" else c)
-    return ranked.to_dict("records")
+    """One row per final metric, the primary first: each arm's interval, nothing where it has no pair."""
+    order = dict.fromkeys((study.primary, *figures.tested(study)))
+    told = {(row.metric, row.arm): row for row in findings.intervals.itertuples()}
+    rows = [{"metric": metric, "cells": [told.get((metric, arm)) for arm in study.arms[1:]]} for metric in order]
+    return [row for row in rows if any(row["cells"])]
 
 
 def seed_table(study: Study) -> dict:
     """One row per arm and seed with its outcome and, per tested metric, (before PPO, after PPO)."""
     value = study.finals.set_index(["arm", "seed", "metric"])["value"].to_dict()
     metrics = [m for m in figures.tested(study) if m in figures.FINALS]
+    # The SFT policy is at no distance from itself but for rounding.
+    before = {metric: f"sft_{metric}" for metric in metrics if metric != "test/kl"}
     rows = [
         {
             "arm": run.arm,
             "seed": run.seed,
             "outcome": run.outcome,
             "cells": [
-                (value.get((run.arm, run.seed, f"sft_{m}"), math.nan), value.get((run.arm, run.seed, m), math.nan))
-                for m in metrics
+                tuple(value.get((run.arm, run.seed, name), math.nan) for name in (before.get(metric), metric))
+                for metric in metrics
             ],
         }
         for run in study.runs.itertuples()
@@ -186,15 +277,22 @@ def seed_table(study: Study) -> dict:
     return {"metrics": metrics, "rows": rows}
 
 
+def run_rows(study: Study, links: dict[tuple[str, int], str]) -> list[dict]:
+    """Per arm and seed its run, and where its episodes are; a link to episodes ends with the number of the one it opens."""
+    rows = study.runs[["arm", "seed", "run_id"]].to_dict("records")
+    found = [links.get((row["arm"], row["seed"]), "") for row in rows]
+    return [row | {"link": link, "episode": link.rpartition("-")[2]} for row, link in zip(rows, found, strict=True)]
+
+
 def reward_models(study: Study) -> dict:
     """One column per distinct reward model, headed by who used it, and a row per number of it; groups are figures."""
     own = study.finals["metric"].str.startswith("rm/") & ~study.finals["metric"].str.startswith(checks.FAMILIES)
     wide = study.finals[own].pivot(index=["arm", "seed"], columns="metric", values="value")
     columns = {}
-    for members in _groups(study.runs, "stage.rm"):
+    for members in groups(study.runs, "stage.rm"):
         known = wide[wide.index.isin(members)].dropna(how="all")
         if not known.empty:
-            columns[_described(members, study)] = known.iloc[0]
+            columns[described(members, study)] = known.iloc[0]
     listed = [m for m in style.LABELS if m in wide] + [m for m in wide if m not in style.LABELS]
     rows = [{"metric": metric, "cells": [column[metric] for column in columns.values()]} for metric in listed]
     return {"users": list(columns), "rows": rows}
@@ -210,129 +308,3 @@ def agreement(study: Study) -> dict:
         for run in study.runs.itertuples()
     ]
     return {"metrics": metrics, "rows": rows if metrics else []}
-
-
-def shared_stages(study: Study) -> list[dict]:
-    """Per stage: how many results there are, and who shares them."""
-    recorded = _in_order(name.removeprefix("stage.") for name in study.runs if name.startswith("stage."))
-    groups = {stage: _groups(study.runs, f"stage.{stage}") for stage in recorded}
-    return [
-        {"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
-        for stage, found in groups.items()
-        if found
-    ]
-
-
-def seconds_table(study: Study) -> dict:
-    """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
-    taken = [parsed(text) for text in study.runs["stage_seconds"]]
-    stages = _in_order(stage for told in taken for stage in told)
-    rows = [
-        {
-            "arm": run.arm,
-            "seed": run.seed,
-            "started": run.started,
-            "cells": [t.get(stage, math.nan) for stage in stages],
-            "total": sum(t.values()),
-        }
-        for run, t in zip(study.runs.itertuples(), taken, strict=True)
-    ]
-    return {"stages": stages, "rows": rows}
-
-
-def what_ran(study: Study) -> dict[str, list[str]]:
-    """Each kind of provenance with its distinct values over the runs: one value where everything agreed."""
-    versions = [", ".join(f"{k} {v}" for k, v in sorted(parsed(t).items())) or t for t in study.runs["versions"]]
-    told = study.runs.assign(versions=versions)
-    return {kind: list(dict.fromkeys(told[kind])) for kind in ("commit", "machine", "versions", "command")}
-
-
-def posts(study: Study) -> list[dict]:
-    """The first test posts, each with its reference summary, and per seed what the SFT policy and each arm wrote."""
-    if not study.samples:
-        return []
-    first = next(iter(study.samples.values())).head(POSTS)
-    return [
-        {
-            "id": post.post_id,
-            "query": post.query,
-            "opening": shorten(post.query, OPENING, placeholder=" ..."),
-            "reference": post.reference,
-            "facts": _facts(gold=getattr(post, "reference_gold", math.nan)),
-            "summaries": [said for seed in study.seeds for said in _summaries(place, post.post_id, seed, study)],
-        }
-        for place, post in enumerate(first.itertuples())
-    ]
-
-
-def _summaries(place: int, post_id: str, seed: int, study: Study) -> list[dict]:
-    """What was written under the post at a place of the test set by one seed: its SFT policies, then its arms."""
-    tables = {arm: study.samples[arm, seed] for arm in study.arms if (arm, seed) in study.samples}
-    rows = {
-        arm: table.iloc[place]
-        for arm, table in tables.items()
-        if place < len(table) and table["post_id"].iloc[place] == post_id
-    }
-    before: dict[tuple, list[str]] = {}
-    for arm, row in rows.items():
-        facts = _facts(score=row["sft_score"], gold=row.get("sft_gold", math.nan))
-        before.setdefault((row["sft_summary"], facts), []).append(arm)
-    sft = [
-        {
-            "seed": seed,
-            "who": "SFT" if len(before) == 1 else f"SFT of {', '.join(arms)}",
-            "arm": "",
-            "text": text,
-            "ended": True,
-            "facts": facts,
-        }
-        for (text, facts), arms in before.items()
-    ]
-    return sft + [
-        {
-            "seed": seed,
-            "who": arm,
-            "arm": arm,
-            "text": row["summary"],
-            "ended": bool(row["ended"]),
-            "facts": _facts(score=row["score"], gold=row.get("gold", math.nan), tokens=row["length"]),
-        }
-        for arm, row in rows.items()
-    ]
-
-
-def _facts(**values: float) -> str:
-    """The numbers of one summary that exist, in one line."""
-    return " \N{MIDDLE DOT} ".join(
-        f"{key} {value if key == 'tokens' else number(value)}" for key, value in values.items() if not pd.isna(value)
-    )
-
-
-def _in_order(stages: Iterable[str]) -> list[str]:
-    """Each stage once: those of today's pipeline in its order, then what else an older or newer one recorded."""
-    recorded = dict.fromkeys(stages)
-    return [stage for stage in STAGES if stage in recorded] + [stage for stage in recorded if stage not in STAGES]
-
-
-def _groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:
-    """The (arm, seed) of the runs that share each key of a stage."""
-    known = runs.dropna(subset=stage) if stage in runs else runs.head(0)
-    return [list(zip(group["arm"], group["seed"], strict=True)) for _, group in known.groupby(stage, sort=False)]
-
-
-def _sharing(groups: list[list[tuple[str, int]]], study: Study) -> str:
-    """Who shares the results of a stage, said as shortly as it can be said."""
-    if len(groups) > 1 and all(len(members) == 1 for members in groups):
-        return "each run its own"
-    if len(groups) == len(study.seeds) > 1 and all(len({seed for _, seed in members}) == 1 for members in groups):
-        return "the arms of a seed share one"
-    return "; ".join(_described(members, study) for members in groups)
-
-
-def _described(members: list[tuple[str, int]], study: Study) -> str:
-    """Who shares a stage's result, in words."""
-    arms = [arm for arm in study.arms if arm in {a for a, _ in members}]
-    seeds = sorted({seed for _, seed in members})
-    who = "all arms" if len(arms) == len(study.arms) > 1 else ", ".join(arms)
-    which = "all seeds" if len(seeds) == len(study.seeds) > 1 else f"seed {', '.join(map(str, seeds))}"
-    return f"{who} \N{MIDDLE DOT} {which}"

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 # Okabe and Ito's palette, which the common colour-blindnesses can tell apart; the reference is always the dark one.
 PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
+SFT = "#888888"  # the policy before PPO, which is no arm
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 RC = {
@@ -37,6 +38,7 @@ RC = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # an arm's name is a name, whatever dollars are in it
     "svg.hashsalt": "reports",
     "svg.fonttype": "path",
 }  # a fixed salt: the same numbers give the same file
@@ -52,13 +54,18 @@ LABELS = {
     "policy/approx_kl": ("KL of an update", "nats"),
     "policy/clip_fraction": ("clipped ratios", "share"),
     "policy/ratio": ("probability ratio", ""),
+    "policy/ratio_error": ("distance of the ratio from 1", ""),
     "loss/policy": ("policy loss", ""),
+    "loss/total": ("whole loss", ""),
     "loss/value": ("value loss", ""),
+    "value/mean": ("value", ""),
+    "value/clip_fraction": ("clipped values", "share"),
     "value/explained_variance": ("explained variance", ""),
     "eval/win_rate": ("win rate on validation posts", "share"),
     "eval/gold": ("gold score on validation posts", ""),
     "eval/score": ("reward-model score on validation posts", ""),
     "test/win_rate": ("win rate", "share"),
+    "test/length_controlled_win_rate": ("win rate at equal length", "share"),
     "test/gold": ("gold score", ""),
     "test/score": ("reward-model score", ""),
     "test/kl": ("KL to the SFT policy", "nats"),
@@ -106,8 +113,17 @@ def name(metric: str) -> str:
 
 def label(metric: str) -> str:
     """A metric in words with its unit in brackets, as on an axis."""
-    words, unit = _entry(metric)
-    return f"{words} [{unit}]" if unit else words
+    return name(metric) + bracketed(metric)
+
+
+def unit(metric: str) -> str:
+    """A metric's unit; nothing where it has none."""
+    return _entry(metric)[1]
+
+
+def bracketed(metric: str) -> str:
+    """A metric's unit as it follows a word, in brackets; nothing where it has none."""
+    return f" [{unit(metric)}]" if unit(metric) else ""
 
 
 def colours(arms: tuple[str, ...]) -> dict[str, str]:
@@ -120,9 +136,21 @@ def dashes(arms: tuple[str, ...]) -> dict[str, tuple[float, ...] | str]:
     return dict(zip(arms, _cycled(DASHES, len(arms)), strict=True))
 
 
+def dash(arm: str, arms: tuple[str, ...]) -> tuple[float | None, ...]:
+    """One arm's dash pattern as a line takes it."""
+    return dashes(arms)[arm] or (None, None)
+
+
 def markers(arms: tuple[str, ...]) -> dict[str, str]:
     """Arm -> marker by position, so that the dots tell apart in grey."""
     return dict(zip(arms, _cycled(MARKERS, len(arms)), strict=True))
+
+
+def few_ticks(axes: Axes, axis: str = "both") -> None:
+    """At most five steps of numbers along an axis that is not logarithmic: small panels have no room for more."""
+    for name, one in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if axis in (name, "both") and one.get_scale() == "linear":
+            axes.locator_params(axis=name, nbins=5)
 
 
 def quiet(axes: Axes) -> None:

@@ -9,14 +9,16 @@ import pandas as pd
 from scipy import stats
 
 from reports import statistics
-from reports.markup import parsed
 from reports.read import CURVES, Study
 from reports.statistics import CONFIDENCE, Findings
 
 KL = "test/kl"
+CONTROL = "Control"  # the registry's group of studies whose arms differ in nothing but luck
 UNLISTED = "not in the registry"  # a study of a detail that has been renamed or removed since
 WORDS = ("better", "worse", "no difference", "undecided")
 RESULTS = ("as predicted", "opposite", "not resolved")
+RAN_AWAY = "ran away"  # finished, but further from the SFT policy than the study's cap on the KL
+BESIDE = ("missing", RAN_AWAY)  # what the tracker has no word for
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Survey:
     not_run: tuple[Mapping, ...]  # registered details without a study
     variants_not_run: tuple[tuple[str, str], ...]  # (detail, label) that the registry has and the study has not
     amended: tuple[str, ...]  # details whose plan was changed between their runs
+    troubles: tuple[tuple[str, str], ...]  # (detail, sentence): what could not be read, or does not belong together
 
 
 def survey(
@@ -67,6 +70,7 @@ def survey(
             if label not in study.arms
         ),
         amended=tuple(study.detail for study in ordered if study.amended),
+        troubles=tuple((study.detail, sentence) for study in ordered for sentence in study.troubles),
     )
 
 
@@ -80,6 +84,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
     rows = findings.verdicts.assign(
         detail=study.detail,
         group=entry["group"],
+        control=entry["group"] == CONTROL,
         question=study.tags["question"],
         paper=study.tags["paper"],
         reference=study.reference,
@@ -90,6 +95,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         kl=findings.verdicts["arm"].map(kl).astype(float),
         outcomes=told["outcomes"],
         absent=told["absent"],
+        ran_away=told["ran_away"],
         predictions=[_predictions(findings.predictions, arm) for arm in findings.verdicts["arm"]],
     )
     rank = {label: i for i, label in enumerate(labels)}
@@ -105,13 +111,20 @@ def _predictions(predictions: pd.DataFrame, arm: str) -> dict[str, int]:
 
 
 def _judged(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """All variants with their p values adjusted within each primary metric, and the verdicts that are left then."""
+    """All variants with their p values adjusted within each primary metric, and the verdicts that are left then.
+
+    A control compares a choice with itself: it is no test of a detail, and counts in no family.
+    """
     frames = [frame for frame in frames if not frame.empty]
     if not frames:
-        return pd.DataFrame(columns=["detail", "arm", "primary", "n", "mean", "verdict", "corrected", "identical"])
+        columns = ["detail", "arm", "primary", "n", "mean", "verdict", "corrected", "identical"]
+        return pd.DataFrame(columns=columns).assign(control=pd.Series(dtype=bool))
     rows = pd.concat(frames, ignore_index=True)
-    rows = rows.assign(adjusted=rows.groupby("primary")["p"].transform(statistics.holm))
-    words = [statistics.corrected(row.verdict, row.adjusted) for row in rows.itertuples()]
+    tests = rows["p"].mask(rows["control"])
+    rows = rows.assign(adjusted=tests.groupby(rows["primary"]).transform(statistics.holm))
+    words = [
+        row.verdict if row.control else statistics.corrected(row.verdict, row.adjusted) for row in rows.itertuples()
+    ]
     return rows.assign(corrected=words)
 
 
@@ -131,6 +144,7 @@ def _lost(study: Study, findings: Findings) -> list[dict]:
     for told in findings.tally.itertuples():
         lost = {word: seeds for word, seeds in told.outcomes.items() if word != "finished"}
         lost |= {"missing": told.absent} if told.absent else {}
+        lost |= {RAN_AWAY: told.ran_away} if told.ran_away else {}
         rows += [
             {
                 "detail": study.detail,
@@ -151,7 +165,7 @@ def families(effects: pd.DataFrame) -> tuple[dict, ...]:
     usual number of seeds: t(1 - 0.05 / (2 tests), n - 1) / sqrt(n).
     """
     found = []
-    for primary, rows in effects.groupby("primary", sort=False):
+    for primary, rows in effects[~effects["control"]].groupby("primary", sort=False):
         tested = rows[rows["p"].notna()]
         tests, n = len(tested), int(tested["n"].median()) if len(tested) else 0
         hurdle = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / tests, n - 1) / math.sqrt(n) if tests else np.nan
@@ -173,10 +187,13 @@ def families(effects: pd.DataFrame) -> tuple[dict, ...]:
 
 
 def outcomes(survey: Survey) -> dict[str, int]:
-    """How many runs of all studies ended in which way, missing ones included; a run shared by studies counts in each."""
+    """How many runs of all studies ended in which way; a run shared by studies counts in each.
+
+    Missing ones are counted too, and those that ran away, which finished or diverged as well.
+    """
     counts = survey.runs["outcome"].value_counts().to_dict()
-    missing = sum(len(loss["seeds"]) for loss in survey.lost if loss["outcome"] == "missing")
-    return {word: int(n) for word, n in counts.items()} | ({"missing": missing} if missing else {})
+    more = {word: sum(len(loss["seeds"]) for loss in survey.lost if loss["outcome"] == word) for word in BESIDE}
+    return {word: int(n) for word, n in (counts | more).items() if n}
 
 
 def shared_reference(survey: Survey) -> dict[str, int]:
@@ -185,13 +202,3 @@ def shared_reference(survey: Survey) -> dict[str, int]:
         return {"listed": 0, "different": 0}
     references = survey.runs[survey.runs["reference"] & survey.runs["stage.evaluate"].notna()]
     return {"listed": len(references), "different": references["stage.evaluate"].nunique()}
-
-
-def machine_hours(runs: pd.DataFrame) -> float:
-    """Hours spent on all stages, each counted once however many runs of however many studies share it."""
-    seconds = {}
-    for run in runs.to_dict("records"):
-        for stage, took in parsed(run["stage_seconds"]).items():
-            key = run.get(f"stage.{stage}")
-            seconds[key if isinstance(key, str) else (run["run_id"], stage)] = took
-    return sum(seconds.values()) / 3_600

@@ -13,7 +13,7 @@ import pytest
 from made_up import Fake, experiment, log_light, without_torch
 from scipy import stats
 
-from reports import atlas, forest
+from reports import atlas, forest, provenance
 from reports import survey as surveys
 from reports.read import read_outlines
 from repro.errors import UserError
@@ -191,7 +191,7 @@ def test_predictions_of_final_values_are_judged_and_those_of_curves_counted(surv
 def test_a_shared_stage_costs_its_hours_once(survey):
     # per run 139.1 s as made up; data and base are one, sft and rm one per seed, ppo and evaluate one per result
     results = survey.runs.query("outcome == outcome")["stage.ppo"].nunique()
-    assert surveys.machine_hours(survey.runs) * 3600 == pytest.approx(2.1 + 3 * (14.0 + 61.5) + results * (57.3 + 4.2))
+    assert provenance.hours(survey.runs) * 3600 == pytest.approx(2.1 + 3 * (14.0 + 61.5) + results * (57.3 + 4.2))
     assert surveys.shared_reference(survey) == {"listed": 9, "different": 3}
 
 
@@ -231,10 +231,55 @@ def test_the_headline_counts(built):
     assert accuracy.startswith("pair accuracy, validation: 1 variant, 1 tested; 1 interval of 95 % leaves out zero")
 
 
+@pytest.fixture(scope="module")
+def controlled(store, tmp_path_factory) -> tuple[surveys.Survey, Path]:
+    """The survey and the page of a scale with a control, whose arms differ in luck alone, and a study that ran away."""
+    told = {"scale": "even", "kl_cap": "5.0"}
+    for detail, rates in (("draws", (0.56, 0.57, 0.54)), ("real", (0.70, 0.81, 0.74))):
+        study = experiment(store, f"{detail}-even")
+        for arm, values in (("ref", REFERENCE), ("again", rates)):
+            for seed, rate in enumerate(values, start=1):
+                own = told | {"detail": detail, "reference": str(arm == "ref").lower()}
+                far = 9.0 if (detail, arm, seed) == ("real", "again", 2) else 2.0
+                log_light(store, study, Fake(arm, seed, tags=own), {"test/win_rate": rate, "test/kl": far})
+    registered = [{"name": "real", "group": "PPO", "variants": ["ref", "again"]}]
+    registered += [{"name": "draws", "group": surveys.CONTROL, "variants": ["ref", "again"]}]
+    order = [entry["name"] for entry in registered]
+    page = atlas.build("even", order, registered, store, tmp_path_factory.mktemp("even"))
+    return surveys.survey("even", *read_outlines("even", store), order, registered), page
+
+
+def test_a_control_is_the_noise_floor_and_no_test(controlled):
+    survey, page = controlled
+    rows = survey.effects.set_index("detail")
+    assert rows["control"].to_dict() == {"real": False, "draws": True}
+    assert math.isnan(rows.loc["draws", "adjusted"]) and rows.loc["real", "adjusted"] == rows.loc["real", "p"]
+    assert [(family["variants"], family["tests"]) for family in survey.families] == [(1, 1)]
+    drawn = forest.forest_data(survey, "test/win_rate")
+    assert drawn["detail"].tolist() == ["draws", "real"]  # though its mean is the smaller one
+    (sentence,) = atlas.noise(survey)
+    assert "single seeds from \N{MINUS SIGN}0.030 to +0.060" in sentence and sentence in page.read_text()
+
+
+def test_a_run_that_ran_away_is_counted_and_listed_and_still_counts(controlled):
+    survey, page = controlled
+    lost = [(loss["detail"], loss["arm"], loss["outcome"], loss["seeds"], loss["counted"]) for loss in survey.lost]
+    assert lost == [("real", "again", "ran away", [2], 1)]
+    assert surveys.outcomes(survey) == {"finished": 12, "ran away": 1}
+    assert survey.effects.set_index("detail")["n"].to_dict() == {"real": 3, "draws": 3}
+    assert '<span class="badge ran-away">1 ran away</span>' in page.read_text()
+
+
 def test_limits_hold_seeds_and_bands_but_not_endless_intervals():
     rows = pd.DataFrame({"mean": [0.1], "low": [-9.0], "high": [9.0], "smallest_effect": [0.05]})
     low, high = forest.limits(rows, pd.DataFrame({"difference": [0.0, 0.2]}))
     assert -0.1 < low < -0.05 and 0.2 < high < 0.25
+
+
+def test_limits_of_nothing_still_are_an_axis():
+    rows = pd.DataFrame({"mean": [math.nan], "low": [math.nan], "high": [math.nan], "smallest_effect": [math.nan]})
+    low, high = forest.limits(rows, pd.DataFrame({"difference": []}))
+    assert low < 0 < high
 
 
 def test_an_outline_is_a_study_without_curves_and_samples(study, store):

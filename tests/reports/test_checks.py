@@ -62,13 +62,6 @@ def test_a_curve_of_a_shared_stage_is_drawn_once(apart):
     assert set(rows.query("metric == 'rm/loss'")["seed"]) == {1, 2, 3}
 
 
-def test_stretches_are_means_and_a_short_curve_stays_as_it_is():
-    curve = pd.DataFrame({"metric": "rm/loss", "arm": "a", "seed": 1, "step": range(1, 121), "value": range(1, 121)})
-    told = checks.stretches(curve)
-    assert told["step"].tolist() == told["value"].tolist() == [1.5 + 2 * i for i in range(60)]
-    pd.testing.assert_frame_equal(checks.stretches(curve.head(12)), curve.head(12), check_dtype=False)
-
-
 def test_the_table_has_a_column_per_reward_model_and_no_groups(study, apart):
     table = page.reward_models(study)
     assert table["users"] == [f"all arms \N{MIDDLE DOT} seed {seed}" for seed in (1, 2, 3)]
@@ -96,5 +89,5 @@ def test_a_study_without_checks_has_no_such_section(study, tmp_path):
     plain = replace(study, finals=study.finals[~study.finals["metric"].str.contains("rm/|agreement")])
     findings = analyse(plain)
     assert all(chart.data(plain, findings).empty for chart in checks.CHARTS)
-    assert 'id="checks"' not in page.render(plain, findings, [], tmp_path)
-    assert 'id="checks"' in page.render(study, analyse(study), [], tmp_path)
+    assert 'id="checks"' not in page.render(plain, findings, [], tmp_path, {})
+    assert 'id="checks"' in page.render(study, analyse(study), [], tmp_path, {})

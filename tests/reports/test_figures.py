@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reports import figures, style
 from reports.statistics import analyse
@@ -14,13 +15,61 @@ def test_csv_holds_what_is_drawn(study, tmp_path):
     assert figures.save_all(figures.CHARTS, study, analyse(study), tmp_path) == list(figures.CHARTS)
     written = pd.read_csv(tmp_path / "learning_curves.csv").set_index(["metric", "arm", "seed", "step"])["value"]
     recorded = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
-    assert set(written.index.levels[0]) == set(figures.PANELS)
-    np.testing.assert_allclose(written, recorded[written.index])
+    assert set(written.index.levels[0]) == {*figures.PANELS, "test/win_rate"}
+    curves = written.drop("test/win_rate", level="metric")
+    np.testing.assert_allclose(curves, recorded[curves.index])
+
+
+def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
+    data = figures.curve_data(study, analyse(study))
+    judged = data[data["metric"] == study.primary].set_index(["arm", "seed"])["value"]
+    tested = study.finals[study.finals["metric"] == study.primary].set_index(["arm", "seed"])["value"]
+    pd.testing.assert_series_equal(judged.sort_index(), tested.sort_index())
+    assert data.loc[data["metric"] == study.primary, "step"].unique() == study.curves["step"].max()
+
+
+@pytest.mark.parametrize(
+    ("metric", "curve"),
+    [
+        ("test/win_rate", "eval/win_rate"),
+        ("test/kl", "objective/kl"),
+        ("test/rouge_l", ""),
+        ("objective/kl", ""),
+    ],
+)
+def test_a_tested_metric_is_looked_for_on_validation_posts_first(metric, curve):
+    assert figures.on_the_way(metric) == curve
 
 
 def test_panels_keep_their_order_and_the_reference_comes_first(study):
     data = figures.curve_data(study, analyse(study))
-    assert tuple(data["metric"].unique()) == figures.PANELS and data["arm"].iloc[0] == study.reference
+    assert tuple(data["metric"].unique()) == (*figures.PANELS, "test/win_rate")
+    assert data["arm"].iloc[0] == study.reference
+
+
+def test_differences_along_the_way_are_taken_step_by_step_within_a_seed(study):
+    told = figures.paired_data(study, analyse(study)).set_index(["metric", "arm", "seed", "step"])["value"]
+    value = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
+    where = ("objective/kl", "off", 2, 192)
+    assert told[where] == pytest.approx(value[where] - value[("objective/kl", study.reference, 2, 192)])
+    assert study.reference not in told.index.unique("arm")
+
+
+def test_bands_are_t_intervals_over_the_seeds_of_a_step(study):
+    band = figures.bands(study.curves).query("metric == 'objective/kl' and arm == 'off' and step == 192").iloc[0]
+    rows = study.curves.query("metric == 'objective/kl' and arm == 'off' and step == 192")["value"]
+    expected = stats.t.interval(0.95, 2, rows.mean(), stats.sem(rows))
+    assert (band["low"], band["high"]) == pytest.approx(expected)
+
+
+def test_stretches_are_means_and_a_short_curve_stays_as_it_is():
+    curve = pd.DataFrame({"metric": "rm/loss", "arm": "a", "seed": 1, "step": range(1, 121), "value": range(1, 121)})
+    told = figures.stretches(curve, 60)
+    assert told["step"].tolist() == told["value"].tolist() == [1.5 + 2 * i for i in range(60)]
+    pd.testing.assert_frame_equal(figures.stretches(curve.head(12), 60), curve.head(12), check_dtype=False)
+    other = curve.head(12).assign(metric="sft/loss")
+    both = figures.stretches(pd.concat([curve, other]), 60)
+    assert both.groupby("metric").size().to_dict() == {"rm/loss": 60, "sft/loss": 12}
 
 
 def test_before_and_after_are_paired_with_the_references_level(study):
@@ -46,6 +95,14 @@ def test_a_sampled_metric_is_named_after_the_greedy_one():
 def test_the_reference_looks_the_same_in_every_study_and_seven_arms_differ(look):
     assert look(NINE[:2])[NINE[0]] == look(NINE)[NINE[0]]
     assert len(set(look(NINE[:7]).values())) == 7
+
+
+@pytest.mark.parametrize(("cap", "drawn"), [(5.0, 1), (20.0, 0), (float("nan"), 0)])
+def test_the_cap_on_the_kl_is_drawn_where_a_run_came_near_it(cap, drawn):
+    axes = figures.grid(1, 1, 3, 3)[1][0]
+    axes.set_ylim(0, 10)
+    figures._mark_cap(axes, cap)
+    assert len(axes.lines) == drawn
 
 
 def test_limits_follow_the_seeds_and_a_wide_positive_curve_is_logarithmic():

@@ -1,0 +1,63 @@
+"""Score against KL: which points are drawn, and what an arm is compared with at equal KL."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import frontier
+from reports.statistics import analyse
+
+
+def curves(study, gain: dict[str, float], price: dict[str, float]) -> pd.DataFrame:
+    """Curves on which an arm's score is its gain x KL, and its KL grows evenly to its price."""
+    steps, rows = np.arange(1, 41) * 64, []
+    for arm in study.arms:
+        for seed in study.seeds:
+            kl = price[arm] * steps / steps[-1]
+            rows.append(pd.DataFrame({"step": steps, "metric": "objective/kl", "value": kl}).assign(arm=arm, seed=seed))
+            score = gain[arm] * kl + seed
+            told = pd.DataFrame({"step": steps, "metric": "objective/score", "value": score})
+            rows.append(told.assign(arm=arm, seed=seed))
+    return pd.concat(rows, ignore_index=True).assign(detail=study.detail)
+
+
+def test_at_equal_kl_a_dearer_arm_on_the_same_line_gains_nothing(study):
+    gain = dict.fromkeys(study.arms, 0.5) | {"off": 0.8}
+    price = dict.fromkeys(study.arms, 10.0) | {"off": 6.0, "scale_only": 8.0}
+    found = frontier.at_equal_kl(replace(study, curves=curves(study, gain, price))).set_index("arm")
+    assert found.loc["scale_only", "mean"] == pytest.approx(0.0, abs=1e-9)
+    last = 6.0 * (1 - 1.5 / 40)  # mean KL of the last four of forty updates
+    assert found.loc["off", "mean"] == pytest.approx(0.3 * last) and found.loc["off", "n"] == 3
+
+
+def test_an_arm_beyond_the_reference_has_nothing_to_be_compared_with(study):
+    price = dict.fromkeys(study.arms, 5.0) | {"off": 50.0}
+    found = frontier.at_equal_kl(replace(study, curves=curves(study, dict.fromkeys(study.arms, 0.5), price)))
+    assert found["arm"].tolist() == ["scale_only"]
+
+
+def test_paths_are_means_over_tenths_of_training(study):
+    price = dict.fromkeys(study.arms, 10.0)
+    told = frontier.on_the_way(replace(study, curves=curves(study, dict.fromkeys(study.arms, 1.0), price)))
+    path = told.query("arm == 'off' and seed == 2")
+    assert path["kl"].tolist() == pytest.approx([0.625 + i for i in range(10)])
+    assert path["value"].tolist() == pytest.approx((path["kl"] + 2).tolist())
+
+
+def test_ends_pair_the_sampled_score_with_the_sampled_kl(study):
+    ends = frontier.at_the_end(study)
+    rates = ends[ends["metric"] == "test/sampled_win_rate"]
+    assert len(rates) == 9 and set(rates["value"]) == {0.7} and set(rates["kl"]) == {2.2}
+
+
+def test_a_study_without_kl_has_no_frontier_and_one_without_curves_has_its_ends(study):
+    no_kl = replace(
+        study,
+        curves=study.curves[study.curves["metric"] != "objective/kl"],
+        finals=study.finals[study.finals["metric"] != "test/kl"],
+    )
+    assert frontier.data(no_kl, analyse(no_kl)).empty
+    no_curves = replace(study, curves=study.curves.head(0))
+    assert set(frontier.data(no_curves, analyse(no_curves))["part"]) == {"end"}
