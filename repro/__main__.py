@@ -215,14 +215,23 @@ def _run(arguments: argparse.Namespace) -> int:
     _tell_of_corrupt(board)
     _check_data([study], board)
     _execute(study, board, workers, _command(arguments, "run", arguments.study))
-    if not board.failed:
-        return _build(study.detail.name, study.scale.name)
     _tell_of_failures(board)
     try:
-        _build(study.detail.name, study.scale.name)
+        _build_and_publish(study.detail.name, study.scale.name)
     except UserError as error:
+        if not board.failed:
+            raise
         print(f"no verdict: {error}", file=sys.stderr)
-    return 1
+    return 1 if board.failed else 0
+
+
+def _build_and_publish(detail: str, scale: str) -> None:
+    """A study's page, there and in the store beside its runs, and the index."""
+    from repro.track import publish_report
+
+    path, verdict = _build(detail, scale)
+    publish_report(detail, scale, path.parent, verdict)
+    _build_index()
 
 
 def _check_data(studies, board) -> None:
@@ -309,38 +318,56 @@ def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
 
 
 def _build_atlas(scale: str) -> int:
+    """The page over all details at a scale, and the index."""
     from reports import atlas
-    from repro import catalogue
     from repro.store import store_uri, usable_store
 
-    records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
-    registered = [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]
+    registered = _registered()
     out = REPORTS / ("atlas" if scale == "mini" else f"atlas-{scale}")
     with usable_store():
         path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
     console.print()
     console.print(atlas.headline(path), highlight=False)
     console.print(f"atlas: {path}", highlight=False)
-    return 0
+    return _build_index()
+
+
+def _registered() -> list[dict]:
+    """What the pages over all details are told of each."""
+    from repro import catalogue
+
+    records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
+    return [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from repro import ablation
 
     _require_report_folder()
-    return _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments)))
+    _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments)))
+    return _build_index()
 
 
-def _build(detail: str, scale: str) -> int:
-    from reports import page, read
+def _build(detail: str, scale: str) -> tuple[Path, str]:
+    """A study's page; the file and the verdict in words."""
+    from reports import markup, page, read
     from repro.store import store_uri, usable_store
 
     with usable_store():
         study = read.read_study(detail, scale, store_uri())
-    path = page.build(study, REPORTS / (detail if scale == "mini" else f"{detail}-{scale}"))
+    path, verdict = page.build(study, REPORTS / markup.folder(detail, scale)), page.headline(study)
     console.print()
-    console.print(page.headline(study), highlight=False)
+    console.print(verdict, highlight=False)
     console.print(f"report: {path}", highlight=False)
+    return path, verdict
+
+
+def _build_index() -> int:
+    from reports import index
+    from repro.store import store_uri, usable_store
+
+    with usable_store():
+        console.print(f"index: {index.build(REPORTS, store_uri(), _registered())}", highlight=False)
     return 0
 
 
@@ -362,7 +389,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from repro.store import recorded_studies, store_uri
+    from reports import paper
+    from repro.store import recorded_studies, store_uri, usable_store
 
     _require_report_folder()
     found = recorded_studies()
@@ -373,7 +401,12 @@ def _figures(_: argparse.Namespace) -> int:
             _build(detail, scale)
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)
-    return 0
+    with usable_store():
+        console.print(f"\nthe paper beside it: {paper.build(store_uri(), REPORTS / 'paper')}", highlight=False)
+    scales = [scale for _, scale in found]
+    for scale in dict.fromkeys(scale for scale in scales if scales.count(scale) > 1):
+        _build_atlas(scale)
+    return _build_index()
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:

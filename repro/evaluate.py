@@ -32,7 +32,7 @@ class Written:
     ended: np.ndarray  # [N] bool
     length: np.ndarray  # [N] tokens, end of text included
     score: np.ndarray  # [N] the reward model's
-    kl: np.ndarray  # [N] nats to the reference policy, on the sampled tokens
+    kl: np.ndarray  # [N] nats to the reference policy on these tokens, at temperature 0.7 however they were sampled
 
 
 @torch.no_grad()
@@ -52,11 +52,11 @@ def write(
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
     for query, numbers in zip(queries.split(batch), uniform.split(batch)):
         query = model.trim_left(query, corpus.pad).to(device)
-        how = model.Sampling(temperature, measured_at=temperature)
+        how = model.Sampling(temperature, measured_at=SAMPLED)  # near 0 a token's nats are those of its rank alone
         response, logprob = model.sample(policy, query, numbers.to(device), how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, temperature)
+        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED)
         whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
         score = model.score(reward_model, whole, length, corpus.pad)
         kl = keep(k1(logprob, ref_logprob), mask).sum(1)
@@ -235,10 +235,10 @@ def _run_evaluate(work: Work) -> None:
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch")
-BASELINE = Stage("baseline", version=3, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=4, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=4,
+    version=5,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

@@ -1,4 +1,4 @@
-"""The only module that writes MLflow: it publishes what the stages left in their folders.
+"""Publishes in MLflow what the stages left in their folders, and the reports that are built from it.
 
 A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
 MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
@@ -9,40 +9,45 @@ import hashlib
 import json
 import os
 import platform
-import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+import torch
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as Recorded
 
-from repro import pipeline, stage
+from repro import pipeline, policy, present, stage
 from repro.ablation import Ablation
 from repro.details import DETAILS
 from repro.errors import UserError
 from repro.launch import Board
 from repro.pipeline import STAGES
+from repro.store import (
+    METRICS_AT_ONCE,
+    PARAMS_AT_ONCE,
+    STORE_ERRORS,
+    STUDY,
+    alone,
+    client,
+    find_study,
+    gist,
+    open_experiment,
+    runs_of,
+    usable_store,
+)
 
-# The journals wait for a store that does not answer; waiting here would keep the workers idle.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-DEFAULT_STORE = "sqlite:///mlflow.db"
-ARTIFACTS = Path("mlartifacts")
-BATCH, PARAMS_AT_ONCE = 1_000, 100  # MLflow's limits on metrics and on parameters in one call
+EPISODES = "episodes.json"
+ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
+PARENT = "mlflow.parentRunId"
+PLAN = ("detail", "scale", "question", "hypothesis", "paper", "primary", "higher_is_better")  # what a study's run says
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
 
 
@@ -55,63 +60,9 @@ class Run:
     seed: int
     keys: Mapping[str, str]
     over: bool
+    model: str = ""  # id of its policy in the store
     until: dict[str, float] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
-
-
-def store_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
-
-
-@contextmanager
-def usable_store() -> Iterator[None]:
-    """What goes wrong with the store inside becomes a UserError."""
-    try:
-        yield
-    except STORE_ERRORS as error:
-        raise UserError(
-            f"the MLflow store {store_uri()} cannot be used: {_gist(error)}; set MLFLOW_TRACKING_URI to "
-            "one that can, and give the same command: nothing is computed twice"
-        ) from None
-
-
-def _gist(error: Exception) -> str:
-    """An error's first sentence."""
-    return re.split(r"\n|\. ", str(error).strip())[0]
-
-
-def _alone(cache: Path) -> FileLock:
-    """Held while a study is opened: of several processes on a fresh sqlite file only one can make its tables."""
-    file = make_url(store_uri()).database if store_uri().startswith("sqlite:") else str(cache / "store")
-    return FileLock(f"{file}.lock")
-
-
-def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, str]:
-    """The client, and the id of the study's experiment, made now if need be: before any worker starts."""
-    client, name = MlflowClient(tracking_uri=store_uri()), f"{detail}-{scale}"
-    found = client.get_experiment_by_name(name)
-    if found and found.lifecycle_stage == "deleted":
-        raise UserError(
-            f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)"
-        )
-    if found:
-        return client, found.experiment_id
-    location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if store_uri().startswith("sqlite:") else {}
-    return client, client.create_experiment(name, tags={"detail": detail, "scale": scale}, **location)
-
-
-def recorded_studies() -> list[tuple[str, str]]:
-    """(detail, scale) of each study that the store holds."""
-    with usable_store():
-        tags = [each.tags for each in MlflowClient(tracking_uri=store_uri()).search_experiments()]
-    return sorted((each["detail"], each["scale"]) for each in tags if {"detail", "scale"} <= each.keys())
-
-
-def require_store(cache: Path) -> None:
-    """UserError where the store cannot be used, before anything is spent."""
-    with usable_store(), _alone(cache):
-        MlflowClient(tracking_uri=store_uri()).search_experiments(max_results=1)
 
 
 class Tracker:
@@ -122,14 +73,22 @@ class Tracker:
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
         self.study, self.board, self.trouble = study, board, ""
-        with usable_store(), _alone(board.cache):
-            self.client, self.experiment = open_experiment(study.detail.name, study.scale.name)
-            found = self.client.search_runs([self.experiment], max_results=5_000)
-            known = {run.data.tags.get("record"): run for run in found}
+        with usable_store(), alone(board.cache):
+            self.client, experiment = open_experiment(study.detail.name, study.scale.name)
+            self.experiment = experiment.experiment_id
+            found = runs_of(self.client, self.experiment)
+            known = {run.data.tags["record"]: run for run in found if "record" in run.data.tags}
             facts = _facts(study, command)
+            places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
+            parent = _study_run(self.client, experiment, found, facts, places)
+            self.parent = parent.info.run_id
             self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
+            # Whether every run is published to its end, and the one that they hang under with them.
+            self.over = parent.info.status == "FINISHED" and all(run.over for run in self.runs)
+            if not self.over:
+                self.client.update_run(self.parent, status="RUNNING")
 
-    def _open(self, arm: str, seed: int, known: Mapping[str | None, Any], facts: Mapping[str, str]) -> Run:
+    def _open(self, arm: str, seed: int, known: Mapping[str, Recorded], facts: Mapping[str, str]) -> Run:
         """The run of this arm and seed: the one that is there, or a new one that says what was declared before it."""
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
@@ -142,6 +101,8 @@ class Tracker:
             return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
         tags = {
             **facts,
+            PARENT: self.parent,
+            present.NOTE: present.run_note(self.study, arm, seed),
             "record": record,
             "asked": asked,
             "arm": arm,
@@ -150,7 +111,7 @@ class Tracker:
             "recipe": json.dumps(dict(recipe.choices)),
             **{f"stage.{name}": key for name, key in keys.items()},
         }
-        run = self.client.create_run(self.experiment, tags=tags, run_name=f"{arm}-seed{seed}")
+        run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
         params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
         listed = [Param(name, value) for name, value in params.items()]
@@ -158,7 +119,7 @@ class Tracker:
             self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
         return Run(run.info.run_id, arm, seed, keys, over=False)
 
-    def _take_up(self, run: Any) -> bool:
+    def _take_up(self, run: Recorded) -> bool:
         """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
         complete = run.info.status == "FINISHED" and run.data.tags.get("complete") == "true"
         if not complete:
@@ -167,23 +128,21 @@ class Tracker:
                 self.client.delete_tag(run.info.run_id, tag)
         return complete
 
-    @property
-    def over(self) -> bool:
-        """Whether every run is published to its end."""
-        return all(run.over for run in self.runs)
-
     def update(self) -> None:
         """Publish what the journals have gained since the last call."""
         try:
             self._publish_all()
             self.trouble = ""
         except STORE_ERRORS as error:
-            self.trouble = _gist(error)
+            self.trouble = gist(error)
 
     def _publish_all(self) -> None:
         for run in self.runs:
             if not run.over:
                 self._publish(run)
+        if not self.over and all(run.over for run in self.runs):
+            self.client.set_terminated(self.parent)
+            self.over = True
 
     def _publish(self, run: Run) -> None:
         for each in STAGES:
@@ -208,17 +167,19 @@ class Tracker:
             for line in fresh
             for metric, value in line["metrics"].items()
         ]
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(run.run_id, metrics=metrics[start : start + BATCH])
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self.client.log_batch(run.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
         run.until[name] = max((line["time"] for line in lines), default=0.0)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
         result = json.loads((folder / stage.RESULT).read_text())
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
         tags = [RunTag("outcome", result["outcome"])] if result["outcome"] != "finished" else []
-        metrics = [Metric(metric, value, when, 0) for metric, value in result["metrics"].items()]
+        # The policy is there before it is evaluated: MLflow's page of it shows what it scored.
+        judged = {"model_id": run.model} if name == "evaluate" and run.model else {}
+        metrics = [Metric(metric, value, when, 0, **judged) for metric, value in result["metrics"].items()]
         self.client.log_batch(run.run_id, metrics=metrics, tags=tags)
-        log = {"data": self._log_data, "ppo": self._log_checkpoint, "evaluate": self._log_samples}
+        log = {"data": self._log_data, "ppo": self._log_policy, "evaluate": self._log_samples}
         if name in log:
             log[name](run, folder)
 
@@ -226,30 +187,24 @@ class Tracker:
         digests = json.loads((folder / stage.DONE).read_text())["files"]
         splits: dict[str, str] = {}
         for file in sorted(file for file in digests if file.endswith(".arrow")):
-            split = str(Path(file).parent)
+            split = Path(file).parent.as_posix()
             splits[split] = splits.get(split, "") + digests[file]
-        source = json.dumps({"uri": str(folder)})
-        self.client.log_inputs(
-            run.run_id,
-            datasets=[
-                DatasetInput(
-                    Dataset(
-                        name=split,
-                        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
-                        source_type="local",
-                        source=source,
-                    )
-                )
-                for split, content in splits.items()
-            ],
-        )
+        sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
+        self.client.log_inputs(run.run_id, datasets=datasets)
 
-    def _log_checkpoint(self, run: Run, folder: Path) -> None:
-        model = folder / "model"
-        if sum(file.stat().st_size for file in model.rglob("*")) > LARGEST_CHECKPOINT:
-            self.client.set_tag(run.run_id, "checkpoint", str(model))
-        else:
-            self.client.log_artifacts(run.run_id, str(model), "checkpoint")
+    def _log_policy(self, run: Run, folder: Path) -> None:
+        checkpoint = folder / "model"
+        if (folder / EPISODES).is_file():
+            self.client.log_artifact(run.run_id, str(folder / EPISODES))
+        if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
+            self.client.set_tag(run.run_id, "checkpoint", str(checkpoint))
+            return
+        tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
+        save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
+        tags = {"detail": self.study.detail.name, "arm": run.arm, "seed": str(run.seed)}
+        with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
+            run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
 
     def _log_samples(self, run: Run, folder: Path) -> None:
         # A table is appended to, so an interrupted publication must not be repeated.
@@ -262,12 +217,16 @@ class Tracker:
         seconds = {}
         for name in run.finished:
             seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
-        outcome = self.client.get_run(run.run_id).data.tags.get("outcome", "finished")
+        told = self.client.get_run(run.run_id).data
+        outcome = "failed" if failed else told.tags.get("outcome", "finished")
+        note = present.run_note(self.study, run.arm, run.seed)
+        ending = present.outcome_note(outcome, self.study.primary, told.metrics, failed[:1])
         self.client.log_batch(
             run.run_id,
             tags=[
                 RunTag("stage_seconds", json.dumps(seconds)),
-                RunTag("outcome", "failed" if failed else outcome),
+                RunTag("outcome", outcome),
+                RunTag(present.NOTE, f"{note}\n\n{ending}"),
                 RunTag("complete", str(not failed).lower()),
                 *(RunTag("error", failed[0][:5_000]) for _ in failed[:1]),
             ],
@@ -282,12 +241,87 @@ class Tracker:
             for run in self.runs:
                 if not run.over:
                     self.client.set_terminated(run.run_id, status="KILLED")
+            if not self.over:
+                self.client.set_terminated(self.parent, status="KILLED")
 
 
-def _replaced(run: Any, runs: Iterable[Any]) -> bool:
+def _study_run(
+    store: MlflowClient,
+    experiment: Experiment,
+    found: Iterable[Recorded],
+    told: Mapping[str, str],
+    places: set[tuple[str, str]],
+) -> Recorded:
+    """The run that a study's runs hang under, made unless it is there, named after all its (arm, seed).
+
+    It is for finding one's way: its runs say everything themselves, and who reads runs by arm and seed passes it over.
+    """
+    runs = [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
+    name = present.study_name(told["detail"], places | {(run.data.tags["arm"], run.data.tags["seed"]) for run in runs})
+    parents = [run for run in found if run.data.tags.get("role") == STUDY]
+    tags = {"role": STUDY} | {each: told[each] for each in PLAN}
+    parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)
+    if parent.info.run_name != name:
+        store.update_run(parent.info.run_id, name=name)
+    for run in runs:
+        if PARENT not in run.data.tags:  # it was recorded before runs had one
+            store.set_tag(run.info.run_id, PARENT, parent.info.run_id)
+    better = told["higher_is_better"] == "true"
+    for key, value in present.experiment_tags(told["primary"], better, experiment.creation_time).items():
+        if experiment.tags.get(key) != value:
+            store.set_experiment_tag(experiment.experiment_id, key, value)
+    if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
+        note = _note(experiment, parent, told, "There is no verdict yet.")
+        _describe(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
+    return parent
+
+
+def _note(experiment: Experiment, parent: Recorded, told: Mapping[str, str], verdict: str) -> str:
+    return present.study_note(told, verdict, experiment.experiment_id, parent.info.run_id)
+
+
+def _describe(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
+    store.set_tag(parent.info.run_id, present.NOTE, note)
+    store.set_experiment_tag(experiment.experiment_id, present.NOTE, note)
+
+
+def gather(store: MlflowClient, experiment: Experiment) -> tuple[Recorded, Mapping[str, str]]:
+    """The run that all runs of a recorded study hang under, and the newest one's tags; UserError where there is none."""
+    found = runs_of(store, experiment.experiment_id)
+    told = [run.data.tags for run in found if {"arm", "seed", *PLAN} <= run.data.tags.keys()]
+    if not told:
+        raise UserError(f"the study {experiment.name} has no run of an arm and seed; start it")
+    return _study_run(store, experiment, found, told[0], set()), told[0]
+
+
+def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
+    """Keep a built report with its study, and have MLflow's pages say its verdict; again, it takes the earlier's place.
+
+    UserError where the store cannot be used, or holds no run of such a study.
+    """
+    with usable_store():
+        store, experiment = client(), find_study(detail, scale)
+        parent, told = gather(store, experiment)
+        store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
+        _describe(store, experiment, parent, _note(experiment, parent, told, verdict))
+
+
+def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
+    """A split as MLflow shows it; `content` is what all of its files hash to."""
+    dataset = Dataset(
+        name=f"{kind}/{split}",
+        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+        source_type="local",
+        source=json.dumps({"uri": folder}),
+        profile=json.dumps({"num_rows": int(sizes[ROWS[kind].format(split)])}),
+    )
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", split)])
+
+
+def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
     """Whether another run of the same arm and seed was asked for later: a report would take that one."""
 
-    def asked(of: Any) -> int:
+    def asked(of: Recorded) -> int:
         return int(of.data.tags.get("asked", 0))
 
     return any(
@@ -310,12 +344,31 @@ def _facts(study: Ablation, command: str) -> dict[str, str]:
         "higher_is_better": str(study.higher_is_better).lower(),
         "smallest_effect": str(study.smallest_effect),
         "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
+        "kl_cap": str(study.scale.kl_cap),
         "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}",
+        "lock": _lock(),
+        "machine": _machine(study.scale.threads),
         "versions": json.dumps({name: version(name) for name in LIBRARIES}),
         "command": command,
     }
+
+
+def _machine(threads: int) -> str:
+    """What computed it, without a name that would tell whose it is."""
+    accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    told = [
+        platform.machine(),
+        f"{os.cpu_count()} cores",
+        *accelerator,
+        f"{threads} thread{'s' * (threads > 1)} a worker",
+    ]
+    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
+
+
+def _lock() -> str:
+    """Digest of the pinned requirements; which of them are installed is said beside it."""
+    file = Path(__file__).parents[1] / "requirements.lock"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
 
 def _commit() -> str:

@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import settings
+from mlflow import MlflowClient
 from tiny import pick
 
 from repro import pipeline
+from repro.ablation import Ablation
 from repro.detail import Recipe
+from repro.details import WHITEN_ADV
 from repro.scale import EMBEDDED, SCALES
 from repro.stage import Budget, Work
 
@@ -62,6 +65,30 @@ def tiny_scale(tokenizer_file):
 def tiny_run(tiny_scale, tmp_path_factory):
     """The artefacts' folders, by stage, of one arm and seed at the tiny scale."""
     return pipeline.run(Recipe(), tiny_scale, 1, tmp_path_factory.mktemp("cache"), warn=pytest.fail)
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_scale):
+    """Two arms of whiten_adv, one seed."""
+    arms = {label: Recipe().but(WHITEN_ADV, label) for label in ("shift_and_scale", "off")}
+    return Ablation(WHITEN_ADV, "Does it matter?", arms, (1,), tiny_scale, "test/win_rate", True, 0.05)
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_study, tmp_path_factory):
+    """The artefacts of the whole study."""
+    folder = tmp_path_factory.mktemp("cache")
+    for recipe in tiny_study.arms.values():
+        pipeline.run(recipe, tiny_study.scale, 1, folder, warn=pytest.fail)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A sqlite store with its tables: making them takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
 
 
 @pytest.fixture

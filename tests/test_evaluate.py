@@ -2,14 +2,16 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from datasets import Dataset
 
-from repro import evaluate
+from repro import evaluate, model
 from repro.data import Corpus
 from repro.evaluate import Written
 
@@ -121,3 +123,21 @@ def test_a_reference_is_as_long_as_it_is_whatever_the_policy_has_room_for(tiny_r
     counts = evaluate.token_counts(["my boss sold my bike.", "my boss sold my bike. " * 40], corpus)
     assert counts[0] == len(corpus.tokenizer.tokenize(" my boss sold my bike.")) + 1
     assert counts[1] > 40 * 5
+
+
+def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however_a_text_was_sampled():
+    networks, generator = tiny.models(), lambda: torch.Generator().manual_seed(0)
+    other = tiny.policy(seed=3)
+    corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: [""] * len(rows))
+    queries = tiny.queries(8)
+    near_greedy = evaluate.write(
+        other, networks.reference, networks.reward_model, queries, evaluate.GREEDY, corpus, 5, 4, generator()
+    )
+    how, uniform = model.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
+    for row in range(8):
+        query = model.trim_left(queries[row : row + 1], tiny.PAD)
+        response, _ = model.sample(other, query, uniform[row : row + 1], how, tiny.EOS, tiny.PAD)
+        at = (query, response, tiny.PAD, tiny.EOS, evaluate.SAMPLED)
+        ours, theirs = (model.response_logprobs(network, *at)[0] for network in (other, networks.reference))
+        length = near_greedy.length[row]
+        assert near_greedy.kl[row] == pytest.approx((ours - theirs)[:length].sum().item(), abs=1e-3)

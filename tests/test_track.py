@@ -1,45 +1,39 @@
 """What is published: everything, once, whatever happens on the way."""
 
+import hashlib
 import json
 import math
 import multiprocessing
+import os
+import platform
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import mlflow
+import mlflow.transformers
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from recorded import artifacts, everything, parent, points, publish, recorded, runs
 
-from repro import launch, pipeline, stage, track
-from repro.ablation import Ablation
+from repro import launch, model, pipeline, stage, track
+from repro.data import Corpus
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
 from repro.errors import UserError
 from repro.stage import Budget, Work
 
 
-@pytest.fixture(scope="module")
-def study(tiny_scale):
-    """Two arms of whiten_adv, one seed."""
-    arms = {label: Recipe().but(WHITEN_ADV, label) for label in ("shift_and_scale", "off")}
-    return Ablation(WHITEN_ADV, "Does it matter?", arms, (1,), tiny_scale, "test/win_rate", True, 0.05)
+@pytest.fixture
+def study(tiny_study):
+    return tiny_study
 
 
-@pytest.fixture(scope="module")
-def cache(study, tmp_path_factory):
-    """The artefacts of the whole study."""
-    folder = tmp_path_factory.mktemp("cache")
-    for recipe in study.arms.values():
-        pipeline.run(recipe, study.scale, 1, folder, warn=pytest.fail)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A sqlite store with its tables: making them takes seconds."""
-    file = tmp_path_factory.mktemp("store") / "empty.db"
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-    return file
+@pytest.fixture
+def cache(tiny_cache):
+    return tiny_cache
 
 
 @pytest.fixture
@@ -50,36 +44,6 @@ def store(empty_store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)
     return MlflowClient(tracking_uri=uri)
-
-
-def publish(study, cache):
-    track.Tracker(study, launch.board_of(study, cache), "the command").close()
-
-
-def runs(store):
-    """Arm -> its run."""
-    experiment = store.get_experiment_by_name("whiten_adv-tiny")
-    found = store.search_runs([experiment.experiment_id])
-    assert len(found) == len({run.data.tags["arm"] for run in found})
-    return {run.data.tags["arm"]: run for run in found}
-
-
-def points(store, run):
-    """(metric, step, value, time) of every point of a run, repeated ones too."""
-    return sorted(
-        (name, point.step, point.value, point.timestamp)
-        for name in run.data.metrics
-        for point in store.get_metric_history(run.info.run_id, name)
-    )
-
-
-def everything(store):
-    """All that the store says of the study."""
-    return {arm: (run.to_dictionary(), points(store, run), artifacts(store, run)) for arm, run in runs(store).items()}
-
-
-def artifacts(store, run):
-    return {file.path for file in store.list_artifacts(run.info.run_id)}
 
 
 def journalled(folder):
@@ -94,14 +58,14 @@ def journalled(folder):
 
 
 @pytest.fixture(scope="module")
-def published(study, cache, empty_store, tmp_path_factory):
+def published(tiny_study, tiny_cache, empty_store, tmp_path_factory):
     """A client of a store with the whole study."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("published")
         shutil.copy(empty_store, folder / "mlflow.db")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.chdir(folder)
-        publish(study, cache)
+        publish(tiny_study, tiny_cache)
         yield MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
 
 
@@ -140,12 +104,151 @@ def test_a_run_has_every_number_of_its_stages(study, cache, published):
 
 def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):
     for run in runs(published).values():
+        contexts = {tag.value for each in run.inputs.dataset_inputs for tag in each.tags}
         inputs = {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
         splits = {"posts/train", "posts/validation", "posts/test", "pairs/train", "pairs/validation", "pairs/probe"}
         assert inputs.keys() == splits
         assert len(set(inputs.values())) == 6
-        assert artifacts(published, run) == {"checkpoint", "samples.json"}
+        rows = {each.dataset.name: json.loads(each.dataset.profile)["num_rows"] for each in run.inputs.dataset_inputs}
+        assert (rows["posts/train"], rows["posts/test"], rows["pairs/train"]) == (16, 4, 24)
+        assert contexts == {"train", "validation", "test", "probe"}
+        assert artifacts(published, run) == {"episodes.json", "samples.json"}
         assert len(published.load_table(run.info.experiment_id, "samples.json", [run.info.run_id])) == 4
+
+
+def test_mlflow_loads_the_policy_with_its_tokenizer_and_it_ends(study, cache, published, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", published.tracking_uri)
+    for arm, run in runs(published).items():
+        keys = pipeline.keys(study.arms[arm], study.scale, 1)
+        policy = model.load_policy(cache / keys["ppo"] / "model")
+        pipe = mlflow.transformers.load_model(f"runs:/{run.info.run_id}/policy")
+        (answer,) = pipe("SUBREDDIT: r/AskReddit", return_full_text=False)
+        asked = Corpus(cache / keys["data"]).tokenizer("SUBREDDIT: r/AskReddit", return_tensors="pt")
+        whole = policy.generate(**asked, do_sample=False, max_new_tokens=study.scale.response_tokens)
+        written = pipe.tokenizer.decode(whole[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert written and answer["generated_text"] == written
+        told = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/policy").predict("SUBREDDIT: r/AskReddit")
+        assert told == [written]
+
+
+def test_a_policy_says_its_arm_and_scores_and_nothing_of_this_machine(cache, published):
+    for arm, run in runs(published).items():
+        (output,) = run.outputs.model_outputs
+        policy = published.get_logged_model(output.model_id)
+        assert (policy.name, policy.status, policy.tags["arm"]) == ("policy", "READY", arm)
+        scores = {metric.key: metric.value for metric in policy.metrics}
+        assert scores == {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+        files = Path(local_file_uri_to_path(policy.artifact_location))
+        assert not any(str(cache) in file.read_text(errors="ignore") for file in files.rglob("*") if file.is_file())
+        assert len(list(files.rglob("*.safetensors"))) == 1
+
+
+def test_a_checkpoint_too_large_to_copy_is_named(study, cache, store, monkeypatch):
+    monkeypatch.setattr(track, "LARGEST_CHECKPOINT", 1_000)
+    publish(study, cache)
+    for arm, run in runs(store).items():
+        key = pipeline.keys(study.arms[arm], study.scale, 1)["ppo"]
+        assert run.data.tags["checkpoint"] == str(cache / key / "model")
+        assert run.outputs.model_outputs == [] and run.info.status == "FINISHED"
+
+
+def test_a_run_says_what_it_was_made_with(study, published):
+    pinned = hashlib.sha256((Path(track.__file__).parents[1] / "requirements.lock").read_bytes()).hexdigest()
+    for run in runs(published).values():
+        assert run.data.tags["lock"] == pinned[:16]
+        assert float(run.data.tags["kl_cap"]) == study.scale.kl_cap
+        assert f"{os.cpu_count()} cores" in run.data.tags["machine"]
+        assert platform.node() not in run.data.tags["machine"]
+
+
+# ---------------------------------------------------------------------------------------- as people look at it
+
+
+def test_a_run_is_named_and_described_by_what_it_changes(published):
+    off, reference = runs(published)["off"], runs(published)["shift_and_scale"]
+    assert (off.info.run_name, reference.info.run_name) == ("off seed 1", "shift_and_scale seed 1")
+    said = off.data.tags["mlflow.note.content"]
+    assert WHITEN_ADV.variants["off"].does in said and "instead of `shift_and_scale`" in said
+    assert f"Outcome: **finished**, `test/win_rate` {off.data.metrics['test/win_rate']:.3f}." in said
+    assert "the reference" in reference.data.tags["mlflow.note.content"]
+
+
+def test_runs_hang_under_one_that_reports_do_not_see(published):
+    assert parent(published).info.run_name == "whiten_adv (2 arms x 1 seed)"
+    assert parent(published).info.status == "FINISHED"
+    assert not {"arm", "seed", "record"} & parent(published).data.tags.keys()
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(published).values()} == {parent(published).info.run_id}
+
+
+def test_the_saved_view_shows_what_runs_have_and_sorts_by_the_primary_metric(study, published):
+    tags = published.get_experiment_by_name("whiten_adv-tiny").tags
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.study"])["state"])
+    for run in runs(published).values():
+        recorded = {"tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics}
+        places = [column.replace("`", "").split(".", 1) for column in state["selectedColumns"]]
+        assert [name for kind, name in places if name not in recorded[kind]] == []
+    assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{study.primary}`", False)
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_report_is_kept_with_its_study_and_found_from_its_description(study, cache, store, tmp_path):
+    publish(study, cache)
+    before = everything(store)[:2]
+    assert "There is no verdict yet." in parent(store).data.tags["mlflow.note.content"]
+    for verdict in ("Undecided.", "Better, <b>by far</b>."):
+        folder = report(tmp_path / "built", verdict)
+        track.publish_report("whiten_adv", "tiny", folder, verdict)
+        note = parent(store).data.tags["mlflow.note.content"]
+        assert note.startswith(f"**{study.question}** [Report](") and study.detail.hypothesis in note
+        assert f": {verdict}\n" in note
+        assert note == store.get_experiment_by_name("whiten_adv-tiny").tags["mlflow.note.content"]
+        home = parent(store).info
+        assert f"[Report](#/experiments/{home.experiment_id}/runs/{home.run_id}/artifacts/report/index.html?" in note
+        kept = Path(store.download_artifacts(home.run_id, "report"))
+        assert (kept / "index.html").read_text() == verdict and (kept / "figures" / "curve.svg").exists()
+    publish(study, cache)
+    assert parent(store).data.tags["mlflow.note.content"] == note
+    after = everything(store)[:2]
+    assert (after[0].pop(""), before[0].pop("")) and after == before
+
+
+def report(folder, verdict):
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text(verdict)
+    (folder / "figures" / "curve.svg").write_text("<svg/>")
+    return folder
+
+
+def test_a_report_of_no_study_is_refused_and_so_is_one_for_no_store(study, cache, store, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="holds no study; run one"):
+        track.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
+    publish(study, cache)
+    with pytest.raises(UserError, match="no recorded study whiten_adv-mini; did you mean 'whiten_adv-tiny'"):
+        track.publish_report("whiten_adv", "mini", tmp_path, "Better.")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match="cannot be used"):
+        track.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
+
+
+def test_an_extended_study_keeps_the_run_that_its_runs_hang_under(study, cache, store):
+    publish(study, cache)
+    first = parent(store).info.run_id
+    wider = replace(study, arms=dict(study.arms) | {"scale_only": Recipe().but(WHITEN_ADV, "scale_only")})
+    publish(wider, cache)
+    assert (parent(store).info.run_id, parent(store).info.status) == (first, "KILLED")
+    assert parent(store).info.run_name == "whiten_adv (3 arms x 1 seed)"
+    publish(study, cache)
+    assert (parent(store).info.run_id, parent(store).info.status) == (first, "FINISHED")
+    assert parent(store).info.run_name == "whiten_adv (3 arms x 1 seed)"
+
+
+def test_runs_of_before_they_had_a_parent_get_one(study, cache, store):
+    publish(study, cache)
+    store.delete_run(parent(store).info.run_id)
+    for run in runs(store).values():
+        store.delete_tag(run.info.run_id, "mlflow.parentRunId")
+    publish(study, cache)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(store).values()} == {parent(store).info.run_id}
 
 
 # --------------------------------------------------------------------------------------------- again, and again
@@ -163,14 +266,13 @@ def test_a_study_that_goes_back_to_earlier_runs_is_the_one_that_a_report_takes(s
     other = replace(study, scale=replace(study.scale, ppo_learning_rate=0.001))
     publish(other, cache)
     publish(study, cache)
-    experiment = store.get_experiment_by_name("whiten_adv-tiny")
-    found = store.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    found = recorded(store)[0]
     last_asked = {run.data.tags["arm"]: run for run in sorted(found, key=lambda run: int(run.data.tags["asked"]))}
     assert len(found) == 2 * len(last_asked)
     assert {run.data.tags["complete"] for run in last_asked.values()} == {"true"}
 
 
-@pytest.mark.parametrize("at", ["log_inputs", "log_artifacts", "log_table", "set_terminated"])
+@pytest.mark.parametrize("at", ["log_inputs", "log_model_artifacts", "log_outputs", "log_table", "set_terminated"])
 def test_an_interrupted_publication_is_completed(at, study, cache, store, published, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, at, interrupted)
@@ -181,7 +283,8 @@ def test_an_interrupted_publication_is_completed(at, study, cache, store, publis
         whole = runs(published)[arm]
         assert points(store, run) == points(published, whole)
         assert len(run.inputs.dataset_inputs) == 6
-        assert artifacts(store, run) == {"checkpoint", "samples.json"}
+        assert artifacts(store, run) == {"episodes.json", "samples.json"}
+        assert len(run.outputs.model_outputs) == 1
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
 
 

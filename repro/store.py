@@ -1,0 +1,138 @@
+"""The MLflow store in use: its address, its studies, and what a person is told when it cannot be used."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from repro.detail import nearest
+from repro.errors import UserError
+
+# The journals wait for a store that does not answer; waiting here would keep the workers idle.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a study leaves the machine unasked
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+ARTIFACTS = Path("mlartifacts")
+METRICS_AT_ONCE, PARAMS_AT_ONCE, RUNS_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
+STUDY = "study"  # the tag `role` of the run that all runs of a study hang under
+
+
+def store_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def client() -> MlflowClient:
+    """A client of the store in use."""
+    return MlflowClient(tracking_uri=store_uri())
+
+
+@contextmanager
+def usable_store() -> Iterator[None]:
+    """What goes wrong with the store inside becomes a UserError."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        raise UserError(
+            f"the MLflow store {store_uri()} cannot be used: {gist(error)}; set MLFLOW_TRACKING_URI to "
+            "one that can, and give the same command: nothing is computed twice"
+        ) from None
+
+
+def gist(error: Exception) -> str:
+    """An error's first sentence."""
+    return re.split(r"\n|\. ", str(error).strip())[0]
+
+
+def is_file(uri: str) -> bool:
+    """Whether a store is a sqlite file of this machine, and no server's."""
+    return uri.startswith("sqlite:")
+
+
+def database(uri: str) -> Path:
+    """The file of a sqlite store."""
+    return Path(make_url(uri).database or "")
+
+
+def alone(folder: Path) -> FileLock:
+    """Held while a study is opened: of several processes on a fresh sqlite file only one can make its tables."""
+    return FileLock(f"{database(store_uri()) if is_file(store_uri()) else folder / 'store'}.lock")
+
+
+def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
+    """The client, and the study's experiment, made now if need be: before any worker starts."""
+    store, name = client(), f"{detail}-{scale}"
+    found = store.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)"
+        )
+    if not found:
+        location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if is_file(store_uri()) else {}
+        found = store.get_experiment(store.create_experiment(name, tags={"detail": detail, "scale": scale}, **location))
+    return store, found
+
+
+def studies(store: MlflowClient) -> list[Experiment]:
+    """The experiments of a store that are studies."""
+    return [each for each in store.search_experiments() if {"detail", "scale"} <= each.tags.keys()]
+
+
+def recorded_studies() -> list[tuple[str, str]]:
+    """(detail, scale) of each study that the store holds."""
+    with usable_store():
+        return sorted((each.tags["detail"], each.tags["scale"]) for each in studies(client()))
+
+
+def find_study(detail: str, scale: str) -> Experiment:
+    """A recorded study; without a detail, the one that was last started. UserError names the recorded ones."""
+    if is_file(store_uri()) and not database(store_uri()).is_file():  # MLflow would make an empty one
+        raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
+    with usable_store():
+        store = client()
+        known = {each.name: each for each in studies(store)}
+        if not known:
+            raise UserError(
+                f"the MLflow store {store_uri()} holds no study; run one, as make ablation DETAIL=whiten_adv"
+            )
+        if not detail:
+            return _last_started(store, list(known.values()))
+        if f"{detail}-{scale}" not in known:
+            raise UserError(f"there is no recorded study {detail}-{scale}; {nearest(f'{detail}-{scale}', known)}")
+        return known[f"{detail}-{scale}"]
+
+
+def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:
+    by_id = {each.experiment_id: each for each in known}
+    newest = store.search_runs(list(by_id), order_by=["attributes.start_time DESC"], max_results=1)
+    return by_id[newest[0].info.experiment_id] if newest else known[0]
+
+
+def runs_of(store: MlflowClient, experiment: str) -> list[Run]:
+    """Every run of an experiment that is not deleted, its parent too."""
+    found, token = [], None
+    while page := store.search_runs([experiment], "", ViewType.ACTIVE_ONLY, RUNS_AT_ONCE, page_token=token):
+        found, token = found + list(page), page.token
+        if not token:
+            break
+    return found
+
+
+def require_store(cache: Path) -> None:
+    """UserError where the store cannot be used, before anything is spent."""
+    with usable_store(), alone(cache):
+        client().search_experiments(max_results=1)

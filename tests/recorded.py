@@ -1,0 +1,49 @@
+"""The tiny study in an MLflow store: published, and all that the store then says of it."""
+
+from repro import launch, track
+
+
+def publish(study, cache):
+    track.Tracker(study, launch.board_of(study, cache), "the command").close()
+
+
+def recorded(store):
+    """The runs of the study's arms and seeds, and apart from them those that they hang under."""
+    found = store.search_runs([store.get_experiment_by_name("whiten_adv-tiny").experiment_id])
+    parents = [run for run in found if run.data.tags.get("role") == "study"]
+    return [run for run in found if run not in parents], parents
+
+
+def runs(store):
+    """Arm -> its run; every arm has one."""
+    found = {run.data.tags["arm"]: run for run in recorded(store)[0]}
+    assert found.keys() == {"shift_and_scale", "off"} and len(found) == len(recorded(store)[0])
+    return found
+
+
+def parent(store):
+    """The run that they hang under."""
+    (found,) = recorded(store)[1]
+    return found
+
+
+def points(store, run):
+    """(metric, step, value, time) of every point of a run, repeated ones too."""
+    return sorted(
+        (name, point.step, point.value, point.timestamp)
+        for name in run.data.metrics
+        for point in store.get_metric_history(run.info.run_id, name)
+    )
+
+
+def everything(store):
+    """All that the store says of the study."""
+    found = runs(store) | {"": parent(store)}
+    experiment = store.get_experiment_by_name("whiten_adv-tiny")
+    models = {each.model_id: dict(each) for each in store.search_logged_models([experiment.experiment_id])}
+    said = {arm: (run.to_dictionary(), points(store, run), artifacts(store, run)) for arm, run in found.items()}
+    return said, models, dict(experiment)
+
+
+def artifacts(store, run):
+    return {file.path for file in store.list_artifacts(run.info.run_id)}
