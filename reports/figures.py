@@ -38,7 +38,6 @@ FINALS = (
     "test/covered_facts",
     "test/judge_agreement",
 )
-OTHERS = ("objective/", "policy/", "loss/", "value/", "eval/")  # how the names of further curves begin
 PAIRED = (
     "objective/score",
     "objective/gold",
@@ -131,18 +130,6 @@ def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     if "objective/kl" in panels:
         _mark_cap(panels["objective/kl"], float(study.tags.get("kl_cap", "nan")))
     return figure
-
-
-def other_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step [episodes], value of every other curve of the policy, its critic and its validation."""
-    recorded = sorted(set(study.curves["metric"]) - set(PANELS))
-    others = tuple(metric for metric in recorded if metric.startswith(OTHERS))
-    return in_order(stretches(study.curves[study.curves["metric"].isin(others)], POINTS), others, study.arms)
-
-
-def draw_others(data: pd.DataFrame, study: Study) -> Figure:
-    """The same grid of these."""
-    return curve_panels(data, study, "episodes")[0]
 
 
 def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> tuple[Figure, dict[str, Axes]]:
@@ -455,12 +442,4 @@ CHARTS = (
         before_after_data,
         draw_before_after,
     ),
-)
-# Beside the page, not in it: what one looks up, and what would double the page.
-OTHER_CURVES = Chart(
-    "other_curves",
-    "Every other curve",
-    "As the learning curves: thin lines are seeds, thick ones an arm's mean with its 95 % t interval.",
-    other_data,
-    draw_others,
 )

@@ -1,5 +1,6 @@
 """The page of a study: one self-contained HTML file, its figures as files beside it, and the verdict as JSON."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from reports.provenance import described, groups
 from reports.read import Study, read_study, tracking_uri
 from reports.statistics import CONFIDENCE, ENOUGH_SEEDS, MOST_SEEDS, Findings, analyse
 
-CHARTS = (*figures.CHARTS, figures.OTHER_CURVES, *frontier.CHARTS, *length.CHARTS, checks.BEFORE_PPO, *checks.CHARTS)
+CHARTS = (*figures.CHARTS, *frontier.CHARTS, *length.CHARTS, checks.BEFORE_PPO, *checks.CHARTS)
+VERDICT, CURVES = "verdict.json", "curves.csv"
 AGREEMENT = (
     "sft_test/judge_agreement",
     "test/judge_agreement",
@@ -33,15 +35,17 @@ def build(study: Study, out: Path) -> Path:
     study, page = length.controlled(study), Path(out) / "index.html"
     findings = analyse(study)
     charts = figures.save_all(CHARTS, study, findings, page.parent / "figures")
+    study.curves.to_csv(page.parent / "figures" / CURVES, index=False)
     links = inspect.build_all(study, page.parent)
     page.write_text(render(study, findings, charts, page.parent / "figures", links), encoding="utf-8")
-    markup.write_json(verdict_record(study, findings, page), page.parent / "verdict.json")
+    markup.write_json(verdict_record(study, findings, page), page.parent / VERDICT)
     return page
 
 
-def headline(study: Study) -> str:
-    """The verdict in plain words, one sentence per arm, each on its line."""
-    return "\n".join(sentence(row, study) for row in analyse(study).verdicts.itertuples())
+def headline(page: Path) -> str:
+    """The verdict of the page in plain words, one sentence per arm, each on its line."""
+    told = json.loads((page.parent / VERDICT).read_text(encoding="utf-8"))
+    return "\n".join(arm["sentence"] for arm in told["arms"].values())
 
 
 # The verdict
@@ -55,6 +59,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
             "mean_difference": known(row.mean),
             "ci95": [known(row.low), known(row.high)],
             "verdict": row.verdict,
+            "sentence": sentence(row, study),
         }
         for row in findings.verdicts.itertuples()
     }
@@ -131,13 +136,14 @@ def render(
     links: dict[tuple[str, int], str],
 ) -> str:
     """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token."""
-    drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts if c is not figures.OTHER_CURVES}
+    drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts}
     own_section = {c.name for c in (*frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
     return markup.render(
         "ablation.html.j2",
         study=study,
         confidence=CONFIDENCE,
         enough_seeds=ENOUGH_SEEDS,
+        curves=CURVES,
         judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),
         colours=style.colours(study.arms),
         verdicts=cards(study, findings),
@@ -154,7 +160,6 @@ def render(
         runs=run_rows(study, links),
         episodes={seed: link.partition("#")[0] for (_, seed), link in links.items()},
         charts=[drawn[name] for name in drawn if name not in own_section],
-        other_curves=figures.OTHER_CURVES in charts,
         frontier=[drawn[c.name] for c in frontier.CHARTS if c.name in drawn],
         equal_kl=frontier.at_equal_kl(study).to_dict("records"),
         lengths=[drawn[c.name] for c in length.CHARTS if c.name in drawn],

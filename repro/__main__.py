@@ -355,7 +355,8 @@ def _build(detail: str, scale: str) -> tuple[Path, str]:
 
     with usable_store():
         study = read.read_study(detail, scale, store_uri())
-    path, verdict = page.build(study, REPORTS / markup.folder(detail, scale)), page.headline(study)
+    path = page.build(study, REPORTS / markup.folder(detail, scale))
+    verdict = page.headline(path)
     console.print()
     console.print(verdict, highlight=False)
     console.print(f"report: {path}", highlight=False)

@@ -44,7 +44,7 @@ def test_the_page_needs_no_network(html):
 
 def test_files_that_the_page_links_to_exist(html, built):
     linked = re.findall(r'href="(figures/[^"]+)"', html)
-    assert len(linked) == 30 and all((built.parent / name).stat().st_size > 0 for name in linked)
+    assert len(linked) == 28 and all((built.parent / name).stat().st_size > 0 for name in linked)
 
 
 def test_pictures_in_the_page_are_the_files_to_a_hundredth_of_a_point(built):
@@ -80,14 +80,14 @@ def test_verdict_file(built, study):
     verdict = strict((built.parent / "verdict.json").read_text())
     assert list(verdict)[:6] == ["detail", "scale", "primary", "arms", "seeds", "report"]
     assert set(verdict["arms"]) == {"off", "scale_only"} and verdict["seeds"] == [1, 2, 3]
-    assert set(verdict["arms"]["off"]) == {"n", "mean_difference", "ci95", "verdict"}
+    assert set(verdict["arms"]["off"]) == {"n", "mean_difference", "ci95", "verdict", "sentence"}
     assert verdict["arms"]["off"]["verdict"] == "worse" and verdict["arms"]["off"]["n"] == 3
     assert verdict["arms"]["off"]["mean_difference"] == pytest.approx(-0.10)
     assert Path(verdict["report"]) == built
 
 
-def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect(study):
-    off, scale_only = page.headline(study).splitlines()
+def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect(built):
+    off, scale_only = page.headline(built).splitlines()
     assert off == (
         "off is worse than shift_and_scale: win rate \N{MINUS SIGN}0.100 (95 % interval \N{MINUS SIGN}0.125 "
         "to \N{MINUS SIGN}0.075, 3 paired seeds; smallest effect of interest 0.020)."
@@ -114,7 +114,8 @@ def test_missing_final_values_are_told_and_null(study, tmp_path):
     bare = replace(study, finals=study.finals[study.finals["metric"] == "rm/bias"], samples={})
     text = page.build(bare, tmp_path).read_text()
     arms = strict((tmp_path / "verdict.json").read_text())["arms"]
-    assert arms["off"] == {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
+    told = {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
+    assert told.items() <= arms["off"].items()
     assert "0 of 3 seeds have test/win_rate" in text and "No samples were recorded" in text
 
 
