@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -78,20 +79,25 @@ def draw_power(data: pd.DataFrame) -> Figure:
         _shares_over_n(axes, data[data["effect"] == effect], shapes, apart=0.0)
         axes.set(title=f"effect: {effect:g} × the spread", xlabel="seeds of a study", ylim=(0, 101))
     panels[0].set_ylabel("shown [%]")
-    handles = [Line2D([], [], color="#bbbbbb", linewidth=6, label="noncentral t"), *panels[0].get_lines()[1:]]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=8)
+    shown, _ = panels[0].get_legend_handles_labels()
+    for axes in panels:
+        axes.get_legend().remove()
+    handles = [Line2D([], [], color="#bbbbbb", linewidth=6, label="noncentral t"), *shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=8)
     return figure
 
 
 def _shares_over_n(axes: Axes, rows: pd.DataFrame, shapes: tuple[str, ...], apart: float) -> None:
     """A line per shape with the exact intervals of its shares [%], `apart` seeds from the next so that none hides."""
-    colours, markers = style.colours(shapes), style.markers(shapes)
-    for place, shape in enumerate(shapes):
-        own, shift = rows[rows["shape"] == shape], apart * (place - (len(shapes) - 1) / 2)
-        look = {"color": colours[shape], "dashes": style.dashes(shapes)[shape] or (None, None), "linewidth": 1}
-        x = own["n"] + shift
-        axes.plot(x, 100 * own["shown"], marker=markers[shape], markersize=4, label=shape, **look)
-        axes.vlines(x, 100 * own["shown_low"], 100 * own["shown_high"], color=colours[shape], linewidth=0.8)
+    shift = {shape: apart * (place - (len(shapes) - 1) / 2) for place, shape in enumerate(shapes)}
+    percent = {name: 100 * rows[name] for name in ("shown", "shown_low", "shown_high")}
+    told = rows.assign(n=rows["n"] + rows["shape"].map(shift), **percent)
+    look = {"hue": "shape", "hue_order": shapes, "palette": style.colours(shapes)}
+    look |= {"style": "shape", "style_order": shapes, "dashes": style.dashes(shapes), "markers": style.markers(shapes)}
+    sns.lineplot(told, x="n", y="shown", **look, markersize=5, linewidth=1, errorbar=None, ax=axes)
+    colours = told["shape"].map(style.colours(shapes))
+    axes.vlines(told["n"], told["shown_low"], told["shown_high"], colors=colours, linewidth=0.8)
+    axes.set(ylabel="")
 
 
 # The page
