@@ -2,10 +2,14 @@
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
+import mlflow
+from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
@@ -36,8 +40,27 @@ def store_uri() -> str:
 
 
 def client() -> MlflowClient:
-    """A client of the store in use."""
+    """A client of the store in use; UserError for one of another version, which MLflow would migrate unasked."""
+    if is_file(store_uri()) and database(store_uri()).is_file() and database(store_uri()).stat().st_size:
+        require_schema(database(store_uri()))
     return MlflowClient(tracking_uri=store_uri())
+
+
+@cache
+def require_schema(file: Path) -> None:
+    """UserError where a sqlite file is no MLflow store of the version that is installed."""
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as tables:
+            tables.execute("select experiment_id from experiments limit 1")
+            (schema,) = tables.execute("select version_num from alembic_version").fetchone()
+    except (sqlite3.Error, TypeError):
+        raise UserError(f"{file} is not an MLflow store; give the file that MLflow wrote, as mlflow.db") from None
+    wanted = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
+    if schema != wanted:
+        raise UserError(
+            f"{file} was written by another version of MLflow (schema {schema}; {mlflow.__version__} reads {wanted}); "
+            "take a copy of it, and give: mlflow db upgrade sqlite:////PATH/OF/THE/COPY"
+        )
 
 
 @contextmanager
@@ -93,15 +116,15 @@ def studies(store: MlflowClient) -> list[Experiment]:
 
 
 def recorded_studies() -> list[tuple[str, str]]:
-    """(detail, scale) of each study that the store holds."""
+    """(detail, scale) of each study that the store holds; UserError where there is no store yet."""
+    _require_file()
     with usable_store():
         return sorted((each.tags["detail"], each.tags["scale"]) for each in studies(client()))
 
 
 def find_study(detail: str, scale: str) -> Experiment:
     """A recorded study; without a detail, the one that was last started. UserError names the recorded ones."""
-    if is_file(store_uri()) and not database(store_uri()).is_file():  # MLflow would make an empty one
-        raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
+    _require_file()
     with usable_store():
         store = client()
         known = {each.name: each for each in studies(store)}
@@ -114,6 +137,11 @@ def find_study(detail: str, scale: str) -> Experiment:
         if f"{detail}-{scale}" not in known:
             raise UserError(f"there is no recorded study {detail}-{scale}; {nearest(f'{detail}-{scale}', known)}")
         return known[f"{detail}-{scale}"]
+
+
+def _require_file() -> None:
+    if is_file(store_uri()) and not database(store_uri()).is_file():  # MLflow would make an empty one
+        raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
 
 
 def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:

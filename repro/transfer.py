@@ -5,17 +5,14 @@ point for a metric, step, time and value; a copy that an interrupt left says so 
 """
 
 import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-import mlflow
-from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment, LoggedModel, LoggedModelStatus, Metric, Param, Run, RunTag
@@ -33,6 +30,7 @@ from repro.store import (
     gist,
     is_file,
     open_experiment,
+    require_schema,
     require_store,
     runs_of,
     store_uri,
@@ -116,30 +114,16 @@ def _address(words: str) -> str:
     if is_file(words) or "://" not in words:
         given = database(words) if is_file(words) else Path(words)
         file = given / "mlflow.db" if given.is_dir() else given
-        _check_schema(file)
+        if not file.is_file():
+            raise UserError(
+                f"there is no MLflow store {file}; give an mlflow.db, the folder of one, or a server's address"
+            )
+        require_schema(file)
         uri = f"sqlite:///{file.resolve()}"
     here = f"sqlite:///{database(store_uri()).resolve()}" if is_file(store_uri()) else store_uri().rstrip("/")
     if uri == here:
         raise UserError(f"{words} is the store in use; name another, or set MLFLOW_TRACKING_URI to the one to fill")
     return uri
-
-
-def _check_schema(file: Path) -> None:
-    """UserError where there is no file, or it is no MLflow store of this version."""
-    if not file.is_file():
-        raise UserError(f"there is no MLflow store {file}; give an mlflow.db, the folder of one, or a server's address")
-    try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as tables:
-            tables.execute("select experiment_id from experiments limit 1")
-            (schema,) = tables.execute("select version_num from alembic_version").fetchone()
-    except (sqlite3.Error, TypeError):
-        raise UserError(f"{file} is not an MLflow store; give the file that MLflow wrote, as mlflow.db") from None
-    wanted = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
-    if schema != wanted:
-        raise UserError(
-            f"{file} was written by another version of MLflow (schema {schema}; {mlflow.__version__} reads {wanted}); "
-            "take a copy of it, give: mlflow db upgrade sqlite:////PATH/OF/THE/COPY, and import the copy"
-        )
 
 
 def _bring_study(source: Source, study: Experiment) -> list[Fate]:

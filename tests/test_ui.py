@@ -1,6 +1,7 @@
 """Which study MLflow's pages are opened on; `test_remote.py` opens them."""
 
 import shutil
+import sqlite3
 
 import pytest
 from mlflow import MlflowClient
@@ -46,3 +47,23 @@ def test_no_store_is_made_for_a_look_at_it(tmp_path, monkeypatch, capsys):
     assert main(["ui"]) == 2
     assert "there is no MLflow store sqlite:///mlflow.db yet; run a study" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["ui"], ["figures"], ["run", "gamma", "--scale", "smoke"], ["atlas", "gamma"]])
+def test_an_older_store_is_refused_and_left_as_it_is(local, tmp_path, monkeypatch, capsys, words):
+    with sqlite3.connect(tmp_path / "mlflow.db") as tables:
+        tables.execute("update alembic_version set version_num = '451aebb31d03'")
+        tables.execute("drop table logged_models")
+    before = (tmp_path / "mlflow.db").read_bytes()
+    assert main(words) == 2
+    assert "mlflow db upgrade" in capsys.readouterr().err
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["figures"], ["report", "gamma"], ["inspect", "off"]])
+def test_no_store_is_made_for_a_report(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert main(words) == 2
+    assert "there is no MLflow store" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.db"))
