@@ -13,7 +13,7 @@ from reports.read import Study, read_study, tracking_uri
 from reports.statistics import CONFIDENCE, ENOUGH_SEEDS, MOST_SEEDS, Findings, analyse
 
 CHARTS = (*figures.CHARTS, *frontier.CHARTS, *length.CHARTS, checks.BEFORE_PPO, *checks.CHARTS)
-VERDICT, CURVES = "verdict.json", "curves.csv"
+VERDICT, CURVES = "verdict.json", "curves.csv.gz"
 AGREEMENT = (
     "sft_test/judge_agreement",
     "test/judge_agreement",
@@ -35,7 +35,7 @@ def build(study: Study, out: Path) -> Path:
     study, page = length.controlled(study), Path(out) / "index.html"
     findings = analyse(study)
     charts = figures.save_all(CHARTS, study, findings, page.parent / "figures")
-    study.curves.to_csv(page.parent / "figures" / CURVES, index=False)
+    study.curves.to_csv(page.parent / "figures" / CURVES, index=False, compression={"method": "gzip", "mtime": 0})
     links = inspect.build_all(study, page.parent)
     page.write_text(render(study, findings, charts, page.parent / "figures", links), encoding="utf-8")
     markup.write_json(verdict_record(study, findings, page), page.parent / VERDICT)
