@@ -1,0 +1,235 @@
+"""The pages of a real study in a browser: they load from a folder without a network, are legible, and work."""
+
+from dataclasses import replace
+from urllib.parse import unquote
+
+import pytest
+from place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS
+from watch import broken_images, faint, too_wide
+
+from reports import page as study_page
+from reports.read import read_study
+
+pytestmark = pytest.mark.browser
+PAGES = {
+    "index": "index.html",
+    "study": "whiten_adv-smoke/index.html",
+    "episodes": "whiten_adv-smoke/episodes/seed1.html",
+    "atlas": "atlas-smoke/index.html",
+    "paper": "paper/index.html",
+}
+POSTS = 40  # of the test set that a page shows
+
+
+# ------------------------------------------------------------------------------------------------ every page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_from_its_folder_and_can_be_read(name, scheme, width, place, shots, visit):
+    page = visit(place.pages / PAGES[name], width, scheme)
+    assert broken_images(page) == []
+    assert too_wide(page) == []
+    page.screenshot(path=shots / f"{name}-{width}-{scheme}.png", full_page=True)
+    assert faint(page) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_of_a_page_leads_to_a_file_or_to_a_place_in_it(name, place, visit):
+    page = visit(place.pages / PAGES[name])
+    targets = page.eval_on_selector_all("a[href]", "links => links.map((each) => each.getAttribute('href'))")
+    assert targets
+    for target in targets:
+        file, _, part = target.partition("#")
+        assert ((place.pages / PAGES[name]).parent / unquote(file)).exists(), target
+        assert file or page.locator(f"[id='{part}']").count() == 1, target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_on_paper_a_page_has_no_controls(name, place, shots, visit):
+    page = visit(place.pages / PAGES[name])
+    page.emulate_media(media="print")
+    assert page.locator("nav, .controls, #panel").filter(visible=True).count() == 0
+    assert page.locator("h1").is_visible()
+    page.pdf(path=shots / f"{name}.pdf")
+
+
+def test_each_figure_of_the_study_is_drawn_in_its_page_or_given_as_a_file(place, visit):
+    page = visit(place.study / "index.html")
+    links = page.locator("a[href$='.svg']").evaluate_all("all => all.map((each) => each.getAttribute('href'))")
+    assert sorted(links) == sorted(f"figures/{file.name}" for file in (place.study / "figures").glob("*.svg"))
+    assert page.locator("figure:has(a[href$='.svg']) img").count() == page.locator("figure").count() > 5
+
+
+def test_one_comes_from_the_index_to_the_study_to_an_episode_and_back(place, visit):
+    page = visit(place.pages / "index.html")
+    page.get_by_role("link", name="whiten_adv").first.click()
+    assert page.url.startswith((place.study / "index.html").as_uri())
+    page.locator("#reproduce").get_by_role("link", name="page").last.click()
+    assert page.url.startswith((place.study / "episodes" / "seed2.html").as_uri())
+    assert page.locator("#arm").input_value() == ARM
+    page.locator(".kicker a").click()
+    assert page.url == (place.study / "index.html").as_uri()
+
+
+def test_the_index_finds_a_study_by_its_words_and_its_verdict(place, visit):
+    page = visit(place.pages / "index.html")
+    cards = page.locator(".card").filter(visible=True)
+    assert cards.count() == 1
+    page.locator("#find").fill("advantages MATTER")
+    assert cards.count() == 1
+    page.locator("#verdict").select_option("better")
+    assert cards.count() == 0 and page.locator("#shown").inner_text() == "0 of 1 studies"
+    page.locator("#verdict").select_option("undecided")
+    assert cards.count() == 1
+    page.locator("#find").fill("no such words")
+    assert cards.count() == 0
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+
+@pytest.fixture(scope="module")
+def wrote(place):
+    """seed -> post id -> arm -> what the store says that it wrote, in the order of the test set."""
+    return {
+        seed: {
+            post: {arm: place.samples(arm, seed).set_index("post_id").loc[post] for arm in ARMS}
+            for post in place.samples(REFERENCE, seed)["post_id"].head(POSTS)
+        }
+        for seed in SEEDS
+    }
+
+
+def ids(page):
+    """The posts that are shown, from top to bottom."""
+    return [text.split(" ")[0] for text in page.locator(".post:visible > details > summary").all_inner_texts()]
+
+
+OUTCOMES = {
+    "": lambda own, reference: True,
+    "wins": lambda own, reference: own["win"] == 1,
+    "loses": lambda own, reference: own["win"] == 0,
+    "above": lambda own, reference: round(own["gold"], 4) > round(reference["gold"], 4),
+    "below": lambda own, reference: round(own["gold"], 4) < round(reference["gold"], 4),
+    "open": lambda own, reference: not own["ended"],
+}
+ORDERS = {
+    "gain": lambda own, reference: round(own["score"], 4) - round(reference["score"], 4),
+    "loss": lambda own, reference: round(reference["score"], 4) - round(own["score"], 4),
+    "kl": lambda own, reference: round(own["kl"], 4),
+}
+
+
+def options(page, control):
+    return page.locator(f"{control} option").evaluate_all("all => all.map((each) => each.value)")
+
+
+def test_samples_are_filtered_by_seed_arm_and_outcome_as_the_data_says(place, wrote, visit):
+    page = visit(place.study / "index.html")
+    assert set(options(page, "#show")) == OUTCOMES.keys() and set(options(page, "#arm")) == {"", *ARMS}
+    counts = set()
+    for seed in SEEDS:
+        page.locator("#seed").select_option(str(seed))
+        for arm in ("", ARM):
+            page.locator("#arm").select_option(arm)
+            for name, holds in OUTCOMES.items():
+                page.locator("#show").select_option(name)
+                expected = [
+                    post
+                    for post, arms in wrote[seed].items()
+                    if any(holds(arms[each], arms[REFERENCE]) for each in ([arm] if arm else arms))
+                ]
+                assert ids(page) == expected, (seed, arm, name)
+                assert page.locator("#shown").inner_text() == f"{len(expected)} of {len(wrote[seed])} posts"
+                assert page.locator(f"[data-seed]:visible:not([data-seed='{seed}'])").count() == 0
+                counts.add(len(expected))
+    assert len(counts) > 3
+
+
+@pytest.mark.parametrize("column", ["query", "reference", "summary", "sft_summary"])
+def test_samples_are_found_by_a_word_of_the_post_or_of_any_summary(column, place, wrote, visit):
+    seed = SEEDS[0]
+    texts = {
+        post: " ".join(arms[arm][name] for arm in arms for name in ("query", "reference", "summary", "sft_summary"))
+        for post, arms in wrote[seed].items()
+    }
+    word = max(wrote[seed]["test-0"][ARM][column].split(), key=len)
+    expected = [post for post, text in texts.items() if word.lower() in text.lower()]
+    page = visit(place.study / "index.html")
+    page.locator("#find").fill(word.upper())
+    assert ids(page) == expected and "test-0" in expected
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_samples_are_ordered_as_the_data_says(order, place, wrote, visit):
+    page = visit(place.study / "index.html")
+    assert set(options(page, "#sort")) == {"", "length", *ORDERS}
+    seed, key = SEEDS[0], ORDERS[order]
+    page.locator("#sort").select_option(order)
+    first = {post: max(key(arms[arm], arms[REFERENCE]) for arm in arms) for post, arms in wrote[seed].items()}
+    assert len(set(first.values())) > 3 and set(ids(page)) == first.keys()
+    shown = [first[post] for post in ids(page)]
+    assert shown == sorted(shown, reverse=True)
+    page.locator("#sort").select_option("")
+    assert ids(page) == list(wrote[seed])
+
+
+SCRIPT = "<script>alert('summary')</script>"
+
+
+@pytest.fixture(scope="module")
+def changed(place, tmp_path_factory):
+    """The study's page, had its arm won, tied and written differently: under the first post a script."""
+    study = read_study(DETAIL, SCALE, place.store)
+    table = study.samples[ARM, SEEDS[0]].head(6)
+    told = table.assign(win=[1, 0.5, 0, 1, 0, 0], length=[5, 40, 3, 30, 6, 7], summary=[SCRIPT, *table["summary"][1:]])
+    base = study.samples[REFERENCE, SEEDS[0]].head(6).assign(win=0, length=4)
+    samples = {(REFERENCE, SEEDS[0]): base, (ARM, SEEDS[0]): told}
+    return study_page.build(replace(study, samples=samples), tmp_path_factory.mktemp("changed"))
+
+
+def test_a_summary_that_is_a_script_is_text(changed, visit):
+    page = visit(changed)
+    page.on("dialog", lambda dialog: pytest.fail(f"the page ran {dialog.message}"))
+    assert page.locator(f".post [data-arm={ARM}] .text").first.inner_text().startswith(SCRIPT)
+    page.locator("#find").fill("<script>")
+    assert ids(page) == ["test-0"]
+
+
+def test_wins_ties_and_losses_are_told_apart_and_lengths_ordered(changed, visit):
+    page = visit(changed)
+    page.locator("#arm").select_option(ARM)
+    page.locator("#show").select_option("wins")
+    assert ids(page) == ["test-0", "test-3"]
+    page.locator("#sort").select_option("length")
+    assert ids(page) == ["test-3", "test-0"]
+    page.locator("#show").select_option("loses")
+    assert ids(page) == ["test-5", "test-4", "test-2"]
+
+
+def test_what_was_chosen_is_in_the_address(changed, visit):
+    page = visit(changed)
+    page.locator("#show").select_option("wins")
+    page.locator("#sort").select_option("length")
+    again = visit(page.url)
+    assert ids(again) == ids(page) == ["test-3", "test-0"] and again.locator("#show").input_value() == "wins"
+
+
+# ------------------------------------------------------------------------------------------------ the watch itself
+
+
+def test_what_goes_wrong_on_a_page_is_noticed(tmp_path, watch, visit):
+    told = """<p style="color: #999">faint</p><img src="gone.png" alt="gone"><div style="width: 2000px">wide</div>
+    <script>console.error("said"); fetch("http://example.com/"); setTimeout(() => { throw Error("thrown"); });</script>"""
+    (tmp_path / "page.html").write_text(told)
+    page = visit(tmp_path / "page.html")
+    page.wait_for_timeout(200)
+    assert watch.left == ["http://example.com/"]
+    assert all(
+        any(word in trouble for trouble in watch.troubles) for word in ("said", "thrown", "example.com", "gone.png")
+    )
+    assert broken_images(page) == ["gone"] and "the page" in too_wide(page) and "faint" in faint(page)[0]
+    watch.left.clear()
+    watch.troubles.clear()
