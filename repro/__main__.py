@@ -495,6 +495,7 @@ def _quiet() -> None:
     # Also in the processes that this one starts, and in their watchdog, which tells of each lock of an ended worker.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it when it is imported, by whomever
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 

@@ -192,7 +192,7 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
         "reference": posts["reference"],
         "reference_length": token_counts(posts["reference"], corpus),
     }
-    return measured, greedy.assign(**told)
+    return measured, pd.concat([pd.DataFrame(told), greedy], axis=1)
 
 
 def token_counts(summaries: list[str], corpus: Corpus) -> list[int]:
