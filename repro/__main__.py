@@ -84,7 +84,7 @@ def _parser() -> Parser:
     verb.set_defaults(run=_inspect)
     verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
-    verb.set_defaults(run=_calibrate, scale="smoke", set=[])
+    verb.set_defaults(run=_calibrate, scale="", set=[])
     verb = verbs.add_parser("ui", help="MLflow's own pages, opened on a study, until Ctrl-C")
     verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="the last started one by default")
     verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
@@ -416,7 +416,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from repro import ablation, launch
     from repro.store import store_uri, usable_store
 
-    study, cache = ablation.load("draws", arguments.scale, arguments.seeds or CALIBRATION_SEEDS), _cache()
+    study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), _cache()
     _writable(CALIBRATION.parent, "documentation", "run where it is")
     board = launch.board_of(study, cache)
     _execute(study, board, launch.workers_for(study.scale), _command(arguments, "calibrate"))

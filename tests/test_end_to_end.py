@@ -87,8 +87,9 @@ def place(tmp_path_factory):
 
 def test_a_study_ends_with_its_verdict_and_the_reports_path_and_no_noise(place):
     lines = (place / "out").read_text().splitlines()
-    assert lines[-1] == f"report: {REPORT}/index.html" and (place / REPORT / "index.html").exists()
-    assert "at_eos" in lines[-2] and "after_eos" in lines[-2] and "paired seeds" in lines[-2]
+    assert lines[-2:] == [f"report: {REPORT}/index.html", "index: reports/build/index.html"]
+    assert (place / REPORT / "index.html").exists() and (place / "reports/build/index.html").exists()
+    assert "at_eos" in lines[-3] and "after_eos" in lines[-3] and "paired seeds" in lines[-3]
     assert sum(line.startswith("done ") for line in lines) == 16
     assert (place / "err").read_text() == ""
 
@@ -99,7 +100,8 @@ def test_the_verdict_is_for_machines_too(place):
     assert (verdict["detail"], verdict["scale"], verdict["primary"]) == ("score_position", "smoke", "test/win_rate")
     assert verdict["seeds"] == [1, 2] and (place / verdict["report"]).exists()
     arm = verdict["arms"]["at_eos"]
-    assert verdict["arms"].keys() == {"at_eos"} and arm.keys() == {"n", "mean_difference", "ci95", "verdict"}
+    assert verdict["arms"].keys() == {"at_eos"}
+    assert arm.keys() == {"n", "mean_difference", "ci95", "verdict", "sentence"}
     low, high = arm["ci95"]
     assert arm["n"] == 2 and low <= arm["mean_difference"] <= high
     wins = {key: run.data.metrics["test/win_rate"] for key, run in recorded(place).items()}
@@ -154,11 +156,38 @@ def test_a_report_needs_the_store_alone(place):
         assert not (place / "cache").exists()
     finally:
         (place / "hidden").rename(place / "cache")
-    assert code == 0 and told.splitlines()[-1] == f"report: {REPORT}/index.html"
+    assert code == 0 and f"report: {REPORT}/index.html" in told.splitlines()
     assert (place / REPORT / "verdict.json").read_text() == verdict
-    shutil.rmtree(place / "reports")
-    assert call("figures")[0] == 0
-    assert (place / REPORT / "verdict.json").read_text() == verdict
+
+
+def test_a_copy_of_the_store_in_another_folder_makes_all_figures_again(place, tmp_path, monkeypatch):
+    shutil.copy(place / "mlflow.db", tmp_path)
+    shutil.copytree(place / "mlartifacts", tmp_path / "mlartifacts")
+    (place / "mlartifacts").rename(place / "gone")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert call("figures")[0] == 0
+    finally:
+        (place / "gone").rename(place / "mlartifacts")
+    built = tmp_path / REPORT
+    assert (built / "verdict.json").read_text() == (place / REPORT / "verdict.json").read_text()
+    ours, theirs = ({path.name for path in (folder / "figures").iterdir()} for folder in (built, place / REPORT))
+    assert ours == theirs and len(ours) > 20
+    assert [path.name for path in sorted((built / "episodes").iterdir())] == ["seed1.html", "seed2.html"]
+    assert "No samples were recorded" not in (built / "index.html").read_text()
+    for page in ("index.html", "paper/index.html"):
+        assert (tmp_path / "reports/build" / page).exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_report_is_kept_with_the_study_in_the_store(place):
+    store = MlflowClient(tracking_uri=f"sqlite:///{place}/mlflow.db")
+    experiment = store.get_experiment_by_name("score_position-smoke")
+    (parent,) = store.search_runs([experiment.experiment_id], "tags.role = 'study'")
+    names = {each.path for each in store.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/index.html", "report/verdict.json", "report/figures", "report/episodes"} <= names
+    sentence = json.loads((place / REPORT / "verdict.json").read_text())["arms"]["at_eos"]["sentence"]
+    assert sentence in parent.data.tags["mlflow.note.content"]
 
 
 # -------------------------------------------------------------------------------------------------- interrupted
