@@ -158,7 +158,7 @@ def bands(rows: pd.DataFrame) -> pd.DataFrame:
 
 def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> None:
     """Every seed of one metric as a thin line, and each arm's mean over its seeds with its interval as a band."""
-    faint = 0.26 / max(2, rows["arm"].nunique())  # so that many bands over one another do not hide the lines
+    faint = 0.13 / max(2, rows["arm"].nunique())  # so that many bands over one another do not hide the lines
     for place, arm in enumerate(study.arms):
         colour = style.colours(study.arms)[arm]
         for _, seed in rows[rows["arm"] == arm].dropna(subset="value").groupby("seed"):
@@ -177,16 +177,20 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
     step = 0.05 * (end - start)
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
     axes.axvline(end, color="#888888", linewidth=0.9, linestyle=(0, (1, 1.5)))
+    reached = [judged["value"]]
     for place, arm in enumerate(study.arms):
         values = judged.loc[judged["arm"] == arm, "value"].dropna()
-        look = {"color": style.colours(study.arms)[arm], "clip_on": True}
-        axes.vlines(end + (place + 1) * step, *statistics.t_interval(values), linewidth=1.6, **look)
-        axes.plot(end + (place + 1) * step, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, **look)
+        reached.append(pd.Series(statistics.t_interval(values)))
+        colour = style.colours(study.arms)[arm]
+        axes.vlines(end + (place + 1) * step, *reached[-1], linewidth=1.6, color=colour)
+        axes.plot(
+            end + (place + 1) * step, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, color=colour
+        )
     axes.set_xlim(start, end + (len(study.arms) + 1) * step)
-    axes.set_title(f"{style.name(on_the_way(study.primary))} \N{MIDDLE DOT} right: test")
-    low, high = axes.get_ylim()
-    margin = 0.05 * (high - low)
-    axes.set_ylim(min(low, judged["value"].min() - margin), max(high, judged["value"].max() + margin))
+    words = {"xytext": (3, 2), "textcoords": "offset points", "fontsize": 7.5, "color": "#666666"}
+    axes.annotate("test", (end, 1), xycoords=("data", "axes fraction"), va="bottom", **words)
+    low, high = padded(pd.concat(reached))
+    axes.set_ylim(min(low, axes.get_ylim()[0]), max(high, axes.get_ylim()[1]))
 
 
 def _mark_cap(axes: Axes, cap: float) -> None:
@@ -203,6 +207,16 @@ def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     for arm, colour in style.colours(study.arms).items():
         ends = early[early["arm"] == arm]
         axes.plot(ends["step"], ends["value"], linestyle="", marker="x", color=colour, markersize=6)
+
+
+def interval(
+    axes: Axes, span: tuple[float, float], height: float, ends: tuple[float, float], color: str, **look: float
+) -> None:
+    """A horizontal interval between the ends of the axis, with an arrow head where it goes on past them."""
+    axes.hlines(height, max(span[0], ends[0]), min(span[1], ends[1]), color=color, **look)
+    for cut, end, head in ((span[0] < ends[0], ends[0], "<"), (span[1] > ends[1], ends[1], ">")):
+        if cut:
+            axes.plot(end, height, marker=head, color=color, markersize=4, clip_on=False)
 
 
 def stretches(rows: pd.DataFrame, parts: int) -> pd.DataFrame:

@@ -72,10 +72,14 @@ def _groups(
     """The studies under the registry's groups, in its order; a detail at several scales stands together."""
     place = {entry["name"]: i for i, entry in enumerate(registered)}
     group = {entry["name"]: entry["group"] for entry in registered}
+    compared = {(study.detail, study.scale): compare(study) for study in studies}
+    ends = scales(list(compared.values())) if compared else {}
     groups: dict[str, list[dict]] = {}
     for study in sorted(studies, key=lambda each: (place.get(each.detail, len(place)), each.detail, each.scale)):
         page = pages.get((study.detail, study.scale), Path())
-        groups.setdefault(group.get(study.detail, surveys.UNLISTED), []).append(_card(study, page, root))
+        drawn = arms(*compared[study.detail, study.scale], ends)
+        card = _card(study, page, root) | {"arms": drawn}
+        groups.setdefault(group.get(study.detail, surveys.UNLISTED), []).append(card)
     return [{"name": name, "cards": cards} for name, cards in groups.items()]
 
 
@@ -88,7 +92,6 @@ def _card(study: Study, page: Path, root: Path) -> dict:
         "question": study.tags["question"],
         "reference": study.reference,
         "primary": study.primary,
-        "arms": arms(study),
         "seeds": len(study.seeds),
         "lost": int((study.runs["outcome"] != "finished").sum()) + _missing(study),
         "newest": newest,
@@ -104,20 +107,29 @@ def _missing(study: Study) -> int:
     return len(study.arms) * len(study.seeds) - len(study.runs)
 
 
-def arms(study: Study) -> list[dict]:
-    """Each arm's verdict, its interval as numbers and as a drawing; the arms of a study share its axis."""
+def compare(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each arm's verdict and interval on the primary metric, and the differences of single seeds behind them."""
     own = study.finals[study.finals["metric"] == study.primary].assign(step=0)
     pairs, arms = statistics.differences(own, study.reference), study.arms[1:]
     plan = study.primary, study.smallest_effect, study.higher_is_better
     rows = statistics.verdicts(statistics.intervals(pairs), arms, *plan).assign(smallest_effect=study.smallest_effect)
     same = [statistics.identical(study.finals, arm, study.reference, study.primary) for arm in arms]
-    rows = statistics.but_identical(rows, np.array(same, dtype=bool))
-    ends = forest.limits(rows, pairs)
+    return statistics.but_identical(rows, np.array(same, dtype=bool)).assign(primary=study.primary), pairs
+
+
+def scales(compared: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, tuple[float, float]]:
+    """Primary metric -> the ends of the one axis on which all of its studies are drawn."""
+    rows, pairs = (pd.concat(frames) for frames in zip(*compared, strict=True))
+    return {primary: forest.limits(own, pairs[pairs["metric"] == primary]) for primary, own in rows.groupby("primary")}
+
+
+def arms(rows: pd.DataFrame, pairs: pd.DataFrame, ends: Mapping[str, tuple[float, float]]) -> list[dict]:
+    """Each arm's verdict, its interval as numbers and as a drawing on its primary metric's axis."""
     return [
         row
         | {
             "word": "identical" if row["identical"] else row["verdict"],
-            "whisker": markup.whisker(row, *ends, pairs.loc[pairs["arm"] == row["arm"], "difference"]),
+            "whisker": markup.whisker(row, *ends[row["primary"]], pairs.loc[pairs["arm"] == row["arm"], "difference"]),
         }
         for row in rows.to_dict("records")
     ]

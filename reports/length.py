@@ -194,6 +194,8 @@ def _over_length(over: Axes, counts: Axes, rows: pd.DataFrame, study: Study) -> 
 def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """An arm per row: an open mark for the mean win rate, seeds and their mean with its interval for that at equal length."""
     axes.axvline(0.5, color="#bbbbbb", linewidth=0.9)
+    shown = rows.loc[rows["part"].isin(("as it is", "equal length")), "win_rate"]
+    ends = figures.padded(shown) if len(shown) else (0.0, 1.0)
     for height, arm in enumerate(study.arms):
         own = rows[rows["policy"] == arm].set_index("part")["win_rate"]
         raw, equal = own[own.index == "as it is"], own[own.index == "equal length"]
@@ -203,10 +205,9 @@ def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.hlines(height - 0.12, *sorted((raw.mean(), equal.mean())), color=colour, linewidth=0.8)
         axes.plot(equal.mean(), height - 0.12, markersize=7, **look)
         axes.plot(equal, np.full(len(equal), height + 0.2), markersize=3.5, alpha=0.45, **look)
-        axes.hlines(height + 0.2, *statistics.t_interval(equal), color=colour, linewidth=1.3, alpha=0.8)
+        figures.interval(axes, statistics.t_interval(equal), height + 0.2, ends, color=colour, linewidth=1.3, alpha=0.8)
     axes.set_yticks(range(len(study.arms)), study.arms)
-    shown = rows.loc[rows["part"].isin(("as it is", "equal length")), "win_rate"]
-    axes.set(ylim=(len(study.arms) - 0.5, -0.5), xlim=figures.padded(shown) if len(shown) else (0, 1))
+    axes.set(ylim=(len(study.arms) - 0.5, -0.5), xlim=ends)
     style.quiet(axes)
 
 
@@ -225,7 +226,8 @@ CHARTS = (
         f"line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds together, the "
         "larger the more of them; lines are logistic regressions, the mean of the seeds' own: where marks leave a line, it "
         "does not describe them. Below, how often each length is written. Right: the mean win rate as it is (open) and read "
-        "off the regression at equal length (filled), with every seed and the 95 % t interval of the latter.",
+        "off the regression at equal length (filled), with every seed and the 95 % t interval of the latter; an arrow "
+        "head where that goes on past the axis.",
         data,
         draw,
     ),

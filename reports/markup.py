@@ -17,6 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 POINT = re.compile(r"([ML]) (-?\d+\.\d\d)\d* (-?\d+\.\d\d)\d*")  # of a path in an SVG, by what is kept of it
+WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 UNQUOTED = " /:=;,()!?*+~"  # what a data address may have as it is, beside letters and digits
 
 
@@ -35,29 +36,33 @@ def render(template: str, **values: object) -> str:
 
 
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:
-    """A figure's words and its SVG as a data address, which keeps the ids of several drawings apart.
+    """A figure's words, its width [points] and its SVG as a data address, which keeps ids of several drawings apart.
 
     Its lines to a hundredth of a point, percent-encoded and without line ends: a third smaller than the file in base64.
     """
     svg = " ".join((figures / f"{name}.svg").read_text(encoding="utf-8").split())
     svg = POINT.sub(r"\1 \2 \3", svg)
     source = f"data:image/svg+xml,{quote(svg, safe=UNQUOTED)}"
-    return {"name": name, "title": title, "caption": caption, "source": source}
+    points = str(round(float(WIDTH.search(svg)[1])))
+    return {"name": name, "title": title, "caption": caption, "source": source, "points": points}
 
 
 def whisker(row: Mapping, low: float, high: float, seeds: Iterable[float] = ()) -> dict:
     """Where an interval, its mean, zero and the smallest effect lie in a small drawing from `low` to `high`.
 
-    In percent of its width; what is outside ends there. `row` has low, high, mean and smallest_effect.
+    In percent of its width. What is outside is left out, an interval cut; `beyond` says at which edges it goes on.
+    `row` has low, high, mean and smallest_effect.
     """
 
     def at(value: float) -> float:
         return round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
 
     ends = {} if math.isnan(row["low"]) else {"low": at(row["low"]), "high": at(row["high"])}
-    mean = {} if math.isnan(row["mean"]) else {"mean": at(row["mean"])}
+    mean = {"mean": at(row["mean"])} if low <= row["mean"] <= high else {}
+    beyond = [edge for edge, cut in ((0, row["low"] < low), (100, row["high"] > high)) if cut]
     band = [] if math.isnan(row["smallest_effect"]) else [at(-row["smallest_effect"]), at(row["smallest_effect"])]
-    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean, "seeds": [at(seed) for seed in seeds]}
+    inside = [at(seed) for seed in seeds if low <= seed <= high]
+    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean, "beyond": beyond, "seeds": inside}
 
 
 def folder(detail: str, scale: str) -> str:

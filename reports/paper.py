@@ -24,33 +24,41 @@ BILLIONS = {"m": 1e-3, "b": 1.0}
 CALIBRATION = "rm/calibration"
 OWN = "ours"
 NO_PART = {"policy": "", "at": np.nan, "low": np.nan, "high": np.nan, "note": ""}
-# What a mark is of, by shape; where it comes from, by colour and filling.
+# What a mark is of, by shape; where it comes from, by filling: the paper's half or not at all, ours wholly.
 SHAPES = {"PPO": "o", "SFT": "v", "OpenAI PPO": "*", "TL;DR": "s", "CNN/DM": "D"}
 SIZES = {1.0: "o", 2.8: "s", 6.9: "^"}
 GREYS = {"table": "#3a3a3a", "figure": "#8a8a8a"}
 SOURCES = {"table": "paper, table", "figure": "paper, read off a figure"}
 FILLED = style.PALETTE[1:]
-HOLLOW = {"markerfacecolor": "white", "markersize": 6.5, "markeredgewidth": 1.3, "linestyle": ""}
+FILLINGS = {"table": "bottom", "figure": "none"}
+HOLLOW = {"markersize": 6.5, "markeredgewidth": 1.3, "linestyle": ""}
 APART = 0.012  # in log10 of the size: how far marks of one size stand beside each other
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel over model sizes: the metrics that share its axis, and who is meant by each."""
+    """One panel over model sizes: its title, unit, the metrics that share its axis, and who is meant by each."""
 
-    label: str
+    title: str
+    unit: str
     policies: dict[str, str]  # our metric -> what it is of
+
+    @property
+    def label(self) -> str:
+        """The title with the unit in brackets."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
 PANELS = (
-    Panel("win rate against the reference [share]", {"test/win_rate": "PPO", "sft_test/win_rate": "SFT"}),
+    Panel("win rate against the reference", "share", {"test/win_rate": "PPO", "sft_test/win_rate": "SFT"}),
     Panel(
-        "reward model, pair accuracy [share]",
+        "reward model, pair accuracy",
+        "share",
         {"rm/validation_accuracy": "TL;DR", "rm/cnndm_accuracy": "CNN/DM"},
     ),
-    Panel("KL to the SFT policy [nats]", {"test/kl": "PPO"}),
-    Panel("response length [tokens]", {"test/length": "PPO", "sft_test/length": "SFT"}),
-    Panel("ROUGE-L of the SFT policy", {"sft_test/rouge_l": "SFT"}),
+    Panel("KL to the SFT policy", "nats", {"test/kl": "PPO"}),
+    Panel("response length", "tokens", {"test/length": "PPO", "sft_test/length": "SFT"}),
+    Panel("ROUGE-L of the SFT policy", "", {"sft_test/rouge_l": "SFT"}),
 )
 
 
@@ -127,7 +135,7 @@ def _measured(study: Study) -> pd.DataFrame:
 
 def by_size(data: pd.DataFrame) -> Figure:
     """A panel per quantity over the size of the model, on a log axis."""
-    figure, panels = figures.grid(len(PANELS), columns=3, width=3.9, height=3.1)
+    figure, (*panels, key) = figures.grid(len(PANELS) + 1, columns=3, width=3.7, height=2.9)
     for axes, panel in zip(panels, PANELS, strict=True):
         rows = data[data["metric"].isin(panel.policies)]
         for row in rows[rows["source"] != OWN].itertuples():
@@ -135,36 +143,42 @@ def by_size(data: pd.DataFrame) -> Figure:
         for place, scale in enumerate(_scales(data)):
             for row in rows[rows.get("scale", OWN) == scale].itertuples():
                 _fill(axes, row, _beside(row, panel), FILLED[place % len(FILLED)])
-        axes.set(xscale="log", xlabel="model size [10⁹ parameters]", ylabel=panel.label)
+        axes.set(xscale="log", xlabel="model size [10⁹ parameters]", ylabel=panel.unit, title=panel.title)
         _ticks(axes, sorted(rows["size"].unique()))
-    _key(figure, data, SHAPES, columns=7)
+    key.axis("off")
+    key.legend(handles=_key(data, SHAPES), loc="center left", labelspacing=0.8)
     return figure
 
 
 def calibration(data: pd.DataFrame) -> Figure:
     """Accuracy by the margin of the two scores, beside what a calibrated model would have."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     margin = np.linspace(0, max(7.0, data["at"].max()), 100)
     axes.plot(margin, 1 / (1 + np.exp(-margin)), color="#555555", linewidth=1, linestyle=(0, (4, 2)))
     for row in data[data["source"] != OWN].itertuples():
-        axes.plot(row.at, row.value, SIZES[row.size], color=GREYS[row.source], **HOLLOW)
+        axes.plot(row.at, row.value, SIZES[row.size], **_look(row.source))
     for place, scale in enumerate(_scales(data)):
         for _, rows in data[data.get("scale", OWN) == scale].groupby("seed"):
             ordered = rows.sort_values("at")
             axes.plot(ordered["at"], ordered["value"], color=FILLED[place % len(FILLED)], linewidth=0.9, alpha=0.8)
     axes.set(xlabel="difference of the two scores", ylabel="pair accuracy [share]", ylim=(0.45, 1.02))
     shapes = {f"{size:g} × 10⁹ parameters": marker for size, marker in SIZES.items()}
-    _key(figure, data.assign(policy=[f"{size:g} × 10⁹ parameters" for size in data["size"]]), shapes, columns=4)
+    key = _key(data.assign(policy=[f"{size:g} × 10⁹ parameters" for size in data["size"]]), shapes)
+    figure.legend(handles=key, loc="outside right upper")
     return figure
 
 
 def _mark(axes: Axes, row, x: float) -> None:
     """One of the paper's: a hollow mark, a range as a line, both where both are known."""
-    colour = GREYS[row.source]
-    axes.vlines(x, row.low, row.high, color=colour, linewidth=1.6)
+    axes.vlines(x, row.low, row.high, color=GREYS[row.source], linewidth=1.6)
     value = row.value if not np.isnan(row.value) else (row.low + row.high) / 2
-    axes.plot(x, value, SHAPES[row.policy], color=colour, **HOLLOW)
+    axes.plot(x, value, SHAPES[row.policy], **_look(row.source))
+
+
+def _look(source: str) -> dict:
+    """How a mark of the paper's from such a source is drawn, but for its shape."""
+    return {"color": GREYS[source], "fillstyle": FILLINGS[source], "markerfacecoloralt": "white", **HOLLOW}
 
 
 def _fill(axes: Axes, row, x: float, colour: str) -> None:
@@ -197,24 +211,23 @@ def _ticks(axes: Axes, sizes: Sequence[float]) -> None:
     axes.set_xlim(min(sizes) / 1.35, max(sizes) * 1.35)
 
 
-def _key(figure: Figure, data: pd.DataFrame, shapes: dict[str, str], columns: int) -> None:
-    """What shapes, greys and colours mean, of those that are there."""
+def _key(data: pd.DataFrame, shapes: dict[str, str]) -> list[Line2D]:
+    """What shapes, fillings and colours mean, of those that are there."""
     own, dark = _scales(data), "#3a3a3a"
     handles = [
-        Line2D([], [], color=dark, marker=shapes[what], label=what, **HOLLOW)
+        Line2D([], [], color=dark, marker=shapes[what], label=what, fillstyle="none", **HOLLOW)
         for what in shapes
         if what in set(data["policy"])
     ]
     handles += [
-        Line2D([], [], color=grey, marker="h", label=SOURCES[source], **HOLLOW)
-        for source, grey in GREYS.items()
+        Line2D([], [], marker="h", label=words, **_look(source))
+        for source, words in SOURCES.items()
         if source in set(data["source"])
     ]
-    handles += [
+    return handles + [
         Line2D([], [], color=FILLED[place % len(FILLED)], marker="h", linestyle="", label=f"ours, {scale}")
         for place, scale in enumerate(own)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(columns, len(handles)), handletextpad=0.2)
 
 
 def _what(row: dict) -> str:
@@ -225,8 +238,8 @@ def _what(row: dict) -> str:
 
 
 BY_SIZE = (
-    "The paper's marks are hollow: strong where a table gives them, faint where they were read off a figure by eye, which is "
-    "good to about a hundredth of the axis. A vertical line is the range over seeds, or one standard deviation to either "
+    "The paper's marks are grey: half filled where a table gives them, hollow where they were read off a figure by eye, which "
+    "is good to about a hundredth of the axis. A vertical line is the range over seeds, or one standard deviation to either "
     "side; without a mark of its own it carries one in its middle. Ours are filled, one per seed. Sizes stand on a log axis, "
     "and seeds a little beside each other."
 )

@@ -39,7 +39,20 @@ def _row(place: int, post_id: str, seed: int, study: Study) -> dict:
         for arm, table in tables.items()
         if place < len(table) and table["post_id"].iloc[place] == post_id
     }
-    return {"seed": seed, "cells": _before(rows) + [_cell(arm, row) for arm, row in rows.items()]}
+    return {"seed": seed, "cells": _told_once(_before(rows) + [_cell(arm, row) for arm, row in rows.items()])}
+
+
+def _told_once(cells: list[dict]) -> list[dict]:
+    """The cells, each with `same`: who, further left, wrote the very same; nothing where nobody did."""
+    first: dict[tuple[str, bool], str] = {}
+    return [cell | {"same": _earlier(first, cell)} for cell in cells]
+
+
+def _earlier(first: dict[tuple[str, bool], str], cell: dict) -> str:
+    """Who wrote a cell's text before, if anybody; `first` holds who wrote what first, and learns of this cell."""
+    written = cell["text"], cell["ended"]
+    who = first.setdefault(written, cell["who"])
+    return who if cell["text"] and who != cell["who"] else ""
 
 
 def _before(rows: dict[str, dict]) -> list[dict]:

@@ -199,7 +199,7 @@ def test_the_page_needs_no_network_and_escapes_labels(html):
     addresses = re.findall(r"""(?:src|href)\s*=\s*"([^"]*)"|url\(([^)]*)\)""", html)
     told = [a or b for a, b in addresses]
     assert told and all(a.startswith(("data:", "#", "figures/", "../")) for a in told)
-    assert "@import" not in html and "fetch(" not in html and html.count("<script>") == 1
+    assert "@import" not in html and "fetch(" not in html and html.count("<script>") == 2
     assert "<img src=x" not in html and "&lt;img src=x" in html
 
 
@@ -270,10 +270,17 @@ def test_a_run_that_ran_away_is_counted_and_listed_and_still_counts(controlled):
     assert '<span class="badge ran-away">1 ran away</span>' in page.read_text()
 
 
-def test_limits_hold_seeds_and_bands_but_not_endless_intervals():
-    rows = pd.DataFrame({"mean": [0.1], "low": [-9.0], "high": [9.0], "smallest_effect": [0.05]})
-    low, high = forest.limits(rows, pd.DataFrame({"difference": [0.0, 0.2]}))
-    assert -0.1 < low < -0.05 and 0.2 < high < 0.25
+def test_limits_hold_seeds_bands_and_a_lone_interval():
+    rows = pd.DataFrame({"mean": [0.1], "low": [-0.3], "high": [0.5], "smallest_effect": [0.05]})
+    low, high = forest.limits(rows, pd.DataFrame({"difference": [0.0, 0.6]}))
+    assert -0.4 < low < -0.3 and 0.6 < high < 0.7
+
+
+def test_one_variant_far_off_does_not_stretch_the_axis_of_the_others():
+    near = {"mean": 0.0, "low": -0.1, "high": 0.1, "smallest_effect": 0.05}
+    rows = pd.DataFrame([near] * 19 + [near | {"mean": -5.0, "low": -9.0, "high": -1.0}])
+    low, high = forest.limits(rows, pd.DataFrame({"difference": [0.0] * 39 + [-5.0]}))
+    assert -0.15 < low < -0.1 and 0.1 < high < 0.15
 
 
 def test_limits_of_nothing_still_are_an_axis():

@@ -70,7 +70,8 @@ def test_it_links_what_was_built_and_only_that(uri, root):
 def test_verdicts_are_those_of_the_analysis(uri):
     study = next(each for each in read_store(uri)[0] if (each.detail, each.scale) == ("alpha", "mini"))
     found = statistics.analyse(study).verdicts
-    shown = index.arms(study)
+    compared = index.compare(study)
+    shown = index.arms(*compared, index.scales([compared]))
     assert [row["arm"] for row in shown] == [EVIL, "up"] and [row["word"] for row in shown] == ["undecided", "better"]
     for row, expected in zip(shown, found.itertuples()):
         assert (row["mean"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)

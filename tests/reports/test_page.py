@@ -60,7 +60,7 @@ def test_pictures_in_the_page_are_the_files_to_a_hundredth_of_a_point(built):
 def test_model_text_is_escaped(html):
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(&#39;summary&#39;)&lt;/script&gt;" in html
-    assert html.count("<script>") == 1
+    assert html.count("<script>") == 2
 
 
 def test_the_page_tells_what_was_expected_and_what_ran(html, study):
