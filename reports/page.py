@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +35,8 @@ def build(study: Study, out: Path) -> Path:
     """Writes `index.html`, `figures/`, `episodes/` and `verdict.json` of a study into `out`; the path of `index.html`."""
     study, page = length.controlled(study), Path(out) / "index.html"
     findings = analyse(study)
+    for folder in ("figures", "episodes"):  # what an earlier page had and this one has not
+        shutil.rmtree(page.parent / folder, ignore_errors=True)
     charts = figures.save_all(CHARTS, study, findings, page.parent / "figures")
     study.curves.to_csv(page.parent / "figures" / CURVES, index=False, compression={"method": "gzip", "mtime": 0})
     links = inspect.build_all(study, page.parent)

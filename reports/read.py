@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as schema
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -446,17 +447,24 @@ def artifact(uri: str, run: Run, name: str) -> Path:
     missing = UserError(
         f"run {run.info.run_name} has no artifact {name}; it was not logged, or its files are elsewhere"
     )
-    if urlsplit(written).scheme not in ("", "file"):
-        if name not in {each.path for each in MlflowClient(tracking_uri=uri).list_artifacts(run.info.run_id)}:
-            raise missing
-        return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name, tracking_uri=uri))
-    folders = [Path(local_file_uri_to_path(written))]
-    if uri.startswith("sqlite:"):
-        folders.append(Path(make_url(uri).database or "").parent / "mlartifacts" / run.info.run_id / "artifacts")
+    local = urlsplit(written).scheme in ("", "file")
+    folders = [Path(local_file_uri_to_path(written))] if local else []
+    if uri.startswith("sqlite:"):  # a server keeps a folder for each experiment
+        beside = Path(make_url(uri).database or "").parent / "mlartifacts"
+        folders += [beside / run.info.run_id / "artifacts"]
+        folders += [beside / run.info.experiment_id / run.info.run_id / "artifacts"]
     found = [folder / name for folder in folders if (folder / name).is_file()]
-    if not found:
+    if found:
+        return found[0]
+    if local:
         raise missing
-    return found[0]
+    try:
+        if name in {each.path for each in MlflowClient(tracking_uri=uri).list_artifacts(run.info.run_id)}:
+            told = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name, tracking_uri=uri)
+            return Path(told)
+    except (MlflowException, OSError, ImportError):  # an ImportError: no driver for where the files are
+        pass
+    raise missing
 
 
 EPISODES = "episodes.json"

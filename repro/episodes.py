@@ -5,7 +5,7 @@ numbers, and how likely either of the two finds both texts (N+ section 7.2).
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,18 @@ DIGITS = 5
 
 
 class Diary:
-    """Keeps the first episodes of the first update, of one in the middle and of the last."""
+    """Keeps the first episodes of the first update, of one in the middle and of the last, or of the one that diverged."""
 
     def __init__(self, models: "Models", how: model.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
         self.models, self.how, self.corpus, self.updates, self.batch = models, how, corpus, updates, batch
         self.watched = {0, updates // 2, updates - 1}
         self.episodes: list[dict[str, Any]] = []
 
-    def note(self, update: int, posts: Dataset, rollout: Rollout, target: Targets, uniform: Tensor) -> None:
+    def note(
+        self, update: int, posts: Dataset, rollout: Rollout, target: Targets, uniform: Tensor, diverged: bool
+    ) -> None:
         """What there is to say of an update's B episodes, once it has learnt from them; [B, R] `uniform` drew them."""
-        if update not in self.watched:
+        if update not in self.watched and not diverged:
             return
         rows = range(min(EPISODES, len(rollout)))
         shown = record(
@@ -61,6 +63,7 @@ class Response:
     tokens: Tensor  # [B, R]
     last: Tensor  # [B] index of the last token
     ended: Tensor  # [B] bool
+    score: Tensor  # [B] the reward model's, as the recipe reads it
     score_so_far: Tensor  # [B, R] the reward model's output at each token; it is trained at the last one only
     kl: Tensor  # [B] nats from the SFT policy to the policy that wrote it, on these tokens
     known: dict[str, Tensor]  # name -> [B, R]
@@ -99,6 +102,7 @@ def record(
         "policy": _response(models, query, rollout.response, corpus, ours, k1(rollout.logprob, rollout.ref_logprob)),
         "sft": _response(models, query, theirs, corpus, beside, torch.zeros_like(ref_logprob)),
     }
+    wrote["policy"] = replace(wrote["policy"], score=rollout.score)
     told = {who: _told(response, posts, corpus) for who, response in wrote.items()}
     return [
         {"post_id": post["id"], "query": post["query"], "reference": post["reference"]}
@@ -114,7 +118,8 @@ def _response(
     finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
     score_so_far = model.response_scores(models.reward_model, query, finished, corpus.pad)
     is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
-    return Response(tokens, last, ended, score_so_far, keep(kl, is_token).sum(1), known)
+    score = score_so_far.gather(1, last[:, None]).squeeze(1)
+    return Response(tokens, last, ended, score, score_so_far, keep(kl, is_token).sum(1), known)
 
 
 def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
@@ -125,7 +130,7 @@ def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, 
         {
             "text": written,
             "ended": bool(response.ended[row]),
-            "score": _rounded(response.score_so_far[row, end]),
+            "score": _rounded(response.score[row]),
             "kl": _rounded(response.kl[row]),
             "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : end + 1].tolist()],
             "score_so_far": _rounded(response.score_so_far[row, : end + 1]),

@@ -137,9 +137,10 @@ def learn(work: Work) -> None:
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
         here = posts.select(rows[mine].tolist())
         measured |= evaluate.true_quality(here, rollout, corpus)
-        diary.note(update, here, rollout, target, uniform[mine])
+        diverged = not math.isfinite(measured["loss/total"])
+        diary.note(update, here, rollout, target, uniform[mine], diverged)
         work.log(update * scale.ppo_batch, measured)
-        if not math.isfinite(measured["loss/total"]):
+        if diverged:
             outcome = "diverged"
             break
         pick(REFERENCE_POLICY).move(models.reference, models.policy)
