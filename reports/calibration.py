@@ -22,6 +22,7 @@ from repro.errors import UserError
 STUDIES = 20_000  # of each shape
 RESAMPLED = 1_000  # of those on which a bootstrap and sign flips are run
 FAMILIES = 4_000
+FOLLOWED = 4_000
 BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
 FAMILY = (
     "shape of a run",
@@ -119,6 +120,7 @@ def build(study: Study, metrics: Sequence[str], page: Path) -> Path:
         "real": simulation.real(paired).assign(kind="real A/A studies"),
         "families": simulation.simulate_families(RUNS, FAMILIES),
         "beside": simulation.simulate_beside(SHAPES, RESAMPLED),
+        "follow_up": simulation.simulate_follow_up(FOLLOWED),
     }
     told = {
         "study": study,
@@ -177,6 +179,9 @@ def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
         "studies": f"{STUDIES:,}",
         "families": f"{FAMILIES:,}",
         "resampled": f"{RESAMPLED:,}",
+        "followed": f"{FOLLOWED:,}",
+        "most": simulation.MOST,
+        "follow_up": [percent(ends) for ends in results["follow_up"]["shown"].agg(["min", "max"])],
         "variants": simulation.VARIANTS,
         "far": f"{simulation.FAR:g}",
         "one_in": f"{1 / simulation.HACKED:g}",
@@ -213,6 +218,13 @@ def tables(results: Mapping[str, pd.DataFrame]) -> dict[str, str]:
             ),
         ),
         "families": table(FAMILY, [family_row(row) for row in results["families"].itertuples()]),
+        "follow_up": table(
+            ("first n", "X [spreads]", "better or worse at first", "after the follow-up [%]", "still undecided"),
+            [
+                (r.n, f"{r.x:g}", percent(r.first_look), bounded(r), percent(r.undecided))
+                for r in results["follow_up"].itertuples()
+            ],
+        ),
         "beside": table(
             ("shape", "n", "sign flips", "inter-quartile mean", "P(improvement)"),
             [

@@ -21,6 +21,9 @@ GENERATOR = 20_261_120
 FAR = 12.0  # how far a hacked seed lies from the others, in their spreads: ten to fourteen in runs without a KL price
 HACKED = 0.1  # how often
 ERROR = 1 - statistics.CONFIDENCE
+FIRST = (3, 5)  # seeds at the first look
+WORTH = (0.3, 0.5, 1.0)  # smallest effects of interest, in spreads
+MOST = 400  # seeds after a follow-up, where more are asked for
 
 REAL = ["shape", "n", "effect", "studies", "shown", "shown_low", "shown_high", "no_difference"]
 
@@ -117,6 +120,7 @@ def simulate(shapes: Mapping[str, Shape], studies: int) -> pd.DataFrame:
         rows += [
             {"shape": name, "n": n, "effect": effect}
             | judged(drawn[:, :n] + effect)
+            | {"shown_at_x": share_of(np.isin(words(drawn[:, :n] + effect, effect or 1.0), ("better", "worse")))}
             | {"no_difference": max(alike(drawn[:, :n] + sign * effect, effect or 1.0) for sign in (1, -1))}
             for effect in (0.0, *EFFECTS)
             for n in SIZES
@@ -169,6 +173,31 @@ def simulate_families(shapes: Mapping[str, Shape], families: int) -> pd.DataFram
             rows.append(told | {"correction": "none"} | rate(false > 0))
             rows.append(told | {"correction": "Holm"} | rate(VARIANTS * p.min(axis=1) < ERROR))
     return pd.DataFrame(rows)
+
+
+def simulate_follow_up(studies: int) -> pd.DataFrame:
+    """One row per first n and X [spreads]: normal differences of no effect, and the seeds added once that would decide."""
+    rows = []
+    for first in FIRST:
+        drawn = normal(np.random.default_rng([GENERATOR, 300 + first]), (studies, MOST))
+        for x in WORTH:
+            early = words(drawn[:, :first], x)
+            late = np.where(early == "undecided", _later(drawn, first, x), early)
+            told = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, ("better", "worse")))}
+            told |= {"undecided": share_of(late == "undecided")}
+            rows.append(told | rate(np.isin(late, ("better", "worse"))))
+    return pd.DataFrame(rows)
+
+
+def _later(drawn: np.ndarray, first: int, x: float) -> np.ndarray:
+    """[studies] words on as many of the differences [studies, MOST] as decide at the spread of the first ones."""
+    sizes = np.arange(first, MOST + 1)
+    spread = drawn[:, :first].std(axis=1, ddof=1)
+    enough = 2 * spread[:, None] * statistics.half_width(1.0, sizes) <= x
+    n = np.where(enough.any(axis=1), sizes[enough.argmax(axis=1)], MOST)
+    used = np.where(np.arange(MOST) < n[:, None], drawn, np.nan)
+    centre, half = np.nanmean(used, axis=1), statistics.half_width(np.nanstd(used, axis=1, ddof=1), n)
+    return statistics.verdict(centre - half, centre + half, x, higher_is_better=True)
 
 
 # Real A/A studies

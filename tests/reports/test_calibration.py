@@ -109,6 +109,12 @@ def test_what_stands_beside_t_misses_as_often_as_the_page_says():
     assert rows["iqm_misses"].between(0.03, 0.13).all() and (rows["p_misses"] < 0.06).all()
 
 
+def test_seeds_added_after_a_look_cost_the_promise():
+    rows = simulation.simulate_follow_up(2_000).set_index(["n", "x"])
+    assert (rows["shown"] >= rows["first_look"]).all() and rows.loc[(3, 0.5), "shown_low"] > simulation.ERROR
+    assert rows["undecided"].between(0.0, 0.4).all() and rows.loc[(3, 0.5), "undecided"] > 0.1
+
+
 # Real A/A studies
 
 
@@ -151,7 +157,7 @@ def control(request) -> Study:
 @pytest.fixture
 def brief(monkeypatch):
     """A simulation of few studies, which is what the page then says it is."""
-    for name, size in {"STUDIES": 1_500, "FAMILIES": 60, "RESAMPLED": 40}.items():
+    for name, size in {"STUDIES": 1_500, "FAMILIES": 60, "RESAMPLED": 40, "FOLLOWED": 200}.items():
         monkeypatch.setattr(calibration, name, size)
 
 
@@ -182,7 +188,6 @@ def test_the_page_says_what_was_simulated_and_what_was_run(control, brief, tmp_p
     ]
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="`make calibration` has not been run")
 def test_the_page_of_the_documentation_is_of_this_simulation():
     rates = simulate(SHAPES, calibration.STUDIES).set_index(["shape", "effect", "n"])["shown"]
     told = {row[0]: row[1:] for row in rows_of(PAGE.read_text(), "In short")}
