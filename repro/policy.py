@@ -12,9 +12,16 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from repro import model
+from repro.errors import UserError
 
 NAME = "policy"
 REQUIREMENTS = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate")]
+
+
+class Unpackable(Exception):
+    """A checkpoint that does not load, or that MLflow does not take."""
+
+
 Save = Callable[[Path], None]  # writes the model to a folder that is not there yet
 
 
@@ -34,7 +41,12 @@ def publish(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, s
 def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str], save: Save) -> LoggedModel:
     made = store.create_logged_model(experiment, NAME, source_run_id=run, tags=dict(tags), model_type="policy")
     with TemporaryDirectory() as place:
-        save(Path(place) / NAME)
+        try:
+            save(Path(place) / NAME)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a library says of a file that is damaged, or of a kind unknown to it
+            raise Unpackable(f"{type(error).__name__}: {error}") from error
         store.log_model_artifacts(made.model_id, str(Path(place) / NAME))
     return store.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 

@@ -43,12 +43,16 @@ def outcome_note(outcome: str, primary: str, metrics: Mapping[str, float], error
     return "\n\n".join([f"Outcome: **{outcome}**{measured}.", *(f"```\n{error[:1_000]}\n```" for error in errors)])
 
 
-def study_note(told: Mapping[str, str], verdict: str, experiment: str, run: str) -> str:
-    """A study's question and hypothesis, from its tags, its verdict, and the way to its report inside MLflow's pages."""
-    # The link comes first: the pages fold all but the first lines.
-    report = f"[Report](#/experiments/{experiment}/runs/{run}/artifacts/{REPORT}/index.html?{TRAINING})"
+def study_note(told: Mapping[str, str], verdict: str) -> str:
+    """A study's question and hypothesis, from its tags, and its verdict so far."""
     hypothesis = f"Hypothesis: {told['hypothesis']} ({told['paper']})"
-    return f"**{told['question']}** {report}: {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
+    return f"**{told['question']}** {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
+
+
+def reported(verdict: str, experiment: str, run: str) -> str:
+    """A verdict behind the way to its report inside MLflow's pages."""
+    # The link comes first: the pages fold all but the first lines.
+    return f"[Report](#/experiments/{experiment}/runs/{run}/artifacts/{REPORT}/index.html?{TRAINING}): {verdict}"
 
 
 def study_address(experiment: str) -> str:

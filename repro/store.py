@@ -112,7 +112,12 @@ def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
 
 def studies(store: MlflowClient) -> list[Experiment]:
     """The experiments of a store that are studies."""
-    return [each for each in store.search_experiments() if {"detail", "scale"} <= each.tags.keys()]
+    found, token = [], None
+    while page := store.search_experiments(page_token=token):
+        found, token = found + list(page), page.token
+        if not token:
+            break
+    return [each for each in found if {"detail", "scale"} <= each.tags.keys()]
 
 
 def recorded_studies() -> list[tuple[str, str]]:

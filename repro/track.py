@@ -22,6 +22,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as Recorded
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from repro import pipeline, policy, present, stage
 from repro.ablation import Ablation
@@ -40,10 +41,12 @@ from repro.store import (
     gist,
     open_experiment,
     runs_of,
+    store_uri,
     usable_store,
 )
 
 EPISODES = "episodes.json"
+REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
 PARENT = "mlflow.parentRunId"
@@ -204,7 +207,10 @@ class Tracker:
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
         tags = {"detail": self.study.detail.name, "arm": run.arm, "seed": str(run.seed)}
         with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
-            run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
+            try:
+                run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
+            except policy.Unpackable as error:  # all else about the run is there
+                self.client.set_tag(run.run_id, "policy_trouble", str(error)[:5_000])
 
     def _log_samples(self, run: Run, folder: Path) -> None:
         # A table is appended to, so an interrupted publication must not be repeated.
@@ -271,13 +277,9 @@ def _study_run(
         if experiment.tags.get(key) != value:
             store.set_experiment_tag(experiment.experiment_id, key, value)
     if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
-        note = _note(experiment, parent, told, "There is no verdict yet.")
+        note = present.study_note(told, "There is no report yet.")
         _describe(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
     return parent
-
-
-def _note(experiment: Experiment, parent: Recorded, told: Mapping[str, str], verdict: str) -> str:
-    return present.study_note(told, verdict, experiment.experiment_id, parent.info.run_id)
 
 
 def _describe(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
@@ -302,8 +304,16 @@ def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
     with usable_store():
         store, experiment = client(), find_study(detail, scale)
         parent, told = gather(store, experiment)
+        drop_report(parent)
         store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
-        _describe(store, experiment, parent, _note(experiment, parent, told, verdict))
+        verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
+        _describe(store, experiment, parent, present.study_note(told, verdict))
+        store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
+
+
+def drop_report(parent: Recorded) -> None:
+    """Remove the report that a study has, if any: a newer one may have fewer files."""
+    get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
 
 
 def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:

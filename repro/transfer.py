@@ -135,7 +135,9 @@ def _bring_study(source: Source, study: Experiment) -> list[Fate]:
         _bring_run(source, run, store, here, [ours[_identity(run)]] if _identity(run) in ours else [])
         for run in reversed(theirs)  # as they were made, the oldest first
     ]
-    track.gather(store, store.get_experiment(here.experiment_id))
+    parent, _ = track.gather(store, store.get_experiment(here.experiment_id))
+    note = store.get_run(parent.info.run_id).data.tags[present.NOTE]
+    store.set_experiment_tag(here.experiment_id, present.NOTE, note)
     return [fate for fate, run in zip(fates, reversed(theirs)) if not _is_parent(run)]
 
 
@@ -169,13 +171,15 @@ def _fate(theirs: Run, ours: Run) -> str:
     """What is to become of a run that is here already."""
     if IMPORTING in ours.data.tags:
         return COMPLETED
-    if _is_parent(theirs) or _knows(theirs) == _knows(ours):
+    if _knows(theirs) == _knows(ours):
         return THERE
     return COMPLETED if _knows(theirs) > _knows(ours) else NEWER
 
 
 def _knows(run: Run) -> tuple[bool, int]:
-    """Complete runs know all; of others the one that ended later [ms] knows more."""
+    """Complete runs know all; of others the one that ended later [ms], of a study's own the one with the later report [ns]."""
+    if _is_parent(run):
+        return True, int(run.data.tags.get(track.REPORTED, 0))
     complete = run.data.tags.get("complete") == "true"
     return complete, 0 if complete else run.info.end_time or 0
 
@@ -214,6 +218,8 @@ class Copy:
         written, run = self.theirs.info.artifact_uri, self.theirs.info.run_id
         with TemporaryDirectory() as place:
             folder = self.source.fetch(written, f"{run}/artifacts", Path(place))
+            if _is_parent(self.theirs):
+                track.drop_report(self.ours)
             self.store.log_artifacts(self.ours.info.run_id, str(folder))
 
     def _policy(self) -> None:
@@ -236,8 +242,9 @@ class Copy:
         with self.source.readable():
             told = [p for name in self.theirs.data.metrics for p in self.source.client.get_metric_history(run, name)]
         models = [each.model_id for each in self.store.get_run(target).outputs.model_outputs]
+        judged = {"model_id": models[0]} if models else {}
         points = [
-            Metric(p.key, p.value, p.timestamp, p.step, *(models if p.key.startswith(JUDGED) else ())) for p in told
+            Metric(p.key, p.value, p.timestamp, p.step, **(judged if p.key.startswith(JUDGED) else {})) for p in told
         ]
         for start in range(0, len(points), METRICS_AT_ONCE):
             self.store.log_batch(target, metrics=points[start : start + METRICS_AT_ONCE])

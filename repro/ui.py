@@ -39,7 +39,7 @@ def show(detail: str, scale: str, port: int, tell: Callable[[str], None]) -> Non
 
 def _open(address: str, tell: Callable[[str], None]) -> None:
     tell(address)
-    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    if sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         webbrowser.open(address)
 
 

@@ -144,8 +144,8 @@ def test_a_key_changes_with_the_version_and_with_every_key_upstream(each, scale)
 def test_no_key_depends_on_what_no_stage_may_read(scale):
     known = {field for each in pipeline.STAGES for field in each.fields} | {"precision"}
     free = {field.name for field in fields(Scale)} - known
-    assert free == {"name", "threads", "seeds"}
-    assert pipeline.keys(Recipe(), replace(scale, name="mine", threads=2, seeds=(5,)), 1) == pipeline.keys(
+    assert free == {"name", "threads", "seeds", "kl_cap"}
+    assert pipeline.keys(Recipe(), replace(scale, name="mine", threads=2, seeds=(5,), kl_cap=1.0), 1) == pipeline.keys(
         Recipe(), scale, 1
     )
 

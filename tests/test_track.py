@@ -194,7 +194,7 @@ def test_the_saved_view_shows_what_runs_have_and_sorts_by_the_primary_metric(stu
 def test_a_report_is_kept_with_its_study_and_found_from_its_description(study, cache, store, tmp_path):
     publish(study, cache)
     before = everything(store)[:2]
-    assert "There is no verdict yet." in parent(store).data.tags["mlflow.note.content"]
+    assert "There is no report yet." in parent(store).data.tags["mlflow.note.content"]
     for verdict in ("Undecided.", "Better, <b>by far</b>."):
         folder = report(tmp_path / "built", verdict)
         track.publish_report("whiten_adv", "tiny", folder, verdict)
@@ -210,6 +210,29 @@ def test_a_report_is_kept_with_its_study_and_found_from_its_description(study, c
     assert parent(store).data.tags["mlflow.note.content"] == note
     after = everything(store)[:2]
     assert (after[0].pop(""), before[0].pop("")) and after == before
+
+
+def test_a_newer_report_leaves_nothing_of_the_earlier_one(study, cache, store, tmp_path):
+    publish(study, cache)
+    track.publish_report("whiten_adv", "tiny", report(tmp_path / "first", "Undecided."), "Undecided.")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "index.html").write_text("Better.")
+    track.publish_report("whiten_adv", "tiny", second, "Better.")
+    kept = [file.path for file in store.list_artifacts(parent(store).info.run_id, "report")]
+    assert kept == ["report/index.html"]
+
+
+def test_a_policy_that_cannot_be_packed_costs_nothing_else(study, cache, store, monkeypatch):
+    def damaged(*_):
+        raise ValueError("header too large")
+
+    monkeypatch.setattr(track.policy, "save", damaged)
+    publish(study, cache)
+    for run in runs(store).values():
+        assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "finished")
+        assert run.data.tags["policy_trouble"] == "ValueError: header too large"
+        assert "test/win_rate" in run.data.metrics
 
 
 def report(folder, verdict):

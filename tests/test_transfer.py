@@ -51,6 +51,24 @@ def bring(folder):
     return {each.run: (each.fate, each.trouble) for each in transfer.bring(str(folder), Path("cache"))}
 
 
+def test_a_newer_report_and_its_verdict_come_too(elsewhere, here, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    shutil.copytree(elsewhere, source)
+    bring(source)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{source}/mlflow.db")
+        (source / "later").mkdir()
+        (source / "later" / "page.html").write_text("the later page")
+        track.publish_report("whiten_adv", "tiny", source / "later", "Worse.")
+    bring(source)
+    ours = parent(here)
+    assert ": Worse." in ours.data.tags["mlflow.note.content"]
+    assert here.get_experiment(ours.info.experiment_id).tags["mlflow.note.content"] == ours.data.tags["mlflow.note.content"]
+    assert [file.path for file in here.list_artifacts(ours.info.run_id, "report")] == ["report/page.html"]
+    assert set(bring(source).values()) == {("there already", "")}
+    assert parent(here).data.tags == ours.data.tags
+
+
 def test_a_study_comes_whole(elsewhere, here):
     before = digest(elsewhere / "mlflow.db")
     assert bring(elsewhere) == {"shift_and_scale seed 1": ("brought", ""), "off seed 1": ("brought", "")}

@@ -218,7 +218,8 @@ def test_values_that_are_no_numbers_decide_nothing(spare, tmp_path):
     light(spare, "nan-values", {place: {"test/win_rate": value} for place, value in values.items()})
     study = read.read_study("nan", "values", spare)
     record = json.loads((page.build(study, tmp_path / "page").parent / "verdict.json").read_text())
-    assert record["arms"]["off"] == {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
+    told = {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
+    assert told.items() <= record["arms"]["off"].items()
     assert record["arms"]["odd"]["n"] == 2
     atlas.build("values", (), (), spare, tmp_path / "atlas")
     assert "no paired seed" in index.build(tmp_path, spare, ()).read_text()

@@ -214,7 +214,7 @@ def test_a_study_without_episodes_gets_no_page(study, tmp_path):
 
 
 def test_what_a_model_wrote_cannot_leave_the_data(html):
-    assert len(re.findall("<script", html)) == len(re.findall("</script", html)) == 2
+    assert len(re.findall("<script", html)) == len(re.findall("</script", html)) == 3
     shown = island_of(html)["episodes"][1]["arms"]["off"]["policy"]
     assert shown["tokens"] == HOSTILE and not shown["ended"]
     assert "innerHTML" not in html and "http" not in html.replace("http://www.w3.org/2000/svg", "")
