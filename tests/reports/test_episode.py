@@ -217,7 +217,8 @@ def test_what_a_model_wrote_cannot_leave_the_data(html):
     assert len(re.findall("<script", html)) == len(re.findall("</script", html)) == 3
     shown = island_of(html)["episodes"][1]["arms"]["off"]["policy"]
     assert shown["tokens"] == HOSTILE and not shown["ended"]
-    assert "innerHTML" not in html and "http://" not in html and "https://" not in html.replace("http://www.w3.org/2000/svg", "")
+    addresses = html.replace("http://www.w3.org/2000/svg", "")
+    assert "innerHTML" not in html and "http://" not in addresses and "https://" not in addresses
 
 
 def test_the_numbers_of_the_page_are_those_of_the_record(html):
