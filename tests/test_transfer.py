@@ -51,20 +51,23 @@ def bring(folder):
     return {each.run: (each.fate, each.trouble) for each in transfer.bring(str(folder), Path("cache"))}
 
 
-def test_a_newer_report_and_its_verdict_come_too(elsewhere, here, tmp_path, monkeypatch):
+def test_a_newer_report_and_its_verdict_come_too(tiny_study, tiny_cache, empty_store, here, tmp_path, monkeypatch):
     source = tmp_path / "source"
-    shutil.copytree(elsewhere, source)
-    bring(source)
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{source}/mlflow.db")
-        (source / "later").mkdir()
-        (source / "later" / "page.html").write_text("the later page")
-        track.publish_report("whiten_adv", "tiny", source / "later", "Worse.")
-    bring(source)
+    for name, verdict in (("page.html", "Better."), ("later.html", "Worse.")):
+        (source / verdict).mkdir(parents=True)
+        (source / verdict / name).write_text("the page")
+    shutil.copy(empty_store, source / "mlflow.db")
+    for verdict in ("Better.", "Worse."):
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{source}/mlflow.db")
+            patch.chdir(source)
+            publish(tiny_study, tiny_cache)
+            track.publish_report("whiten_adv", "tiny", source / verdict, verdict)
+        bring(source)
     ours = parent(here)
     assert ": Worse." in ours.data.tags["mlflow.note.content"]
     assert here.get_experiment(ours.info.experiment_id).tags["mlflow.note.content"] == ours.data.tags["mlflow.note.content"]
-    assert [file.path for file in here.list_artifacts(ours.info.run_id, "report")] == ["report/page.html"]
+    assert [file.path for file in here.list_artifacts(ours.info.run_id, "report")] == ["report/later.html"]
     assert set(bring(source).values()) == {("there already", "")}
     assert parent(here).data.tags == ours.data.tags
 
