@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from repro import model
+from repro import generate, model
 from repro.data import Corpus
 from repro.evaluate import gold_of
 from repro.ops import text
@@ -33,7 +33,7 @@ DIGITS = 5
 class Diary:
     """Keeps the first episodes of the first update, of one in the middle and of the last, or of the one that diverged."""
 
-    def __init__(self, models: "Models", how: model.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
+    def __init__(self, models: "Models", how: generate.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
         self.models, self.how, self.corpus, self.updates, self.batch = models, how, corpus, updates, batch
         self.watched = {0, updates // 2, updates - 1}
         self.episodes: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class Response:
 @torch.no_grad()
 def record(
     models: "Models",
-    how: model.Sampling,
+    how: generate.Sampling,
     corpus: Corpus,
     posts: Dataset,
     rollout: Rollout,
@@ -86,7 +86,7 @@ def record(
     eos, pad, query = corpus.eos, corpus.pad, model.trim_left(rollout.query, corpus.pad)
     with torch.random.fork_rng(devices=[]):  # the next update draws the same numbers, watched or not
         updated = model.response_logprobs(models.policy, query, rollout.response, pad, eos, how.measured_at)
-        theirs, ref_logprob = model.sample(models.reference, query, uniform, how, eos, pad)
+        theirs, ref_logprob = generate.sample(models.reference, query, uniform, how, eos, pad)
         policy_logprob = model.response_logprobs(models.policy, query, theirs, pad, eos, how.measured_at)
     ours = {
         "logprob": rollout.logprob,

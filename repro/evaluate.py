@@ -10,7 +10,7 @@ from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor, nn
 
-from repro import model
+from repro import generate, model
 from repro.data import Corpus, column, embedded
 from repro.details import POSITION_IDS
 from repro.ops import text
@@ -52,8 +52,8 @@ def write(
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
     for query, numbers in zip(queries.split(batch), uniform.split(batch)):
         query = model.trim_left(query, corpus.pad).to(device)
-        how = model.Sampling(temperature, measured_at=SAMPLED)  # near 0 a token's nats are those of its rank alone
-        response, logprob = model.sample(policy, query, numbers.to(device), how, corpus.eos, corpus.pad)
+        how = generate.Sampling(temperature, measured_at=SAMPLED)  # near 0 a token's nats are those of its rank alone
+        response, logprob = generate.sample(policy, query, numbers.to(device), how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
         ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from repro import dpo, evaluate, model, optimise, sft
+from repro import dpo, evaluate, generate, model, optimise, sft
 from repro.data import Corpus, column
 from repro.detail import Pick
 from repro.details import (
@@ -93,7 +93,7 @@ class Setting:
     corpus: Corpus
     pick: Pick
     accelerator: Accelerator
-    how: model.Sampling
+    how: generate.Sampling
     micro_batch: int
     rollout_batch: int
 
@@ -185,10 +185,10 @@ def _load(work: Work) -> Setting:
     )
 
 
-def sampling(pick: Pick) -> model.Sampling:
+def sampling(pick: Pick) -> generate.Sampling:
     """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
     temperature = pick(TEMPERATURE)
-    return model.Sampling(temperature, pick(LOGPROB_TEMPERATURE)(temperature), pick(SAMPLING))
+    return generate.Sampling(temperature, pick(LOGPROB_TEMPERATURE)(temperature), pick(SAMPLING))
 
 
 @torch.no_grad()
@@ -203,7 +203,7 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     q = model.trim_left(query, pad)
-    response, sampled = model.sample(s.accelerator.unwrap_model(models.policy), q, uniform, s.how, eos, pad)
+    response, sampled = generate.sample(s.accelerator.unwrap_model(models.policy), q, uniform, s.how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)

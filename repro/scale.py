@@ -52,11 +52,27 @@ class Scale:
     evaluate_every: int = 1  # PPO updates between evaluations on validation posts
 
     precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; else "float32"
+    frozen_weights: str = "float32"  # what reference and reward model are held in; "bfloat16" halves their memory
+    recompute: str = "nothing"  # "layers": activations of each layer again in the backward pass, for memory
+    sampler: str = "eager"  # how responses are drawn: "eager", "static" (fixed cache, CUDA graphs) or "vllm"
     threads: int = 1  # of one worker
+    processes: int = 1  # ranks of one training stage, one device each
+    sharding: str = "none"  # how ranks share the learners: "none" (DDP), "fsdp", "zero2" or "zero3"
+    checkpoint_every: int = 0  # optimizer steps, or updates of PPO, between checkpoints; 0 for none
+    keep_every: int = 0  # every how many checkpoints the weights are kept for good; 0 for none
     seeds: tuple[int, ...] = (1, 2, 3)
     kl_cap: float = 35.0  # nats from the SFT policy past which a run is listed as run away; no run is stopped by it
 
 
+MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
+WORDS = {
+    "corpus": ("embedded", "local"),
+    "precision": ("auto", "float32"),
+    "frozen_weights": ("float32", "bfloat16"),
+    "recompute": ("nothing", "layers"),
+    "sampler": ("eager", "static", "vllm"),
+    "sharding": ("none", "fsdp", "zero2", "zero3"),
+}
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
 _EMBEDDED = Scale(
     name="mini",
@@ -178,13 +194,13 @@ def _checked(scale: Scale) -> Scale:
         path = getattr(scale, field)
         if str(path) != "." and not path.exists():
             raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
-    for field, words in (("corpus", ("embedded", "local")), ("precision", ("auto", "float32"))):
+    for field, words in WORDS.items():
         if getattr(scale, field) not in words:
             raise UserError(f"{field}={getattr(scale, field)!r} is unknown; {nearest(getattr(scale, field), words)}")
     for field in fields(scale):
         value = getattr(scale, field.name)
-        if field.type is int and field.name != "corpus_seed" and value < 1:
-            raise UserError(f"{field.name}={value} must be at least 1")
+        if field.type is int and value < (field.name not in MAY_BE_NONE) and field.name != "corpus_seed":
+            raise UserError(f"{field.name}={value} must be at least {int(field.name not in MAY_BE_NONE)}")
         if field.type is float and not 0 < value < math.inf:
             raise UserError(f"{field.name}={value} must be above 0, and finite")
     if not Path(scale.model).is_dir():

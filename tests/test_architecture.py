@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"ops", "types"},
-    {"model"},
+    {"model", "generate"},
     {"weights"},
     {"detail"},
     {"details", "scale"},

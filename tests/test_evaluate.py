@@ -11,7 +11,7 @@ import tiny
 import torch
 from datasets import Dataset
 
-from repro import evaluate, model
+from repro import evaluate, generate, model
 from repro.data import Corpus
 from repro.evaluate import Written
 
@@ -133,10 +133,10 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
     near_greedy = evaluate.write(
         other, networks.reference, networks.reward_model, queries, evaluate.GREEDY, corpus, 5, 4, generator()
     )
-    how, uniform = model.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
+    how, uniform = generate.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
     for row in range(8):
         query = model.trim_left(queries[row : row + 1], tiny.PAD)
-        response, _ = model.sample(other, query, uniform[row : row + 1], how, tiny.EOS, tiny.PAD)
+        response, _ = generate.sample(other, query, uniform[row : row + 1], how, tiny.EOS, tiny.PAD)
         at = (query, response, tiny.PAD, tiny.EOS, evaluate.SAMPLED)
         ours, theirs = (model.response_logprobs(network, *at)[0] for network in (other, networks.reference))
         length = near_greedy.length[row]

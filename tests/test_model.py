@@ -10,19 +10,19 @@ from scipy.stats import chisquare
 from tiny import EOS, PAD, SHAPE, VOCABULARY, policy, queries, scalar, uniform
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from repro import model
+from repro import generate, model
 from repro.errors import UserError
 from repro.ops import text
 
 TEMPERATURE = 0.7
-HOW = model.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
-GOING_ON = model.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.go_on)
+HOW = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
+GOING_ON = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.go_on)
 ALMOST_ONE = 1 - 2**-24  # the largest float32 below 1, which torch.rand can return
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def sample(network, query, numbers, how=HOW, pad=PAD):
-    return model.sample(network, query, numbers, how, EOS, pad)
+    return generate.sample(network, query, numbers, how, EOS, pad)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_going_on_a_row_is_the_same_whatever_its_batch_mates_though_padding_is_t
 
 
 def test_logprobs_can_be_measured_at_another_temperature_than_is_drawn_at(lively, responses):
-    tokens, logprob = sample(lively, queries(8), uniform(8, 6), model.Sampling(TEMPERATURE, measured_at=1.0))
+    tokens, logprob = sample(lively, queries(8), uniform(8, 6), generate.Sampling(TEMPERATURE, measured_at=1.0))
     assert torch.equal(tokens, responses[0])
     forced = model.response_logprobs(lively, queries(8), tokens, PAD, EOS, 1.0)
     torch.testing.assert_close(logprob, forced, **CLOSE)
@@ -313,7 +313,7 @@ def test_a_drawn_padding_token_is_no_hole_in_the_response():
 def test_draws_are_as_frequent_as_their_probability():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
     numbers = uniform(5000, 1, seed=3).squeeze(1)
-    counts = model._draw(logits.expand(5000, 5), numbers).bincount(minlength=5)
+    counts = generate.draw(logits.expand(5000, 5), numbers).bincount(minlength=5)
     assert chisquare(counts, 5000 * logits.double().softmax(0)).pvalue > 0.01
 
 
@@ -322,12 +322,12 @@ def test_draws_are_as_frequent_as_their_probability():
 def test_a_token_of_probability_zero_is_never_drawn(number, possible):
     logits = torch.full((1, 7), -torch.inf)
     logits[0, possible] = torch.linspace(0, 1, len(possible))
-    assert model._draw(logits, torch.tensor([number])).item() in possible
+    assert generate.draw(logits, torch.tensor([number])).item() in possible
 
 
 def test_the_extreme_numbers_draw_the_first_and_the_last_token():
     logits = torch.zeros(2, 1000)
-    assert model._draw(logits, torch.tensor([0.0, ALMOST_ONE])).tolist() == [0, 999]
+    assert generate.draw(logits, torch.tensor([0.0, ALMOST_ONE])).tolist() == [0, 999]
 
 
 # ----------------------------------------------------------------------------- dropout
