@@ -8,12 +8,15 @@ variants: label smoothing, and a division by the summary's length.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
-from repro import model, optimise
+from repro import model, optimise, ranks
+from repro.checkpoint import Checkpoints
 from repro.data import Corpus, column
 from repro.details import DRAWS
 from repro.ops.masked import keep
@@ -50,42 +53,58 @@ def learn(work: Work) -> None:
     policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
     policy = model.set_dropout(policy, 0.0)
     policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick))
-    networks = policy, accelerator.prepare_model(model.frozen(reference), evaluation_mode=True)
+    reference = model.held_in(model.frozen(reference), scale.frozen_weights)
+    networks = policy, model.placed(reference, accelerator)
     pairs, outcome = read(corpus.pairs("train")), "finished"
     steps = len(pairs) // scale.rm_batch
-    for step, rows in enumerate(
-        optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(DRAWS) + "shuffle"))
-    ):
+    batches = optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(DRAWS) + "shuffle"))
+    checkpoints = Checkpoints(work)
+    for step, rows in islice(enumerate(batches), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
         seen: list[Tensor] = []
-        loss = optimise.step(accelerator, optimizer, losses(networks, pairs[rows], corpus, scale.micro_batch, seen))
-        margin = torch.cat(seen)
+        with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
+            parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, seen)
+            loss = optimise.step(accelerator, optimizer, parts)
+        margin = torch.cat(sum(ranks.gathered(seen), []))
         measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
         work.log_mean((step + 1) * scale.rm_batch, measured, steps)
         if not math.isfinite(loss):
             outcome = "diverged"
             break
+        checkpoints.after(step + 1)
     validation = read(corpus.pairs("validation"))
     margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
-    model.save_policy(accelerator.unwrap_model(policy), work.out / "model")
+    weights = model.gathered(accelerator, policy)
+    model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
     work.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
 
 
 Networks = tuple[nn.Module, nn.Module]  # the policy and its reference
 
 
-def losses(networks: Networks, pairs: Pairs, corpus: Corpus, micro_batch: int, seen: list[Tensor]) -> Iterator[Tensor]:
-    """Each micro-batch's share of the mean of -log sigmoid(margin); notes the margins."""
-    for rows in torch.arange(len(pairs)).split(micro_batch):
-        margin = margins(networks, pairs[rows], corpus)
-        seen.append(margin.detach())
-        yield bradley_terry(margin).sum() / len(pairs)
+def losses(
+    accelerator: Accelerator,
+    networks: Networks,
+    pairs: Pairs,
+    rows: Tensor,
+    corpus: Corpus,
+    micro_batch: int,
+    seen: list[Tensor],
+) -> Iterator[Tensor]:
+    """Each of this rank's micro-batches' share of the mean of -log sigmoid(margin) over the rows; notes the margins."""
+    for part, real in optimise.shared(accelerator, networks[0], optimise.dealt(rows, micro_batch)):
+        margin, real = margins(networks, pairs[part], corpus), real.to(accelerator.device)
+        seen.append(margin.detach()[real].cpu())
+        yield keep(bradley_terry(margin), real).sum() / len(rows)
 
 
 @torch.no_grad()
 def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
-    """-> [N] on the CPU: the margins of all pairs, `batch` at a time."""
-    return torch.cat([margins(networks, pairs[rows], corpus).cpu() for rows in torch.arange(len(pairs)).split(batch)])
+    """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
+    own, _ = ranks.mine(torch.arange(len(pairs)))
+    margin = torch.cat([margins(networks, pairs[rows], corpus).cpu() for rows in own.split(batch)])
+    (every,) = ranks.merged([margin.numpy()], len(pairs))
+    return torch.from_numpy(every)
 
 
 def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:

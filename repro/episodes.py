@@ -1,11 +1,11 @@
 """Some episodes of PPO token by token, kept so that a person can read what was sampled, charged, expected and paid.
 
-Beside each stands what the policy it is compared with (the SFT policy) writes under the same post with the same random
-numbers, and how likely either of the two finds both texts (N+ section 7.2).
+Beside each stands what the policy that the recipe measures the KL to (the SFT policy) writes under the same post with the
+same random numbers, and how likely either of the two finds both texts (N+ section 7.2).
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from repro import generate, model
+from repro import generate, model, ranks
 from repro.data import Corpus
 from repro.evaluate import gold_of
 from repro.ops import text
@@ -49,11 +49,20 @@ class Diary:
             self.models, self.how, self.corpus, posts.select(rows), rollout[rows], target[rows], uniform[rows]
         )
         place = {"update": update, "updates": self.updates}
-        self.episodes += [{"episode": update * self.batch + row} | place | told for row, told in enumerate(shown)]
+        self.episodes += [
+            {"episode": update * self.batch + row * ranks.count()} | place | told for row, told in enumerate(shown)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"episodes": self.episodes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.episodes = state["episodes"]
 
     def save(self, path: Path) -> None:
         """Writes {"eos": its text, "episodes": the records in order} as JSON."""
-        path.write_text(json.dumps({"eos": self.corpus.tokenizer.eos_token, "episodes": self.episodes}))
+        if ranks.first():
+            path.write_text(json.dumps({"eos": self.corpus.tokenizer.eos_token, "episodes": self.episodes}))
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Response:
     ended: Tensor  # [B] bool
     score: Tensor  # [B] the reward model's, as the recipe reads it
     score_so_far: Tensor  # [B, R] the reward model's output at each token; it is trained at the last one only
-    kl: Tensor  # [B] nats from the SFT policy to the policy that wrote it, on these tokens
+    kl: Tensor  # [B] nats from the reference policy to the policy that wrote it, on these tokens
     known: dict[str, Tensor]  # name -> [B, R]
 
 
@@ -84,7 +93,8 @@ def record(
     All log-probabilities are in nats, at the temperature at which the recipe measures them.
     """
     eos, pad, query = corpus.eos, corpus.pad, model.trim_left(rollout.query, corpus.pad)
-    with torch.random.fork_rng(devices=[]):  # the next update draws the same numbers, watched or not
+    # The next update draws the same numbers, watched or not.
+    with torch.random.fork_rng([query.device] if query.is_cuda else []):
         updated = model.response_logprobs(models.policy, query, rollout.response, pad, eos, how.measured_at)
         theirs, ref_logprob = generate.sample(models.reference, query, uniform, how, eos, pad)
         policy_logprob = model.response_logprobs(models.policy, query, theirs, pad, eos, how.measured_at)
@@ -98,11 +108,16 @@ def record(
         "returns": target.returns,
     }
     beside = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
+    finished = text.truncate_after_eos(theirs, eos, pad)
+    their_score = model.score(
+        models.reward_model, torch.cat([query, finished], 1), model.count_tokens(finished, pad), pad
+    )
+    kl = k1(rollout.logprob, rollout.ref_logprob)
     wrote = {
-        "policy": _response(models, query, rollout.response, corpus, ours, k1(rollout.logprob, rollout.ref_logprob)),
-        "sft": _response(models, query, theirs, corpus, beside, torch.zeros_like(ref_logprob)),
+        "policy": _response(models, query, rollout.response, corpus, ours, rollout.score, kl),
+        # Whichever policy the recipe compares with; the run's choices say which.
+        "sft": _response(models, query, theirs, corpus, beside, their_score, torch.zeros_like(ref_logprob)),
     }
-    wrote["policy"] = replace(wrote["policy"], score=rollout.score)
     told = {who: _told(response, posts, corpus) for who, response in wrote.items()}
     return [
         {"post_id": post["id"], "query": post["query"], "reference": post["reference"]}
@@ -112,13 +127,19 @@ def record(
 
 
 def _response(
-    models: "Models", query: Tensor, tokens: Tensor, corpus: Corpus, known: dict[str, Tensor], kl: Tensor
+    models: "Models",
+    query: Tensor,
+    tokens: Tensor,
+    corpus: Corpus,
+    known: dict[str, Tensor],
+    score: Tensor,
+    kl: Tensor,
 ) -> Response:
+    """[B, Q], [B, R] tokens, [B, R] each known number and the KL in nats, [B] score -> all there is to say of them."""
     last, ended = text.last_token(tokens, corpus.eos)
     finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
     score_so_far = model.response_scores(models.reward_model, query, finished, corpus.pad)
     is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
-    score = score_so_far.gather(1, last[:, None]).squeeze(1)
     return Response(tokens, last, ended, score, score_so_far, keep(kl, is_token).sum(1), known)
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor, nn
 
-from repro import generate, model
+from repro import generate, model, ranks
 from repro.data import Corpus, column, embedded
 from repro.details import POSITION_IDS
 from repro.ops import text
@@ -47,13 +47,14 @@ def write(
     batch: int,
     generator: torch.Generator,
 ) -> Written:
-    """Sample one response per query, `batch` at a time, and score it."""
+    """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
-    for query, numbers in zip(queries.split(batch), uniform.split(batch)):
-        query = model.trim_left(query, corpus.pad).to(device)
+    own, _ = ranks.mine(torch.arange(len(queries)))
+    for rows in own.split(batch):
+        query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
         how = generate.Sampling(temperature, measured_at=SAMPLED)  # near 0 a token's nats are those of its rank alone
-        response, logprob = generate.sample(policy, query, numbers.to(device), how, corpus.eos, corpus.pad)
+        response, logprob = generate.sample(policy, query, numbers, how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
         ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED)
@@ -62,7 +63,9 @@ def write(
         kl = keep(k1(logprob, ref_logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
-    return Written(sum(texts, []), *(torch.cat(columns).cpu().numpy() for columns in numbers))
+    columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
+    texts, *numbers = ranks.merged(columns, len(queries))
+    return Written(texts.tolist(), *numbers)
 
 
 def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame:
@@ -148,7 +151,7 @@ def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, wo
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
     finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
-    table = gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())
+    table = pd.concat(ranks.gathered(gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
@@ -170,10 +173,10 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
     networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
-    placed = work.pick(POSITION_IDS)
+    placed, held = work.pick(POSITION_IDS), work.scale.frozen_weights
     models = Models(
         **{
-            name: work.accelerator.prepare_model(model.frozen(placed(network)), evaluation_mode=True)
+            name: model.placed(model.held_in(model.frozen(placed(network)), held), work.accelerator)
             for name, network in networks.items()
         }
     )
@@ -197,7 +200,8 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
 
 def token_counts(summaries: list[str], corpus: Corpus) -> list[int]:
     """Tokens of each summary behind its space, however long it is, and one for the end of text."""
-    return [len(tokens) + 1 for tokens in corpus.tokenizer([f" {summary}" for summary in summaries])["input_ids"]]
+    texts = [f" {summary}" for summary in summaries]
+    return [len(tokens) + 1 for tokens in corpus.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _means(table: pd.DataFrame, prefix: str) -> Metrics:
@@ -220,9 +224,14 @@ def judge_agreement(table: pd.DataFrame) -> Metrics:
     return {"judge_agreement": float((alike.mean(skipna=False) + 1) / 2)} if len(alike) else {}
 
 
+def _save(table: pd.DataFrame, work: Work) -> None:
+    if ranks.first():
+        table.to_json(work.out / "samples.json", orient="records", indent=1)
+
+
 def _run_baseline(work: Work) -> None:
     measured, table = _assess(work, "sft")
-    table.to_json(work.out / "samples.json", orient="records", indent=1)
+    _save(table, work)
     work.finish({f"sft_test/{name}": value for name, value in measured.items()})
 
 
@@ -230,11 +239,11 @@ def _run_evaluate(work: Work) -> None:
     measured, table = _assess(work, "ppo")
     before = pd.read_json(work.inputs["baseline"] / "samples.json", orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
-    pd.concat([table, before], axis=1).to_json(work.out / "samples.json", orient="records", indent=1)
+    _save(pd.concat([table, before], axis=1), work)
     work.finish({f"test/{name}": value for name, value in measured.items()})
 
 
-_FIELDS = ("test_posts", "response_tokens", "rollout_batch")
+_FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")
 BASELINE = Stage("baseline", version=4, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",

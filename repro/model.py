@@ -6,27 +6,39 @@ Padding is token 0 behind an attention mask, as the paper's code does, so that n
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    DynamicCache,
+    GgufConfig,
     GPTNeoXConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import is_gguf_available
 
+from repro import ranks
 from repro.errors import UserError
 from repro.ops import text
 from repro.ops.masked import keep
+
+POSITIONS = 2_048  # places of responses whose logits exist at once: 0.4 GB of them in float32 with Pythia's vocabulary
+# Of models that go on to change logits.
+AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 # ---------------------------------------------------------------------------------------------- tokenizers
 
@@ -92,15 +104,90 @@ def response_logprobs(
     policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass."""
-    return token_logprobs(response_logits(policy, query, response, pad, eos), response, pad, eos, temperature)
+    return response_measures(policy, query, response, pad, eos, temperature)[0]
+
+
+def response_measures(
+    policy: nn.Module,
+    query: Tensor,
+    response: Tensor,
+    pad: int,
+    eos: int,
+    temperature: float,
+    *others: Callable[[Tensor, float], Tensor],
+    positions: int = POSITIONS,
+) -> tuple[Tensor, ...]:
+    """[B, Q], [B, R] -> [B, R] float32 each: log-probability of each response token, and `others` of (its logits [..., V],
+    temperature), as an entropy; 0 of padding.
+    """
+
+    def measure(logits: Tensor, tokens: Tensor) -> Tensor:
+        logits = drawable(logits, pad, eos)
+        logprob = text.logprob_of(logits, tokens.clamp(max=logits.shape[-1] - 1), temperature)
+        return torch.stack([logprob, *(other(logits, temperature) for other in others)], -1)
+
+    ids = torch.cat([query, response[:, :-1]], 1)
+    found = measured(policy, ids, response, pad, measure, positions)
+    return found.masked_fill(is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
+
+
+def measured(
+    policy: nn.Module,
+    ids: Tensor,
+    tokens: Tensor,
+    pad: int,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    positions: int = POSITIONS,
+) -> Tensor:
+    """[B, T], [B, N] -> [B, N, K]: what `measure` makes, [n, V] and [n] -> [n, K], of the logits of the last N places.
+
+    Logits exist for `positions` places at a time, in the backward pass too, which computes them again.
+    """
+    inputs = attend(ids, pad) | {"logits_to_keep": tokens.shape[1], "use_cache": False}
+    network = policy.network if isinstance(policy, Learner) else extract_model_from_parallel(policy)
+    if any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
+        return measure(policy(**inputs).logits, tokens)
+    with _measuring(network.get_output_embeddings(), measure, tokens, positions):
+        return policy(**inputs).logits
+
+
+@contextmanager
+def _measuring(head: nn.Module, measure: Callable, tokens: Tensor, positions: int) -> Iterator[None]:
+    """Within, the output layer gives what is measured of its logits instead of them; so it runs where ranks expect it."""
+    project, patched = head.forward, "forward" in vars(head)
+
+    def part(hidden: Tensor, tokens: Tensor) -> Tensor:
+        return measure(project(hidden), tokens)
+
+    def forward(hidden: Tensor) -> Tensor:
+        if tokens.numel() <= positions:
+            return part(hidden, tokens)
+        parts = zip(hidden.flatten(0, 1).split(positions), tokens.flatten().split(positions))
+        found = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in parts]
+        return torch.cat(found).unflatten(0, tokens.shape)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        head.forward = project
+        if not patched:
+            del head.forward
 
 
 def response_kl(
     policy: nn.Module, reference: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 of padding."""
-    logits, ref_logits = (response_logits(network, query, response, pad, eos) for network in (policy, reference))
-    return text.kl_of(logits, ref_logits, temperature).masked_fill(is_padding(response, pad, eos), 0.0)
+    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 of padding.
+
+    As many episodes at a time as have `POSITIONS` places, which bounds memory where no gradient is asked for.
+    """
+    rows = max(1, POSITIONS // response.shape[1])
+    parts = [
+        text.kl_of(*(response_logits(network, *part, pad, eos) for network in (policy, reference)), temperature)
+        for part in zip(query.split(rows), response.split(rows))
+    ]
+    return torch.cat(parts).masked_fill(is_padding(response, pad, eos), 0.0)
 
 
 def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
@@ -110,7 +197,7 @@ def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
     """
     if pad == eos or pad >= logits.shape[-1]:
         return logits
-    return logits.index_fill(-1, torch.tensor([pad], device=logits.device), -math.inf)
+    return logits.index_fill(-1, torch.full((1,), pad, device=logits.device), -math.inf)
 
 
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
@@ -136,12 +223,14 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
 
 @torch.no_grad()
 def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int, batch: int) -> Tensor:
-    """[N, T] padded on either side, [N] -> [N] float32 on the CPU, `batch` rows at a time."""
+    """[N, T] padded on either side, [N] -> [N] float32 on the CPU, `batch` rows at a time; ranks share the rows."""
     device, scores = next(reward_model.parameters()).device, []
-    for part, count in zip(ids.split(batch), response_tokens.split(batch)):
-        part = trim_for(reward_model, part, pad)
-        scores.append(score(reward_model, part.to(device), count.to(device), pad).cpu())
-    return torch.cat(scores)
+    own, _ = ranks.mine(torch.arange(len(ids)))
+    for rows in own.split(batch):
+        part = trim_for(reward_model, ids[rows], pad)
+        scores.append(score(reward_model, part.to(device), response_tokens[rows].to(device), pad).cpu())
+    (every,) = ranks.merged([torch.cat(scores).numpy()], len(ids))
+    return torch.from_numpy(every)
 
 
 def trim_for(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
@@ -233,8 +322,9 @@ class ScalarModel(nn.Module):
     def __init__(self, trunk: PreTrainedModel, reward_token: str = "eos") -> None:
         super().__init__()
         self.trunk = trunk
+        self._no_split_modules = getattr(trunk, "_no_split_modules", None) or ()  # what accelerate shards one by one
         self.reward_token = reward_token
-        self.head = nn.Linear(trunk.config.hidden_size, 1)
+        self.head = nn.Linear(width_of(trunk), 1)
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("gain", torch.ones(()))
 
@@ -244,6 +334,12 @@ class ScalarModel(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # it would round the score to bfloat16
             output = nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
             return (output.squeeze(-1) - self.bias) / self.gain
+
+
+def width_of(trunk: PreTrainedModel) -> int:
+    """Numbers that a trunk says of each token; the smallest OPT projects its hidden ones down."""
+    config = trunk.config.get_text_config()
+    return getattr(config, "word_embed_proj_dim", config.hidden_size)
 
 
 def head_normal(head: nn.Linear, generator: torch.Generator) -> None:
@@ -307,8 +403,7 @@ def positions_implicit(network: nn.Module) -> nn.Module:
 
 def positions_from_mask(network: nn.Module) -> nn.Module:
     """Positions count the tokens that are not padding, so that a text's first is 0 on whichever side it is padded."""
-    trunk = network.trunk if isinstance(network, ScalarModel) else network.base_model
-    trunk.register_forward_pre_hook(_count_positions, with_kwargs=True)
+    trunk_of(network).register_forward_pre_hook(_count_positions, with_kwargs=True)
     return network
 
 
@@ -322,7 +417,7 @@ def _count_positions(trunk: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
 def mixed_as_declared(precision: str) -> str:
     """accelerate's word for a scale's precision: bfloat16 autocast where "auto" finds a device that likes it."""
     likes_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16" if precision == "auto" and likes_bfloat16 else "no"
+    return "bf16" if precision == "bfloat16" or (precision == "auto" and likes_bfloat16) else "no"
 
 
 def mixed_never(precision: str) -> str:
@@ -335,6 +430,83 @@ def mixed_bfloat16(precision: str) -> str:
     return "bf16"
 
 
+# ---------------------------------------------------------------------------------------------- trained together, or not
+
+
+class Learners(nn.Module):
+    """The networks that one optimizer trains, as one module: ranks that share weights wrap it as a whole."""
+
+    def __init__(self, **networks: nn.Module) -> None:
+        super().__init__()
+        self._no_split_modules = getattr(next(iter(networks.values())), "_no_split_modules", None) or ()
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    def forward(self, network: str, **inputs: Any) -> Any:
+        return self.get_submodule(network)(**inputs)
+
+
+class Learner:
+    """One network of `Learners`, called through whatever ranks have wrapped them in."""
+
+    def __init__(self, wrapped: nn.Module, name: str) -> None:
+        self.wrapped, self.name = wrapped, name
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.wrapped(self.name, **inputs)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, its weights perhaps in shards."""
+        return extract_model_from_parallel(self.wrapped).get_submodule(self.name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+
+def trunk_of(network: nn.Module) -> nn.Module:
+    """The transformer under a policy's or a scalar model's head."""
+    return network.trunk if isinstance(network, ScalarModel) else network.base_model
+
+
+@contextmanager
+def recomputing(networks: Iterable[nn.Module], what: str) -> Iterator[None]:
+    """Within, a backward pass computes the activations of "layers" again instead of keeping them; or of "nothing"."""
+    trunks = [trunk_of(network) for network in networks] if what == "layers" else []
+    for trunk in trunks:
+        trunk.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        for trunk in trunks:
+            trunk.gradient_checkpointing_disable()
+
+
+def held_in(network: nn.Module, weights: str) -> nn.Module:
+    """The frozen network with its transformer's weights in "float32" or "bfloat16"; a scalar head stays as it is.
+
+    Buffers stay too: rotary frequencies in bfloat16 would put tokens in other places.
+    """
+    for parameter in trunk_of(network).parameters() if isinstance(network, ScalarModel) else network.parameters():
+        parameter.data = parameter.data.to(getattr(torch, weights))
+    return network
+
+
+def placed(network: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A frozen network on this rank's device, under the precision that training has; no rank shares it."""
+    network.to(accelerator.device)
+    network.forward = _under(accelerator.autocast, network.forward)
+    return network
+
+
+def _under(context: Callable[[], AbstractContextManager], forward: Callable) -> Callable:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return forward(*args, **kwargs)
+
+    return run
+
+
 # ---------------------------------------------------------------------------------------------- making, saving, loading
 
 
@@ -343,8 +515,8 @@ def set_dropout(network: nn.Module, probability: float) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = probability
+        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
+            setattr(module, name, 0.0 if name == "layerdrop" else probability)  # of whole layers: another thing
     return network.train()
 
 
@@ -367,16 +539,54 @@ def parse_shape(shape: str) -> tuple[int, int, int, int]:
     )
 
 
+def with_own_positions(policy: PreTrainedModel) -> PreTrainedModel:
+    """The policy, told its positions from the mask where it would count padding on the left too, as GPT-2 does.
+
+    Its configuration says so from then on, and whatever is saved of it is loaded the same way.
+    """
+    if _moved_by_padding(policy):
+        policy.config.positions = "from_mask"
+    return positioned(policy)
+
+
 def require_reproducible(policy: PreTrainedModel) -> None:
-    """UserError where two training passes disagree, or padding on the left changes the logits (N+ details 7 and 14)."""
+    """UserError where two training passes disagree, padding on the left changes the logits, or sampling with a cache says
+    something else than the training pass (N+ details 7 and 14).
+    """
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        first, again = (set_dropout(policy, 0.0)(**attend(ids, -1)).logits for _ in range(2))
+        if not torch.equal(first, again):
+            raise UserError("the base model has dropout that cannot be switched off; give one without")
+        if _moved_by_padding(policy):
+            raise UserError("padding on the left changes what the base model says; give one whose attention masks it")
+        step_by_step, measured = _sampled(policy, ids[:, :5], ids[:, 5:])
+    if not torch.allclose(step_by_step, measured, atol=1e-3):
+        raise UserError(
+            "sampling token by token and one pass over the whole text disagree about the base model's log-probabilities; "
+            "give one whose past is in a cache of keys and values"
+        )
+
+
+@torch.no_grad()
+def _moved_by_padding(policy: PreTrainedModel) -> bool:
+    """Whether three columns of padding on the left change the logits."""
     ids = torch.arange(1, 9)[None]
     padded = torch.cat([torch.full((1, 3), -1), ids], 1)
-    with torch.no_grad():
-        first, again, shifted = (set_dropout(policy, 0.0)(**attend(x, -1)).logits[:, -8:] for x in (ids, ids, padded))
-    if not torch.equal(first, again):
-        raise UserError("the base model has dropout that cannot be switched off; give one without")
-    if not torch.allclose(first, shifted, atol=1e-3):
-        raise UserError("padding on the left changes what the base model says; give one with rotary positions")
+    as_it_is, shifted = (set_dropout(policy, 0.0)(**attend(x, -1)).logits[:, -8:] for x in (ids, padded))
+    return not torch.allclose(as_it_is, shifted, atol=1e-3)
+
+
+def _sampled(policy: PreTrainedModel, query: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+    """[1, Q], [1, R] -> [1, R] twice: log-probabilities of the response, token by token and in one pass."""
+    cache, step, logits = DynamicCache(config=policy.config), query, []
+    for t in range(response.shape[1]):
+        mask = torch.ones(1, query.shape[1] + t, dtype=torch.long)
+        inputs = {"input_ids": step, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        logits.append(policy(**inputs, logits_to_keep=1).logits)
+        step = response[:, t : t + 1]
+    found = token_logprobs(torch.cat(logits, 1), response, -1, -1, 1.0)
+    return found, response_logprobs(policy, query, response, -1, -1, 1.0)
 
 
 def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTrainedModel:
@@ -397,29 +607,76 @@ def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTra
         return AutoModelForCausalLM.from_config(config)
 
 
-def load_policy(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+def load_policy(source: Path) -> PreTrainedModel:
+    """A causal language model in float32: a folder as `transformers` saves it, or a GGUF file, unpacked."""
+    return positioned(AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **network_in(source)))
 
 
-def save_policy(policy: nn.Module, folder: Path) -> None:
-    """As `transformers` saves it, an adapter merged into the weights."""
-    _merged(policy).save_pretrained(folder)
+def network_in(source: Path) -> dict[str, Any]:
+    """Arguments by which `from_pretrained` finds a network, its weights unpacked; UserError where there is none."""
+    found = pretrained_in(source, "config.json")
+    return found | ({"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in found else {})
+
+
+def pretrained_in(source: Path, usual: str) -> dict[str, Any]:
+    """Arguments by which `from_pretrained` finds what lies in a folder with the `usual` file, in a GGUF, or by one."""
+    if (source / usual).is_file():
+        return {"pretrained_model_name_or_path": source, "local_files_only": True}
+    files = [source] if source.suffix == ".gguf" else sorted(source.glob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(f"{source}: {len(files)} GGUF files and no {usual}; a folder with one of either is needed")
+    if not is_gguf_available():
+        raise UserError(f"{files[0]}: reading it needs the gguf package; pip install 'gguf>=0.10'")
+    folder, name = files[0].parent, files[0].name
+    return {"pretrained_model_name_or_path": folder, "local_files_only": True, "gguf_file": name}
+
+
+POSITIONED = {"implicit": positions_implicit, "from_mask": positions_from_mask}
+
+
+def positioned(network: nn.Module) -> nn.Module:
+    """The network, told its positions as its configuration says."""
+    return POSITIONED[getattr(trunk_of(network).config, "positions", "implicit")](network)
+
+
+def gathered(accelerator: Accelerator, wrapped: nn.Module) -> dict[str, Tensor]:
+    """All weights of a network that ranks share, on the first of them; nothing where each rank has them all.
+
+    Every rank has to call it.
+    """
+    shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return accelerator.get_state_dict(wrapped) if shared else {}
+
+
+def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Of the weights of `Learners` those of one network."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
+def save_policy(policy: nn.Module, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
+    """As `transformers` saves it, an adapter merged into the weights; these weights, where it does not have them all.
+
+    The first rank writes.
+    """
+    if ranks.first():
+        _merged(policy).save_pretrained(folder, **({"state_dict": dict(weights)} if weights else {}))
 
 
 def _merged(network: nn.Module) -> nn.Module:
     return network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
 
 
-def save_scalar(network: ScalarModel, folder: Path) -> None:
-    """Configuration of the trunk, and all weights and buffers, an adapter merged into them."""
+def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
+    """Configuration of the trunk, and all weights and buffers, an adapter merged into them; else as `save_policy`."""
+    if not ranks.first():
+        return
     network.trunk = _merged(network.trunk)
     folder.mkdir(parents=True, exist_ok=True)
     config = deepcopy(network.trunk.config)  # it may be a policy's too
     config.reward_token = network.reward_token
     config.save_pretrained(folder)
-    save_file(
-        {name: value.contiguous().cpu() for name, value in network.state_dict().items()}, folder / "model.safetensors"
-    )
+    state = weights or network.state_dict()
+    save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "model.safetensors")
 
 
 def load_scalar(folder: Path) -> ScalarModel:
@@ -432,4 +689,4 @@ def load_scalar(folder: Path) -> ScalarModel:
         )
     network = ScalarModel(AutoModel.from_config(config), reward_token)
     network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    return network
+    return positioned(network)

@@ -1,16 +1,23 @@
 """What SFT, the reward model and PPO share: AdamW as the paper sets it, and one optimizer step over micro-batches."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from repro import ranks
 from repro.detail import Pick
 from repro.details import ADAM_EPSILON, ADAM_FLAVOUR, WEIGHT_DECAY
 from repro.errors import UserError
+
+T = TypeVar("T")
+PLAIN_RANKS = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)  # each has all of the weights
 
 
 def adamw(networks: Iterable[nn.Module], learning_rate: float, pick: Pick) -> Optimizer:
@@ -27,21 +34,40 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 def step(accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor], longest: float = math.inf) -> float:
     """Add up the gradients of micro-batch losses and step once, with a gradient no longer than `longest`: the loss.
 
-    Each loss carries its share of the whole step's denominator, so the split changes nothing. Where the loss or the
-    gradient is not finite there is no step, and the loss is returned as NaN.
+    Each loss carries its share of the whole step's denominator, over all ranks, so the split changes nothing. Where the
+    loss or the gradient is not finite there is no step, and the loss is returned as NaN.
     """
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for loss in losses:
         # Ranks average gradients; the shares are of a sum.
         accelerator.backward(loss * accelerator.num_processes)
-        total += loss.item()
+        total += loss.detach()
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    length = accelerator.clip_grad_norm_(weights, longest)
-    if not (math.isfinite(total) and math.isfinite(length)):
+    length = float(accelerator.clip_grad_norm_(weights, longest))
+    loss = accelerator.reduce(total).item()
+    if not (math.isfinite(loss) and math.isfinite(length)):
         return math.nan
     optimizer.step()
-    return total
+    return loss
+
+
+def shared(accelerator: Accelerator, network: nn.Module, parts: Sequence[T]) -> Iterator[T]:
+    """The parts of a step, to be run forward and backward one by one; ranks add up their gradients in the last one's.
+
+    Ranks that share weights add them up in each, since what they have not added up takes the room of a whole network.
+    """
+    for number, part in enumerate(parts, 1):
+        accelerator.sync_gradients = number == len(parts)
+        waits = accelerator.distributed_type in PLAIN_RANKS and not accelerator.sync_gradients
+        with accelerator.no_sync(network) if waits else nullcontext():
+            yield part
+
+
+def dealt(rows: Tensor, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+    """[N] rows of a step -> this rank's micro-batches, as many as any other's, each with [B] bool: which rows count."""
+    own, counts = ranks.mine(rows)
+    return list(zip(own.split(micro_batch), counts.split(micro_batch)))
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

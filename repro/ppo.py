@@ -5,16 +5,18 @@ code has neither.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from repro import dpo, evaluate, generate, model, optimise, sft
+from repro import dpo, evaluate, generate, model, optimise, ranks, sft
+from repro.checkpoint import Checkpoints, Random
 from repro.data import Corpus, column
 from repro.detail import Pick
 from repro.details import (
@@ -75,6 +77,11 @@ class Models:
     reference: nn.Module
     reward_model: nn.Module
 
+    @property
+    def learners(self) -> nn.Module:
+        """Policy and critic as ranks have wrapped them."""
+        return getattr(self.policy, "wrapped", self.policy)
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -96,6 +103,7 @@ class Setting:
     how: generate.Sampling
     micro_batch: int
     rollout_batch: int
+    recompute: str = "nothing"
 
 
 def _run(work: Work) -> None:
@@ -109,37 +117,47 @@ def learn(work: Work) -> None:
     setting = _load(work)
     models, corpus = setting.models, setting.corpus
     posts = corpus.posts(pick(PROMPTS))
-    queries, texts = column(posts, "query_token"), _texts(work, corpus)
-    average = pick(WEIGHT_AVERAGE)(accelerator.unwrap_model(models.policy))
-    prices = Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price)
+    queries = column(posts, "query_token")
+    average = pick(WEIGHT_AVERAGE)(models.policy.network)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
     shuffle, sampled, order = (work.generator(pick(DRAWS) + name) for name in ("shuffle", "sampling", "order"))
+    drawn = work.generator("texts")
+    texts = _texts(corpus, drawn)
     diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
     torch.manual_seed(work.seed_of("dropout"))
+    keep = partial(_keep, setting, average)
+    numbers = {"sampled": Random(sampled), "order": Random(order), "texts": Random(drawn)}
+    moving = average.held() | pick(REFERENCE_POLICY).held(models.reference)
+    checkpoints = Checkpoints(work, diary=diary, **numbers, **moving)
+    done = checkpoints.start
+    prices = checkpoints.values.get("prices", Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price))
 
-    for update, rows in enumerate(islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)):
+    batches = optimise.endless_batches(len(queries), scale.ppo_batch, shuffle)
+    for update, rows in islice(enumerate(batches), done, updates):
         optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
         uniform = torch.rand(len(rows), scale.response_tokens, generator=sampled)
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        rollout = roll_out(setting, queries[rows[mine]], uniform[mine])
+        own, counts = ranks.mine(torch.arange(len(rows)))
+        rollout = roll_out(setting, queries[rows[own]], uniform[own])[counts]
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
         if update % scale.evaluate_every == 0:
             models.policy.eval()
             measured |= evaluate.validate(models, corpus, work)
             models.policy.train()
+            checkpoints.best(measured["eval/win_rate"], keep)
         steps = []
         for _ in range(pick(PPO_EPOCHS)):
-            shuffled = torch.randperm(len(rollout), generator=order).to(accelerator.device)
+            shuffled = torch.randperm(len(rows), generator=order)
             for part in shuffled.tensor_split(pick(MINIBATCHES)):
-                steps.append(improve(setting, rollout[part], target[part], texts(len(part)), prices))
-                average.update_parameters(accelerator.unwrap_model(models.policy))
+                steps.append(improve(setting, *_mine(rollout, target, part), texts(len(part)), prices))
+                average.update_parameters(models.policy.network)
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
-        here = posts.select(rows[mine].tolist())
+        here = posts.select(rows[own[counts]].tolist())
         measured |= evaluate.true_quality(here, rollout, corpus)
         diverged = not math.isfinite(measured["loss/total"])
-        diary.note(update, here, rollout, target, uniform[mine], diverged)
+        diary.note(update, here, rollout, target, uniform[own[counts]], diverged)
         work.log(update * scale.ppo_batch, measured)
+        done = update + 1
         if diverged:
             outcome = "diverged"
             break
@@ -148,16 +166,30 @@ def learn(work: Work) -> None:
             pick(KL_CONTROLLER)(prices.reference, measured["objective/kl"], len(rows)),
             pick(POLICY_OBJECTIVE).adapt(prices.sampler, steps[-1]["policy/approx_kl"]),
         )
+        checkpoints.after(done, keep, prices=prices)
 
-    model.save_policy(average.module, work.out / "model")
-    model.save_scalar(accelerator.unwrap_model(models.critic), work.out / "critic")
+    keep(work.out)
     diary.save(work.out / "episodes.json")
-    work.finish({"ppo/updates": float(update + 1)}, outcome)
+    work.finish({"ppo/updates": float(done)}, outcome)
 
 
-def _texts(work: Work, corpus: Corpus) -> Callable[[int], Tensor]:
+def _keep(s: Setting, average: nn.Module, folder: Path) -> None:
+    """Write the weights of policy and critic; every rank has to call it."""
+    weights = model.gathered(s.accelerator, s.models.learners)
+    model.save_policy(average.module, folder / "model", model.part_of(weights, "policy"))
+    model.save_scalar(s.models.critic.network, folder / "critic", model.part_of(weights, "critic"))
+
+
+def _mine(r: Rollout, target: Targets, part: Tensor) -> tuple[Rollout, Targets]:
+    """This rank's episodes of a minibatch; where another has more, one stands in for them that counts for nothing."""
+    own, counts = ranks.dealt(part)
+    nothing = torch.full_like(r.counted[own], -2)
+    return replace(r[own], counted=torch.where(counts.to(nothing.device), r.counted[own], nothing)), target[own]
+
+
+def _texts(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor]:
     """count -> [count, T] SFT texts drawn at random, for the recipe that mixes them in."""
-    tokens, generator = column(corpus.posts("train"), "query_reference_response_token"), work.generator("texts")
+    tokens = column(corpus.posts("train"), "query_reference_response_token")
     return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
@@ -171,17 +203,26 @@ def _load(work: Work) -> Setting:
     critic = pick(CRITIC_TRUNK)(placed(pick(CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
     policy, critic, reference = pick(ADAPTER)(policy, critic, reference, work.seed_of("adapter"))
     policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
-    policy, critic, optimizer = work.accelerator.prepare(
-        policy, critic, optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick)
+    learners, optimizer = work.accelerator.prepare(
+        model.Learners(policy=policy, critic=critic),
+        optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick),
     )
     frozen = [
-        work.accelerator.prepare_model(model.frozen(network), evaluation_mode=True)
+        model.placed(model.held_in(model.frozen(network), work.scale.frozen_weights), work.accelerator)
         for network in (reference, reward_model)
     ]
-    models, corpus = Models(policy, critic, *frozen), Corpus(work.inputs["data"])
-    scale = work.scale
+    models = Models(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    corpus, scale = Corpus(work.inputs["data"]), work.scale
     return Setting(
-        models, optimizer, corpus, pick, work.accelerator, sampling(pick), scale.micro_batch, scale.rollout_batch
+        models,
+        optimizer,
+        corpus,
+        pick,
+        work.accelerator,
+        sampling(pick),
+        scale.micro_batch,
+        scale.rollout_batch,
+        scale.recompute,
     )
 
 
@@ -203,7 +244,7 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     q = model.trim_left(query, pad)
-    response, sampled = generate.sample(s.accelerator.unwrap_model(models.policy), q, uniform, s.how, eos, pad)
+    response, sampled = generate.sample(models.policy, q, uniform, s.how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
@@ -249,33 +290,40 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     weights, measured = weigh(r, s.micro_batch, pick, s.accelerator.reduce), []
 
-    def losses():
-        for rows in torch.arange(len(r)).split(s.micro_batch):
-            part = r[rows]
-            query = model.trim_left(part.query, pad)
-            logits = model.response_logits(models.policy, query, part.response, pad, eos)
-            logprob = model.token_logprobs(logits, part.response, pad, eos, s.how.measured_at)
-            bonus = pick(ENTROPY_BONUS)(logits, s.how.measured_at).masked_fill(
-                model.is_padding(part.response, pad, eos), 0.0
-            )
-            value = model.response_values(models.critic, query, part.response, pad)
-            total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
-            measured.append(sums)
-            yield total
-        yield from mixed_in(s, texts, pick(PTX_MIX))
+    def share(rows: Tensor) -> Tensor:
+        part = r[rows]
+        query = model.trim_left(part.query, pad)
+        logits = model.response_logits(models.policy, query, part.response, pad, eos)
+        logprob = model.token_logprobs(logits, part.response, pad, eos, s.how.measured_at)
+        bonus = pick(ENTROPY_BONUS)(logits, s.how.measured_at).masked_fill(
+            model.is_padding(part.response, pad, eos), 0.0
+        )
+        value = model.response_values(models.critic, query, part.response, pad)
+        total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
+        measured.append(sums)
+        return total
 
-    total = optimise.step(s.accelerator, s.optimizer, losses(), pick(GRADIENT_CLIP))
+    episodes = [partial(share, rows) for rows in torch.arange(len(r)).split(s.micro_batch)]
+    # The last part is one that all weights have a share in: in it ranks add up their gradients.
+    parts = mixed_in(s, texts, pick(PTX_MIX)) + episodes
+    with model.recomputing((models.policy, models.critic), s.recompute):
+        losses = (part() for part in optimise.shared(s.accelerator, models.learners, parts))
+        total = optimise.step(s.accelerator, s.optimizer, losses, pick(GRADIENT_CLIP))
     sums = s.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
     return dict(zip(measured[0], sums.tolist())) | {"loss/total": total}
 
 
-def mixed_in(s: Setting, texts: Tensor, mix: loss.Mix) -> Iterator[Tensor]:
+def mixed_in(s: Setting, texts: Tensor, mix: loss.Mix) -> list[Callable[[], Tensor]]:
     """Each part's share of coefficient times the next-token loss of the SFT texts; nothing where none are mixed in."""
     some, pad = texts[: round(mix.per_episode * len(texts))], s.corpus.pad
-    mine = some[s.accelerator.process_index :: s.accelerator.num_processes].to(s.accelerator.device)
-    for start in range(0, len(mine), s.micro_batch):
-        part = mine[start : start + s.micro_batch]
-        yield mix.coefficient * sft.token_loss(s.models.policy, part, part != pad, pad) / (some[:, 1:] != pad).sum()
+    counted = (some[:, 1:] != pad).sum()
+
+    def share(rows: Tensor, real: Tensor) -> Tensor:
+        part, where = some[rows].to(s.accelerator.device), real[:, None].to(s.accelerator.device)
+        return mix.coefficient * sft.token_loss(s.models.policy, part, (part != pad) & where, pad) / counted
+
+    dealt = optimise.dealt(torch.arange(len(some)), s.micro_batch) if len(some) else []
+    return [partial(share, *part) for part in dealt]
 
 
 @dataclass(frozen=True)
@@ -374,5 +422,7 @@ STAGE = Stage(
         "micro_batch",
         "rollout_batch",
         "evaluate_every",
+        "frozen_weights",
+        "sampler",
     ),
 )

@@ -1,15 +1,18 @@
 """The reward model: trained on comparisons, read at the end of text, normalised and checked (N+ details 10 to 18)."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
-from repro import model, optimise
+from repro import model, optimise, ranks
+from repro.checkpoint import Checkpoints
 from repro.data import Corpus, column
 from repro.details import (
     DROPOUT,
@@ -23,6 +26,7 @@ from repro.details import (
 )
 from repro.errors import UserError
 from repro.ops import preference
+from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy
 from repro.stage import Stage, Work
@@ -42,11 +46,19 @@ def _run(work: Work) -> None:
     )
     pack = work.pick(PADDING_SIDE).in_rm
     _train(work, reward_model, optimizer, corpus, pack)
-    plain = model.frozen(accelerator.unwrap_model(reward_model))
-    scorer = Scorer(plain, pack, corpus.pad, scale.rollout_batch)
+    weights = model.gathered(accelerator, reward_model)
+    model.save_scalar(accelerator.unwrap_model(reward_model), work.out / "model", weights)
+    ranks.wait()
+    work.finish(measure(work, corpus, pack))
+
+
+def measure(work: Work, corpus: Corpus, pack: "Pack") -> Metrics:
+    """Normalise the reward model that lies in the stage's folder, and check it."""
+    plain = model.placed(model.frozen(model.load_scalar(work.out / "model")), work.accelerator)
+    scorer = Scorer(plain, pack, corpus.pad, work.scale.rollout_batch)
     measured = _normalise(work, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
     model.save_scalar(plain, work.out / "model")
-    work.finish(measured)
+    return measured
 
 
 # ---------------------------------------------------------------------------------------------- texts and scores
@@ -97,19 +109,33 @@ def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer
     pairs = corpus.pairs("train")
     chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
-    share, seen = preference.shares(group), 0
+    share = preference.shares(group)
     torch.manual_seed(work.seed_of("dropout"))
     batches = _batches(group, scale.rm_batch, work.pick(RM_EPOCHS), work.generator("shuffle"))
-    for step, rows in enumerate(batches):
+    checkpoints = Checkpoints(work)
+    trained = Trained(reward_model, chosen, rejected, share, objective.loss, corpus.pad)
+    for step, rows in islice(enumerate(batches), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, len(batches)))
-        parts = rows.split(scale.micro_batch)
-        margin = (margins(reward_model, chosen[p], rejected[p], corpus.pad, accelerator.device) for p in parts)
-        weights = [share[p].to(accelerator.device) for p in parts]
         right: list[Tensor] = []
-        loss = optimise.step(accelerator, optimizer, _losses(objective.loss, margin, weights, right))
-        seen += len(rows)
-        measured = {"rm/loss": loss, "rm/train_accuracy": torch.cat(right).float().mean().item()}
-        work.log_mean(seen, measured, len(batches))
+        with model.recomputing([accelerator.unwrap_model(reward_model)], scale.recompute):
+            parts = losses(accelerator, trained, rows, scale.micro_batch, right)
+            loss = optimise.step(accelerator, optimizer, parts)
+        accuracy = accelerator.reduce(torch.stack(right).sum()).item() / len(rows)
+        seen = sum(map(len, batches[: step + 1]))
+        work.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
+        checkpoints.after(step + 1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A reward model in training: its comparisons, what each counts [N], and the loss of a margin."""
+
+    network: nn.Module
+    chosen: "Texts"
+    rejected: "Texts"
+    share: Tensor
+    loss: Callable[[Tensor], Tensor]
+    pad: int
 
 
 def _batches(group: Tensor, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
@@ -120,14 +146,15 @@ def _batches(group: Tensor, size: int, epochs: int, generator: torch.Generator) 
     return batches
 
 
-def _losses(
-    loss: Callable[[Tensor], Tensor], parts: Iterable[Tensor], weights: list[Tensor], right: list[Tensor]
+def losses(
+    accelerator: Accelerator, trained: Trained, rows: Tensor, micro_batch: int, right: list[Tensor]
 ) -> Iterator[Tensor]:
-    """Each part's share of the batch's weighted mean loss; notes which comparisons came out right."""
-    total = torch.cat(weights).sum()
-    for margin, weight in zip(parts, weights, strict=True):
-        right.append(margin.detach() > 0)
-        yield (loss(margin) * weight).sum() / total
+    """Each of this rank's micro-batches' share of the step's weighted mean loss; notes how many came out right."""
+    t, device, total = trained, accelerator.device, trained.share[rows].sum()
+    for part, real in optimise.shared(accelerator, t.network, optimise.dealt(rows, micro_batch)):
+        margin, real = margins(t.network, t.chosen[part], t.rejected[part], t.pad, device), real.to(device)
+        right.append(((margin.detach() > 0) & real).sum())
+        yield (keep(t.loss(margin), real) * t.share[part].to(device)).sum() / total
 
 
 def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int, device: torch.device) -> Tensor:

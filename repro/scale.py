@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from repro import hub
 from repro.detail import nearest
 from repro.errors import UserError
 from repro.model import parse_shape
@@ -18,11 +19,15 @@ class Scale:
     """Model, data, episodes, batch sizes, lengths, precision. Lengths are in tokens, learning rates per AdamW step."""
 
     name: str
-    corpus: str  # "embedded" or "local"
-    tokenizer: Path
-    model: str  # a folder with a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
-    posts_file: Path = Path()  # local corpus only
-    comparisons_file: Path = Path()  # local corpus only
+    corpus: str  # "embedded", "local" (files, split here) or "tldr" (files that say which split each row is of)
+    # A source is a path, or hub:OWNER/NAME@REVISION (data: hub:datasets/OWNER/NAME@REVISION), as repro/hub.py says.
+    tokenizer: str  # source of a tokenizer.json, or of a folder with a tokenizer
+    model: str  # source of a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
+    posts_file: str = ""  # source of posts; not of the embedded corpus
+    comparisons_file: str = ""  # source of comparisons; not of the embedded corpus
+    sft_from: str = ""  # source of the SFT policy; "released": the authors' own; {seed} is the seed; "": trained here
+    rm_from: str = ""  # the same of the reward model
+    policy_from: str = ""  # the same of the policy after PPO
 
     corpus_seed: int = 20261120
     posts: int = 10_000
@@ -51,7 +56,7 @@ class Scale:
     rollout_batch: int = 64  # rows of one sampling or scoring pass
     evaluate_every: int = 1  # PPO updates between evaluations on validation posts
 
-    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; else "float32"
+    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; or "bfloat16" or "float32", whatever it likes
     frozen_weights: str = "float32"  # what reference and reward model are held in; "bfloat16" halves their memory
     recompute: str = "nothing"  # "layers": activations of each layer again in the backward pass, for memory
     sampler: str = "eager"  # how responses are drawn: "eager", "static" (fixed cache, CUDA graphs) or "vllm"
@@ -66,18 +71,19 @@ class Scale:
 
 MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
 WORDS = {
-    "corpus": ("embedded", "local"),
-    "precision": ("auto", "float32"),
+    "corpus": ("embedded", "local", "tldr"),
+    "precision": ("auto", "bfloat16", "float32"),
     "frozen_weights": ("float32", "bfloat16"),
     "recompute": ("nothing", "layers"),
     "sampler": ("eager", "static", "vllm"),
     "sharding": ("none", "fsdp", "zero2", "zero3"),
 }
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
+SOURCES = ("model", *PATHS, *hub.STARTS)
 _EMBEDDED = Scale(
     name="mini",
     corpus="embedded",
-    tokenizer=EMBEDDED / "tokenizer.json",
+    tokenizer=str(EMBEDDED / "tokenizer.json"),
     model=str(EMBEDDED / "base"),
     query_tokens=64,
     reference_tokens=20,
@@ -102,6 +108,45 @@ _EMBEDDED = Scale(
     kl_cap=8.0,
 )
 
+# The commit of a repository's main branch, which is what the authors loaded, where it is known for certain; else a branch
+# that nobody moves. `fetch` records the commit that each stood for.
+PYTHIA = {
+    "160m": "582159a2dfe3e712a8d47ae83dec95ae3bde8e7e",
+    "410m": "c4fc8d586d62df497f1f9b69d66d3ca419992d3e",
+    "1b": "7199d8fc61a6d565cd1f3c62bf11525b563e13b2",
+    "1.4b": "step143000",  # the model's card: the same checkpoint as main
+    "2.8b": "7d977fed8c4ce9649816af8cd5fe36a639cbe5b2",
+    "6.9b": "372b1c08d9b5b0fc18ce86bbf294930e26e66ed5",
+}
+
+
+def _pythia(size: str, **fits: object) -> Scale:
+    """The paper's setting for a Pythia, and what `fits` into 80 GB a GPU."""
+    return Scale(
+        name=f"pythia-{size}",
+        corpus="tldr",
+        # The authors tokenised the data once, with this one, for models of all sizes: the data stage is shared too.
+        tokenizer=f"hub:EleutherAI/pythia-1b-deduped@{PYTHIA['1b']}",
+        model=f"hub:EleutherAI/pythia-{size}-deduped@{PYTHIA[size]}",
+        posts_file="hub:datasets/vwxyzjn/summarize_from_feedback_tldr_3_filtered@main",
+        # The repository itself has a script in place of rows; the hub's own conversion of it has the rows.
+        comparisons_file="hub:datasets/openai/summarize_from_feedback@refs/convert/parquet/comparisons",
+        posts=116_722,  # all, of which 911 batches are trained on (N+ details 1 and 9)
+        validation_posts=512,  # one batch of PPO at each evaluation, as the paper; of 6,447
+        test_posts=6_553,  # all
+        comparisons=92_858,  # all, of which 1,450 batches are trained on (N+ detail 10)
+        validation_comparisons=86_086,  # all that there are; about 2,280 are of articles, and kept apart (N+ detail 6)
+        evaluate_every=20,
+        frozen_weights="bfloat16",
+        sampler="static",
+        threads=8,
+        checkpoint_every=100,
+        keep_every=5,
+        seeds=(44413, 55513, 66613, 77713),
+        **fits,
+    )
+
+
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
@@ -123,7 +168,7 @@ SCALES: dict[str, Scale] = {
         Scale(
             name="local",
             corpus="local",
-            tokenizer=Path(),
+            tokenizer="",
             model="gpt-neox:128/6/4/512",
             posts=256,
             validation_posts=16,
@@ -143,6 +188,16 @@ SCALES: dict[str, Scale] = {
             rollout_batch=8,
             evaluate_every=2,
         ),
+        # Memory of PPO, in GB a GPU: 32 bytes a parameter for policy and critic with gradients and Adam's moments in
+        # float32, 4 for reference and reward model in bfloat16, 4 for the copies that autocast keeps; about
+        # 45 * 565 tokens * width * layers bytes of activations a row and network, 4 * width where layers are recomputed.
+        # Largest at 1.4b: 45 + 6 + 6 and 1.5 * 2 a row.
+        _pythia("160m", micro_batch=64, rollout_batch=256),
+        _pythia("410m", micro_batch=32, rollout_batch=256),
+        _pythia("1b", micro_batch=16, rollout_batch=128),
+        _pythia("1.4b", micro_batch=4, rollout_batch=64),
+        _pythia("2.8b", micro_batch=8, rollout_batch=32, recompute="layers", processes=2, sharding="fsdp"),
+        _pythia("6.9b", micro_batch=4, rollout_batch=16, recompute="layers", processes=8, sharding="fsdp"),
     )
 }
 
@@ -173,7 +228,8 @@ def short(name: str) -> str:
 
 def _in_a_name(value: str) -> str:
     """It becomes part of a folder's name; of a path only the last part says something."""
-    return Path(value).name if Path(value).exists() else value.replace("/", "_")
+    named = value.startswith((hub.PREFIX, "gpt-neox:")) or "/" not in value
+    return value.replace("/", "_") if named else Path(value).name
 
 
 def _parse(field: str, text: str, kind: type) -> object:
@@ -184,16 +240,7 @@ def _parse(field: str, text: str, kind: type) -> object:
 
 
 def _checked(scale: Scale) -> Scale:
-    if scale.corpus == "local":
-        for field in PATHS:
-            if not str(getattr(scale, field)).strip("."):
-                raise UserError(
-                    f'scale local needs {field}; give --set {field}=PATH (with make: SET="{field}=PATH ...")'
-                )
-    for field in PATHS:
-        path = getattr(scale, field)
-        if str(path) != "." and not path.exists():
-            raise UserError(f"{field} {str(path)!r} does not exist; give the path of a file or folder that does")
+    _check_sources(scale)
     for field, words in WORDS.items():
         if getattr(scale, field) not in words:
             raise UserError(f"{field}={getattr(scale, field)!r} is unknown; {nearest(getattr(scale, field), words)}")
@@ -203,8 +250,6 @@ def _checked(scale: Scale) -> Scale:
             raise UserError(f"{field.name}={value} must be at least {int(field.name not in MAY_BE_NONE)}")
         if field.type is float and not 0 < value < math.inf:
             raise UserError(f"{field.name}={value} must be above 0, and finite")
-    if not Path(scale.model).is_dir():
-        parse_shape(scale.model)
     for field, batch in (
         ("episodes", "ppo_batch"),
         ("posts", "ppo_batch"),
@@ -217,3 +262,28 @@ def _checked(scale: Scale) -> Scale:
                 f"it must be at least {batch}={getattr(scale, batch)}"
             )
     return scale
+
+
+def _check_sources(scale: Scale) -> None:
+    """UserError for a source that is missing, is no path here, or spells no reference; the hub is not asked."""
+    for field in PATHS if scale.corpus in ("local", "tldr") else ():
+        if not getattr(scale, field):
+            raise UserError(
+                f'scale {scale.corpus} needs {field}; give --set {field}=PATH (with make: SET="{field}=PATH ...")'
+            )
+    for field in SOURCES:
+        source = getattr(scale, field)
+        if hub.is_reference(source):
+            _check_reference(field, source)
+        elif field == "model" and not Path(source).exists():
+            parse_shape(source)
+        elif source == "released" and field in hub.STARTS:
+            hub.start_source(source, scale.model, scale.seeds[0], hub.STARTS[field])
+        elif source and "{seed}" not in source and not Path(source).exists():
+            raise UserError(f"{field} {source!r} does not exist; give the path of a file or folder that does")
+
+
+def _check_reference(field: str, source: str) -> None:
+    kind, needed = hub.parse(source.replace("{seed}", "0")).kind, "dataset" if field.endswith("_file") else "model"
+    if kind != needed:
+        raise UserError(f"{field}={source!r} is a {kind} on the hub, and a {needed} is needed; write {hub.FORM}")

@@ -4,10 +4,16 @@ Every token of a batch counts alike; the paper's code takes a mean over each mic
 over each text first.
 """
 
+import math
+from collections.abc import Iterator
+from itertools import islice
+
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from repro import model, optimise
+from repro.checkpoint import Checkpoints
 from repro.data import Corpus, column
 from repro.details import DROPOUT, LR_SCHEDULE_SFT, SFT_EPOCHS, SFT_LOSS_TOKENS
 from repro.stage import Stage, Work
@@ -24,17 +30,34 @@ def _run(work: Work) -> None:
     shuffle = work.generator("shuffle")
     passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(pick(SFT_EPOCHS)))
     steps = pick(SFT_EPOCHS) * (len(tokens) // scale.sft_batch)
-    for step, rows in enumerate(row for one in passes for row in one):
+    checkpoints = Checkpoints(work)
+    loss = checkpoints.values.get("loss", math.nan)
+    for step, rows in islice(enumerate(row for one in passes for row in one), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.sft_learning_rate * pick(LR_SCHEDULE_SFT)(step, steps))
-        batch, mask = tokens[rows].to(accelerator.device), counted[rows].to(accelerator.device)
-        valid = mask[:, 1:].sum()
-        parts = zip(batch.split(scale.micro_batch), mask.split(scale.micro_batch))
-        loss = optimise.step(
-            accelerator, optimizer, (token_loss(policy, part, where, corpus.pad) / valid for part, where in parts)
-        )
+        with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
+            parts = losses(accelerator, policy, tokens, counted, rows, scale.micro_batch, corpus.pad)
+            loss = optimise.step(accelerator, optimizer, parts)
         work.log_mean((step + 1) * scale.sft_batch, {"sft/loss": loss}, steps)
-    model.save_policy(accelerator.unwrap_model(policy), work.out / "model")
+        checkpoints.after(step + 1, loss=loss)
+    weights = model.gathered(accelerator, policy)
+    model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
     work.finish({"sft/final_loss": loss})
+
+
+def losses(
+    accelerator: Accelerator,
+    policy: torch.nn.Module,
+    tokens: Tensor,
+    counted: Tensor,
+    rows: Tensor,
+    micro_batch: int,
+    pad: int,
+) -> Iterator[Tensor]:
+    """Each of this rank's micro-batches' share of the mean over all counted tokens of the step's rows."""
+    valid, device = counted[rows, 1:].sum(), accelerator.device
+    for part, real in optimise.shared(accelerator, policy, optimise.dealt(rows, micro_batch)):
+        where = counted[part] & real[:, None]
+        yield token_loss(policy, tokens[part].to(device), where.to(device), pad) / valid
 
 
 def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) -> Tensor:

@@ -9,25 +9,39 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 
+from repro import hub, ranks
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, PRECISION
-from repro.scale import Scale
+from repro.scale import SOURCES, Scale
 from repro.types import Metrics
 
 JOURNAL, RESULT, DONE = "metrics.jsonl", "result.json", "done.json"
+CHECKPOINTS = "checkpoints"  # in the folder of a stage that runs: where it goes on from, should it be ended
+# Fields of Scale that say how a stage is run and not what it computes: every stage may read them, no key has them.
+UNKEYED = ("recompute", "processes", "sharding", "checkpoint_every", "keep_every")
+# Fields that came later: at their default a key does without them, so that what was made before is still found.
+DEFAULTS = {each.name: each.default for each in fields(Scale)}
+LATER = ("frozen_weights", "sampler", "sft_from", "rm_from", "policy_from")
 CURVE_POINTS = 200  # about as many as a figure can show
+
+
+class Preempted(Exception):
+    """The stage was told to end, and has kept where it stands; started again, it goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Budget:
         self._scale, self._allowed = scale, allowed
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self._allowed:
+        if name not in self._allowed and name not in UNKEYED:
             raise LookupError(f"this stage reads Scale.{name}, which its key omits; it declares {self._allowed}")
         return getattr(self._scale, name)
 
@@ -65,6 +79,7 @@ class Work:
     seed: int
     inputs: Mapping[str, Path]
     out: Path
+    seconds_before: float = 0.0  # that it ran before it was ended and started again
     nonfinite: dict[str, int] = field(default_factory=dict)
     unlogged: list[tuple[int, Metrics]] = field(default_factory=list)
 
@@ -72,7 +87,15 @@ class Work:
     def accelerator(self) -> Accelerator:
         # A worker runs stages of several arms, and accelerate keeps the first one's precision for the whole process.
         AcceleratorState._reset_state()
-        return Accelerator(mixed_precision=self.pick(PRECISION)(self.precision))
+        # Buffers are the same on all ranks, and sending them around would change them between two forward passes.
+        wrapping = DistributedDataParallelKwargs(broadcast_buffers=False)
+        mixed = self.pick(PRECISION)(self.precision)
+        return ranks.sharing(Accelerator(mixed_precision=mixed, kwargs_handlers=[wrapping]))
+
+    @cached_property
+    def _journaled(self) -> int:
+        """The last step that the journal had when the stage started: of one that goes on, some are logged already."""
+        return max((line["step"] for line in read_journal(self.out)), default=-1)
 
     def seed_of(self, purpose: str) -> int:
         """A seed of its own for each purpose: all arms share it, so that differences between arms are paired."""
@@ -82,12 +105,15 @@ class Work:
         return torch.Generator().manual_seed(self.seed_of(purpose))
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Append one line to the journal; non-finite numbers are counted instead of logged."""
+        """Append one line to the journal, once for each step; non-finite numbers are counted instead of logged."""
+        already = self._journaled >= step
         for name, value in metrics.items():
             if not math.isfinite(value):
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         counts = {f"nonfinite/{name}": float(count) for name, count in self.nonfinite.items()}
+        if already or not ranks.first():
+            return
         with (self.out / JOURNAL).open("a") as journal:
             journal.write(json.dumps({"step": step, "time": time.time(), "metrics": finite | counts}) + "\n")
 
@@ -106,6 +132,8 @@ class Work:
     def finish(self, metrics: Metrics, outcome: str = "finished") -> None:
         """Write the stage's final numbers, and what is left to log."""
         self._log_rest()
+        if not ranks.first():
+            return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         lost = {f"nonfinite/{name}": 1.0 for name, value in metrics.items() if not math.isfinite(value)}
         (self.out / RESULT).write_text(json.dumps({"outcome": outcome, "metrics": finite | lost}))
@@ -121,10 +149,19 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
         "version": stage.version,
         "choices": choices,
         "seed": seed if stage.seeded else 0,
-        "scale": {name: _content(name, getattr(scale, name)) for name in stage.fields} | _mixed(stage, recipe, scale),
+        "scale": _budget(stage, scale, seed) | _mixed(stage, recipe, scale),
         "upstream": {name: upstream[name] for name in stage.upstream},
     }
     return f"{stage.name}-{_digest(read)[:16]}"
+
+
+def _budget(stage: Stage, scale: Scale, seed: int) -> dict[str, Any]:
+    values = {name: getattr(scale, name) for name in stage.fields}
+    return {
+        name: _content(name, value, seed)
+        for name, value in values.items()
+        if not (name in LATER and value == DEFAULTS[name])
+    }
 
 
 def _mixed(stage: Stage, recipe: Recipe, scale: Scale) -> dict[str, str]:
@@ -137,13 +174,16 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _content(name: str, value: Any) -> Any:
-    """What a field of Scale stands for: of a path what lies there, so that a moved file is still a hit."""
-    if value == Path():
-        return ""
-    if isinstance(value, Path) or (name == "model" and Path(value).is_dir()):
-        return _tree_digest(Path(value))
-    return value
+def _content(name: str, value: Any, seed: int) -> Any:
+    """What a field of Scale stands for: of a path what lies there, so that a moved file is still a hit.
+
+    A reference to the hub stands for itself: a key needs neither the hub nor what comes from there.
+    """
+    if name not in SOURCES or not value:
+        return value
+    source = str(value).replace("{seed}", str(seed))
+    is_word = source == "released" or (name == "model" and not Path(source).exists())
+    return source if is_word or hub.is_reference(source) else _tree_digest(Path(source))
 
 
 @cache
@@ -177,23 +217,40 @@ def run_or_reuse(
     folder: Path,
     warn: Callable[[str], None],
 ) -> Path:
-    """The stage's artefact under `folder`, made now unless it is there; two processes never make the same one."""
+    """The stage's artefact under `folder`, made now unless it is there; two processes never make the same one.
+
+    Ranks of one run call it together.
+    """
     target = folder / keys[stage.name]
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{target.name}.lock"):
-        if cached(target):
+    ranks.meet()
+    with FileLock(folder / f"{target.name}.lock") if ranks.first() else nullcontext():
+        if ranks.told(ranks.first() and cached(target)):
             return target
-        if target.exists():
-            warn(f"cached artefact {target.name} is corrupt; making it again")
-            shutil.rmtree(target)
+        if ranks.first():
+            _clear(target, warn)
+        ranks.wait()
         _make(stage, recipe, scale, seed, keys, target)
+        ranks.wait()
     return target
+
+
+def _clear(target: Path, warn: Callable[[str], None]) -> None:
+    """Room for the artefact to be made in; a stage that was ended in its middle finds what it left."""
+    if target.exists():
+        warn(f"cached artefact {target.name} is corrupt; making it again")
+        shutil.rmtree(target)
+    partial = partial_folder(target)
+    if not any((partial / CHECKPOINTS).glob(f"*/{DONE}")):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    elif (partial / JOURNAL).exists():
+        complete = (partial / JOURNAL).read_text().rpartition("\n")
+        (partial / JOURNAL).write_text("".join(complete[:2]))
 
 
 def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], target: Path) -> None:
     partial = partial_folder(target)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     began = time.time()
     work = Work(
         stage.name,
@@ -204,16 +261,29 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         {name: target.parent / keys[name] for name in stage.upstream},
         partial,
     )
-    stage.run(work)
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        stage.run(work)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)
+    ranks.wait()
+    if ranks.first():
+        _complete(work, partial, target, scale.name, began)
+
+
+def _complete(work: Work, partial: Path, target: Path, scale: str, began: float) -> None:
+    """The folder gets its list of files and its name; what the stage would have gone on from is not kept."""
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
     files = {str(p.relative_to(partial)): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
     done = {
         "key": target.name,
-        "seconds": time.time() - began,
+        "seconds": work.seconds_before + time.time() - began,
         "finished": time.time(),
         "files": files,
         "read": sorted(work.pick.read),
         "seed": work.seed,
-        "scale": scale.name,
+        "scale": scale,
     }
     (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
     os.replace(partial / f"{DONE}.tmp", partial / DONE)

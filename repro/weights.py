@@ -72,6 +72,10 @@ class Reference:
     start: str
     move: Callable[[nn.Module, nn.Module], None] = stay
 
+    def held(self, reference: nn.Module) -> dict[str, nn.Module]:
+        """What of it a checkpoint needs: nothing, while it stays what it was."""
+        return {} if self.move is stay else {"reference": reference}
+
 
 class LastWeights:
     """No average: what is kept is the policy as its last step left it."""
@@ -82,10 +86,21 @@ class LastWeights:
     def update_parameters(self, policy: nn.Module) -> None:
         pass
 
+    def held(self) -> dict[str, nn.Module]:
+        """What a checkpoint needs beside the policy."""
+        return {}
 
-def averaged_weights(policy: nn.Module, keep: float) -> AveragedModel:
+
+class Average(AveragedModel):
+    """An average over the steps so far; a checkpoint holds it."""
+
+    def held(self) -> dict[str, nn.Module]:
+        return {"average": self}
+
+
+def averaged_weights(policy: nn.Module, keep: float) -> Average:
     """An exponential moving average of the weights over optimizer steps, from the first step on."""
-    return AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(keep))
+    return Average(policy, multi_avg_fn=get_ema_multi_avg_fn(keep))
 
 
 # ---------------------------------------------------------------------------------------------- optimizers
@@ -100,10 +115,10 @@ class TensorFlowAdam(torch.optim.AdamW):
 
     def __init__(self, parameters, lr: float, eps: float, weight_decay: float) -> None:
         super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay)
-        self.steps, self.plain_eps = 0, eps
+        self.plain_eps = eps
 
     def step(self, closure=None):
-        self.steps += 1
+        steps = 1 + max((int(state["step"]) for state in self.state.values()), default=0)
         for group in self.param_groups:
-            group["eps"] = self.plain_eps / math.sqrt(1 - group["betas"][1] ** self.steps)
+            group["eps"] = self.plain_eps / math.sqrt(1 - group["betas"][1] ** steps)
         return super().step(closure)

@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1]
 # Each module imports from its own layer and from those above it in this list.
 LAYERS = (
     {"errors"},
-    {"ops", "types"},
+    {"ops", "types", "ranks"},
     {"model", "generate"},
-    {"weights"},
+    {"weights", "hub"},
     {"detail"},
     {"details", "scale"},
     {"stage"},
+    {"checkpoint"},
     {"data", "base", "optimise", "sft", "rm", "dpo", "evaluate", "episodes", "ppo"},
     {"pipeline"},
 )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny import CORPUS, EOS, PAD, policy
 
 from repro import dpo, model, optimise, ppo
@@ -63,9 +64,14 @@ def test_a_summary_that_was_cut_off_is_what_is_left_of_it():
     torch.testing.assert_close(found, margins_by_hand(networks), atol=1e-5, rtol=1e-4)
 
 
+def losses(networks, rows, micro_batch, seen=None):
+    every = torch.arange(len(rows))
+    return dpo.losses(Accelerator(), networks, rows, every, CORPUS, micro_batch, [] if seen is None else seen)
+
+
 def test_before_the_first_step_nothing_is_preferred():
     networks, seen = (policy(0), policy(0)), []
-    loss = sum(part.item() for part in dpo.losses(networks, pairs(), CORPUS, 3, seen))
+    loss = sum(part.item() for part in losses(networks, pairs(), 3, seen))
     assert loss == pytest.approx(math.log(2), abs=1e-6)
     assert dpo.accuracy(torch.cat(seen)) == 0.5
 
@@ -74,7 +80,7 @@ def test_before_the_first_step_nothing_is_preferred():
 def test_loss_and_gradient_are_those_of_the_whole_batch_whatever_the_split(micro_batch):
     def gradients(size):
         networks = policy(0), model.frozen(policy(1))
-        parts = list(dpo.losses(networks, pairs(), CORPUS, size, []))
+        parts = list(losses(networks, pairs(), size))
         sum(parts).backward()
         return sum(parts).item(), [p.grad for p in networks[0].parameters() if p.grad is not None]
 
@@ -86,7 +92,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch_whatever_the_split(micro
 
 def test_a_step_raises_what_was_chosen_above_what_was_not():
     networks = policy(0), model.frozen(policy(0))
-    for part in dpo.losses(networks, pairs(), CORPUS, 4, []):
+    for part in losses(networks, pairs(), 4):
         part.backward()
     with torch.no_grad():
         for weights in networks[0].parameters():
@@ -100,7 +106,7 @@ def test_the_slope_of_the_loss_at_no_margin_is_half_of_beta():
     # d/dm of -log sigmoid(m) at 0 is -1/2, and m is beta times the log-probability of the chosen summary, and more.
     networks = policy(0), model.frozen(policy(0))
     one = pairs()[[0]]
-    next(dpo.losses(networks, one, CORPUS, 1, [])).backward()
+    next(losses(networks, one, 1)).backward()
     found = networks[0].get_output_embeddings().weight.grad.clone()
     networks[0].zero_grad()
     chosen, rejected = (dpo.summary_logprobs(networks[0], one.query, x, CORPUS) for x in (one.chosen, one.rejected))

@@ -25,7 +25,7 @@ from tiny import (
 )
 from torch.distributions import Categorical, kl_divergence
 
-from repro import model, optimise, ppo
+from repro import model, optimise, ppo, ranks
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.ops.masked import one_rank
 from repro.ppo import Prices
@@ -544,13 +544,15 @@ def test_where_none_are_mixed_in_texts_change_nothing():
     assert torch.equal(same_gradient, gradient)
 
 
-def test_two_ranks_mix_in_what_one_would():
+def test_two_ranks_mix_in_what_one_would(monkeypatch):
     # Losses are summed over ranks, and every rank is handed the same texts.
-    networks, mix = models(), PTX_MIX.variants["1"].value
-    ranks = [SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=rank) for rank in (0, 1)]
-    works = [replace(setting(networks, pick(), micro_batch=2), accelerator=rank) for rank in ranks]
-    total = sum(part.item() for work in works for part in ppo.mixed_in(work, TEXTS, mix))
-    assert total == pytest.approx(text_loss(networks.policy).item(), rel=1e-4)
+    work, mix = setting(models(), pick(), micro_batch=2), PTX_MIX.variants["1"].value
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    total = 0.0
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "here", lambda rank=rank: rank)
+        total += sum(part().item() for part in ppo.mixed_in(work, TEXTS, mix))
+    assert total == pytest.approx(text_loss(work.models.policy).item(), rel=1e-4)
 
 
 # ----------------------------------------------------------------------------- splits of a step

@@ -99,12 +99,12 @@ def token_mean_per_micro_batch(mask: Tensor, micro_batch: int, reduce: Reduce = 
 def sequence_mean(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
     """[B, R] weights: a mean over each response's tokens, then over responses (GRPO)."""
     lengths = mask.sum(1, keepdim=True).clamp(min=1)
-    return mask / lengths / reduce(torch.tensor(float(len(mask)), device=mask.device))
+    return mask / lengths / reduce(mask.any(1).sum().float()).clamp(min=1)
 
 
 def sum_over_limit(mask: Tensor, micro_batch: int, reduce: Reduce = one_rank) -> Tensor:
     """[B, R] weights: a sum over tokens divided by the response limit and the episodes (Dr. GRPO)."""
-    return mask / mask.shape[1] / reduce(torch.tensor(float(len(mask)), device=mask.device))
+    return mask / mask.shape[1] / reduce(mask.any(1).sum().float()).clamp(min=1)
 
 
 def weighted(terms: Tensor, weights: Tensor) -> Tensor:

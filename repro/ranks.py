@@ -1,0 +1,103 @@
+"""Several processes that run one stage together: who they are, which rows are whose, and what they tell each other.
+
+Row i of a batch is rank i mod N's. All ranks take the same number of forward passes, since those that share weights wait
+for each other: where one has a row less than another, it runs its last one again and nobody counts it.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType, parse_flag_from_env
+from torch import Tensor, distributed
+
+
+def meet() -> None:
+    """Joins the processes that were started together, where there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState(cpu=not torch.cuda.is_available())
+
+
+def sharing(accelerator: Accelerator) -> Accelerator:
+    """The accelerator, told to share weights where its launcher asked for it: by itself it does so on GPUs only."""
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and count() > 1 and accelerator.device.type == "cpu":
+        # Every state that accelerate makes later starts from this one.
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    return accelerator
+
+
+def count() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def here() -> int:
+    """This process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this process is the one that writes."""
+    return here() == 0
+
+
+def wait() -> None:
+    """Until all are here."""
+    if count() > 1:
+        distributed.barrier()
+
+
+def told(value: Any) -> Any:
+    """What the first rank has for `value`, on all of them."""
+    if count() == 1:
+        return value
+    held = [value]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every rank's value, in their order."""
+    if count() == 1:
+        return [value]
+    values: list[Any] = [None] * count()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def anyone(flag: bool) -> bool:
+    return any(gathered(flag))
+
+
+def everyone(flag: bool) -> bool:
+    return all(gathered(flag))
+
+
+def mine(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] -> this rank's rows, as many as any other's, and [that many] bool: which of them count."""
+    own = rows[here() :: count()]
+    return filled(own, -(-len(rows) // count()), rows)
+
+
+def dealt(part: Tensor) -> tuple[Tensor, Tensor]:
+    """[N] rows of a batch that ranks hold -> the places of this rank's among its own, and which of them count."""
+    owner = part % count()
+    own, size = part[owner == here()] // count(), int(owner.bincount(minlength=count()).max())
+    return filled(own, size, torch.zeros_like(part))
+
+
+def filled(own: Tensor, size: int, spare: Tensor) -> tuple[Tensor, Tensor]:
+    """`own` rows made up to `size` with one that does not count, and [size] bool: which do."""
+    counts = torch.arange(size, device=own.device) < len(own)
+    filler = (own[-1:] if len(own) else spare[:1]).expand(size - len(own))
+    return torch.cat([own, filler]), counts
+
+
+def merged(columns: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Columns of this rank's share of `rows`, as `mine` deals them -> the columns of all of them, in order."""
+    shares = gathered([np.asarray(column) for column in columns])
+    return [np.stack(column, axis=1).reshape(-1)[:rows] for column in zip(*shares)]
