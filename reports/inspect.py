@@ -1,7 +1,7 @@
 """Training episodes token by token: a page per seed with its arms side by side, a page per run, a terminal's view."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -18,13 +18,14 @@ from rich.text import Text
 from reports import markup, style
 from reports.markup import count, number
 from reports.read import Study, Trace, read_trace, read_traces
-from reports.tokens import QUANTITIES, ROBUST, ROWS, flipped, policy_numbers, scales, sft_numbers, strength
+from reports.tokens import QUANTITIES, ROBUST, ROWS, flipped, policy_numbers, quantities, scales, sft_numbers, strength
 from repro.errors import UserError
 
 DIGITS = 4  # significant, of the numbers in a page
 WIDTH = 136  # columns that the numbers of an episode take in a terminal
 OPENING = 60  # characters of a post that a list shows
-FACTS = {"score": "score", "paid": "paid", "kl": "KL", "gold": "gold"}  # of a whole response -> as a reader knows it
+FACTS = {"score": "score", "kl": "KL", "gold": "gold"}  # of a whole response -> as a reader knows it
+KNOWN_AS = {"sft": "SFT"}  # label of a policy -> as a reader knows it
 AFTER = "(after the end)"  # the state after the last token, where its value and the score's reward may stand
 # Above zero, below it, and size alone: of Okabe and Ito's palette on white, lighter ones of the same hues on black.
 HUES = {"up": "#0072b2", "down": "#d55e00", "size": "#009e73"}
@@ -121,17 +122,29 @@ def island(runs: Mapping[str, Trace], colours: Mapping[str, str]) -> str:
         episodes.setdefault(record["episode"], about)["arms"][arm] = {"post": record["post_id"]} | said
     data = {
         "eos": next(iter(runs.values())).eos,
-        "quantities": {each.key: asdict(each) | {"scale": ends[each.key]} for each in QUANTITIES},
+        "quantities": {
+            each.key: asdict(each) | {"scale": ends[each.key]} for each in quantities(against(runs.values()))
+        },
         "rows": ROWS,
-        "arms": [{"label": arm, "colour": colours[arm], "run": trace.run_id} for arm, trace in runs.items()],
+        "arms": [
+            {"label": arm, "colour": colours[arm], "run": trace.run_id, "against": against([trace])}
+            for arm, trace in runs.items()
+        ],
         "posts": {record["post_id"]: [record.get("query", ""), record.get("reference", "")] for _, record, _ in shown},
         "episodes": [episodes[number] for number in sorted(episodes)],
     }
     return htmlsafe_json_dumps(data, separators=(",", ":"), allow_nan=False)
 
 
+def against(traces: Iterable[Trace]) -> str:
+    """Which policy these runs measure the KL to, as a word before `policy`; a general one where they differ."""
+    labels = {trace.against for trace in traces}
+    word = labels.pop() if len(labels) == 1 else "reference"
+    return KNOWN_AS.get(word, word.replace("_", " "))
+
+
 def _responses(record: Mapping) -> dict[str, tuple[Mapping, dict[str, np.ndarray]]]:
-    """What PPO's policy and, where it was noted, the SFT policy wrote, each with all its numbers."""
+    """What PPO's policy and, where it was noted, the one it is compared with wrote, each with all its numbers."""
     readers = {"policy": policy_numbers, "sft": sft_numbers}
     return {who: (record[who], read(record[who])) for who, read in readers.items() if who in record}
 
@@ -183,7 +196,7 @@ def shown(uri: str, words: str, episode: int) -> RenderableType:
     head = f"{trace.name}, episode {episode}, update {_update(record)} of {record.get('updates', 0)}"
     heat = Heat(said["tokens"], numbers, scales([policy_numbers(each["policy"]) for each in trace.episodes]))
     lines = map(Text, (head, ", ".join(facts), "", record.get("query", ""), ""))
-    return Group(*lines, heat, Text(), _table(said["tokens"], numbers))
+    return Group(*lines, heat, Text(), _table(said["tokens"], numbers, against([trace])))
 
 
 @dataclass(frozen=True)
@@ -216,9 +229,9 @@ def _shade(strength: float, ramp: str) -> Style:
     return Style(color="black", bgcolor=Color.from_triplet(mixed))
 
 
-def _table(tokens: list[str], numbers: Mapping[str, np.ndarray]) -> Table:
+def _table(tokens: list[str], numbers: Mapping[str, np.ndarray], beside: str) -> Table:
     """A line per token with every number of it, and one for the state after the last where that was noted."""
-    heads = [Column(each.words, justify="right") for each in QUANTITIES]
+    heads = [Column(each.words, justify="right") for each in quantities(beside)]
     table = Table(Column("", justify="right"), "token", *heads, box=None, header_style="dim")
     for place in range(len(numbers["logprob"])):
         token = repr(tokens[place]) if place < len(tokens) else AFTER

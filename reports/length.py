@@ -134,13 +134,25 @@ def _binned(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fitted(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Each seed's fitted curve, from its shortest to its longest summary but for one in a hundred at each end."""
+    """Each seed's fitted curve, all of a policy's at the same ratios, so that their mean is one of curves."""
     curves = []
-    for (policy, seed), own in rows.groupby(["policy", "seed"], sort=False):
-        grid = np.linspace(*np.quantile(own["ratio"].astype(float), (0.01, 0.99)), GRID)
-        told = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": len(own)}
-        curves.append(pd.DataFrame(told | {"win_rate": at(fit(own), grid)}).dropna())
+    for policy, own in rows.groupby("policy", sort=False):
+        fits = {seed: (fit(part), len(part)) for seed, part in own.groupby("seed", sort=False)}
+        fits = {seed: told for seed, told in fits.items() if np.isfinite(told[0]).all()}
+        grid = _shared_grid(own[own["seed"].isin(fits)])
+        for seed, (line, posts) in fits.items():
+            told = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": posts}
+            curves.append(pd.DataFrame(told | {"win_rate": at(line, grid)}))
     return curves
+
+
+def _shared_grid(rows: pd.DataFrame) -> np.ndarray:
+    """Ratios that lie among every seed's, one in a hundred of which is left out at each end; empty where none does."""
+    if rows.empty:
+        return np.empty(0)
+    ends = rows.groupby("seed")["ratio"].agg(lambda ratio: np.quantile(ratio.astype(float), (0.01, 0.99)))
+    low, high = max(low for low, _ in ends), min(high for _, high in ends)
+    return np.linspace(low, high, GRID) if low < high else np.empty(0)
 
 
 def _rates(study: Study) -> pd.DataFrame:
@@ -183,10 +195,9 @@ def _over_length(over: Axes, counts: Axes, rows: pd.DataFrame, study: Study) -> 
         size = 10 + 90 * enough["posts"] / max(1, binned["posts"].max())
         over.scatter(enough["ratio"], enough["win_rate"], s=size, color=colour, marker=marker, alpha=0.55, linewidths=0)
         fits = rows[(rows["part"] == "fit") & (rows["policy"] == policy)]
-        by_seed = [seed.reset_index(drop=True) for _, seed in fits.groupby("seed")]
-        if by_seed:
-            mean = sum(seed[["ratio", "win_rate"]] for seed in by_seed) / len(by_seed)
-            over.plot(mean["ratio"], mean["win_rate"], color=colour, linewidth=2, dashes=dash)
+        if len(fits):
+            mean = fits.groupby("ratio")["win_rate"].mean()
+            over.plot(mean.index, mean, color=colour, linewidth=2, dashes=dash)
         share = own["posts"] / own["posts"].sum()
         counts.step(own["ratio"], share, where="mid", color=colour, linewidth=1.4, dashes=dash)
 
@@ -224,10 +235,10 @@ CHARTS = (
         "Win rate by length",
         "Left: how often a summary wins against its reference, by the logarithm of how many times longer it is; at the "
         f"line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds together, the "
-        "larger the more of them; lines are logistic regressions, the mean of the seeds' own: where marks leave a line, it "
-        "does not describe them. Below, how often each length is written. Right: the mean win rate as it is (open) and read "
-        "off the regression at equal length (filled), with every seed and the 95 % t interval of the latter; an arrow "
-        "head where that goes on past the axis.",
+        "larger the more of them; lines are logistic regressions, the mean of the seeds' own over the ratios that all of "
+        "them have: where marks leave a line, it does not describe them. Below, how often each length is written. Right: "
+        "the mean win rate as it is (open) and read off the regression at equal length (filled), with every seed and the "
+        "95 % t interval of the latter; an arrow head where that goes on past the axis.",
         data,
         draw,
     ),

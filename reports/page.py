@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports import checks, figures, frontier, inspect, length, markup, provenance, samples, style
+from reports import checks, data, figures, frontier, inspect, judge, length, markup, provenance, samples, style
 from reports.markup import count, known, number, picture, signed, span
 from reports.provenance import described, groups
-from reports.read import Study, read_study, tracking_uri
+from reports.read import Study
 from reports.statistics import CONFIDENCE, ENOUGH_SEEDS, MOST_SEEDS, Findings, analyse
 
 CHARTS = (*figures.CHARTS, *frontier.CHARTS, *length.CHARTS, checks.BEFORE_PPO, *checks.CHARTS)
@@ -25,12 +25,6 @@ AGREEMENT = (
 UNIT_OF_JUDGE = {"gold score": "the embedded corpus's gold score", "reward model": "the reward model"}
 
 
-def report(detail: str, scale: str, out_root: Path) -> Path:
-    """Reads a study from the store and writes its page under `out_root`; the path of `index.html`."""
-    study = read_study(detail, scale, tracking_uri())
-    return build(study, Path(out_root) / markup.folder(detail, scale))
-
-
 def build(study: Study, out: Path) -> Path:
     """Writes `index.html`, `figures/`, `episodes/` and `verdict.json` of a study into `out`; the path of `index.html`."""
     study, page = length.controlled(study), Path(out) / "index.html"
@@ -39,8 +33,8 @@ def build(study: Study, out: Path) -> Path:
         shutil.rmtree(page.parent / folder, ignore_errors=True)
     charts = figures.save_all(CHARTS, study, findings, page.parent / "figures")
     study.curves.to_csv(page.parent / "figures" / CURVES, index=False, compression={"method": "gzip", "mtime": 0})
-    links = inspect.build_all(study, page.parent)
-    page.write_text(render(study, findings, charts, page.parent / "figures", links), encoding="utf-8")
+    links, data_page = inspect.build_all(study, page.parent), data.build(study, page.parent)
+    page.write_text(render(study, findings, charts, page.parent / "figures", links, data_page), encoding="utf-8")
     markup.write_json(verdict_record(study, findings, page), page.parent / VERDICT)
     return page
 
@@ -137,8 +131,12 @@ def render(
     charts: list[figures.Chart],
     folder: Path,
     links: dict[tuple[str, int], str],
+    data_page: str = "",
 ) -> str:
-    """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token."""
+    """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token.
+
+    `data_page` leads to what the data hold; nothing where no run says it.
+    """
     drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts}
     own_section = {c.name for c in (*frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
     return markup.render(
@@ -169,9 +167,11 @@ def render(
         length_unit=length.unit_of(study),
         checks=[drawn[c.name] for c in checks.CHARTS if c.name in drawn],
         agreement=agreement(study),
+        said=judge.section(study),
         reward_models=reward_models(study),
         posts=samples.posts(study),
         stages=provenance.shared_stages(study),
+        data_page=data_page,
         seconds=provenance.seconds_table(study),
         costs=provenance.costs(study),
         ran=provenance.what_ran(study.runs),

@@ -33,7 +33,6 @@ from repro.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
 # Metrics with a value per step, by how their names begin; every other one is a single, final value.
 CURVES = (
     *("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/", "sft/loss", "rm/loss", "rm/train_accuracy"),
@@ -47,6 +46,8 @@ UNTOLD = "not recorded"
 DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan"}
 PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock")
 SAMPLES = "samples.json"
+DATA_CHECKS = "data.json"
+CHECKED = {"corpus", "posts", "pairs", "shared"}  # what it says
 SAMPLED = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # columns that all versions wrote
 RUNS_AT_ONCE = 200  # of one query: what the library keeps of them while it reads is many times what is left
 INFINITE = 1e300  # MLflow stores an infinity as the largest float
@@ -93,11 +94,6 @@ class Study:
     def moves(self) -> dict[str, str]:
         """Metric -> up, down or same: what the arms were expected to do relative to the reference."""
         return json.loads(self.tags["moves"])
-
-
-def tracking_uri() -> str:
-    """Address of the store: `MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
 
 
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
@@ -299,6 +295,7 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "started": run.info.start_time,
                 # A study that goes back to runs it has makes no new ones: it marks them as asked for.
                 "asked": int(tags.get("asked", 0)),
+                "judged": JUDGED in tags,
             }
             | stages
             | {name: tags.get(name, UNTOLD) for name in PROVENANCE}
@@ -427,6 +424,19 @@ def _samples(
     return found, tuple(troubles)
 
 
+def read_data(study: Study) -> dict[str, dict]:
+    """Key of the data -> what they hold, where a run says it: those of earlier versions do not."""
+    client, found = _open(study.uri), {}
+    for run in study.runs.to_dict("records"):
+        key = run.get("stage.data")
+        if isinstance(key, str) and key not in found:
+            with suppress(UserError, ValueError):
+                path = artifact(study.uri, client.get_run(run["run_id"]), DATA_CHECKS)
+                told = json.loads(path.read_text(encoding="utf-8"))
+                found |= {key: told} if isinstance(told, dict) and CHECKED <= told.keys() else {}
+    return found
+
+
 def _sample(path: Path) -> pd.DataFrame:
     """A table of samples; text stays text even where it reads like a number. ValueError where the file is damaged."""
     try:
@@ -468,6 +478,8 @@ def artifact(uri: str, run: Run, name: str) -> Path:
 
 
 EPISODES = "episodes.json"
+JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag that says that it was
+JUDGEMENT_PARTS = {"model", "answered_by", "hosts", "sampling", "prompt", "last_answer", "metrics", "verdicts"}
 NEAREST = 6  # runs that an error names
 
 
@@ -480,7 +492,8 @@ class Trace:
     detail: str
     arm: str
     eos: str  # text of the token that ends a response
-    episodes: list[dict]  # by number; with post_id, query, reference, and what the policy and the SFT policy wrote
+    against: str  # label of the policy that the recipe measures the KL to, which wrote the other response
+    episodes: list[dict]  # by number; with post_id, query, reference, and what the policy and the other wrote
 
 
 def read_run(words: str, uri: str) -> Run:
@@ -526,6 +539,20 @@ def read_traces(study: Study) -> dict[tuple[str, int], Trace]:
     return found
 
 
+def read_judgements(study: Study) -> tuple[dict[tuple[str, int], dict], tuple[str, ...]]:
+    """(arm, seed) -> what a language model said of its run's summaries, of the runs that were judged; and what is damaged."""
+    client, found, troubles = _open(study.uri), {}, []
+    for row in study.runs[study.runs["judged"]].itertuples():
+        try:
+            told = json.loads(artifact(study.uri, client.get_run(row.run_id), JUDGEMENT).read_text(encoding="utf-8"))
+            if missing := JUDGEMENT_PARTS - told.keys():
+                raise ValueError(f"no {', '.join(sorted(missing))}")
+            found[row.arm, row.seed] = told
+        except (UserError, ValueError, AttributeError) as error:
+            troubles.append(f"{JUDGEMENT} of {row.arm} seed {row.seed} cannot be read ({error}).")
+    return found, tuple(troubles)
+
+
 def _trace(uri: str, run: Run) -> Trace:
     """A run's episodes; UserError where it has none, or none that can be read."""
     path, tags = artifact(uri, run, EPISODES), run.data.tags
@@ -537,7 +564,15 @@ def _trace(uri: str, run: Run) -> Trace:
         readable = False
     if not readable or not episodes:
         raise UserError(f"{EPISODES} of run {run.info.run_name} holds no episodes that can be read")
-    return Trace(run.info.run_id, run.info.run_name, tags.get("detail", ""), tags["arm"], told.get("eos", ""), episodes)
+    return Trace(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        detail=tags.get("detail", ""),
+        arm=tags["arm"],
+        eos=told.get("eos", ""),
+        against=run.data.params.get("reference_policy", "sft"),
+        episodes=episodes,
+    )
 
 
 def _with_episodes(uri: str, run: Run) -> list[str]:

@@ -6,7 +6,7 @@ compares the policy after the update's epochs with the one that sampled.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,8 @@ ROBUST = 98  # percentile of the shown values at which a colour scale ends; what
 class Quantity:
     """One number per token: its name, unit and meaning, and its colours.
 
-    A ramp is `signed` (about zero, in two hues), `rising` (darkest where it is largest) or `falling`.
+    A ramp is `signed` (about zero, in two hues), `rising` (darkest where it is largest) or `falling`. `{against}` stands
+    for the policy that the recipe measures the KL to.
     """
 
     key: str
@@ -56,8 +57,8 @@ QUANTITIES = (
         "KL",
         "nats",
         "signed",
-        "log p(policy) \N{MINUS SIGN} log p(SFT), before the update: above zero, the policy says this more readily than "
-        "the SFT policy. The sum over the tokens is the episode's KL.",
+        "log p(policy) \N{MINUS SIGN} log p({against}), before the update: above zero, the policy says this more readily "
+        "than the {against} policy. The sum over the tokens is the episode's KL.",
     ),
     Quantity(
         "log_ratio",
@@ -77,7 +78,7 @@ QUANTITIES = (
         "falling",
         "Log-probability under the policy before the update: zero is certain, far below it is a surprise.",
     ),
-    Quantity("ref_logprob", "log p(SFT)", "nats", "falling", "The same under the SFT policy."),
+    Quantity("ref_logprob", "log p({against})", "nats", "falling", "The same under the {against} policy."),
     Quantity("returns", "return", "", "rising", "What the critic was drawn towards."),
     Quantity(
         "score_so_far",
@@ -89,6 +90,14 @@ QUANTITIES = (
 )
 ROWS = ("advantage", "raw_advantage", "reward", "kl", "log_ratio", "value", "logprob")  # shown as heat maps
 LIKELIHOODS = ("logprob", "ref_logprob")  # compared with each other, so they share a scale
+
+
+def quantities(against: str) -> tuple[Quantity, ...]:
+    """All of them, in the words for a recipe that measures the KL to the `against` policy."""
+    return tuple(
+        replace(each, words=each.words.format(against=against), meaning=each.meaning.format(against=against))
+        for each in QUANTITIES
+    )
 
 
 def policy_numbers(said: Mapping) -> dict[str, np.ndarray]:
@@ -106,7 +115,7 @@ def policy_numbers(said: Mapping) -> dict[str, np.ndarray]:
 
 
 def sft_numbers(said: Mapping) -> dict[str, np.ndarray]:
-    """The quantities of the SFT policy's response by the same names, [tokens]; NaN where unrecorded."""
+    """The quantities of the other policy's response by the same names, [tokens]; NaN where unrecorded."""
     told = _aligned(said, ("logprob", "policy_logprob", "score_so_far"))
     named = {"logprob": told["policy_logprob"], "ref_logprob": told["logprob"], "score_so_far": told["score_so_far"]}
     return named | {"kl": named["logprob"] - named["ref_logprob"]}

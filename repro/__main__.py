@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -68,6 +69,8 @@ def _parser() -> Parser:
         verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
         verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
         verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms make")
+        if name == "run":
+            _add_engine(verb)
         verb.set_defaults(run=run)
     verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build the page over all")
     verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these (all of them)")
@@ -76,6 +79,7 @@ def _parser() -> Parser:
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
     verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
     verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
+    _add_engine(verb)
     verb.set_defaults(run=_atlas)
     verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
     verb = verbs.add_parser("inspect", help="a training episode token by token; without --episode, which were kept")
@@ -84,7 +88,9 @@ def _parser() -> Parser:
     verb.set_defaults(run=_inspect)
     verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
-    verb.set_defaults(run=_calibrate, scale="", set=[])
+    verb.set_defaults(run=_calibrate)
+    _add_fetch(verbs)
+    _add_judge(verbs)
     verb = verbs.add_parser("ui", help="MLflow's own pages, opened on a study, until Ctrl-C")
     verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="the last started one by default")
     verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
@@ -97,7 +103,68 @@ def _parser() -> Parser:
     verb.add_argument("folder", type=Path)
     verb.add_argument("--steps", type=int, default=3_500)
     verb.set_defaults(run=_pretrain)
+    verb = verbs.add_parser("stage", help="internal: one stage of a study, from a file that its launcher wrote")
+    verb.add_argument("file", type=Path, metavar="FILE")
+    verb.set_defaults(run=_stage)
     return parser
+
+
+def _add_engine(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--engine", default="local", metavar="WHERE", help="local (this machine, the default) or slurm")
+    verb.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="what is asked of SLURM for each job")
+
+
+def _engine(arguments: argparse.Namespace, studies):
+    """Where the jobs of the studies run."""
+    from repro import launch, slurm
+    from repro.detail import nearest
+
+    asked = _pairs("--slurm", arguments.slurm, slurm.FORM)
+    if arguments.engine == "slurm":
+        return slurm.engine(studies[0].scale, asked, sum(len(study.arms) * len(study.seeds) for study in studies))
+    if arguments.engine != "local":
+        raise UserError(f"there is no engine {arguments.engine!r}; {nearest(arguments.engine, ('local', 'slurm'))}")
+    if asked:
+        raise UserError("--slurm is for --engine slurm; leave it out, or add that")
+    return launch.local(studies[0].scale)
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    from repro import job
+
+    ending = job.perform(arguments.file)
+    if ending.code:
+        print(f"{'error: ' * (ending.code == job.WRONG)}{ending.why}", file=sys.stderr)
+    return ending.code
+
+
+def _add_fetch(verbs) -> None:
+    verb = verbs.add_parser("fetch", help="bring what a scale needs from the hub, for a machine that cannot reach it")
+    verb.add_argument("scale", metavar="SCALE", help="pythia-160m to pythia-6.9b, or another whose fields name the hub")
+    verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+    verb.add_argument("--released", action="store_true", help="the checkpoints that the paper's authors published too")
+    verb.add_argument("--to", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help="as plain files there too")
+    rows = {"type": _at_least_one, "nargs": "?", "const": 1_000, "metavar": "ROWS"}
+    verb.add_argument("--check", default=argparse.SUPPRESS, help="compare our tokenisation with the authors'", **rows)
+    verb.set_defaults(run=_fetch)
+
+
+def _add_judge(verbs) -> None:
+    """Its own options: what is asked of an endpoint costs money, and is of no study file."""
+    verb = verbs.add_parser("judge", help="have a language model compare a study's summaries with the references")
+    verb.add_argument("study", metavar="DETAIL")
+    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
+    verb.add_argument("--model", required=True, metavar="NAME", help="as its endpoint calls it")
+    verb.add_argument("--base-url", default="", metavar="URL", help="another endpoint, as http://HOST:8000/v1")
+    verb.add_argument("--key-env", default="", metavar="NAME", help="variable that holds the endpoint's key")
+    verb.add_argument("--posts", type=_at_least_one, default=argparse.SUPPRESS, metavar="N", help="the first N alone")
+    verb.add_argument("--temperature", type=float, default=argparse.SUPPRESS, help="the endpoint's own")
+    verb.add_argument("--max-tokens", type=_at_least_one, default=512, metavar="N", help="of an answer (512)")
+    verb.add_argument("--threads", type=_at_least_one, default=8, metavar="N", help="questions at a time (8)")
+    verb.add_argument("--price-in", type=float, default=argparse.SUPPRESS, metavar="X", help="of a million asked")
+    verb.add_argument("--price-out", type=float, default=argparse.SUPPRESS, metavar="X", help="of a million answered")
+    verb.add_argument("--yes", action="store_true", help="ask the judge without asking here first")
+    verb.set_defaults(run=_judge)
 
 
 def _details(arguments: argparse.Namespace) -> int:
@@ -178,20 +245,25 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     cache = _cache()
     board = launch.board_of(study, cache)
-    workers = launch.workers_for(study.scale)
+    gpu = cost.for_gpu(study.scale)
+    workers = 1 if gpu and not cost.at_hand().here else launch.workers_for(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     seeds = " ".join(map(str, study.seeds))
     console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
     _tell_of_corrupt(board)
-    table = Table("stage", "runs", "shared by arms", "cached", "seconds each", box=None, header_style="dim")
+    each = "time each" if gpu else "seconds each"
+    table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in board.jobs.values()):
         jobs = [job for job in board.jobs.values() if job.stage == name]
         cached = sum(job.key in board.done for job in jobs)
         shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
         seconds = cost.seconds(jobs, cache) / len(jobs)
-        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", f"{seconds:.0f}")
+        taken = _duration(seconds) if gpu else f"{seconds:.0f}"
+        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
     console.print(table)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
+    for line in cost.told(waiting, study.scale, cache, workers) if gpu and waiting else ():
+        console.print(line, highlight=False)
     seconds = cost.seconds(waiting, cache) / min(workers, max(len(waiting), 1))
     console.print(
         f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
@@ -204,17 +276,17 @@ def _run(arguments: argparse.Namespace) -> int:
     _require_report_folder()
     from repro import launch
 
-    workers = launch.workers_for(study.scale)
+    engine = _engine(arguments, [study])
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     board = launch.board_of(study, cache)
     console.print(
         f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
-        f"are cached; {workers} worker{'s' * (workers > 1)}",
+        f"are cached; {engine}",
         highlight=False,
     )
     _tell_of_corrupt(board)
     _check_data([study], board)
-    _execute(study, board, workers, _command(arguments, "run", arguments.study))
+    _execute(study, board, engine, _command(arguments, "run", arguments.study))
     _tell_of_failures(board)
     try:
         _build_and_publish(study.detail.name, study.scale.name)
@@ -253,83 +325,88 @@ def _tell_of_corrupt(board) -> None:
         print(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again", file=sys.stderr)
 
 
-def _execute(study, board, workers: int, command: str) -> None:
+def _execute(study, board, engine, command: str) -> None:
     """Run what is left to run, shown and tracked."""
     from repro.track import Tracker
 
-    _follow(board, workers, study.scale.threads, Tracker(study, board, command))
+    _follow(board, engine, Tracker(study, board, command))
 
 
-def _follow(board, workers: int, threads: int, tracker) -> None:
+def _follow(board, engine, tracker) -> None:
     """Run the board's jobs; whoever tracks them is told as they go on, and closed at the end."""
-    from repro import launch
+    from repro.launch import Board
     from repro.progress import Progress
 
-    with Progress(board, workers, console) as progress:
+    with Progress(board, engine.workers, console) as progress:
 
-        def tick(_: launch.Board) -> None:
+        def tick(_: Board) -> None:
             tracker.update()
             progress.update(tracker.trouble)
 
         try:
-            launch.run(board, workers, threads, tick)
+            engine.run(board, tick)
+        except KeyboardInterrupt:
+            print(engine.parting(board), end="", file=sys.stderr)
+            raise
         finally:
             tracker.close()
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    from repro import atlas, cost, launch
+    from repro import atlas, cost
 
     studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), _cache_path())
     _require_report_folder()
     if arguments.page:
-        return _build_atlas(studies[0].scale.name)
+        _build_atlas(studies[0].scale.name)
+        return _build_index()
     cache = _cache()
-    board, workers = atlas.board_of(studies, cache), launch.workers_for(studies[0].scale)
+    board, engine = atlas.board_of(studies, cache), _engine(arguments, studies)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
     console.print(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
         f"{len(board.done)} of {len(board.jobs)} stages are cached; "
-        f"about {_duration(cost.seconds(waiting, cache) / workers)} with {workers} worker{'s' * (workers > 1)}",
+        f"about {_duration(cost.seconds(waiting, cache) / engine.workers)} with {engine}",
         highlight=False,
     )
     _tell_of_corrupt(board)
     if arguments.plan:
         return 0
     _check_data(studies, board)
-    _run_atlas(studies, board, workers, _command(arguments, "atlas", *arguments.details), cache)
+    _run_atlas(studies, board, engine, _command(arguments, "atlas", *arguments.details), cache)
     _build_atlas(studies[0].scale.name)
+    _build_index()
     _tell_of_failures(board)
     return 1 if board.failed else 0
 
 
-def _run_atlas(studies, board, workers: int, command: str, cache: Path) -> None:
+def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
     """Run what is left to run; the page of an interrupted atlas shows what there is."""
     from repro import atlas
     from repro.store import require_store
 
     require_store(cache)
     try:
-        _follow(board, workers, studies[0].scale.threads, atlas.Trackers(studies, board, command))
+        _follow(board, engine, atlas.Trackers(studies, board, command))
     except BaseException:
         with suppress(UserError):
             _build_atlas(studies[0].scale.name)
+            _build_index()
         raise
 
 
-def _build_atlas(scale: str) -> int:
-    """The page over all details at a scale, and the index."""
-    from reports import atlas
+def _build_atlas(scale: str) -> None:
+    """The page over all details at a scale."""
+    from reports import atlas, markup
     from repro.store import store_uri, usable_store
 
     registered = _registered()
-    out = REPORTS / ("atlas" if scale == "mini" else f"atlas-{scale}")
+    out = REPORTS / markup.folder("atlas", scale)
     with usable_store():
         path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
     console.print()
     console.print(atlas.headline(path), highlight=False)
     console.print(f"atlas: {path}", highlight=False)
-    return _build_index()
 
 
 def _registered() -> list[dict]:
@@ -419,12 +496,97 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), _cache()
     _writable(CALIBRATION.parent, "documentation", "run where it is")
     board = launch.board_of(study, cache)
-    _execute(study, board, launch.workers_for(study.scale), _command(arguments, "calibrate"))
+    _execute(study, board, launch.local(study.scale), _command(arguments, "calibrate"))
     _tell_of_failures(board)
     with usable_store():
         outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
     print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, CALIBRATION)}")
     return 1 if board.failed else 0
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
+    from reports import read
+    from repro import judge
+    from repro.store import store_uri, usable_store
+    from repro.track import publish_judgement
+
+    _require_report_folder()
+    sampling = {"max_completion_tokens": arguments.max_tokens}
+    sampling |= {"temperature": arguments.temperature} if "temperature" in arguments else {}
+    who = judge.judge(arguments.model, arguments.base_url, **sampling)
+    with usable_store():
+        study = read.read_study(arguments.study, arguments.scale, store_uri())
+    tables = {place: table.head(getattr(arguments, "posts", len(table))) for place, table in study.samples.items()}
+    if not tables:
+        raise UserError(f"the study {study.detail}-{study.scale} has no summaries to judge: {' '.join(study.troubles)}")
+    answers = judge.Answers(_cache() / "judge")
+    failures = _ask_judge(arguments, who, judge.questions_of(who, tables), answers)
+    run_ids = study.runs.set_index(["arm", "seed"])["run_id"]
+    said = {place: judge.judgement(who, table, answers) for place, table in tables.items()}
+    for place, judgement in said.items():
+        publish_judgement(run_ids[place], judgement)
+    console.print(_verdicts({place: judgement["metrics"] for place, judgement in said.items()}))
+    _build_and_publish(study.detail, study.scale)
+    for reason in failures[-1:]:
+        print(f"{len(failures)} questions have no answer; the same command asks again. {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _verdicts(metrics: dict[tuple[str, int], dict[str, float]]) -> Table:
+    """What the judge said of each run, in numbers."""
+    heads = {"win_rate": "win rate", "sft_win_rate": "before PPO", "tie_rate": "ties", "unparsable": "unparsable"}
+    told = Table("arm", "seed", *heads.values(), box=None, header_style="dim")
+    for (arm, seed), found in metrics.items():
+        told.add_row(arm, str(seed), *(f"{found.get(f'judge/{name}', math.nan):.3f}" for name in heads))
+    return told
+
+
+def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[str]:
+    """Ask what has no answer yet, once a person has agreed to what it costs; why questions failed."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from repro import judge
+
+    waiting = {key: messages for key, messages in questions.items() if key not in answers.known}
+    console.print(
+        f"{who.name} at {who.host}: {len(questions)} questions, every pair in both orders; "
+        f"{len(questions) - len(waiting)} are answered already",
+        highlight=False,
+    )
+    if not waiting:
+        return []
+    prices, key = _prices(arguments), judge.secret(arguments.base_url, arguments.key_env)
+    console.print(judge.cost(who, waiting, answers).words(*prices), highlight=False)
+    _require_consent(arguments.yes, f"ask {who.host} {len(waiting)} questions")
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("answers", total=len(waiting))
+        return judge.gather(who, key, waiting, answers, arguments.threads, lambda: progress.advance(task))
+
+
+def _prices(arguments: argparse.Namespace) -> list[float]:
+    """Of a million tokens, in and out; empty where none was given."""
+    given = [getattr(arguments, name) for name in ("price_in", "price_out") if name in arguments]
+    if len(given) == 1:
+        raise UserError("one price alone gives no cost; give both --price-in and --price-out")
+    return given
+
+
+def _require_consent(given: bool, what: str) -> None:
+    """UserError unless a person agrees, in advance or when asked now."""
+    if given:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"nobody is there to agree to {what}; give --yes")
+    if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was asked; answer y to go on, or give --yes")
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
+    return int(word)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
@@ -449,6 +611,61 @@ def _import(arguments: argparse.Namespace) -> int:
     return 1 if troubles else 0
 
 
+def _fetch(arguments: argparse.Namespace) -> int:
+    from repro import fetch, hub, scale
+
+    budget = scale.find(arguments.scale, _changes(arguments))
+    wanted = fetch.needs(budget, hub.STARTS.values() if arguments.released else ())
+    if not wanted:
+        console.print(f"scale {budget.name} needs nothing of the hub")
+        return 0
+    _show_needs({need: fetch.survey(need) for need in wanted})
+    brought = fetch.all_of(wanted, lambda need: print(f"here: {need.source}", flush=True))
+    console.print(f"what it was, commit by commit: {fetch.record(fetch.home(), brought)}", highlight=False)
+    if budget.corpus == "tldr":
+        console.print(", ".join(f"{what} {rows:,}" for what, rows in fetch.counts(budget).items()), highlight=False)
+    _say_how_to_carry(brought, fetch.home())
+    if "to" in arguments:
+        paths = fetch.copy(brought, _writable(arguments.to, "target", "give another"))
+        fetch.record(arguments.to, brought)
+        words = " ".join(f"{field}={path}" for field, path in paths.items())
+        console.print(f"as plain files: {arguments.to}; a scale reads them with --set {words}", highlight=False)
+    return _compare(fetch.agreements(budget, arguments.check)) if "check" in arguments else 0
+
+
+def _show_needs(found) -> None:
+    table = Table("field", "source", "files", "size", "to download", box=None, header_style="dim")
+    for need, content in found.items():
+        table.add_row(need.field, need.source, str(len(content.files)), _bytes(content.size), _bytes(content.missing))
+    console.print(table)
+    console.print(f"{_bytes(sum(each.missing for each in found.values()))} to download", highlight=False)
+
+
+def _say_how_to_carry(brought, home: Path) -> None:
+    from repro import fetch
+
+    console.print(
+        f"{_bytes(fetch.size(brought))} in {home}; for a machine without a network: "
+        f"rsync -a {home}/ THERE:.cache/huggingface/, and there "
+        "export HF_HUB_OFFLINE=1 (and HF_HOME=FOLDER, where it lies elsewhere)",
+        highlight=False,
+    )
+
+
+def _compare(agreements) -> int:
+    """Exit code 1 where a column of ours is not the authors'."""
+    table = Table("file", "column", "rows", "the same", "first that is not", box=None, header_style="dim")
+    found = list(agreements)
+    for each in found:
+        table.add_row(each.file, each.column, str(each.rows), str(each.same), each.first)
+    console.print(table)
+    return int(any(each.same < each.rows for each in found))
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
+
+
 def _pretrain(arguments: argparse.Namespace) -> int:
     from repro import base
 
@@ -469,7 +686,8 @@ def _require_report_folder() -> None:
 def _command(arguments: argparse.Namespace, *what: str) -> str:
     """The command that was given, with the options that it has."""
     words = ["python", "-m", "repro", *what]
-    words += ["--scale", arguments.scale] if arguments.scale else []
+    scale = getattr(arguments, "scale", "")
+    words += ["--scale", scale] if scale else []
     for option in ("seeds", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
@@ -478,8 +696,8 @@ def _command(arguments: argparse.Namespace, *what: str) -> str:
 
 def _set_words(arguments: argparse.Namespace) -> list[str]:
     """Of a path only its last part: the rest is of this machine."""
-    pairs = [word.partition("=") for word in arguments.set]
-    short = [f"{f}={Path(v).name if '/' in v and not v.startswith('gpt-neox:') else v}" for f, _, v in pairs]
+    pairs = [word.partition("=") for word in getattr(arguments, "set", [])]
+    short = [f"{f}={Path(v).name if '/' in v and not v.startswith(('gpt-neox:', 'hub:')) else v}" for f, _, v in pairs]
     return ["--set", *short] if short else []
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from repro import model
-from repro.data import Corpus, embedded
+from repro import hub, model
+from repro.data import Corpus, embedded, require_vocabulary
 from repro.errors import UserError
 from repro.stage import Stage, Work
 
@@ -21,22 +21,28 @@ SHAPE = "gpt-neox:64/3/2/256"
 
 
 def _run(work: Work) -> None:
-    folder, corpus = Path(work.scale.model), Corpus(work.inputs["data"])
-    if folder.is_dir():
-        policy = model.load_policy(folder)
+    folder, corpus = hub.resolve(work.scale.model, "model"), Corpus(work.inputs["data"])
+    positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
+    if folder.exists():
+        policy = model.with_own_positions(hub.load_policy(folder))
     else:
-        positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
         policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
-    highest = max(id_ for id_ in corpus.tokenizer.get_vocab().values() if id_ != corpus.pad)
-    if highest >= policy.config.vocab_size:
-        raise UserError(
-            f"the tokenizer's highest id is {highest} and the base model has {policy.config.vocab_size} of them; "
-            "give a model and a tokenizer that belong together"
-        )
+    require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
+    require_positions(policy, positions)
     model.require_reproducible(policy)
     model.save_policy(policy, work.out / "model")
     work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
+
+
+def require_positions(policy: PreTrainedModel, tokens: int) -> None:
+    """UserError where a text of so many tokens is longer than any that the model has positions for."""
+    known = getattr(policy.config.get_text_config(), "max_position_embeddings", tokens)
+    if tokens > known:
+        raise UserError(
+            f"the base model has positions for {known} tokens and the longest texts have {tokens}; give smaller "
+            "query_tokens and query_pair_tokens, and the lengths that go with them"
+        )
 
 
 STAGE = Stage(

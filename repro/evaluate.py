@@ -46,6 +46,7 @@ def write(
     response_tokens: int,
     batch: int,
     generator: torch.Generator,
+    sampler: generate.Sampler = generate.eager,
 ) -> Written:
     """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
     device, parts = next(policy.parameters()).device, []
@@ -53,7 +54,8 @@ def write(
     own, _ = ranks.mine(torch.arange(len(queries)))
     for rows in own.split(batch):
         query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
-        how = generate.Sampling(temperature, measured_at=SAMPLED)  # near 0 a token's nats are those of its rank alone
+        # Near 0 a token's nats would be those of its rank alone.
+        how = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
         response, logprob = generate.sample(policy, query, numbers, how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
@@ -139,6 +141,7 @@ def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus,
         work.scale.response_tokens,
         work.scale.rollout_batch,
         work.generator(f"evaluate at {temperature}"),
+        generate.sampler_of({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
     )
 
 

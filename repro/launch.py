@@ -5,43 +5,25 @@ import os
 import signal
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+import torch
 
 from repro import pipeline, stage
 from repro.ablation import Ablation
-from repro.detail import Recipe
 from repro.errors import UserError
+from repro.job import FAILED, PREEMPTED, WRONG, Job, check, failure, prepare_process, run_apart, write_job
 from repro.scale import Scale
+from repro.stage import Preempted
 
 POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage of one arm and seed; the first arm that needs it names it."""
-
-    key: str
-    stage: str
-    arm: str
-    recipe: Recipe
-    scale: Scale
-    seed: int
-    keys: dict[str, str]
-
-    @property
-    def needs(self) -> list[str]:
-        return [self.keys[name] for name in pipeline.BY_NAME[self.stage].upstream]
-
-    @property
-    def label(self) -> str:
-        return f"{self.stage} {self.arm} seed {self.seed}"
+ENDING_SECONDS = 330  # that workers have for their checkpoints once they are told to end; more than their ranks have
 
 
 @dataclass
@@ -92,7 +74,7 @@ class Board:
 
     def finish(self, key: str) -> None:
         """Mark a running job done."""
-        del self.running[key]
+        self.running.pop(key, None)
         self.done.add(key)
 
     def lose(self) -> None:
@@ -138,37 +120,109 @@ def board_for(jobs: dict[str, Job], cache: Path) -> Board:
     return Board(jobs, cache, done, corrupt={key for key in jobs if key not in done and (cache / key).exists()})
 
 
+class Engine(Protocol):
+    """Where jobs run, in words as a text: as many at once as `workers`."""
+
+    workers: int
+
+    def run(self, board: Board, tick: Callable[[Board], None]) -> None:
+        """Run every job that is not done; `tick` is called about twice a second and at the end.
+
+        A job that fails takes down what rests on it, and no more. Input that a person must correct ends the study with
+        its UserError.
+        """
+
+    def parting(self, board: Board) -> str:
+        """What an interrupt leaves running, in words."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """Worker processes of this machine, each with its own cores and, where there are any, its own GPUs."""
+
+    workers: int
+    threads: int
+    devices: tuple[str, ...] = ()  # of each worker, as CUDA_VISIBLE_DEVICES says it; none on a CPU
+
+    def __str__(self) -> str:
+        return f"{self.workers} worker{'s' * (self.workers > 1)}"
+
+    def run(self, board: Board, tick: Callable[[Board], None]) -> None:
+        run(board, self.workers, self.threads, tick, self.devices)
+
+    def parting(self, board: Board) -> str:
+        return ""
+
+
+def local(scale: Scale) -> Local:
+    """This machine's workers for a scale; UserError where its ranks find no place."""
+    check(scale, torch.cuda.is_available())
+    return Local(workers_for(scale), scale.threads, devices_for(scale, visible_devices()))
+
+
 def workers_for(scale: Scale) -> int:
-    """One worker per `scale.threads` cores that this process may use."""
+    """One worker for each slice of this machine's GPUs; on a CPU, for the cores that a stage's ranks use."""
+    devices = devices_for(scale, visible_devices())
     # macOS cannot say which cores a process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // scale.threads)
+    return len(devices) or max(1, cores // (scale.threads * scale.processes))
 
 
-def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None]) -> None:
-    """Run every job that is not done; `tick` is called about twice a second and at the end.
+def visible_devices() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = tuple(name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip())
+    count = torch.cuda.device_count()
+    return named[:count] or tuple(str(number) for number in range(count))
 
-    A job that fails takes down what rests on it, and no more. Input that a person must correct ends the study with its
-    UserError; that, or an interrupt, ends the workers too.
-    """
+
+def devices_for(scale: Scale, visible: tuple[str, ...]) -> tuple[str, ...]:
+    """Slices of `scale.processes` GPUs, one for each worker; none where there is no GPU."""
+    if 0 < len(visible) < scale.processes:
+        raise UserError(
+            f"processes={scale.processes}, and this machine has {len(visible)} GPUs; set it to at most that"
+        )
+    starts = range(0, len(visible) - scale.processes + 1, scale.processes)
+    return tuple(",".join(visible[start : start + scale.processes]) for start in starts) if visible else ()
+
+
+def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None], devices: tuple[str, ...] = ()) -> None:
+    """`Engine.run` in worker processes; they are told to end where it ends early, and keep where their stages stand."""
     while not board.over:
+        context = multiprocessing.get_context("spawn")
+        places = context.SimpleQueue()
+        for device in devices:
+            places.put(device)
         pool = ProcessPoolExecutor(
             workers,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_start_worker,
-            initargs=(threads, os.getpid()),
+            initargs=(threads, os.getpid(), places, bool(devices)),
         )
         try:
             _drain(board, pool, workers, tick)
         except BrokenProcessPool:
             board.lose()
         except BaseException:
-            for child in multiprocessing.active_children():
+            children = multiprocessing.active_children()
+            for child in children:
                 child.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            _wait_for(children)
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     tick(board)
+
+
+def _wait_for(children: list[multiprocessing.Process]) -> None:
+    """Until they have ended; a second interrupt, or too long a wait, ends them as they are."""
+    until = time.monotonic() + ENDING_SECONDS
+    try:
+        for child in children:
+            child.join(max(0.0, until - time.monotonic()))
+    finally:
+        for child in children:
+            child.kill()
 
 
 def _drain(board: Board, pool: ProcessPoolExecutor, workers: int, tick: Callable[[Board], None]) -> None:
@@ -187,6 +241,9 @@ def _drain(board: Board, pool: ProcessPoolExecutor, workers: int, tick: Callable
 def _settle(board: Board, key: str, future: Future) -> None:
     try:
         error = future.result()
+    except Preempted:  # whoever told one worker to end means the study
+        board.running.pop(key)
+        raise KeyboardInterrupt from None
     except UserError as wrong:
         board.fail(key, str(wrong))
         raise
@@ -206,17 +263,11 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _start_worker(threads: int, parent: int) -> None:
-    """In the worker: its share of the cores, quiet libraries, and an end when the launcher has gone."""
-    import torch
-    from datasets import disable_progress_bars
-    from transformers.utils import logging
-
-    torch.set_num_threads(threads)
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore")
+def _start_worker(threads: int, parent: int, places: multiprocessing.SimpleQueue, placed: bool) -> None:
+    """In the worker: its share of the machine, quiet libraries, and an end when the launcher has gone."""
+    if placed:  # before anything asks CUDA for its devices
+        os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
+    prepare_process(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -227,16 +278,27 @@ def _end_with(parent: int) -> None:
 
 
 def _work(job: Job, cache: Path) -> str:
-    """Make the job's artefact; the error in words, or nothing; a UserError is raised."""
+    """Make the job's artefact; the error in words, or nothing; a UserError is raised, and Preempted."""
+    if job.ranks > 1:
+        return _work_apart(job, cache)
     try:
         # The board knows the corrupt artefacts, so whoever shows it has told of them.
         stage.run_or_reuse(
             pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
         )
         return ""
-    except UserError:
+    except (UserError, Preempted):
         raise
     except Exception as error:
-        log = cache / f"{job.key}.error.txt"
-        log.write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (the traceback is in {log})"
+        return failure(job, cache, error).why
+
+
+def _work_apart(job: Job, cache: Path) -> str:
+    """`_work` in processes of the job's own, one for each of its ranks."""
+    with (cache / f"{job.key}.log").open("ab") as log:
+        ending = run_apart(write_job(job, cache), log)
+    if ending.code == WRONG:
+        raise UserError(ending.why)
+    if ending.code == PREEMPTED:
+        raise Preempted(ending.why)
+    return f"{ending.why} (its output is in {cache / job.key}.log)" if ending.code == FAILED else ""

@@ -55,6 +55,8 @@ METRICS: dict[str, str] = {
     "policy/ratio": "new / old probability; mean over response tokens, then over passes",
     "policy/ratio_error": "|ratio - 1|; mean over response tokens, then over passes",
     "policy/first_ratio_error": "|ratio - 1| in the first pass, before any step: 0 to rounding unless something is random",
+    "policy/sampler_gap": "|log-probability by the sampler - by the update's forward pass| in the first pass, before any step, "
+    "in nats; mean over response tokens",
     "loss/policy": "the policy's loss as it is aggregated; mean over passes",
     "loss/value": "the critic's loss as it is aggregated, its factor 1/2 included; mean over passes",
     "loss/total": "what is differentiated; mean over passes",
@@ -81,6 +83,15 @@ METRICS: dict[str, str] = {
     "test/sampled_*": "as test/, at temperature 0.7",
     "sft_test/judge_agreement": "as test/judge_agreement, of the policy before PPO",
     "sft_test/*": "as test/, of the policy before PPO",
+    "judge/win_rate": "share of the judged test posts on which a language model prefers the policy's summary to the reference "
+    "in both orders; half where it contradicts itself or both are the same; of posts with a preference in both orders",
+    "judge/sft_win_rate": "as judge/win_rate, of the policy before PPO",
+    "judge/tie_rate": "share of those posts that are such a half",
+    "judge/order_flips": "share of posts with a preference in both orders where the two contradict each other",
+    "judge/first_preferred": "share of preferences for the summary shown first, of posts with one in both orders",
+    "judge/unparsable": "share of the questions, two a post whose summaries differ, without a preference that can be read",
+    "judge/reward_model_agreement": "share of posts on which reward model and language model prefer the same summary, of "
+    "those on which neither ties",
     "nonfinite/*": "how often this metric was not a finite number, and so was not logged",
 }
 

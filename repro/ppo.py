@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from repro import dpo, evaluate, generate, model, optimise, ranks, sft
+from repro import dpo, evaluate, generate, hub, model, optimise, ranks, sft
 from repro.checkpoint import Checkpoints, Random
 from repro.data import Corpus, column
 from repro.detail import Pick
@@ -108,7 +108,13 @@ class Setting:
 
 def _run(work: Work) -> None:
     learners = {"ppo": learn, "dpo": dpo.learn}
-    learners[work.pick(ALGORITHM)](work)
+    (learners[work.pick(ALGORITHM)] if not work.scale.policy_from else _take)(work)
+
+
+def _take(work: Work) -> None:
+    """A policy that was trained elsewhere, to be evaluated; of its training nothing is known here."""
+    model.save_policy(hub.load_policy(work.start("policy_from")), work.out / "model")
+    work.finish({"ppo/updates": 0.0})
 
 
 def learn(work: Work) -> None:
@@ -219,17 +225,18 @@ def _load(work: Work) -> Setting:
         corpus,
         pick,
         work.accelerator,
-        sampling(pick),
+        sampling(pick, scale.sampler),
         scale.micro_batch,
         scale.rollout_batch,
         scale.recompute,
     )
 
 
-def sampling(pick: Pick) -> generate.Sampling:
+def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
     """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
     temperature = pick(TEMPERATURE)
-    return generate.Sampling(temperature, pick(LOGPROB_TEMPERATURE)(temperature), pick(SAMPLING))
+    measured_at = pick(LOGPROB_TEMPERATURE)(temperature)
+    return generate.Sampling(temperature, measured_at, pick(SAMPLING), generate.sampler_of(sampler))
 
 
 @torch.no_grad()
@@ -293,11 +300,8 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     def share(rows: Tensor) -> Tensor:
         part = r[rows]
         query = model.trim_left(part.query, pad)
-        logits = model.response_logits(models.policy, query, part.response, pad, eos)
-        logprob = model.token_logprobs(logits, part.response, pad, eos, s.how.measured_at)
-        bonus = pick(ENTROPY_BONUS)(logits, s.how.measured_at).masked_fill(
-            model.is_padding(part.response, pad, eos), 0.0
-        )
+        at = s.how.measured_at
+        logprob, bonus = model.response_measures(models.policy, query, part.response, pad, eos, at, pick(ENTROPY_BONUS))
         value = model.response_values(models.critic, query, part.response, pad)
         total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
         measured.append(sums)
@@ -424,5 +428,6 @@ STAGE = Stage(
         "evaluate_every",
         "frozen_weights",
         "sampler",
+        "policy_from",
     ),
 )

@@ -70,11 +70,16 @@ def gathered(value: Any) -> list[Any]:
 
 
 def anyone(flag: bool) -> bool:
-    return any(gathered(flag))
+    return not everyone(not flag)
 
 
 def everyone(flag: bool) -> bool:
-    return all(gathered(flag))
+    if count() == 1:
+        return flag
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    least = torch.tensor(int(flag), device=device)
+    distributed.all_reduce(least, distributed.ReduceOp.MIN)
+    return bool(least)
 
 
 def mine(rows: Tensor) -> tuple[Tensor, Tensor]:

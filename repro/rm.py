@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
-from repro import model, optimise, ranks
+from repro import hub, model, optimise, ranks
 from repro.checkpoint import Checkpoints
-from repro.data import Corpus, column
+from repro.data import Corpus, column, require_vocabulary
 from repro.details import (
     DROPOUT,
     PADDING_SIDE,
@@ -36,20 +36,22 @@ SMALLEST_GROUP = 20  # comparisons whose accuracy is worth a number
 
 
 def _run(work: Work) -> None:
-    corpus, accelerator, scale = Corpus(work.inputs["data"]), work.accelerator, work.scale
-    trunk = model.load_policy(work.inputs[work.pick(RM_INIT)] / "model").base_model
-    reward_model = model.ScalarModel(trunk, work.pick(REWARD_TOKEN))
-    work.pick(RM_HEAD_INIT)(reward_model.head, work.generator("head"))
-    model.set_dropout(reward_model, work.pick(DROPOUT).get("rm", 0.0))
-    reward_model, optimizer = accelerator.prepare(
-        reward_model, optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
-    )
-    pack = work.pick(PADDING_SIDE).in_rm
-    _train(work, reward_model, optimizer, corpus, pack)
-    weights = model.gathered(accelerator, reward_model)
-    model.save_scalar(accelerator.unwrap_model(reward_model), work.out / "model", weights)
+    corpus, pack = Corpus(work.inputs["data"]), work.pick(PADDING_SIDE).in_rm
+    made = _train if not work.scale.rm_from else _take
+    made(work, corpus, pack)
     ranks.wait()
     work.finish(measure(work, corpus, pack))
+
+
+def _take(work: Work, corpus: Corpus, pack: "Pack") -> None:
+    """A reward model that was trained elsewhere, by the paper's authors or here; it is centred anew."""
+    folder = work.start("rm_from")
+    load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else model.load_scalar
+    reward_model = load(folder)
+    require_vocabulary(corpus.tokenizer, reward_model.trunk.config.get_text_config().vocab_size)
+    reward_model.bias.zero_()
+    reward_model.gain.fill_(1.0)
+    model.save_scalar(reward_model, work.out / "model")
 
 
 def measure(work: Work, corpus: Corpus, pack: "Pack") -> Metrics:
@@ -104,8 +106,15 @@ class Scorer:
 # ---------------------------------------------------------------------------------------------- training
 
 
-def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer, corpus: Corpus, pack: Pack) -> None:
+def _train(work: Work, corpus: Corpus, pack: Pack) -> None:
     scale, accelerator, objective = work.scale, work.accelerator, work.pick(RM_LOSS)
+    trunk = model.load_policy(work.inputs[work.pick(RM_INIT)] / "model").base_model
+    reward_model = model.ScalarModel(trunk, work.pick(REWARD_TOKEN))
+    work.pick(RM_HEAD_INIT)(reward_model.head, work.generator("head"))
+    model.set_dropout(reward_model, work.pick(DROPOUT).get("rm", 0.0))
+    reward_model, optimizer = accelerator.prepare(
+        reward_model, optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
+    )
     pairs = corpus.pairs("train")
     chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
@@ -124,6 +133,8 @@ def _train(work: Work, reward_model: nn.Module, optimizer: torch.optim.Optimizer
         seen = sum(map(len, batches[: step + 1]))
         work.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
         checkpoints.after(step + 1)
+    weights = model.gathered(accelerator, reward_model)
+    model.save_scalar(accelerator.unwrap_model(reward_model), work.out / "model", weights)
 
 
 @dataclass(frozen=True)
@@ -272,5 +283,5 @@ STAGE = Stage(
     upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,
-    fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch"),
+    fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch", "rm_from"),
 )

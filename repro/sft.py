@@ -12,14 +12,34 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from repro import model, optimise
+from repro import hub, model, optimise
 from repro.checkpoint import Checkpoints
-from repro.data import Corpus, column
+from repro.data import Corpus, column, require_vocabulary
 from repro.details import DROPOUT, LR_SCHEDULE_SFT, SFT_EPOCHS, SFT_LOSS_TOKENS
 from repro.stage import Stage, Work
+from repro.types import Metrics
 
 
 def _run(work: Work) -> None:
+    made = _train(work) if not work.scale.sft_from else _take(work)
+    work.finish(made)
+
+
+def _take(work: Work) -> Metrics:
+    """A policy that was trained elsewhere, and what it says of the first texts of the SFT set."""
+    corpus, scale, device = Corpus(work.inputs["data"]), work.scale, work.accelerator.device
+    policy = model.frozen(hub.load_policy(work.start("sft_from")))
+    require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
+    model.save_policy(policy, work.out / "model")
+    tokens = column(corpus.posts("train").select(range(scale.sft_batch)), "query_reference_response_token")
+    policy, total = model.placed(policy, work.accelerator), 0.0
+    with torch.no_grad():
+        for part in tokens.to(device).split(scale.micro_batch):
+            total += token_loss(policy, part, part != corpus.pad, corpus.pad).item()
+    return {"sft/final_loss": total / (tokens[:, 1:] != corpus.pad).sum().item()}
+
+
+def _train(work: Work) -> Metrics:
     corpus, accelerator, scale, pick = Corpus(work.inputs["data"]), work.accelerator, work.scale, work.pick
     posts = corpus.posts("train")
     tokens = column(posts, "query_reference_response_token")
@@ -41,7 +61,7 @@ def _run(work: Work) -> None:
         checkpoints.after(step + 1, loss=loss)
     weights = model.gathered(accelerator, policy)
     model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
-    work.finish({"sft/final_loss": loss})
+    return {"sft/final_loss": loss}
 
 
 def losses(
@@ -73,7 +93,7 @@ def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) 
 STAGE = Stage(
     "sft",
     version=1,
-    fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch"),
+    fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch", "sft_from"),
     upstream=("data", "base"),
     seeded=True,
     run=_run,

@@ -79,6 +79,7 @@ class Work:
     seed: int
     inputs: Mapping[str, Path]
     out: Path
+    model: str = ""  # the base model's source
     seconds_before: float = 0.0  # that it ran before it was ended and started again
     nonfinite: dict[str, int] = field(default_factory=dict)
     unlogged: list[tuple[int, Metrics]] = field(default_factory=list)
@@ -96,6 +97,10 @@ class Work:
     def _journaled(self) -> int:
         """The last step that the journal had when the stage started: of one that goes on, some are logged already."""
         return max((line["step"] for line in read_journal(self.out)), default=-1)
+
+    def start(self, field: str) -> Path:
+        """The folder of the checkpoint that Scale.`field` names, in the place of one that this stage would train."""
+        return hub.start_of(getattr(self.scale, field), self.model, self.seed, self.stage)
 
     def seed_of(self, purpose: str) -> int:
         """A seed of its own for each purpose: all arms share it, so that differences between arms are paired."""
@@ -260,6 +265,7 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         seed if stage.seeded else 0,
         {name: target.parent / keys[name] for name in stage.upstream},
         partial,
+        scale.model,
     )
     on_term = signal.getsignal(signal.SIGTERM)
     try:

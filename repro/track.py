@@ -26,6 +26,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from repro import pipeline, policy, present, stage
 from repro.ablation import Ablation
+from repro.data import describe
 from repro.details import DETAILS
 from repro.errors import UserError
 from repro.launch import Board
@@ -45,7 +46,8 @@ from repro.store import (
     usable_store,
 )
 
-EPISODES = "episodes.json"
+DATA_CHECKS, EPISODES = "data.json", "episodes.json"
+JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag of its digest
 REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
@@ -76,6 +78,7 @@ class Tracker:
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
         self.study, self.board, self.trouble = study, board, ""
+        self.described: set[str] = set()  # keys of the data whose checks are in the store
         with usable_store(), alone(board.cache):
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
@@ -195,6 +198,10 @@ class Tracker:
         sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
         datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
         self.client.log_inputs(run.run_id, datasets=datasets)
+        checks = folder / describe.FILE
+        if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
+            self.client.log_text(run.run_id, checks.read_text(), DATA_CHECKS)
+            self.described.add(run.keys["data"])
 
     def _log_policy(self, run: Run, folder: Path) -> None:
         checkpoint = folder / "model"
@@ -311,6 +318,24 @@ def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
         store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
 
 
+def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
+    """Keep with a run what a judge said of its summaries; again, it takes the earlier's place, or changes nothing.
+
+    UserError where the store cannot be used.
+    """
+    text = json.dumps(judgement, indent=1, allow_nan=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    with usable_store():
+        store = client()
+        if store.get_run(run_id).data.tags.get(JUDGED) == digest:
+            return
+        store.log_text(run_id, text, JUDGEMENT)
+        when = int(time.time() * 1000)
+        metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
+        store.log_batch(run_id, metrics=metrics)
+        store.set_tag(run_id, JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
+
+
 def drop_report(parent: Recorded) -> None:
     """Remove the report that a study has, if any: a newer one may have fewer files."""
     get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
@@ -394,4 +419,4 @@ def _commit() -> str:
 def _short(value: Any) -> str:
     """A path by its last part: where it lies on this machine is nobody's business."""
     text = str(value)
-    return Path(text).name if "/" in text and not text.startswith("gpt-neox:") else text
+    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

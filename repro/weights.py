@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from repro.model import ScalarModel
 
@@ -45,6 +45,13 @@ class AdapterOff(nn.Module):
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
         self.policy = [policy]  # in a list, so that its weights are not this module's too
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.policy[0].config
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.policy[0].get_output_embeddings()
 
     def forward(self, **inputs: Tensor) -> Tensor:
         with self.policy[0].disable_adapter():

@@ -1,7 +1,7 @@
 """Runs stages of one arm and seed, alone or as one of several ranks: `python on_ranks.py CACHE JSON`, for tests.
 
-The JSON has `stages`, `choices` of details, fields of the smoke `scale` and, if it is to be ended in the last stage's
-middle, the `end_at` which step and by which `signal`.
+The JSON has `stages`, `choices` of details, fields of the smoke `scale` and, if it is to be ended in a stage's middle,
+`end_at` which step and by which `signal`; a stage that goes on is not ended again.
 """
 
 import json
@@ -30,9 +30,9 @@ def main(cache: str, told: str) -> int:
     scale = replace(SCALES["smoke"], **told["scale"])
     keys = pipeline.keys(recipe, scale, 1)
     print(json.dumps(keys), flush=True)
+    if "end_at" in told:
+        end_at(told["end_at"], getattr(signal, told["signal"]))
     for name in told["stages"]:
-        if "end_at" in told and name == told["stages"][-1]:
-            end_at(told["end_at"], getattr(signal, told["signal"]))
         try:
             stage.run_or_reuse(pipeline.BY_NAME[name], recipe, scale, 1, keys, Path(cache), print)
         except stage.Preempted:
@@ -41,17 +41,21 @@ def main(cache: str, told: str) -> int:
 
 
 def end_at(last: int, how: signal.Signals) -> None:
-    """The process gets the signal once this many steps are done, before the stage hears of it."""
+    """The process gets the signal once this many steps of a stage are done, before the stage hears of it."""
     from repro.checkpoint import Checkpoints
 
-    after = Checkpoints.after
+    start, after = Checkpoints.__init__, Checkpoints.after
+
+    def begin(self, *arguments, **held):
+        start(self, *arguments, **held)
+        self.began_at = self.start
 
     def and_then(self, step, *arguments, **values):
-        if step == last:
+        if step == last and self.began_at == 0:
             os.kill(os.getpid(), how)
         after(self, step, *arguments, **values)
 
-    Checkpoints.after = and_then
+    Checkpoints.__init__, Checkpoints.after = begin, and_then
 
 
 if __name__ == "__main__":

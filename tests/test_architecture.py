@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"ops", "types", "ranks"},
-    {"model", "generate"},
+    {"model", "generate", "vllm_sampler"},
     {"weights", "hub"},
     {"detail"},
     {"details", "scale"},

@@ -89,6 +89,7 @@ def test_an_atlas_that_was_interrupted_goes_on_and_ends_with_its_page(place, cap
         / "index.html"
     )
     assert out.splitlines()[-2:] == [f"atlas: {page.relative_to(place)}", "index: reports/build/index.html"]
+    assert out.count("index: ") == out.count("atlas: ") == 1
     after = {name: (place / "cache" / name / stage.DONE).stat().st_mtime_ns for name in before}
     assert after == before
     told = json.loads(page.with_name("atlas.json").read_text())

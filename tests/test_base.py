@@ -55,7 +55,7 @@ def run(scale, data, out):
 
 
 def test_a_folder_is_taken_as_it_is(tiny_scale, tiny_run, tmp_path):
-    given = model.initialise(SHAPE, 1024, 64, seed=3)
+    given = model.initialise(SHAPE, 1024, 128, seed=3)
     model.save_policy(given, tmp_path / "given")
     made = run(replace(tiny_scale, model=str(tmp_path / "given")), tiny_run["data"], tmp_path / "out")
     assert all(torch.equal(made.state_dict()[name], value) for name, value in given.state_dict().items())

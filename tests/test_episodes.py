@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import tiny
 import torch
 from datasets import Dataset
 
-from repro import ppo
+from repro import model, ppo
 from repro.data import Corpus
 from repro.details import GAMMA
 from repro.episodes import EPISODES, OF_STATES, Diary, _rounded, record
@@ -59,10 +60,9 @@ def test_before_the_first_step_the_policy_writes_what_the_sft_policy_writes(kept
         assert told["policy"]["updated_logprob"] != told["policy"]["logprob"], "the update has moved the policy"
 
 
-@pytest.fixture(scope="module")
-def ending():
-    """What is told of eight rollouts by networks of which most end early, and their rollout."""
-    networks, arm = tiny.models(end_logit=2.0), tiny.pick()
+def told_of(networks):
+    """What is told of eight rollouts by these networks, and their rollout."""
+    arm = tiny.pick()
     setting, uniform = tiny.setting(networks, arm), tiny.uniform(8, 5)
     rollout = ppo.roll_out(setting, tiny.queries(8), uniform)
     target, _ = ppo.targets(rollout, 0.05, 8, arm)
@@ -70,6 +70,12 @@ def ending():
     tokenizer = SimpleNamespace(decode=str)
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, tokenizer=tokenizer, decode=lambda rows: [""] * len(rows))
     return record(networks, setting.how, corpus, posts, rollout, target, uniform), rollout
+
+
+@pytest.fixture(scope="module")
+def ending():
+    """Eight rollouts by networks of which most end early."""
+    return told_of(tiny.models(end_logit=2.0))
 
 
 def test_the_rewards_add_up_to_the_score_less_what_the_kl_cost(ending):
@@ -82,6 +88,14 @@ def test_the_rewards_add_up_to_the_score_less_what_the_kl_cost(ending):
         assert sum(told["reward"]) == pytest.approx(paid - 0.05 * kl, abs=1e-3)
         assert told["score"] == pytest.approx(rollout.score[row].item(), abs=1e-4)
         assert told["score_so_far"][-1] == pytest.approx(told["score"], abs=1e-3)
+
+
+def test_both_scores_are_read_where_the_reward_model_says():
+    networks = replace(tiny.models(end_logit=2.0), reward_model=model.frozen(tiny.scalar(2, "mean_over_response")))
+    records, _ = told_of(networks)
+    for said in (told[who] for told in records for who in ("policy", "sft")):
+        so_far = said["score_so_far"]
+        assert said["score"] == pytest.approx(sum(so_far) / len(so_far), abs=1e-3)
 
 
 def test_where_there_is_room_the_score_is_paid_in_the_state_after_the_end(ending):

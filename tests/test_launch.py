@@ -7,13 +7,16 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psutil
 import pytest
+import torch
 
 from repro import launch, stage
 from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import PAD_TOKEN, WHITEN_ADV
 from repro.errors import UserError
+from repro.stage import Preempted
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,34 @@ def test_a_journal_that_is_renamed_while_it_is_read_has_no_lines(board, monkeypa
 def test_workers_have_their_threads_to_themselves(tiny_scale):
     assert launch.workers_for(replace(tiny_scale, threads=10_000)) == 1
     assert launch.workers_for(replace(tiny_scale, threads=1)) >= 1
+    assert launch.workers_for(replace(tiny_scale, processes=10_000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "slices"),
+    [(1, ("0", "1", "2", "3", "4")), (2, ("0,1", "2,3")), (5, ("0,1,2,3,4",))],
+)
+def test_each_worker_has_as_many_gpus_as_a_stage_has_ranks(tiny_scale, processes, slices):
+    assert launch.devices_for(replace(tiny_scale, processes=processes), tuple("01234")) == slices
+
+
+def test_more_ranks_than_gpus_are_refused_and_without_a_gpu_they_share_the_cores(tiny_scale):
+    with pytest.raises(UserError, match="processes=3, and this machine has 2 GPUs"):
+        launch.devices_for(replace(tiny_scale, processes=3), ("0", "1"))
+    assert launch.devices_for(replace(tiny_scale, processes=3), ()) == ()
+
+
+def test_the_gpus_of_a_launcher_are_those_that_it_may_see(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert launch.visible_devices() == ("0", "1", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-7a,2")
+    assert launch.visible_devices() == ("5", "GPU-7a", "2")
+
+
+def test_there_are_as_many_workers_as_slices_of_gpus(tiny_scale, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    engine = launch.local(replace(tiny_scale, processes=2))
+    assert (engine.workers, engine.devices, str(engine)) == (2, ("0,1", "2,3"), "2 workers")
 
 
 # ------------------------------------------------------------------------------------------------ the launcher
@@ -205,3 +236,53 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
     log = tmp_path / f"{job.key}.error.txt"
     assert launch._work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
     assert "in broken" in log.read_text()
+
+
+def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_done_nor_failed(board, monkeypatch):
+    Workshop(monkeypatch, {"base shift_and_scale seed 1": Preempted("ended after step 3, which is kept")})
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(board, 2, 1, lambda _: None)
+    assert labels(board, board.done) == {"data shift_and_scale seed 1"}
+    assert not board.failed and key_of(board, "base shift_and_scale seed 1") not in board.running
+
+
+# --------------------------------------------------------------------------------------------- real processes
+
+
+def told_to_end(board, enough):
+    """The launcher, interrupted as soon as `enough` says so; the processes that it had then."""
+    had = []
+
+    def tick(now):
+        if enough(now):
+            had.extend(psutil.Process().children(recursive=True))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.local(next(iter(board.jobs.values())).scale).run(board, tick)
+    return had
+
+
+def running_lines(board, name):
+    return [line for key in board.running if board.jobs[key].stage == name for line in board.journal(key)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_study_keeps_where_its_stages_stand_and_leaves_no_process(study, tmp_path, processes):
+    long = replace(study.scale, posts=3_000, checkpoint_every=10, processes=processes)
+    jobs = launch.jobs_of(replace(study, scale=long, seeds=(1,), arms={"shift_and_scale": Recipe()}))
+    jobs = {key: job for key, job in jobs.items() if job.stage in ("data", "base", "sft")}
+    board = launch.board_for(jobs, tmp_path)
+    had = told_to_end(board, lambda now: len(running_lines(now, "sft")) > 3)
+    sft = key_of(board, "sft shift_and_scale seed 1")
+    kept = stage.partial_folder(tmp_path / sft)
+    before = stage.read_journal(kept)
+    assert len(list((kept / stage.CHECKPOINTS).glob(f"*/{stage.DONE}"))) == 1
+    assert had and not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in had)
+    again = launch.board_for(jobs, tmp_path)
+    launch.local(long).run(again, lambda _: None)
+    lines = stage.read_journal(tmp_path / sft)
+    assert again.over and not again.failed, again.failed
+    assert lines[: len(before) - 1] == before[:-1]  # the last one may be of a step after the checkpoint
+    steps = [line["step"] for line in lines]
+    assert len(lines) > len(before) and steps == sorted(set(steps))

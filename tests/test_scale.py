@@ -1,7 +1,5 @@
 """A scale from the command line: what is changed, and what is refused in which words."""
 
-from pathlib import Path
-
 import pytest
 
 from repro import scale
@@ -30,8 +28,41 @@ def test_a_changed_budget_shows_in_the_name_and_a_path_does_not(find, tmp_path):
     assert find(changes={"tokenizer": str(tmp_path)}).name == "smoke"
 
 
-def test_a_path_becomes_a_path(find, tokenizer_file):
-    assert find().tokenizer == Path(tokenizer_file)
+def test_a_source_stays_the_text_that_it_was_given_as(find, tokenizer_file):
+    assert find().tokenizer == str(tokenizer_file)
+    assert find(changes={"model": "hub:a/b@main"}).model == "hub:a/b@main"
+
+
+def test_a_model_of_the_hub_shows_in_the_name_and_data_of_the_hub_does_not(find):
+    assert find(changes={"model": "hub:a/b@main"}).name == "smoke-model=hub:a_b@main"
+    assert find(changes={"sft_from": "hub:a/b@main"}).name == "smoke-sft_from=hub:a_b@main"
+    assert find(changes={"tokenizer": "hub:a/b@main"}).name == "smoke"
+
+
+def test_a_name_is_the_same_where_the_path_does_not_exist(tmp_path):
+    here = scale.full_name("smoke", {"model": str(tmp_path)})
+    assert here == scale.full_name("smoke", {"model": f"/not/here/{tmp_path.name}"})
+
+
+@pytest.mark.parametrize("name", [name for name in scale.SCALES if name.startswith("pythia-")])
+def test_a_papers_scale_has_the_papers_hyper_parameters(name):
+    """N+ code and Table 7: 911 updates of SFT, 1,450 of the reward model, 1,953 of PPO, and one learning rate."""
+    found = scale.find(name)
+    assert (found.posts // found.sft_batch, found.comparisons // found.rm_batch) == (911, 1450)
+    assert found.episodes // found.ppo_batch == 1953
+    rates = (found.sft_learning_rate, found.rm_learning_rate, found.dpo_learning_rate, found.ppo_learning_rate)
+    assert set(rates) == {3e-6}
+    lengths = (
+        "query_tokens",
+        "reference_tokens",
+        "query_reference_tokens",
+        "pair_response_tokens",
+        "query_pair_tokens",
+    )
+    assert [getattr(found, field) for field in lengths] == [512, 53, 562, 169, 638]
+    assert found.response_tokens == 53 and found.kl_cap == 35
+    assert found.seeds == (44413, 55513, 66613, 77713)
+    assert name.removeprefix("pythia-") in found.model
 
 
 @pytest.mark.parametrize(
@@ -52,6 +83,15 @@ def test_a_path_becomes_a_path(find, tokenizer_file):
             "episodes=8 is less than one batch; it must be at least ppo_batch=16",
         ),
         ("smoke", {"tokenizer": "no/such/file"}, "tokenizer 'no/such/file' does not exist"),
+        ("smoke", {"sft_from": "no/such/folder"}, "sft_from 'no/such/folder' does not exist"),
+        (
+            "smoke",
+            {"model": "hub:no/revision"},
+            "'hub:no/revision' is no reference to the hub; write hub:OWNER/NAME@REV",
+        ),
+        ("smoke", {"tokenizer": "hub:datasets/a/b@main"}, "is a dataset on the hub, and a model is needed"),
+        ("smoke", {"posts_file": "hub:a/b@main"}, "is a model on the hub, and a dataset is needed"),
+        ("smoke", {"rm_from": "released"}, "the authors released no rm checkpoint of seed 1 of"),
     ],
 )
 def test_what_is_wrong_is_said_and_what_would_be_right(find, name, changes, message):

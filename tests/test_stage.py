@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from repro import pipeline, stage
+from repro import hub, pipeline, sft, stage
 from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
 from repro.scale import PATHS, SCALES, Scale
@@ -97,12 +97,13 @@ def test_the_order_of_choices_does_not_enter_a_key(scale):
 def changed(scale, field, tmp_path):
     """The scale with another value in one field."""
     value = getattr(scale, field)
-    if isinstance(value, Path):
-        other = tmp_path / "other" / value.name
+    if field in PATHS:
+        other = tmp_path / "other" / Path(value).name
         other.parent.mkdir()
         other.write_text("something else")
         return replace(scale, **{field: other})
-    text = {"corpus": "local", "model": "gpt-neox:32/2/2/32"}
+    text = {"corpus": "local", "model": "gpt-neox:32/2/2/32", "frozen_weights": "bfloat16", "sampler": "static"}
+    text |= dict.fromkeys(hub.STARTS, "released")
     return replace(scale, **{field: text[field] if isinstance(value, str) else value + 1})
 
 
@@ -144,10 +145,23 @@ def test_a_key_changes_with_the_version_and_with_every_key_upstream(each, scale)
 def test_no_key_depends_on_what_no_stage_may_read(scale):
     known = {field for each in pipeline.STAGES for field in each.fields} | {"precision"}
     free = {field.name for field in fields(Scale)} - known
-    assert free == {"name", "threads", "seeds", "kl_cap"}
-    assert pipeline.keys(Recipe(), replace(scale, name="mine", threads=2, seeds=(5,), kl_cap=1.0), 1) == pipeline.keys(
-        Recipe(), scale, 1
-    )
+    assert free == {"name", "threads", "seeds", "kl_cap", *stage.UNKEYED}
+    other = dict(name="mine", threads=2, seeds=(5,), kl_cap=1.0, recompute="layers", processes=2, sharding="fsdp")
+    other |= dict(checkpoint_every=3, keep_every=2)
+    assert other.keys() == free
+    assert pipeline.keys(Recipe(), replace(scale, **other), 1) == pipeline.keys(Recipe(), scale, 1)
+
+
+def test_fields_that_came_later_leave_keys_of_before_as_they_were(scale):
+    # The key that was made before there was any of them.
+    each = replace(sft.STAGE, version=1, fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch"))
+    later = replace(each, fields=(*each.fields, *stage.LATER))
+    upstream = dict.fromkeys(each.upstream, "key")
+    assert stage.key(later, Recipe(), scale, 1, upstream) == stage.key(each, Recipe(), scale, 1, upstream)
+
+
+def test_what_says_how_a_stage_is_run_may_be_read_by_all_of_them():
+    assert Budget(BASE, ()).checkpoint_every == BASE.checkpoint_every
 
 
 @pytest.mark.parametrize("field", PATHS)

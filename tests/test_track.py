@@ -112,8 +112,15 @@ def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):
         rows = {each.dataset.name: json.loads(each.dataset.profile)["num_rows"] for each in run.inputs.dataset_inputs}
         assert (rows["posts/train"], rows["posts/test"], rows["pairs/train"]) == (16, 4, 24)
         assert contexts == {"train", "validation", "test", "probe"}
-        assert artifacts(published, run) == {"episodes.json", "samples.json"}
+        assert artifacts(published, run) - {"data.json"} == {"episodes.json", "samples.json"}
         assert len(published.load_table(run.info.experiment_id, "samples.json", [run.info.run_id])) == 4
+
+
+def test_of_the_runs_that_share_their_data_one_says_what_they_hold(study, cache, published):
+    holders = [run for run in runs(published).values() if "data.json" in artifacts(published, run)]
+    assert len(holders) == 1 < len(runs(published))
+    told = mlflow.artifacts.load_text(f"{holders[0].info.artifact_uri}/data.json")
+    assert told == (cache / holders[0].data.tags["stage.data"] / "checks.json").read_text()
 
 
 def test_mlflow_loads_the_policy_with_its_tokenizer_and_it_ends(study, cache, published, monkeypatch):

@@ -1,5 +1,7 @@
 """The data stage: posts and comparisons from the embedded corpus or from files, tokenised once, and read back."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,9 +9,10 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_from_disk
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from repro.data import embedded, local, tldr
+from repro import hub, model
+from repro.data import describe, embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import (
     COMPLETION_START,
@@ -26,6 +29,7 @@ from repro.scale import Scale
 from repro.stage import Budget, Stage, Work
 from repro.types import Metrics
 
+ARTICLES = "validation_cnndm"
 FIELDS = (
     "corpus",
     "tokenizer",
@@ -68,7 +72,10 @@ class Corpus:
         return load_from_disk(self.folder / "posts" / split)
 
     def pairs(self, split: str) -> Dataset:
-        """Comparisons of "train" or "validation"; of "probe", where facts are known, right against wrong summaries."""
+        """Comparisons of "train" or "validation"; where there are any, of "validation_cnndm", whose texts are articles.
+
+        Of "probe", where facts are known, right against wrong summaries.
+        """
         return load_from_disk(self.folder / "pairs" / split)
 
     def has_pairs(self, split: str) -> bool:
@@ -101,18 +108,43 @@ def _run(work: Work) -> None:
         encoded.save_to_disk(work.out / "posts" / split)
         measured |= _describe_posts(split, encoded, len(rows), tokenizer)
     for split, rows in comparisons.items():
-        encoded = _some_left(tldr.encode_pairs(rows, tokenizer, lengths, form), split, rows)
+        long_enough = tldr.CNNDM_LENGTHS if split == ARTICLES else lengths
+        encoded = _some_left(tldr.encode_pairs(rows, tokenizer, long_enough, form), split, rows)
         encoded.save_to_disk(work.out / "pairs" / split)
         measured |= _describe_pairs(split, encoded, tokenizer)
     tokenizer.save_pretrained(work.out / "tokenizer")
+    describe.write(Corpus(work.out), scale.corpus, posts, comparisons)
     work.finish(measured)
 
 
 def check(recipe: Recipe, scale: Scale) -> None:
-    """UserError, before anything is recorded, where the data stage would refuse its input."""
+    """UserError, before anything is recorded, where data or base stage would refuse their input.
+
+    What comes from the hub is here afterwards: the workers find it.
+    """
     pick = Pick(recipe, "data")
-    pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
+    _require_pair(pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
     _read(scale, pick)
+
+
+def require_vocabulary(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> None:
+    """UserError where the tokenizer has an id, its padding aside, that a model of so many ids does not."""
+    highest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ != tokenizer.pad_token_id)
+    if highest >= vocabulary:
+        raise UserError(
+            f"the tokenizer's highest id is {highest} and the base model has {vocabulary} of them; "
+            "give a model and a tokenizer that belong together"
+        )
+
+
+def _require_pair(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A model that is not there yet is made to fit; of a GGUF, which takes long to open, the base stage says it."""
+    if not folder.exists():
+        return
+    where = model.network_in(folder)
+    if "gguf_file" not in where:
+        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
+        require_vocabulary(tokenizer, config.get_text_config().vocab_size)
 
 
 def _format(pick: Pick) -> tldr.Format:
@@ -161,7 +193,8 @@ def _describe_pairs(split: str, encoded: Dataset, tokenizer: PreTrainedTokenizer
 
 def _without_eos(encoded: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> float:
     """Share of rows in which one of the columns has no end of text."""
-    complete = [(column(encoded, name) == tokenizer.eos_token_id).any(1) for name in names]
+    # A text may start with it, as OPT's do.
+    complete = [(column(encoded, name)[:, 1:] == tokenizer.eos_token_id).any(1) for name in names]
     return 1 - torch.stack(complete).all(0).double().mean().item()
 
 
@@ -169,7 +202,7 @@ def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dic
     """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(PROMPTS): scale.posts}
-    posts, comparisons = {"embedded": _embedded, "local": _local}[scale.corpus](scale, sizes)
+    posts, comparisons = {"embedded": _embedded, "local": _local, "tldr": _tldr}[scale.corpus](scale, sizes)
     train, validation = pick(PREFERENCE_SPLIT)(comparisons["train"], comparisons["validation"], scale.corpus_seed)
     return posts, comparisons | {"train": train, "validation": validation}
 
@@ -186,21 +219,40 @@ def _embedded(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, l
 
 def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
-    posts["prompts"] = posts["train"][scale.posts :]
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
+    return _taken(posts, scale, sizes), {
+        "train": pairs["train"][: scale.comparisons],
+        "validation": pairs["validation"][: scale.validation_comparisons],
+    }
+
+
+def _tldr(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """The paper's own data, with the splits that it has; fewer comparisons are drawn from all: files go by labelling batch."""
+    pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
+    drawn = {
+        "train": _drawn(pairs["train"], scale.comparisons, scale.corpus_seed),
+        "validation": _drawn(pairs["validation"], scale.validation_comparisons, scale.corpus_seed),
+        ARTICLES: _drawn(pairs[ARTICLES], scale.validation_comparisons, scale.corpus_seed),
+    }
+    posts = _taken(local.read_split_posts(scale.posts_file), scale, sizes)
+    return posts, {split: rows for split, rows in drawn.items() if rows}
+
+
+def _drawn(rows: Sequence[dict], number: int, seed: int) -> list[dict]:
+    """All rows in their order, or so many of them."""
+    return list(rows) if number >= len(rows) else random.Random(seed).sample(rows, number)
+
+
+def _taken(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str, int]) -> dict[str, list[dict]]:
+    """The first posts of each split; prompts of their own are those that follow the training posts."""
+    posts = posts | {"prompts": posts["train"][scale.posts :]}
     for split in sizes:
         if not posts[split]:
             raise UserError(
                 f"all {len(posts['train'])} training posts of {scale.posts_file} are trained on, and none is left for "
                 f"{split}; fewer posts than {scale.posts} would leave some"
             )
-    return (
-        {split: posts[split][:size] for split, size in sizes.items()},
-        {
-            "train": pairs["train"][: scale.comparisons],
-            "validation": pairs["validation"][: scale.validation_comparisons],
-        },
-    )
+    return {split: posts[split][:size] for split, size in sizes.items()}
 
 
 STAGE = Stage("data", version=4, fields=FIELDS, upstream=(), seeded=False, run=_run)

@@ -1,7 +1,7 @@
-"""Posts, comparisons and tokenizers from a person's own files, checked as they are read, and split without leakage.
+"""Posts, comparisons and tokenizers from files, one's own or the hub's, checked as they are read, and split without leakage.
 
-What is wrong with an input is a UserError that names the file and the line. Nothing is repaired or skipped but blank
-lines: a row that silently went missing would be a different experiment.
+Rows are json-lines or parquet. What is wrong with an input is a UserError that names the file and the line or row. Nothing
+is repaired or skipped but blank lines: a row that silently went missing would be a different experiment.
 """
 
 import json
@@ -9,12 +9,17 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from pyarrow import ArrowException, parquet
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from repro import hub, model
 from repro.data.tldr import is_article
 from repro.errors import UserError
 
 POST_FIELDS = ("id", "subreddit", "title", "post", "summary")
+COMPARISON_FIELDS = ("info", "summaries", "choice", "worker", "batch", "split", "extra")
+# What a file or its folder is called -> the split of posts that it holds.
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
 KNOWN_EOS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 PAD = "[PAD]"
 NAMES = {
@@ -28,26 +33,37 @@ NAMES = {
 }
 
 
-def read_posts(path: str | Path) -> list[dict]:
-    """Posts of a json-lines file with `id, subreddit, title, post, summary`; UserError where a line is not one."""
-    return [_check_post(row, where) for where, row in _rows(Path(path))]
+def read_posts(source: str | Path) -> list[dict]:
+    """Posts with `id, subreddit, title, post, summary`, of a file or of all of a folder; UserError where one is not."""
+    found = files(hub.resolve(source, "data"))
+    return [_check_post(row, where) for file in found for where, row in rows(file, POST_FIELDS)]
 
 
-def read_comparisons(path: str | Path) -> list[dict]:
-    """Comparisons in OpenAI's own json-lines, of one file or of all `*.json` and `*.jsonl` of a folder, by name."""
-    return [_check_comparison(row, where) for file in _files(Path(path)) for where, row in _rows(file)]
+def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
+    """As `read_posts`, by the split that each file is named after: `train.jsonl`, `data/train-00000-of-00001.parquet`."""
+    root = hub.resolve(source, "data")
+    splits = {"train": [], "validation": [], "test": []}
+    for file in files(root):
+        splits[_split_in_name(file, root)] += [_check_post(row, where) for where, row in rows(file, POST_FIELDS)]
+    return _require_rows(splits, ("train", "validation", "test"), "posts")
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a `tokenizer.json` or of a folder with one, given a `[PAD]` where it has no pad (N+ detail 3).
+def read_comparisons(source: str | Path) -> list[dict]:
+    """Comparisons as OpenAI's own files have them, of one file or of all of a folder, by name."""
+    found = files(hub.resolve(source, "data"))
+    return [_check_comparison(row, where) for file in found for where, row in rows(file, COMPARISON_FIELDS)]
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a `tokenizer.json` or of a model's folder, given a `[PAD]` where it has no pad of its own (N+ detail 3).
 
     A bare `tokenizer.json` does not say which token ends a text: the first of `KNOWN_EOS` that it has is taken.
     """
-    path = Path(path)
+    path = hub.resolve(source, "tokenizer")
     tokenizer = _open_tokenizer(path)
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": _find_eos(tokenizer, path)})
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token in (None, tokenizer.eos_token):
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 
@@ -95,16 +111,47 @@ def _require_rows(splits: dict[str, list[dict]], needed: Sequence[str], what: st
     return splits
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """The file, or those with rows in a folder: parquet at any depth, else the json-lines."""
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl"))
-    if not files:
-        raise UserError(f"{path}: no *.json or *.jsonl in this folder; one json-lines file at least is needed")
-    return files
+    found = sorted(path.rglob("*.parquet")) or sorted(
+        file for file in path.iterdir() if file.suffix in (".json", ".jsonl") and file.name not in hub.NOT_ROWS
+    )
+    if not found:
+        raise UserError(f"{path}: no *.json, *.jsonl or *.parquet in this folder; one file of rows at least is needed")
+    return found
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _split_in_name(file: Path, root: Path) -> str:
+    parts = (file.relative_to(root) if root.is_dir() else Path(file.name)).parts
+    found = [SPLITS[word] for part in parts if (word := part.partition(".")[0].partition("-")[0]) in SPLITS]
+    if not found:
+        raise UserError(
+            f"{file}: its name does not say which split it holds; one that starts with train, valid or test does"
+        )
+    return found[-1]
+
+
+def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Each row of a file, as where it stands and what it holds; of a parquet, these columns and no more."""
+    return _parquet_rows(path, columns) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    try:
+        file = parquet.ParquetFile(path)
+        batches = file.iter_batches(columns=[name for name in columns if name in file.schema_arrow.names])
+        found = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(found, start=1):
+            yield f"{path}, row {number}", row
+    except (OSError, ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a parquet file is needed") from error
+    if not file.metadata.num_rows:
+        raise UserError(f"{path}: the file has no rows; one at least is needed")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     """Each line that is not blank, as where it stands and its object; bytes are read so that line numbers are exact."""
     empty = True
     try:
@@ -196,16 +243,44 @@ def _field(row: dict, name: str, kind: type, where: str, inside: str = ""):
 
 
 def _open_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    file = path / "tokenizer.json" if path.is_dir() else path
+    opened = {
+        "tokenizer.json": _open_fast,
+        "tokenizer.model": _open_any,
+        "vocab.json": _open_any,
+        "vocab.txt": _open_any,
+        "*.gguf": _open_gguf,
+    }
+    files = [path] if path.is_file() else [found for name in opened for found in sorted(path.glob(name))]
+    file = files[0] if files else path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: no such file; a tokenizer.json or the folder that holds one is needed")
     try:
-        if path.is_dir():
-            return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
-        return PreTrainedTokenizerFast(tokenizer_file=str(file))
+        return opened.get("*.gguf" if file.suffix == ".gguf" else file.name, _open_fast)(path)
+    except UserError:
+        raise
     except Exception as error:  # the tokenizers library raises nothing narrower
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file}: not a tokenizer ({problem}); a file saved by `tokenizers` is needed") from error
+
+
+def _open_fast(path: Path) -> PreTrainedTokenizerFast:
+    """Of a tokenizer.json exactly what it says: a model's own class may build another from the vocabulary."""
+    if path.is_dir():
+        return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    return PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+def _open_any(path: Path) -> PreTrainedTokenizerFast:
+    """Of a folder with another format what `transformers` makes of it."""
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"{type(tokenizer).__name__} is none of the `tokenizers` library")
+    return tokenizer
+
+
+def _open_gguf(path: Path) -> PreTrainedTokenizerFast:
+    """Of a GGUF, or of a folder with one, what `transformers` makes of its vocabulary."""
+    return PreTrainedTokenizerFast.from_pretrained(**model.pretrained_in(path, "tokenizer.json"))
 
 
 def _find_eos(tokenizer: PreTrainedTokenizerFast, path: Path) -> str:

@@ -137,7 +137,7 @@ def _post_columns(
     posts = [posts[place] for place in queries.kept]
     # A reference gets the space that the summaries of a comparison come with (N+ detail 3).
     references = [form.complete(f" {post['summary']}", tokenizer) for post in posts]
-    alone, joined = _encode(references, tokenizer), _encode(map(join, queries.texts, references), tokenizer)
+    alone, joined = _encode(references, tokenizer), _encode_joined(queries.texts, references, tokenizer)
     limited, pad = [row[: lengths.query_reference] for row in joined], tokenizer.pad_token_id
     return {
         "id": [post["id"] for post in posts],
@@ -180,7 +180,7 @@ def _side_columns(
     form: Format,
 ) -> dict[str, list]:
     completions = [form.complete(summary["text"], tokenizer) for summary in summaries]
-    alone, joined = _encode(completions, tokenizer), _encode(map(join, queries, completions), tokenizer)
+    alone, joined = _encode(completions, tokenizer), _encode_joined(queries, completions, tokenizer)
 
     def limited(rows: list[list[int]], length: int) -> list[list[int]]:
         pairs = zip(rows, alone, strict=True)
@@ -224,7 +224,8 @@ def _encode_queries(
     posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, query_tokens: int, form: Format
 ) -> _Queries:
     """All posts are tokenised at once, and only those too long again."""
-    whole = _encode((format_query(post, form) for post in posts), tokenizer)
+    start = begin(tokenizer)
+    whole = _encode((start + format_query(post, form) for post in posts), tokenizer)
     fitted = [_fit(post, row, tokenizer, query_tokens, form) for post, row in zip(posts, whole, strict=True)]
     kept = [place for place, rows in enumerate(fitted) if rows]
     rows = [fitted[place][0] for place in kept]
@@ -256,7 +257,8 @@ def _fit(
 def _encode_shortened(post: Mapping, tokenizer: PreTrainedTokenizerFast, form: Format) -> Iterator[list[int]]:
     """The ids of each cut of the post, longest text first."""
     # Fewer characters can be more tokens: no search but the paper's order is right, though it can tokenise several.
-    versions = (format_query(shorter, form) for shorter in _shortened(post))
+    start = begin(tokenizer)
+    versions = (start + format_query(shorter, form) for shorter in _shortened(post))
     at_once = 1
     while some := list(islice(versions, at_once)):
         yield from _encode(some, tokenizer)
@@ -275,12 +277,25 @@ def _pad_right(rows: Iterable[list[int]], pad: int, length: int) -> list[list[in
     return [row[:length] + [pad] * (length - len(row)) for row in rows]
 
 
+def begin(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that the tokenizer starts every text with, as Gemma's and Llama's do; nothing where it has none."""
+    starts = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
+    return tokenizer.bos_token if starts else ""
+
+
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """The ids of each text and nothing else: a tokenizer that adds marks of its own would end the prompt early."""
+    """The ids of each text and nothing else: a tokenizer that adds marks of its own could end the prompt early."""
     texts = list(texts)
     if not texts:
         return []
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _encode_joined(
+    queries: Sequence[str], completions: Sequence[str], tokenizer: PreTrainedTokenizerFast
+) -> list[list[int]]:
+    """The ids of each query and its completion as one text."""
+    return _encode(map(join, [begin(tokenizer) + query for query in queries], completions), tokenizer)
 
 
 def _decode(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -2,22 +2,30 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
+from tiny import pick
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from repro import data, model
 from repro.data.local import (
     load_tokenizer,
     read_comparisons,
     read_posts,
+    read_split_posts,
     split_comparisons,
     split_posts,
 )
+from repro.detail import Recipe
 from repro.errors import UserError
 from repro.model import pad_with_own_token
+from repro.stage import Budget, Work
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
@@ -50,6 +58,7 @@ def without(row, name):
 
 
 def write(path, *rows):
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -179,14 +188,113 @@ def test_missing_and_empty_files_are_refused(tmp_path, read):
         read(tmp_path / "empty.json")
 
 
-def test_a_folder_is_not_a_file_of_posts(tmp_path):
-    with refused(f"{tmp_path}: cannot be read (Is a directory); a json-lines file is needed"):
-        read_posts(tmp_path)
+@pytest.mark.parametrize("read", [read_posts, read_split_posts, read_comparisons])
+def test_a_folder_without_rows_is_refused(tmp_path, read):
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    with refused(f"{tmp_path}: no *.json, *.jsonl or *.parquet in this folder; one file of rows at least is needed"):
+        read(tmp_path)
 
 
-def test_a_folder_without_comparisons_is_refused(tmp_path):
-    with refused(f"{tmp_path}: no *.json or *.jsonl in this folder; one json-lines file at least is needed"):
-        read_comparisons(tmp_path)
+# Parquet, and folders as the hub has them
+
+
+def write_parquet(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def test_rows_of_a_parquet_are_the_rows_of_the_json_lines(tmp_path):
+    posts = [post(), post(id="p2", title="caf\u00e9\u2028")]
+    assert read_posts(write_parquet(tmp_path / "posts.parquet", *posts)) == posts
+    pairs = [comparison(), comparison(choice=0, extra={"confidence": None})]
+    assert read_comparisons(write_parquet(tmp_path / "pairs.parquet", *pairs)) == pairs
+
+
+def test_of_a_parquet_no_other_column_is_read(tmp_path):
+    file = write_parquet(tmp_path / "posts.parquet", post(query_token=[1, 2]))
+    assert read_posts(file) == [post()]
+
+
+def test_an_article_beside_posts_has_every_field_and_nulls(tmp_path):
+    empty = {"subreddit": None, "title": None, "post": None}
+    mixed = [comparison(info={**INFO, "article": None}), comparison(info={"id": "a1", "article": "News.", **empty})]
+    file = write_parquet(tmp_path / "pairs.parquet", *mixed, comparison(split="valid2"))
+    splits = split_comparisons(read_comparisons(file), 0, 0.1)
+    assert [len(splits[name]) for name in ("train", "validation", "validation_cnndm")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "valid.jsonl", "test.jsonl"),
+        ("data/train-00000-of-00001-ab.parquet", "data/validation-00000-of-00001.parquet", "data/test-0.parquet"),
+        ("train/0000.parquet", "validation/0000.parquet", "test/0000.parquet"),
+    ],
+)
+def test_posts_are_of_the_split_that_their_file_is_named_after(tmp_path, names):
+    for place, name in enumerate(names):
+        (write_parquet if name.endswith("parquet") else write)(tmp_path / name, post(id=f"p{place}"))
+    splits = read_split_posts(tmp_path)
+    assert {split: [row["id"] for row in rows] for split, rows in splits.items()} == {
+        "train": ["p0"],
+        "validation": ["p1"],
+        "test": ["p2"],
+    }
+
+
+def test_a_file_that_names_no_split_and_a_split_without_a_file_are_refused(tmp_path):
+    write(tmp_path / "train.jsonl", post())
+    with refused("none fell in validation and test"):
+        read_split_posts(tmp_path)
+    write(tmp_path / "trained.jsonl", post())
+    with refused(
+        "trained.jsonl: its name does not say which split it holds; one that starts with train, valid or test"
+    ):
+        read_split_posts(tmp_path)
+
+
+def test_what_is_wrong_in_a_parquet_is_said_by_row(tmp_path):
+    file = write_parquet(tmp_path / "posts.parquet", post(), post(title=None))
+    with refused(f"{file}, row 2: field 'title' is null; it must be text"):
+        read_posts(file)
+    with refused("posts.parquet: the file has no rows; one at least is needed"):
+        parquet.write_table(pa.Table.from_pylist([post()]).slice(0, 0), file)
+        read_posts(file)
+    file.write_text("not a parquet")
+    with refused("posts.parquet: cannot be read"):
+        read_posts(file)
+
+
+def test_the_papers_corpus_keeps_its_splits_and_its_articles_apart(tmp_path, tiny_scale):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / "posts" / f"{split}.jsonl", *(post(id=f"{split}{n}", post=f"text {n}") for n in range(6)))
+    valid = [comparison(split=f"valid{n % 2 + 1}", batch=f"batch{n}") for n in range(8)]
+    write(
+        tmp_path / "pairs" / "all.json",
+        *[comparison(batch=f"batch{n}") for n in range(9)],
+        *valid,
+        article(split="valid2"),
+    )
+    given = {"posts_file": str(tmp_path / "posts"), "comparisons_file": str(tmp_path / "pairs")}
+    scale = replace(tiny_scale, corpus="tldr", **given, posts=5, comparisons=9, validation_comparisons=3)
+    (tmp_path / "out").mkdir()
+    data.STAGE.run(Work("data", pick("data"), Budget(scale, data.FIELDS), "float32", 0, {}, tmp_path / "out"))
+    corpus = data.Corpus(tmp_path / "out")
+    assert corpus.posts("train")["id"][:] == [f"train{n}" for n in range(5)]
+    assert corpus.posts("test")["id"][:] == [f"test{n}" for n in range(4)]  # so many are asked for
+    assert corpus.pairs("train")["batch"][:] == [f"batch{n}" for n in range(9)]
+    held = corpus.pairs("validation")
+    assert len(held) == 3 and held["batch"][:] != ["batch0", "batch1", "batch2"]  # drawn from all, not the first
+    articles = corpus.pairs("validation_cnndm")
+    assert articles["id"][:] == ["a1"] and len(articles["query_token"][0]) == 1919
+    data.check(Recipe(), scale)
+
+
+def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_early(tmp_path, tiny_scale):
+    model.save_policy(model.initialise("gpt-neox:32/1/2/64", 64, 64, 0), tmp_path / "small")
+    with refused("and the base model has 64 of them; give a model and a tokenizer that belong together"):
+        data.check(Recipe(), replace(tiny_scale, model=str(tmp_path / "small")))
 
 
 # Tokenizers

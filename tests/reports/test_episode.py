@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -242,7 +243,7 @@ def test_the_numbers_of_the_page_are_those_of_the_record(html):
 def test_the_page_of_many_long_episodes_stays_small(study):
     tokens = [" word"] * 53
     episodes = [record(64 * update + row, tokens) for update in (0, 16, 31) for row in range(8)]
-    runs = {arm: inspect.Trace("id", arm, "detail", arm, EOS, episodes) for arm in ("a", "b", "c", "d")}
+    runs = {arm: inspect.Trace("id", arm, "detail", arm, EOS, "sft", episodes) for arm in ("a", "b", "c", "d")}
     assert len(inspect.island(runs, dict.fromkeys(runs, "#000000"))) < 1_000_000
 
 
@@ -283,6 +284,23 @@ def test_a_terminal_shows_the_tokens_and_every_number(traced):
 def test_colours_are_for_terminals_that_have_them(traced):
     told = terminal(inspect.shown(traced, "traced/off/7", 0), force_terminal=True, color_system="truecolor")
     assert told.count("48;2;") > 7 * len(inspect.ROWS) // 2
+
+
+def test_the_policy_that_the_kl_is_measured_to_has_its_own_name(store, tmp_path):
+    client, study = MlflowClient(store), experiment(store, "against-mini")
+    for start, arm in enumerate((ARMS[0], "off"), start=1):
+        run = log(store, study, Fake(arm, 7, curves=False, finals=False, tags={"detail": "against"}), start=start)
+        client.log_dict(run, {"eos": EOS, "episodes": [record(0)]}, "episodes.json")
+        client.log_param(run, "reference_policy", "base" if arm == "off" else "sft")
+    assert "log p(base)" in terminal(inspect.shown(store, "against/off/7", 0))
+    assert "log p(SFT)" in terminal(inspect.shown(store, f"against/{ARMS[0]}/7", 0))
+    inspect.build_all(read_study("against", "mini", store), tmp_path)
+    island = island_of((tmp_path / "episodes" / "seed7.html").read_text(encoding="utf-8"))
+    assert [arm["against"] for arm in island["arms"]] == ["SFT", "base"]
+    assert island["quantities"]["ref_logprob"]["words"] == "log p(reference)", "the arms differ in it"
+    moving = SimpleNamespace(against="moving_average")
+    assert [inspect.against(each) for each in ([moving], [moving, moving])] == ["moving average"] * 2
+    assert "{" not in json.dumps([list(each.values()) for each in island["quantities"].values()])
 
 
 @pytest.mark.parametrize("episode", range(4))

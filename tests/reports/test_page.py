@@ -250,13 +250,11 @@ def test_numbers_are_readable(value, text):
 
 
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
-    program = f"from reports.page import report\nprint(report('whiten_adv', 'mini', {str(tmp_path)!r}))\n"
-    done = without_torch(program, {"MLFLOW_TRACKING_URI": store})
+    reading = f"read.read_study('whiten_adv', 'mini', {store!r})"
+    done = without_torch(f"from reports import page, read\nprint(page.build({reading}, {str(tmp_path)!r}))\n")
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == tmp_path / "whiten_adv" / "index.html"
+    assert Path(done.stdout.strip()) == tmp_path / "index.html"
 
 
-def test_another_scale_has_its_own_folder(store, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    log(store, experiment(store, "whiten_adv-smoke"), Fake(ARMS[0], 1), start=1)
-    assert page.report("whiten_adv", "smoke", tmp_path) == tmp_path / "whiten_adv-smoke" / "index.html"
+def test_another_scale_has_its_own_folder():
+    assert [markup.folder("whiten_adv", scale) for scale in ("mini", "smoke")] == ["whiten_adv", "whiten_adv-smoke"]

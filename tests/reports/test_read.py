@@ -6,7 +6,7 @@ import pytest
 from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 
-from reports.read import read_study, tracking_uri
+from reports.read import read_study
 from repro.errors import UserError
 
 
@@ -82,10 +82,3 @@ def test_an_absent_store_is_not_created(tmp_path):
     with pytest.raises(UserError, match="no MLflow store"):
         read_study("whiten_adv", "mini", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_store_is_the_environments_or_the_working_directorys(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
-    assert tracking_uri() == "sqlite:///elsewhere.db"
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking_uri() == "sqlite:///mlflow.db"

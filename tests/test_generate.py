@@ -1,0 +1,98 @@
+"""Samplers: whatever the cache and its shapes, the same numbers draw the same tokens with the same log-probabilities."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from repro import generate, model
+from repro.errors import UserError
+from repro.ops import text
+from tests import tiny
+from tests.tiny import EOS, PAD
+
+HOW = generate.Sampling(temperature=0.7, measured_at=0.7, sampler=generate.static)
+GOING_ON = replace(HOW, after_end=text.go_on)
+
+
+class Counted(nn.Module):
+    """A policy that counts its forward passes and the widths of their masks."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.config, self.widths = network, network.config, []
+
+    def forward(self, **inputs):
+        self.widths.append(inputs["attention_mask"].shape[1])
+        return self.network(**inputs)
+
+
+def both(network, how, rows=8, tokens=6, pad=PAD):
+    query, uniform = tiny.queries(rows), tiny.uniform(rows, tokens)
+    eager = generate.sample(network, query, uniform, replace(how, sampler=generate.eager), EOS, pad)
+    return eager, generate.sample(network, query, uniform, how, EOS, pad)
+
+
+@pytest.mark.parametrize("how", [HOW, GOING_ON, replace(HOW, measured_at=1.0)], ids=["stop", "go_on", "measured_at_1"])
+@pytest.mark.parametrize("end_logit", [-1e3, 2.0, 1e3])
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_a_fixed_cache_draws_the_same_tokens_with_the_same_logprobs(how, end_logit, tokens):
+    (tokens_e, logprob_e), (tokens_s, logprob_s) = both(tiny.policy(0, end_logit), how, tokens=tokens)
+    assert torch.equal(tokens_e, tokens_s)
+    torch.testing.assert_close(logprob_s, logprob_e, atol=1e-5, rtol=0)
+
+
+def test_positions_counted_from_the_mask_are_the_same_over_a_fixed_cache():
+    (tokens_e, logprob_e), (tokens_s, logprob_s) = both(model.positions_from_mask(tiny.policy(0)), GOING_ON)
+    assert torch.equal(tokens_e, tokens_s)
+    torch.testing.assert_close(logprob_s, logprob_e, atol=1e-5, rtol=0)
+
+
+def test_under_bfloat16_keys_and_values_are_kept_in_it_and_nothing_else_changes():
+    network = tiny.policy(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (tokens_e, logprob_e), (tokens_s, logprob_s) = both(network, GOING_ON)
+        rows = generate._Rows(network, tiny.queries(2), tiny.uniform(2, 3), GOING_ON, EOS, PAD)
+        with torch.no_grad():
+            rows.begin()
+    assert {layer.keys.dtype for layer in rows.cache.layers} == {torch.bfloat16}
+    same = tokens_e == tokens_s
+    assert same.float().mean() > 0.9  # attention adds up in another order, and bfloat16 has 8 bits
+    torch.testing.assert_close(logprob_s[same], logprob_e[same], atol=0.1, rtol=0)
+
+
+def test_every_decoding_step_has_one_shape():
+    counted = Counted(tiny.policy(0, -1e3))
+    generate.sample(counted, tiny.queries(4), tiny.uniform(4, 5), HOW, EOS, PAD)
+    width = tiny.queries(4).shape[1]
+    assert counted.widths == [width, *[-(-(width + 5) // generate.ALIGNED) * generate.ALIGNED] * 4]
+
+
+@pytest.mark.parametrize("sampler", [generate.eager, generate.static])
+def test_nothing_is_computed_once_every_row_has_ended(sampler):
+    counted = Counted(tiny.policy(0, 1e3))
+    generate.sample(counted, tiny.queries(4), tiny.uniform(4, 5), replace(HOW, sampler=sampler), EOS, PAD)
+    assert len(counted.widths) == 1
+
+
+@pytest.mark.parametrize("name", ["eager", "static"])
+def test_a_scale_names_its_sampler(name):
+    assert generate.sampler_of(name) is getattr(generate, name)
+
+
+def test_a_model_with_windows_is_refused_by_the_fixed_cache():
+    network = tiny.policy(0)
+    network.config.sliding_window = 4
+    with pytest.raises(UserError, match="sampler=eager"):
+        generate.sample(network, tiny.queries(2), tiny.uniform(2, 3), HOW, EOS, PAD)
+
+
+def test_ranks_that_hold_all_weights_sample_without_waiting_for_each_other():
+    learners = model.Learners(policy=tiny.policy(0))
+    together = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(together)
+    together.module = learners
+    assert generate.alone(model.Learner(together, "policy")).wrapped is learners
+    plain = model.Learner(learners, "policy")
+    assert generate.alone(plain) is plain and generate.alone(plain.network) is plain.network
