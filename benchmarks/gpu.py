@@ -31,9 +31,9 @@ from repro.scale import SCALES, Scale
 TINY = replace(
     SCALES["smoke"],
     name="tiny",
-    model="gpt-neox:64/2/2/256",
-    query_tokens=24,
-    response_tokens=8,
+    model="gpt-neox:32/2/2/64",
+    query_tokens=12,
+    response_tokens=4,
     ppo_batch=8,
     micro_batch=4,
     rollout_batch=8,
@@ -205,9 +205,7 @@ def _peak_gib() -> float:
 
 def table_of(found: Measured, updates: int) -> Table:
     bound = cost.at_hand().name if found.gpu else f"{cost.ASSUMED.name}, were there one"
-    table = Table(
-        "what", "measured", f"expected of {bound}", title=f"PPO at the shape of Pythia-{found.shape}, {found.device}"
-    )
+    table = Table("what", "measured", f"expected of {bound}", title=f"PPO at shape {found.shape} on {found.device}")
     for phase, taken in found.seconds.items():
         floor = f"{found.decode_bound_seconds:.2f} to draw" if phase == "sample" else ""
         table.add_row(f"{phase} [s]", f"{taken:.2f}", floor)

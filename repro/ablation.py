@@ -69,7 +69,7 @@ def load(
         detail=detail,
         question=declared.get("question", detail.question),
         arms=_arms(detail, arms or declared.get("arms", detail.variants), company),
-        seeds=_seeds(seeds or declared.get("seeds", budget.seeds)),
+        seeds=_seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
         scale=replace(budget, name=_beside(budget.name, company)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
@@ -128,10 +128,15 @@ def _beside(scale_name: str, company: Mapping[str, str]) -> str:
     return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(company.items()))]))
 
 
+def _is_own(declared: Mapping, scale_name: str) -> bool:
+    """Whether the study runs at the file's scale: its seeds and `set` are about that and no other."""
+    return scale_name in ("", declared.get("scale", "mini"))
+
+
 def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """What is given, over what the file declares; the file's `set` is about the file's scale and no other."""
+    """What is given, over what the file declares."""
     own = declared.get("scale", "mini")
-    declared_changes = declared.get("set", {}) if scale_name in ("", own) else {}
+    declared_changes = declared.get("set", {}) if _is_own(declared, scale_name) else {}
     return scale_name or own, {name: str(value) for name, value in declared_changes.items()} | dict(changes)
 
 

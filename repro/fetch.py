@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
 from repro import hub
@@ -73,13 +73,7 @@ def survey(need: Need) -> Content:
     reference = hub.parse(need.source)
     if hub.is_here(need.source, need.what):
         return _content_here(need)
-    found = snapshot_download(
-        reference.repo,
-        repo_type=reference.kind,
-        revision=reference.revision,
-        allow_patterns=hub.listed(reference, need.what),
-        dry_run=True,
-    )
+    found = hub.would_download(reference, need.what)
     sizes = {each.filename: each.file_size or 0 for each in found}
     return Content(found[0].commit_hash, sizes, sum(sizes[each.filename] for each in found if each.will_download))
 
@@ -119,14 +113,13 @@ def copy(brought: dict[Need, Content], to: Path) -> dict[str, str]:
     paths = {}
     for need, content in brought.items():
         reference, cached = hub.parse(need.source), hub.cached(hub.parse(need.source), need.what)
-        starts = to / "starts" / hub.STARTS[need.field] if need.field in hub.STARTS else to
-        place = starts / need.seed if need.seed else to / f"{reference.repo}@{content.commit[:12]}"
+        place = to / (f"{reference.repo}/{need.seed}" if need.seed else f"{reference.repo}@{content.commit[:12]}")
         for name, size in content.files.items():
             target = place / name
             if not target.is_file() or target.stat().st_size != size:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(cached / name, target)
-        where = starts / "{seed}" if need.seed else place
+        where = place.with_name("{seed}") if need.seed else place
         paths[need.field] = str(where / reference.part if reference.part else where)
     return paths
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import DryRunFileInfo, HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -134,6 +135,15 @@ def download(reference: Reference, what: str) -> Path:
         raise _explained(reference, error) from error
 
 
+def would_download(reference: Reference, what: str) -> list[DryRunFileInfo]:
+    """The files that are needed with their bytes and whether each is here already; UserError as `download`."""
+    files = listed(reference, what)
+    try:
+        return _snapshot(reference, files, dry_run=True)
+    except Exception as error:  # as above
+        raise _explained(reference, error) from error
+
+
 def wanted(names: Iterable[str], what: str, part: str = "") -> list[str]:
     """Of a repository's files those that a "model", "tokenizer" or "data" needs, by name; of weights the safer kind."""
     names = sorted(names)
@@ -178,7 +188,8 @@ def _lost_shards(folder: Path, files: Sequence[str]) -> list[str]:
     return sorted(named - {Path(file).name for file in files})
 
 
-def _snapshot(reference: Reference, patterns: Sequence[str], local_files_only: bool = False) -> str:
+def _snapshot(reference: Reference, patterns: Sequence[str], **how: bool) -> Any:
+    """The library's `snapshot_download`: a path, or with `dry_run` what it would download."""
     deeper = f"{reference.part}/*/*" if reference.part else "*/*"
     return snapshot_download(
         reference.repo,
@@ -186,7 +197,7 @@ def _snapshot(reference: Reference, patterns: Sequence[str], local_files_only: b
         revision=reference.revision,
         allow_patterns=list(patterns),
         ignore_patterns=[deeper] if reference.kind == "model" else list(NOT_ROWS),
-        local_files_only=local_files_only,
+        **how,
     )
 
 

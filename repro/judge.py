@@ -58,7 +58,7 @@ PAUSE = 1.0  # seconds before an empty answer is asked for again, doubled each t
 MOST_FAILURES = 10  # questions without an answer, after which it is the endpoint that has failed
 CHARACTERS_PER_TOKEN = 4.0  # of English, roughly, until answers have told
 PREFERRED = re.compile(r"^\W*preferred\b\W*(?:summary\b\W*)?([AB])\W*$", re.IGNORECASE | re.MULTILINE)
-BARE = re.compile(r"^\W*([AB])\W*\Z", re.IGNORECASE | re.MULTILINE)  # a last line of one letter
+BARE = re.compile(r"^[^\w:]*([AB])[^\w:\n]*$", re.IGNORECASE | re.MULTILINE)  # a line of one letter that is no heading
 COMPARISON = re.compile(
     r"comparison\W*?:[\s*]*(.+?)\s*(?:^\W*preferred\b|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL
 )
@@ -171,7 +171,9 @@ def _text(written: Any) -> str:
 
 def preference(answer: str) -> str:
     """The letter that a judge prefers, A or B; empty where the answer names none, or both."""
-    found = {letter.upper() for letter in PREFERRED.findall(answer) or BARE.findall(answer)}
+    last = answer.rstrip().rpartition("\n")[2]
+    told = PREFERRED.findall(answer) or (BARE.findall(answer) if BARE.fullmatch(last) else [])
+    found = {letter.upper() for letter in told}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -267,7 +269,8 @@ def _asker(judge: Judge, key: str, answers: Answers) -> Callable[[str, Messages]
             )
         except refusals as error:
             told = _gist(error, key)
-            hint = "" if key else "; name the variable that holds its key with --key-env"
+            keyless = not key and not isinstance(error, openai.NotFoundError)
+            hint = "; name the variable that holds its key with --key-env" * keyless
             raise UserError(f"the judge {judge.name} at {judge.host} refuses: {told}{hint}") from None
         except (openai.OpenAIError, ValueError) as error:  # a ValueError: what came back is no JSON
             raise Unanswered(_gist(error, key)) from None

@@ -626,7 +626,7 @@ def pretrained_in(source: Path, usual: str) -> dict[str, Any]:
     if len(files) != 1:
         raise UserError(f"{source}: {len(files)} GGUF files and no {usual}; a folder with one of either is needed")
     if not is_gguf_available():
-        raise UserError(f"{files[0]}: reading it needs the gguf package; pip install 'gguf>=0.10'")
+        raise UserError(f"{files[0]}: reading it needs the package gguf; install it with pip install '.[gguf]'")
     folder, name = files[0].parent, files[0].name
     return {"pretrained_model_name_or_path": folder, "local_files_only": True, "gguf_file": name}
 

@@ -56,7 +56,7 @@ class Scale:
     rollout_batch: int = 64  # rows of one sampling or scoring pass
     evaluate_every: int = 1  # PPO updates between evaluations on validation posts
 
-    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; or "bfloat16" or "float32", whatever it likes
+    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; or "bfloat16", or "float32"
     frozen_weights: str = "float32"  # what reference and reward model are held in; "bfloat16" halves their memory
     recompute: str = "nothing"  # "layers": activations of each layer again in the backward pass, for memory
     sampler: str = "eager"  # how responses are drawn: "eager", "static" (fixed cache, CUDA graphs) or "vllm"

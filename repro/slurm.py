@@ -47,8 +47,11 @@ NUMBERS = ("time", "gpus_per_node")
 WORDS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres", "mem", "setup", "reservation")
 FORM = 'KEY=VALUE, as partition=gpu time=1440 (with make: SLURM="partition=gpu time=1440")'
 # States that still lead somewhere, and those in which the cluster ended what could go on.
-LIVE = "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED"
-LIVE = frozenset(f"{LIVE} SPECIAL_EXIT RESV_DEL_HOLD".split())
+LIVE = frozenset(
+    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_HOLD "
+    "REQUEUE_FED SPECIAL_EXIT RESV_DEL_HOLD".split()
+)
+NEVER = "DependencyNeverSatisfied"
 ENDED_BY_CLUSTER = frozenset(["TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL"])
 
 
@@ -169,7 +172,7 @@ def _parameters(job: Job, slurm: Slurm, after: list[str]) -> dict[str, object]:
     if "setup" in given:
         given["setup"] = [given["setup"]]
     return given | {
-        "job_name": f"nplus-{job.stage}",
+        "job_name": job.key,
         "cpus_per_task": cores,
         "srun_args": [f"--cpus-per-task={cores}"],  # a step does not take over what its job was given
         "additional_parameters": extra,
@@ -274,7 +277,8 @@ class _Watch:
         self.asked = time.time()
 
     def _there(self, key: str) -> bool:
-        return (self.board.cache / key / stage.DONE).exists()
+        folder = self.board.cache / key
+        return (folder / stage.DONE).exists() and (key not in self.board.corrupt or stage.cached(folder))
 
     def _finish(self, key: str) -> None:
         del self.held[key]
@@ -300,7 +304,7 @@ class _Watch:
         ending = ending_of(job, self.board.cache)
         if self._there(key):
             self._finish(key)
-        elif state == "CANCELLED" and not self.board.done.issuperset(job.needs):
+        elif state == "CANCELLED" and reason in (NEVER, "") and not self.board.done.issuperset(job.needs):
             del self.held[key]  # with one that it needs, which is submitted again
         elif state == "TIMEOUT" and not job.scale.checkpoint_every:
             self._fail(

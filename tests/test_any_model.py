@@ -22,7 +22,7 @@ from repro.detail import Recipe
 from repro.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-POSTS, COMPARISONS = (Path("/work/shared/data") / name for name in ("posts.jsonl", "comparisons"))
+POSTS, COMPARISONS = (ROOT.parent / "shared" / "data" / name for name in ("posts.jsonl", "comparisons"))
 VOCABULARY = 1024
 PAD = VOCABULARY  # past the embedding, as a [PAD] that a tokenizer is given often is
 HALF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -144,9 +144,7 @@ def test_a_text_longer_than_a_base_model_has_positions_for_is_refused():
 # ----------------------------------------------------------------------------- every stage
 
 
-@pytest.mark.parametrize(
-    "family", ["llama, embeddings tied", "gemma2, capped logits", "gpt2, learned positions"]
-)
+@pytest.mark.parametrize("family", ["llama, embeddings tied", "gemma2, capped logits", "gpt2, learned positions"])
 def test_every_stage_runs_and_the_first_pass_over_a_batch_has_ratio_one(family, tiny_scale, tmp_path):
     network(family).save_pretrained(tmp_path / "base")
     scale = replace(tiny_scale, model=str(tmp_path / "base"), episodes=32, ppo_learning_rate=1e-3)
@@ -186,7 +184,10 @@ def byte_tokenizer(file, *special, start=""):
         (("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
         (("<pad>", "</s>"), {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>"}),
         (("<|endoftext|>", "<|im_end|>"), {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}),
-        (("<|im_start|>", "<|im_end|>"), {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}),
+        (
+            ("<|im_start|>", "<|im_end|>"),
+            {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
+        ),
     ],
 )
 @pytest.mark.parametrize("starts", ["starts texts", "as they are"])
@@ -301,3 +302,86 @@ def test_what_is_no_gguf_is_refused(tmp_path):
         hub.load_policy(tmp_path)
     with pytest.raises(UserError, match="not a tokenizer"):
         local.load_tokenizer(tmp_path)
+
+
+# ----------------------------------------------------------------------------- one that knows English
+
+needs_posts = pytest.mark.skipif(not POSTS.exists() or not COMPARISONS.exists(), reason="shared/data is not here")
+
+
+@pytest.fixture(scope="module")
+def smol():
+    """SmolLM2 and its tokenizer, as the base and data stages read them."""
+    file = smollm2.file()
+    return hub.load_policy(file).eval(), local.load_tokenizer(file)
+
+
+@pytest.mark.nightly
+@torch.no_grad()
+def test_an_unpacked_model_says_what_transformers_makes_of_the_same_file(smol, tmp_path):
+    policy, tokenizer = smol
+    file = smollm2.file()
+    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    ids = torch.tensor([tokenizer.encode("The capital of France is", add_special_tokens=False)])
+    assert torch.equal(policy(ids).logits, theirs(ids).logits)
+    model.save_policy(policy, tmp_path)
+    assert torch.equal(model.load_policy(tmp_path).eval()(ids).logits, theirs(ids).logits)
+    said = policy.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    assert tokenizer.decode(said[0]) == "The capital of France is Paris"
+
+
+def perplexity(policy, tokenizer, texts):
+    """Of each next token of the texts' first 200, by the policy."""
+    total = count = 0
+    for text in texts:
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)[:200]])
+        total += policy(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    return float(torch.tensor(total / count).exp())
+
+
+@pytest.mark.nightly
+@needs_posts
+@torch.no_grad()
+def test_an_unpacked_model_reads_peoples_posts_and_not_their_words_in_another_order(smol):
+    with POSTS.open() as lines:
+        posts = [json.loads(line)["post"] for line, _ in zip(lines, range(8))]
+    backwards = [" ".join(reversed(post.split())) for post in posts]
+    read, unread = (perplexity(*smol, texts) for texts in (posts, backwards))
+    assert read < 60 < 10 * read < unread
+
+
+@pytest.mark.nightly
+@needs_posts
+@pytest.mark.timeout(3600)
+def test_a_pre_trained_model_goes_to_its_report_on_peoples_posts(tmp_path):
+    budget = {
+        "model": smollm2.file(),
+        "tokenizer": smollm2.file(),
+        "posts_file": POSTS,
+        "comparisons_file": COMPARISONS / "batch13.json",
+        **{"posts": 16, "validation_posts": 4, "test_posts": 4, "comparisons": 16, "validation_comparisons": 24},
+        **{"query_tokens": 96, "reference_tokens": 50, "query_reference_tokens": 146, "response_tokens": 16},
+        **{"pair_response_tokens": 60, "query_pair_tokens": 156, "normalisation_posts": 8},
+        **{"sft_batch": 8, "rm_batch": 8, "ppo_batch": 8, "episodes": 16, "micro_batch": 4},
+        **{"sft_learning_rate": 2e-5, "rm_learning_rate": 2e-5, "ppo_learning_rate": 1e-5},
+    }
+    words = [sys.executable, "-m", *"repro run kl_coef --scale local --arms 0 --seeds 1 --set".split()]
+    place = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""}
+    told = [f"{name}={value}" for name, value in budget.items()]
+    done = subprocess.run([*words, *told], cwd=tmp_path, env=place, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list((tmp_path / "reports" / "build").glob("kl_coef-local-*/index.html"))
+    store = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [each for each in store.search_experiments() if each.name.startswith("kl_coef")]
+    runs = [run for run in store.search_runs([experiment.experiment_id]) if "arm" in run.data.tags]
+    assert {run.data.tags["arm"] for run in runs} == {"0.05", "0"}
+    for run in runs:
+        assert run.data.tags["outcome"] == "finished"
+        first = {name: _first(store, run, name) for name in ("objective/kl", "policy/first_ratio_error")}
+        assert abs(first["objective/kl"]) < 1e-3 and first["policy/first_ratio_error"] < 1e-3
+        assert run.data.metrics["base/parameters"] == 134_515_008
+
+
+def _first(store, run, name):
+    return min(store.get_metric_history(run.info.run_id, name), key=lambda point: point.step).value

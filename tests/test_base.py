@@ -45,6 +45,14 @@ def test_a_base_model_that_would_not_say_the_same_twice_is_refused(make, problem
         model.require_reproducible(make())
 
 
+def test_positions_that_count_padding_are_counted_from_the_mask_instead_and_stay_so_when_saved(tmp_path):
+    network = model.with_own_positions(gpt2())
+    model.require_reproducible(network)
+    model.save_policy(network, tmp_path)
+    model.require_reproducible(model.load_policy(tmp_path))
+    assert not hasattr(model.with_own_positions(policy()).config, "positions")
+
+
 # ----------------------------------------------------------------------------- the stage
 
 

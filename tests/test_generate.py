@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.utils import import_utils
 
 from repro import generate, model
 from repro.errors import UserError
@@ -96,3 +98,36 @@ def test_ranks_that_hold_all_weights_sample_without_waiting_for_each_other():
     assert generate.alone(model.Learner(together, "policy")).wrapped is learners
     plain = model.Learner(learners, "policy")
     assert generate.alone(plain) is plain and generate.alone(plain.network) is plain.network
+
+
+class NoQuestions(TorchDispatchMode):
+    """Refuses what a graph cannot be captured of: numbers that Python asks a tensor for, or makes one of."""
+
+    ASKING = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        assert function.overloadpacket not in self.ASKING, f"{function} waits for the GPU"
+        assert function.overloadpacket is not torch.ops.aten.lift_fresh or made.dim() == 0, "sent from Python's memory"
+        return made
+
+
+@pytest.mark.parametrize("how", [HOW, GOING_ON], ids=["stop", "go_on"])
+@pytest.mark.parametrize("placed", [model.positions_implicit, model.positions_from_mask])
+def test_a_decoding_step_asks_nothing_of_the_gpu_and_moves_no_buffer(how, placed, monkeypatch):
+    """What a CUDA graph replays: where the libraries take it for one that is captured, as they would."""
+    monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
+    rows = generate._Rows(placed(tiny.policy(0)), tiny.queries(4), tiny.uniform(4, 5), how, EOS, PAD)
+    with torch.no_grad():
+        rows.begin()
+        rows.advance()
+        fixed = [*(each for each in vars(rows).values() if isinstance(each, torch.Tensor))]
+        fixed += [kept for layer in rows.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)]
+        before = [each.data_ptr() for each in fixed]
+        with NoQuestions():
+            rows.advance()
+    now = [*(each for each in vars(rows).values() if isinstance(each, torch.Tensor))]
+    now += [kept for layer in rows.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)]
+    assert [each.data_ptr() for each in now] == before
+    expected, _ = both(rows.policy, how, rows=4, tokens=5)
+    assert torch.equal(rows.tokens[:, :3], expected[0][:, :3])

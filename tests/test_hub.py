@@ -505,6 +505,20 @@ def test_released_checkpoints_are_asked_for_by_seed(home):
     assert len(fetch.needs(find("pythia-1b", {"rm_from": f"hub:a/b@{COMMIT}"}))) == 4 + 1
 
 
+def test_checkpoints_of_several_seeds_become_one_path_with_the_seed_in_it(home, tmp_path):
+    scale = find("pythia-1b", {"sft_from": "released", "seeds": "44413,55513"})
+    wanted = [need for need in fetch.needs(scale) if need.field == "sft_from"]
+    for need in wanted:
+        reference = hub.parse(need.source)
+        commit = need.seed.rjust(40, "0")
+        mirror.cache(home, reference.repo, network()[1] | {"seed.txt": need.seed.encode()}, reference.revision, commit)
+    paths = fetch.copy({need: fetch.survey(need) for need in wanted}, tmp_path / "plain")
+    for seed in scale.seeds:
+        start = hub.start_of(paths["sft_from"], scale.model, seed, "sft")
+        assert (start / "seed.txt").read_text() == str(seed)
+        hub.load_policy(start)
+
+
 def tokenised(tokenizer, wrong=""):
     """What the authors' script would have published of two posts and two comparisons; the second row is `wrong` in a column."""
     posts = [bare(post) for post in embedded.make_posts(2, 5, "files")]

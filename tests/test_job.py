@@ -109,7 +109,7 @@ def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scal
 
 
 def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started_again(tmp_path, tiny_scale):
-    jobs = jobs_of(replace(tiny_scale, posts=3_000, checkpoint_every=10))
+    jobs = jobs_of(replace(tiny_scale, posts=1_000, checkpoint_every=10))
     for name in ("data", "base"):
         assert end_of(start(job.write_job(jobs[name], tmp_path)))[0] == 0
     sft, path = jobs["sft"], job.write_job(jobs["sft"], tmp_path)
@@ -165,16 +165,15 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
     assert launch._work(together, made) == "", (made / f"{together.key}.log").read_text()
     assert stage.cached(made / together.key) and "model/model.safetensors" in files_of(made / together.key)
     losses = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / together.key)]
-    (made / together.key).rename(made / "together")
+    (made / together.key).rename(made / f"together-{sharding}")
     assert launch._work(alone, made) == ""
     expected = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / alone.key)]
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_breaks_a_rank_is_the_reason_of_all_of_them(made, tiny_scale):
-    rm = jobs_of(replace(tiny_scale, rm_learning_rate=0.5, processes=2))[
-        "rm"
-    ]  # there is no sft that it could start from
+    # There is no SFT policy of that key that it could start from.
+    rm = jobs_of(replace(tiny_scale, sft_learning_rate=0.71, processes=2))["rm"]
     why = launch._work(rm, made)
     assert "FileNotFoundError" in why or "OSError" in why, why
     assert str(made / f"{rm.key}.log") in why

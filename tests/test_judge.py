@@ -210,6 +210,9 @@ def test_an_answer_is_of_its_model_its_words_and_how_it_was_sampled():
         ("Preferred:\nA", "A"),
         ("Summary A is longer, B shorter.\n\nB", "B"),
         ("Preferred: A\nPreferred: a", "A"),
+        ("A:\n\nA:\n\nB:\n\n", ""),  # what a small model said
+        ("A\n\nB", ""),
+        ("Comparison: x\n\n(b)", "B"),
         ("Preferred: A or B", ""),
         ("Preferred: A\nPreferred: B", ""),
         ("Preferred: neither", ""),
@@ -382,6 +385,13 @@ def test_a_refusal_ends_it_at_once_and_does_not_repeat_the_key(status, answers):
         with pytest.raises(UserError, match=r"oracle at 127.0.0.1:\d+ refuses: .*what is \*\*\*\?"):
             gather(at(server), some(50), answers, key=KEY)
         assert len(server.asked) <= 4 and server.keys[0] == f"Bearer {KEY}"
+
+
+def test_who_came_without_a_key_is_told_how_to_name_one(answers):
+    for status, hinted in ((401, True), (404, False)):
+        with endpoint(lambda *_, status=status: (status, "no")) as server, pytest.raises(UserError) as refused:
+            gather(at(server), some(1), answers)
+        assert ("--key-env" in str(refused.value)) == hinted
 
 
 def test_no_more_are_asked_at_once_than_was_said(answers):
@@ -631,7 +641,7 @@ def serving(folder):
 
 
 @pytest.mark.server
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 def test_a_server_with_a_language_model_judges(small_model, store, pageless, monkeypatch):
     pytest.importorskip("openai")
     monkeypatch.setattr(judge, "TIMEOUT", 800.0)  # what was given up would still be computed

@@ -269,7 +269,7 @@ def running_lines(board, name):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_interrupted_study_keeps_where_its_stages_stand_and_leaves_no_process(study, tmp_path, processes):
-    long = replace(study.scale, posts=3_000, checkpoint_every=10, processes=processes)
+    long = replace(study.scale, posts=1_000, checkpoint_every=10, processes=processes)
     jobs = launch.jobs_of(replace(study, scale=long, seeds=(1,), arms={"shift_and_scale": Recipe()}))
     jobs = {key: job for key, job in jobs.items() if job.stage in ("data", "base", "sft")}
     board = launch.board_for(jobs, tmp_path)

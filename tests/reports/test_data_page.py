@@ -8,7 +8,7 @@ import pytest
 from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 
-from reports import data, page
+from reports import data, index, page
 from reports.read import read_study
 
 
@@ -198,6 +198,7 @@ def test_a_study_of_an_earlier_version_says_so_and_keeps_no_stale_page(studies, 
     assert "What the data hold was not recorded" in text and not (tmp_path / data.PAGE).exists()
 
 
-def test_the_studys_page_leads_to_it(studies, tmp_path):
-    text = page.build(studies["embedded"], tmp_path).read_text(encoding="utf-8")
-    assert f'href="{data.PAGE}"' in text and (tmp_path / data.PAGE).is_file()
+def test_the_studys_page_and_the_index_lead_to_it(studies, store, tmp_path):
+    text = page.build(studies["embedded"], tmp_path / "embedded").read_text(encoding="utf-8")
+    assert f'href="{data.PAGE}"' in text and (tmp_path / "embedded" / data.PAGE).is_file()
+    assert f'href="embedded/{data.PAGE}"' in index.build(tmp_path, store, []).read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 2, remembered: int = 300):
+def cluster(folder: Path, cpus: int = 2, remembered: int = 86_400):
     """A cluster whose programs are found through the environment that is yielded; it remembers jobs so many seconds."""
     host = socket.gethostname().split(".")[0]
     controller, daemon = _free_ports(2)

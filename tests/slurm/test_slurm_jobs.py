@@ -173,7 +173,7 @@ def test_what_is_in_the_queue_is_not_submitted_again_by_a_launcher_that_is_start
 
 def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_on_from_where_it_stood(nodes, board_of):
     # A stage of many seconds: it is told to end in its middle.
-    board = board_of(("data", "base", "sft"), checkpoint_every=10, posts=4_000)
+    board = board_of(("data", "base", "sft"), checkpoint_every=10, posts=2_500)
     key, told = key_of(board, "sft"), {}
 
     def tick(now):

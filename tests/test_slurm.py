@@ -1,0 +1,254 @@
+"""What is asked of SLURM, and what is made of its answers; a real one is in tests/slurm."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from repro import job, launch, slurm, stage
+from repro.ablation import Ablation
+from repro.detail import Recipe
+from repro.details import WHITEN_ADV
+from repro.errors import UserError
+
+pytest.importorskip("submitit")
+SFT, RM = "sft shift_and_scale seed 1", "rm shift_and_scale seed 1"
+
+
+@pytest.fixture(autouse=True)
+def somewhere(monkeypatch):
+    monkeypatch.setattr(slurm, "which", lambda name: f"/usr/bin/{name}")
+
+
+def jobs_of(scale):
+    study = Ablation(WHITEN_ADV, "", {"shift_and_scale": Recipe()}, (1,), scale, "test/win_rate", True, 0.05)
+    return {each.stage: each for each in launch.jobs_of(study).values()}
+
+
+class Cluster:
+    """In the place of SLURM: ids that count up, and the states that a test says."""
+
+    def __init__(self, monkeypatch):
+        self.states, self.submitted = {}, {}
+        monkeypatch.setattr(slurm, "submit", self.submit)
+        monkeypatch.setattr(slurm, "states", lambda ids: {i: self.states[i] for i in ids if i in self.states})
+
+    def submit(self, each, cache, engine, after):
+        number = str(len(self.submitted) + 1)
+        job.forget(each, cache)
+        self.submitted[number] = (each.label, sorted(after))
+        self.states[number] = ("PENDING", "Dependency")
+        return number
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    return Cluster(monkeypatch)
+
+
+@pytest.fixture
+def board(tiny_scale, tmp_path):
+    """sft and rm of one arm, on data and a base that are there."""
+    jobs = {each.key: each for each in jobs_of(tiny_scale).values() if each.stage in ("data", "base", "sft", "rm")}
+    for each in jobs.values():
+        if each.stage in ("data", "base"):
+            finish(tmp_path, each)
+    return launch.board_for(jobs, tmp_path)
+
+
+def finish(cache, each):
+    (cache / each.key).mkdir()
+    (cache / each.key / stage.DONE).write_text(json.dumps({"files": {}}))
+
+
+def watch(board):
+    found = slurm._Watch(board, slurm.Slurm(1, {}, False))
+    look(found)
+    return found
+
+
+def look(watched):
+    watched.asked = 0.0
+    watched.look()
+
+
+def of(board, label):
+    return next(each for each in board.jobs.values() if each.label == label)
+
+
+# --------------------------------------------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"partion": "gpu"}, "did you mean 'partition'"),
+        ({"time": "1-00:00"}, "no number of minutes"),
+        ({"time": "0"}, "no number of minutes"),
+        ({"gpus_per_node": "all"}, "is no number"),
+        ({"gpus_per_node": "1"}, "precision=bfloat16"),
+    ],
+)
+def test_options_are_checked_before_anything_is_submitted(tiny_scale, options, message):
+    with pytest.raises(UserError, match=message):
+        slurm.engine(tiny_scale, options, 1)
+
+
+def test_a_machine_without_slurm_is_told_so(tiny_scale, monkeypatch):
+    monkeypatch.setattr(slurm, "which", lambda name: None)
+    with pytest.raises(UserError, match="no sbatch here"):
+        slurm.engine(tiny_scale, {}, 1)
+
+
+def parameters(scale, name, **options):
+    return slurm._parameters(jobs_of(scale)[name], slurm.engine(scale, options, 1), ["7", "9"])
+
+
+def test_a_job_asks_for_what_its_ranks_need(tiny_scale):
+    gpu = replace(tiny_scale, corpus="local", precision="bfloat16", processes=4, threads=3)
+    asked = slurm._parameters(jobs_of(gpu)["ppo"], slurm.engine(gpu, {}, 1), ["7", "9"])
+    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, slurm.MINUTES)
+    assert asked["srun_args"] == ["--cpus-per-task=12"]
+    assert asked["additional_parameters"]["dependency"] == "afterok:7:9"
+    assert asked["additional_parameters"]["kill-on-invalid-dep"] == "yes"
+
+
+def test_a_stage_that_runs_no_model_asks_for_no_gpu(tiny_scale):
+    gpu = replace(tiny_scale, precision="bfloat16", processes=4)
+    asked = {name: parameters(gpu, name, gpus_per_node="4") for name in ("data", "base", "sft")}
+    assert {name: each.get("gpus_per_node") for name, each in asked.items()} == {"data": None, "base": None, "sft": 4}
+    assert {name: each["cpus_per_task"] for name, each in asked.items()} == {"data": 1, "base": 1, "sft": 4}
+    kind = {name: parameters(gpu, name, gres="gpu:a100:4") for name in ("data", "sft")}
+    assert "gres" not in kind["data"] and kind["sft"]["gres"] == "gpu:a100:4" and "gpus_per_node" not in kind["sft"]
+
+
+def test_the_embedded_study_asks_for_no_gpu(tiny_scale):
+    assert "gpus_per_node" not in parameters(tiny_scale, "ppo")
+
+
+@pytest.mark.parametrize(("minutes", "signal"), [("1440", "TERM@300"), ("10", "TERM@150")])
+def test_a_job_is_told_to_end_in_time_for_a_checkpoint(tiny_scale, minutes, signal):
+    assert parameters(tiny_scale, "ppo", time=minutes)["additional_parameters"]["signal"] == signal
+
+
+def test_submitit_takes_all_that_can_be_asked(tiny_scale, tmp_path, monkeypatch):
+    from submitit import SlurmExecutor
+
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    options = {name: "x" for name in slurm.WORDS} | {name: "3" for name in slurm.NUMBERS}
+    executor = SlurmExecutor(tmp_path)
+    executor.update_parameters(**parameters(replace(tiny_scale, precision="float32"), "ppo", **options))
+    text = executor._make_submission_file_text("command", "1")
+    for name in set(slurm.WORDS) - {"setup"}:
+        assert f"#SBATCH --{name}=x" in text, text
+    assert "#SBATCH --requeue\n" in text and "#SBATCH --time=3\n" in text and "\nx\n" in text
+
+
+# ------------------------------------------------------------------------------------------- what is made of answers
+
+
+def test_each_job_is_submitted_once_after_what_it_needs(board, cluster):
+    watched = watch(board)
+    look(watched)
+    assert cluster.submitted == {"1": (SFT, []), "2": (RM, ["1"])}
+    cluster.states["1"] = ("RUNNING", "None")
+    look(watched)
+    assert list(board.running) == [of(board, SFT).key]
+    finish(board.cache, of(board, SFT))
+    look(watched)
+    assert of(board, SFT).key in board.done and not board.running
+
+
+def test_another_launcher_watches_what_is_in_the_queue(board, cluster):
+    watch(board)
+    again = watch(launch.board_for(board.jobs, board.cache))
+    assert len(cluster.submitted) == 2 and {ticket.id for ticket in again.held.values()} == {"1", "2"}
+
+
+def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the_next_launcher(board, cluster):
+    watched = watch(board)
+    slurm.logs(board.cache).mkdir(parents=True, exist_ok=True)
+    (slurm.logs(board.cache) / "1_0_log.err").write_text("first\nslurmstepd: error: Detected 1 oom_kill event\n")
+    cluster.states |= {"1": ("OUT_OF_MEMORY", "OutOfMemory"), "2": ("CANCELLED", slurm.NEVER)}
+    look(watched)
+    assert "out_of_memory" in board.failed[of(board, SFT).key] and "oom_kill" in board.failed[of(board, SFT).key]
+    assert board.over and list(board.broken) == [SFT]
+    again = launch.board_for(board.jobs, board.cache)
+    watch(again)
+    assert list(cluster.submitted.values())[2:] == [(SFT, []), (RM, ["3"])]
+
+
+@pytest.mark.parametrize("state", sorted(slurm.ENDED_BY_CLUSTER - {"TIMEOUT"}))
+def test_what_the_cluster_ended_is_submitted_again_with_what_waited_for_it_but_not_for_ever(board, cluster, state):
+    watched = watch(board)
+    for _ in range(slurm.TRIES - 1):
+        sft, rm = (watched.held[of(board, label).key].id for label in (SFT, RM))
+        cluster.states |= {sft: (state, ""), rm: ("CANCELLED", slurm.NEVER)}
+        look(watched)
+        assert not board.failed and watched.held[of(board, SFT).key].id not in (sft, rm)
+    cluster.states[watched.held[of(board, SFT).key].id] = (state, "")
+    look(watched)
+    assert f"ended its job {slurm.TRIES} times" in board.broken[SFT]
+
+
+@pytest.mark.parametrize(("every", "again"), [(0, False), (10, True)])
+def test_a_job_whose_time_was_up_goes_on_where_it_keeps_checkpoints(board, cluster, every, again):
+    jobs = {key: replace(each, scale=replace(each.scale, checkpoint_every=every)) for key, each in board.jobs.items()}
+    board = launch.board_for(jobs, board.cache)
+    watched = watch(board)
+    cluster.states |= {"1": ("TIMEOUT", ""), "2": ("CANCELLED", slurm.NEVER)}
+    look(watched)
+    assert (len(cluster.submitted) == 4) == again
+    assert again or "its time was up" in board.broken[SFT]
+
+
+def test_a_job_that_a_person_cancels_is_not_submitted_again(board, cluster):
+    watched = watch(board)
+    cluster.states |= {"1": ("RUNNING", "None"), "2": ("CANCELLED", "None")}
+    look(watched)
+    assert "the same command submits it again" in board.broken[RM] and len(cluster.submitted) == 2
+
+
+def test_input_to_correct_ends_the_study(board, cluster):
+    watched = watch(board)
+    told = job._endings(board.cache, of(board, SFT).key) / "0.json"
+    told.parent.mkdir(parents=True)
+    told.write_text(json.dumps({"code": job.WRONG, "why": "no such model; give one", "trace": "", "time": 0.0}))
+    cluster.states["1"] = ("FAILED", "NonZeroExitCode")
+    with pytest.raises(UserError, match="no such model; give one"):
+        look(watched)
+
+
+@pytest.mark.parametrize("state", [("COMPLETED", "None"), None])
+def test_a_file_system_may_take_a_while_to_show_an_artefact(board, cluster, state, monkeypatch):
+    watched = watch(board)
+    cluster.states |= {"1": state} if state else {}
+    cluster.states = {number: told for number, told in cluster.states.items() if state or number != "1"}
+    look(watched)
+    assert not board.failed
+    monkeypatch.setattr(slurm, "LAG_SECONDS", 0)
+    look(watched)
+    assert ("completed" if state else "forgotten") in board.broken[SFT]
+
+
+def test_a_corrupt_artefact_is_made_again(board, cluster):
+    folder = board.cache / of(board, SFT).key
+    finish(board.cache, of(board, SFT))
+    (folder / stage.DONE).write_text(json.dumps({"files": {"model": "0123"}}))
+    board = launch.board_for(board.jobs, board.cache)
+    look(watch(board))
+    assert of(board, SFT).key not in board.done and cluster.submitted["1"] == (SFT, [])
+
+
+def test_a_silent_cluster_is_waited_for_and_not_for_ever(board, cluster, monkeypatch):
+    watched = watch(board)
+
+    def silent(ids):
+        raise slurm.Unanswered("Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "states", silent)
+    look(watched)
+    assert not board.failed
+    watched.answered -= 2 * slurm.SILENT_SECONDS
+    with pytest.raises(UserError, match="Unable to contact slurm controller"):
+        look(watched)
