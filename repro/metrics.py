@@ -22,6 +22,7 @@ METRICS: dict[str, str] = {
     "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher",
     "rm/validation_accuracy": "share of validation comparisons in which the chosen summary scores higher, ties half; in the "
     "paper they come from policies that training has not",
+    "rm/cnndm_accuracy": "the same on comparisons of summaries of news articles, which training has none of",
     "rm/right_over_wrong": "share of test posts on which a right summary scores above itself with one fact replaced",
     "rm/right_over_wrong/*": "the same where this fact was replaced",
     "rm/bias": "what is subtracted from the reward model's output",

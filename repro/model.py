@@ -7,7 +7,7 @@ Padding is token 0 behind an attention mask, as the paper's code does, so that n
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -497,6 +497,12 @@ def placed(network: nn.Module, accelerator: Accelerator) -> nn.Module:
     network.to(accelerator.device)
     network.forward = _under(accelerator.autocast, network.forward)
     return network
+
+
+def cast_once(accelerator: Accelerator) -> AbstractContextManager:
+    """Within, autocast rounds a weight once and not in every forward pass; not where ranks share weights, which come and go."""
+    shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return nullcontext() if shared else accelerator.autocast()
 
 
 def _under(context: Callable[[], AbstractContextManager], forward: Callable) -> Callable:

@@ -158,6 +158,7 @@ def learn(work: Work) -> None:
                 average.update_parameters(models.policy.network)
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
+        measured["policy/sampler_gap"] = steps[0]["policy/sampler_gap"]
         here = posts.select(rows[own[counts]].tolist())
         measured |= evaluate.true_quality(here, rollout, corpus)
         diverged = not math.isfinite(measured["loss/total"])
@@ -251,7 +252,8 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     q = model.trim_left(query, pad)
-    response, sampled = generate.sample(models.policy, q, uniform, s.how, eos, pad)
+    with model.cast_once(s.accelerator):
+        response, sampled = generate.sample(models.policy, q, uniform, s.how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
@@ -263,6 +265,7 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
         query=query,
         response=response,
         logprob=logprob,
+        sampled=sampled,
         ref_logprob=ref_logprob,
         kl=pick(KL_ESTIMATOR)(logprob, ref_logprob, whole_kl),
         value=model.response_values(models.critic, q, response, pad),
@@ -385,6 +388,7 @@ def ppo_loss(
             ),
             "policy/ratio": loss.weighted(ratio, w.per_token),
             "policy/ratio_error": loss.weighted((ratio - 1).abs(), w.per_token),
+            "policy/sampler_gap": loss.weighted((logprob - masked.keep(r.sampled, r.token_mask)).abs(), w.per_token),
             "value/clip_fraction": loss.weighted(loss.value_clipped(value, clipped, target.returns), w.per_value),
         }
     return total, terms

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repro import hub, model, optimise, ranks
 from repro.checkpoint import Checkpoints
-from repro.data import Corpus, column, require_vocabulary
+from repro.data import ARTICLES, Corpus, column, require_vocabulary
 from repro.details import (
     DROPOUT,
     PADDING_SIDE,
@@ -59,6 +59,8 @@ def measure(work: Work, corpus: Corpus, pack: "Pack") -> Metrics:
     plain = model.placed(model.frozen(model.load_scalar(work.out / "model")), work.accelerator)
     scorer = Scorer(plain, pack, corpus.pad, work.scale.rollout_batch)
     measured = _normalise(work, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
+    if corpus.has_pairs(ARTICLES):
+        measured["rm/cnndm_accuracy"] = accuracy(scorer.margin(corpus.pairs(ARTICLES)))
     model.save_scalar(plain, work.out / "model")
     return measured
 

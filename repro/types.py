@@ -21,7 +21,8 @@ class Rollout:
 
     query: Tensor  # [B, Q] token ids, left-padded
     response: Tensor  # [B, R] token ids as they were drawn, those after the first end of text too
-    logprob: Tensor  # [B, R] float32, of the policy that sampled
+    logprob: Tensor  # [B, R] float32, of the policy that sampled, as the update compares itself with it
+    sampled: Tensor  # [B, R] float32, the same as the sampler computed it
     ref_logprob: Tensor  # [B, R] float32, of the reference policy
     kl: Tensor  # [B, R] float32, what the policy is from the reference, in nats, as it is estimated
     value: Tensor  # [B, R] float32, of the critic

@@ -51,6 +51,7 @@ class Case:
             query=sampled,
             response=sampled,
             logprob=self.given["logprob"],
+            sampled=self.given["logprob"],
             ref_logprob=self.given["ref_logprob"],
             kl=k1(self.given["logprob"], self.given["ref_logprob"]),
             value=self.given["value"],

@@ -88,6 +88,7 @@ def made_up_rollout(last, has_eos, tokens=5, seed=0):
         query=torch.zeros(rows, 2, dtype=torch.long),
         response=torch.full((rows, tokens), 5),
         logprob=logprob - 2,
+        sampled=logprob - 2,
         ref_logprob=logprob - 2 + 0.3 * shift,
         kl=-0.3 * shift,
         value=value,
@@ -107,6 +108,7 @@ def with_garbage(rollout, garbage=float("nan")):
     return replace(
         rollout,
         logprob=spoil(rollout.logprob, rollout.token_mask),
+        sampled=spoil(rollout.sampled, rollout.token_mask),
         value=spoil(rollout.value, rollout.value_mask),
         ref_logprob=spoil(rollout.ref_logprob, rollout.token_mask),
         kl=spoil(rollout.kl, rollout.token_mask),
