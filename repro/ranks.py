@@ -23,6 +23,9 @@ def meet() -> None:
 
 def sharing(accelerator: Accelerator) -> Accelerator:
     """The accelerator, told to share weights where its launcher asked for it: by itself it does so on GPUs only."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # It wants to know a micro-batch from a data loader, and there is none; the number is used for nothing here.
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and count() > 1 and accelerator.device.type == "cpu":
         # Every state that accelerate makes later starts from this one.
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
