@@ -11,7 +11,7 @@ OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 .PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-gpu bench-reports lock clean
 
 help:  ## this list
-	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local] [SEEDS="1 2 3"] [SET="field=value ..."]'
+	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [ARMS="label ..."] [WITH="detail=label ..."] [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 

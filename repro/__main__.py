@@ -64,7 +64,7 @@ def _parser() -> Parser:
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
-        verb.add_argument("--scale", default="", help="mini (the default), smoke or local")
+        verb.add_argument("--scale", default="", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
         verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
         verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
         verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
@@ -74,7 +74,7 @@ def _parser() -> Parser:
         verb.set_defaults(run=run)
     verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build the page over all")
     verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these (all of them)")
-    verb.add_argument("--scale", default="mini", help="mini (the default) or smoke")
+    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
     verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
@@ -93,7 +93,7 @@ def _parser() -> Parser:
     _add_judge(verbs)
     verb = verbs.add_parser("ui", help="MLflow's own pages, opened on a study, until Ctrl-C")
     verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="the last started one by default")
-    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
+    verb.add_argument("--scale", default="mini", help="mini (the default), pythia-1b, or a changed one's full name")
     verb.add_argument("--port", type=int, default=5000)
     verb.set_defaults(run=_ui)
     verb = verbs.add_parser("import", help="bring the studies of another MLflow store; twice without duplicates")
@@ -153,7 +153,7 @@ def _add_judge(verbs) -> None:
     """Its own options: what is asked of an endpoint costs money, and is of no study file."""
     verb = verbs.add_parser("judge", help="have a language model compare a study's summaries with the references")
     verb.add_argument("study", metavar="DETAIL")
-    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local or a changed one's full name")
+    verb.add_argument("--scale", default="mini", help="mini (the default), pythia-1b, or a changed one's full name")
     verb.add_argument("--model", required=True, metavar="NAME", help="as its endpoint calls it")
     verb.add_argument("--base-url", default="", metavar="URL", help="another endpoint, as http://HOST:8000/v1")
     verb.add_argument("--key-env", default="", metavar="NAME", help="variable that holds the endpoint's key")
@@ -246,7 +246,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     cache = _cache()
     board = launch.board_of(study, cache)
     gpu = cost.for_gpu(study.scale)
-    workers = 1 if gpu and not cost.at_hand().here else launch.workers_for(study.scale)
+    workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     seeds = " ".join(map(str, study.seeds))
     console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
@@ -268,7 +268,19 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(
         f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
     )
+    if refusal:
+        console.print(f"this machine would not run it: {refusal}", highlight=False)
     return 0
+
+
+def _workers(scale) -> tuple[int, str]:
+    """As many as a plan counts on here: one where this machine has too few GPUs, and why a run would be refused."""
+    from repro import launch
+
+    try:
+        return launch.workers_for(scale), ""
+    except UserError as error:
+        return 1, str(error)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -307,11 +319,12 @@ def _build_and_publish(detail: str, scale: str) -> None:
 
 
 def _check_data(studies, board) -> None:
-    """UserError where an arm's data would be refused, before anything of what is left is run."""
-    from repro import atlas, data
+    """UserError where an arm's data or starting point would be refused, before anything of what is left is run."""
+    from repro import atlas, data, launch
 
     for recipe in atlas.recipes(studies) if not board.over else ():
         data.check(recipe, studies[0].scale)
+    launch.check_starts(board)
 
 
 def _tell_of_failures(board) -> None:
@@ -345,7 +358,7 @@ def _follow(board, engine, tracker) -> None:
 
         try:
             engine.run(board, tick)
-        except KeyboardInterrupt:
+        except BaseException:  # whatever ended it, jobs may go on elsewhere
             print(engine.parting(board), end="", file=sys.stderr)
             raise
         finally:

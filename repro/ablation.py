@@ -65,10 +65,13 @@ def load(
     primary = declared.get("primary", "test/win_rate")
     if not metrics.known(primary):
         raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
+    chosen = _arms(detail, arms or declared.get("arms", detail.variants), company)
+    for recipe in chosen.values():
+        details.check_sharing(recipe, budget.sharding, budget.precision)
     return Ablation(
         detail=detail,
         question=declared.get("question", detail.question),
-        arms=_arms(detail, arms or declared.get("arms", detail.variants), company),
+        arms=chosen,
         seeds=_seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
         scale=replace(budget, name=_beside(budget.name, company)),
         primary=primary,

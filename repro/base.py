@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from repro import hub, model
-from repro.data import Corpus, embedded, require_vocabulary
+from repro.data import ARTICLES, Corpus, embedded, require_vocabulary
 from repro.errors import UserError
 from repro.stage import Stage, Work
 
@@ -29,7 +29,8 @@ def _run(work: Work) -> None:
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
         policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
-    require_positions(policy, positions)
+    if folder.exists():
+        require_positions(policy, max(positions, _article_tokens(corpus)))
     model.require_reproducible(policy)
     model.save_policy(policy, work.out / "model")
     work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
@@ -41,8 +42,13 @@ def require_positions(policy: PreTrainedModel, tokens: int) -> None:
     if tokens > known:
         raise UserError(
             f"the base model has positions for {known} tokens and the longest texts have {tokens}; give smaller "
-            "query_tokens and query_pair_tokens, and the lengths that go with them"
+            "query_tokens and query_pair_tokens, and the lengths that go with them, or comparisons without articles"
         )
+
+
+def _article_tokens(corpus: Corpus) -> int:
+    """Length of the texts that end in an article's summary; 0 where there are none."""
+    return corpus.pairs(ARTICLES).features["query_chosen_token"].length if corpus.has_pairs(ARTICLES) else 0
 
 
 STAGE = Stage(

@@ -42,6 +42,10 @@ class Random:
         self.generator.set_state(state["state"])
 
 
+def _end_now(*_: object) -> None:
+    raise Preempted("ended after its last step, which is kept")
+
+
 class Checkpoints:
     """Keeps the last checkpoint, every `Scale.checkpoint_every` steps and when the process is told to end (SIGTERM).
 
@@ -88,21 +92,39 @@ class Checkpoints:
         ending = ranks.anyone(self.ending.is_set())
         if step % self.every and not ending:
             return
-        self.start, self.values = step, values
-        self._save(self.folder / f"step-{step:08d}")
         often = self.work.scale.keep_every * self.every
         if often and step % often == 0:
-            keep(self.work.out / "kept" / f"step-{step:08d}")
+            self._keep(f"step-{step:08d}", keep)
+        self._save(step, values)
         if ending:
             raise Preempted(f"ended after step {step}, which is kept")
+
+    def over(self, steps: int, **values: Any) -> None:
+        """Called after the last step: what is still to do is done again from here, and the process can be ended at once."""
+        if self.every:
+            if self.start < steps:
+                self._save(steps, values)
+            signal.signal(signal.SIGTERM, _end_now)
 
     def best(self, value: float, keep: Callable[[Path], None]) -> None:
         """Called when the weights are measured, higher is better: where checkpoints are kept, the best so far are too."""
         if self.every and value > self.record:
+            self._keep("best", keep)
             self.record = value
-            keep(self.work.out / "kept" / "best")
 
-    def _save(self, target: Path) -> None:
+    def _keep(self, name: str, keep: Callable[[Path], None]) -> None:
+        """The weights are whole or they are not there."""
+        target = self.work.out / "kept" / name
+        partial = target.with_name(f"{name}.partial")
+        keep(partial)
+        ranks.wait()
+        if ranks.first():
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+
+    def _save(self, step: int, values: dict[str, Any]) -> None:
+        self.start, self.values = step, values
+        target = self.folder / f"step-{step:08d}"
         partial = target.with_name(f"{target.name}.partial")
         if ranks.first():
             shutil.rmtree(partial, ignore_errors=True)

@@ -1415,6 +1415,39 @@ CLASHES: tuple[Clash, ...] = (
 )
 
 
+# What each of these computes depends on how many ranks there are, so keys say it.
+RANK_DEPENDENT = {
+    (WHITEN_SCOPE.name, "each_rank"),
+    (WHITEN_SCOPE.name, "each_micro_batch"),
+    (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
+}
+# And these follow or copy weights, of which a rank that shares them has a part.
+NEEDS_WHOLE_WEIGHTS = (ADAPTER, WEIGHT_AVERAGE), ((REFERENCE_POLICY.name, "moving_average"),)
+
+
+def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
+    """UserError where ranks would share the weights (Scale.sharding) of an arm that needs them whole, or in a way that rounds.
+
+    DeepSpeed's bfloat16 rounds every buffer too: rotary frequencies, and the bias that centres a reward.
+    """
+    if sharding == "none":
+        return
+    if sharding != "fsdp" and precision != "float32":
+        raise UserError(
+            f"sharding={sharding} rounds the reward's bias and the rotary frequencies to bfloat16, and has never been tried; "
+            "take sharding=fsdp, or precision=float32"
+        )
+    details, choices = NEEDS_WHOLE_WEIGHTS
+    chosen = [(detail.name, recipe.label(detail)) for detail in DETAILS.values()]
+    unfit = [detail.name for detail in details if recipe.label(detail) != detail.reference]
+    unfit += [name for name, label in chosen if (name, label) in choices]
+    if unfit:
+        raise UserError(
+            f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs each rank to have all weights, and sharding={sharding} deals "
+            "them out; take sharding=none where the model fits"
+        )
+
+
 def check(recipe: Recipe) -> None:
     """UserError, by name and with the reason, where the recipe's choices make no sense together."""
     for clash in CLASHES:

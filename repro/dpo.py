@@ -52,13 +52,16 @@ def learn(work: Work) -> None:
     scale, accelerator, corpus = work.scale, work.accelerator, Corpus(work.inputs["data"])
     policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
     policy = model.set_dropout(policy, 0.0)
-    policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick))
+    policy, optimizer = model.prepared(
+        accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick)
+    )
     reference = model.held_in(model.frozen(reference), scale.frozen_weights)
     networks = policy, model.placed(reference, accelerator)
     pairs, outcome = read(corpus.pairs("train")), "finished"
     steps = len(pairs) // scale.rm_batch
     batches = optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(DRAWS) + "shuffle"))
     checkpoints = Checkpoints(work)
+    step = checkpoints.start - 1
     for step, rows in islice(enumerate(batches), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
         seen: list[Tensor] = []
@@ -72,6 +75,7 @@ def learn(work: Work) -> None:
             outcome = "diverged"
             break
         checkpoints.after(step + 1)
+    checkpoints.over(step + 1)
     validation = read(corpus.pairs("validation"))
     margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
     weights = model.gathered(accelerator, policy)

@@ -176,10 +176,11 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
     networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
-    placed, held = work.pick(POSITION_IDS), work.scale.frozen_weights
+    placed = work.pick(POSITION_IDS)
+    held = dict.fromkeys(networks, work.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
     models = Models(
         **{
-            name: model.placed(model.held_in(model.frozen(placed(network)), held), work.accelerator)
+            name: model.placed(model.held_in(model.frozen(placed(network)), held[name]), work.accelerator)
             for name, network in networks.items()
         }
     )

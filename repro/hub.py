@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from repro import model
@@ -267,9 +267,7 @@ def load_policy(source: str | Path) -> PreTrainedModel:
     """A causal language model in float32, strictly: weights that are missing or do not fit are an error, not random."""
     folder = resolve(source, "model")
     try:
-        policy, told = AutoModelForCausalLM.from_pretrained(
-            dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **model.network_in(folder)
-        )
+        policy, told = model.read_network(folder, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{folder}: no causal language model ({str(error).splitlines()[0]}); give another") from error
     wrong = sorted({*told["missing_keys"], *(str(each) for each in told["mismatched_keys"])})

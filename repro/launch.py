@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from repro import pipeline, stage
+from repro import hub, pipeline, stage
 from repro.ablation import Ablation
 from repro.errors import UserError
 from repro.job import FAILED, PREEMPTED, WRONG, Job, check, failure, prepare_process, run_apart, write_job
@@ -120,6 +120,24 @@ def board_for(jobs: dict[str, Job], cache: Path) -> Board:
     return Board(jobs, cache, done, corrupt={key for key in jobs if key not in done and (cache / key).exists()})
 
 
+def check_starts(board: Board) -> None:
+    """UserError where a stage that is left starts from a checkpoint that is not to be had.
+
+    What comes from the hub is here afterwards: the workers find it.
+    """
+    fields = {name: field for field, name in hub.STARTS.items()}
+    left = {(job.stage, job.seed): job.scale for key, job in board.jobs.items() if key not in board.done}
+    starts = [
+        (getattr(scale, fields[name]), scale.model, seed, name)
+        for (name, seed), scale in left.items()
+        if name in fields and getattr(scale, fields[name])
+    ]
+    for start in starts:  # a seed that has none is told before gigabytes of the others come
+        hub.start_source(*start)
+    for start in starts:
+        hub.start_of(*start)
+
+
 class Engine(Protocol):
     """Where jobs run, in words as a text: as many at once as `workers`."""
 
@@ -133,7 +151,7 @@ class Engine(Protocol):
         """
 
     def parting(self, board: Board) -> str:
-        """What an interrupt leaves running, in words."""
+        """What an interrupt or an error leaves running, in words."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ with a scalar head.
 Padding is token 0 behind an attention mask, as the paper's code does, so that no embedding is added for it.
 """
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
@@ -466,6 +468,7 @@ class Learner:
 
 def trunk_of(network: nn.Module) -> nn.Module:
     """The transformer under a policy's or a scalar model's head."""
+    network = network.network if isinstance(network, Learner) else network
     return network.trunk if isinstance(network, ScalarModel) else network.base_model
 
 
@@ -615,7 +618,16 @@ def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTra
 
 def load_policy(source: Path) -> PreTrainedModel:
     """A causal language model in float32: a folder as `transformers` saves it, or a GGUF file, unpacked."""
-    return positioned(AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **network_in(source)))
+    return positioned(read_network(source))
+
+
+def read_network(source: Path, **options: Any) -> Any:
+    """What `from_pretrained` makes of a source and these options, in float32."""
+    found = network_in(source)
+    # A GGUF is unpacked behind a progress bar that no setting turns off.
+    quiet = redirect_stderr(io.StringIO()) if "gguf_file" in found else nullcontext()
+    with quiet:
+        return AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **found, **options)
 
 
 def network_in(source: Path) -> dict[str, Any]:
@@ -645,6 +657,13 @@ def positioned(network: nn.Module) -> nn.Module:
     return POSITIONED[getattr(trunk_of(network).config, "positions", "implicit")](network)
 
 
+def prepared(accelerator: Accelerator, network: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    """What is trained, as accelerate wraps it for this rank, under its autocast however ranks share the weights."""
+    if accelerator.is_fsdp2:  # it would hand out rounded weights and outputs, log-probabilities among them
+        network.forward = _under(accelerator.autocast, network.forward)
+    return accelerator.prepare(network, optimizer)
+
+
 def gathered(accelerator: Accelerator, wrapped: nn.Module) -> dict[str, Tensor]:
     """All weights of a network that ranks share, on the first of them; nothing where each rank has them all.
 
@@ -669,19 +688,21 @@ def save_policy(policy: nn.Module, folder: Path, weights: Mapping[str, Tensor] =
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    return network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
+    """A copy with its adapter merged, since merging ends an adapter's training; without one, the network itself."""
+    return deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network
 
 
 def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
     """Configuration of the trunk, and all weights and buffers, an adapter merged into them; else as `save_policy`."""
     if not ranks.first():
         return
-    network.trunk = _merged(network.trunk)
     folder.mkdir(parents=True, exist_ok=True)
-    config = deepcopy(network.trunk.config)  # it may be a policy's too
+    trunk = _merged(network.trunk)
+    config = deepcopy(trunk.config)  # it may be a policy's too
     config.reward_token = network.reward_token
     config.save_pretrained(folder)
-    state = weights or network.state_dict()
+    own = {name: value for name, value in network.state_dict().items() if not name.startswith("trunk.")}
+    state = weights or own | {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "model.safetensors")
 
 

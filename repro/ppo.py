@@ -175,6 +175,7 @@ def learn(work: Work) -> None:
         )
         checkpoints.after(done, keep, prices=prices)
 
+    checkpoints.over(done, prices=prices)
     keep(work.out)
     diary.save(work.out / "episodes.json")
     work.finish({"ppo/updates": float(done)}, outcome)
@@ -202,23 +203,25 @@ def _texts(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor
 
 def _load(work: Work) -> Setting:
     sft, rm = work.inputs["sft"] / "model", work.inputs["rm"] / "model"
-    pick, dropout = work.pick, work.pick(DROPOUT).get("ppo", 0.0)
-    placed = pick(POSITION_IDS)
-    reward_model = placed(model.load_scalar(rm))
-    reference = placed(model.load_policy(work.inputs[pick(REFERENCE_POLICY).start] / "model"))
-    policy = placed(model.load_policy(sft))
-    critic = pick(CRITIC_TRUNK)(placed(pick(CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
+    pick, dropout, weights = work.pick, work.pick(DROPOUT).get("ppo", 0.0), work.scale.frozen_weights
+    positioned, start = pick(POSITION_IDS), pick(REFERENCE_POLICY)
+    # One network after another, the frozen ones on their device before the next is read: host memory is not endless.
+    reward_model = model.held_in(model.frozen(positioned(model.load_scalar(rm))), weights)
+    reward_model = model.placed(reward_model, work.accelerator)
+    reference = positioned(model.load_policy(work.inputs[start.start] / "model"))
+    reference = model.held_in(reference, start.weights(weights))
+    policy = positioned(model.load_policy(sft))
+    critic = pick(CRITIC_TRUNK)(positioned(pick(CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
     policy, critic, reference = pick(ADAPTER)(policy, critic, reference, work.seed_of("adapter"))
     policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
-    learners, optimizer = work.accelerator.prepare(
+    reference = model.placed(model.frozen(reference), work.accelerator)
+    learners, optimizer = model.prepared(
+        work.accelerator,
         model.Learners(policy=policy, critic=critic),
         optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick),
     )
-    frozen = [
-        model.placed(model.held_in(model.frozen(network), work.scale.frozen_weights), work.accelerator)
-        for network in (reference, reward_model)
-    ]
-    models = Models(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    both = (model.Learner(learners, name) for name in ("policy", "critic"))
+    models = Models(*both, reference, reward_model)
     corpus, scale = Corpus(work.inputs["data"]), work.scale
     return Setting(
         models,

@@ -6,6 +6,7 @@ for each other: where one has a row less than another, it runs its last one agai
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor, distributed
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 
 def meet() -> None:
     """Joins the processes that were started together, where there are any."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        PartialState(cpu=not torch.cuda.is_available())
+        # The others wait while the first writes, and a large checkpoint takes its time.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
 
 
 def sharing(accelerator: Accelerator) -> Accelerator:
@@ -31,6 +34,8 @@ def sharing(accelerator: Accelerator) -> Accelerator:
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    if accelerator.is_fsdp2:  # float32 is what weights are handed out and gradients added up in
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator
 
 

@@ -56,12 +56,15 @@ def _take(work: Work, corpus: Corpus, pack: "Pack") -> None:
 
 def measure(work: Work, corpus: Corpus, pack: "Pack") -> Metrics:
     """Normalise the reward model that lies in the stage's folder, and check it."""
-    plain = model.placed(model.frozen(model.load_scalar(work.out / "model")), work.accelerator)
-    scorer = Scorer(plain, pack, corpus.pad, work.scale.rollout_batch)
+    held = model.held_in(model.frozen(model.load_scalar(work.out / "model")), work.scale.frozen_weights)
+    scorer = Scorer(model.placed(held, work.accelerator), pack, corpus.pad, work.scale.rollout_batch)
     measured = _normalise(work, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
     if corpus.has_pairs(ARTICLES):
         measured["rm/cnndm_accuracy"] = accuracy(scorer.margin(corpus.pairs(ARTICLES)))
-    model.save_scalar(plain, work.out / "model")
+    whole = model.load_scalar(work.out / "model")  # what scored may have been rounded
+    whole.bias.fill_(held.bias)
+    whole.gain.fill_(held.gain)
+    model.save_scalar(whole, work.out / "model")
     return measured
 
 
@@ -114,9 +117,8 @@ def _train(work: Work, corpus: Corpus, pack: Pack) -> None:
     reward_model = model.ScalarModel(trunk, work.pick(REWARD_TOKEN))
     work.pick(RM_HEAD_INIT)(reward_model.head, work.generator("head"))
     model.set_dropout(reward_model, work.pick(DROPOUT).get("rm", 0.0))
-    reward_model, optimizer = accelerator.prepare(
-        reward_model, optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
-    )
+    optimizer = optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
+    reward_model, optimizer = model.prepared(accelerator, reward_model, optimizer)
     pairs = corpus.pairs("train")
     chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
@@ -135,6 +137,7 @@ def _train(work: Work, corpus: Corpus, pack: Pack) -> None:
         seen = sum(map(len, batches[: step + 1]))
         work.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
         checkpoints.after(step + 1)
+    checkpoints.over(len(batches))
     weights = model.gathered(accelerator, reward_model)
     model.save_scalar(accelerator.unwrap_model(reward_model), work.out / "model", weights)
 
@@ -285,5 +288,14 @@ STAGE = Stage(
     upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,
-    fields=("posts", "normalisation_posts", "rm_batch", "rm_learning_rate", "micro_batch", "rollout_batch", "rm_from"),
+    fields=(
+        "posts",
+        "normalisation_posts",
+        "rm_batch",
+        "rm_learning_rate",
+        "micro_batch",
+        "rollout_batch",
+        "frozen_weights",
+        "rm_from",
+    ),
 )

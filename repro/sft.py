@@ -45,7 +45,7 @@ def _train(work: Work) -> Metrics:
     tokens = column(posts, "query_reference_response_token")
     counted = pick(SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
     policy = model.set_dropout(model.load_policy(work.inputs["base"] / "model"), pick(DROPOUT).get("sft", 0.0))
-    policy, optimizer = accelerator.prepare(policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
+    policy, optimizer = model.prepared(accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
     torch.manual_seed(work.seed_of("dropout"))
     shuffle = work.generator("shuffle")
     passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(pick(SFT_EPOCHS)))
@@ -59,6 +59,7 @@ def _train(work: Work) -> Metrics:
             loss = optimise.step(accelerator, optimizer, parts)
         work.log_mean((step + 1) * scale.sft_batch, {"sft/loss": loss}, steps)
         checkpoints.after(step + 1, loss=loss)
+    checkpoints.over(steps, loss=loss)
     weights = model.gathered(accelerator, policy)
     model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
     return {"sft/final_loss": loss}

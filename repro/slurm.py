@@ -90,6 +90,7 @@ def engine(scale: Scale, options: Mapping[str, str], workers: int) -> Slurm:
             raise UserError(f"--slurm has no {name!r}; {nearest(name, NUMBERS + WORDS)}")
     known = {name: _number(name, value) if name in NUMBERS else value for name, value in options.items()}
     gpus = known.get("gpus_per_node", int("gres" in known or scale.corpus != "embedded")) > 0
+    _check_gpus(scale, known)
     check(scale, gpus)
     if gpus and scale.precision == "auto" and not torch.cuda.is_available():
         raise UserError(
@@ -104,6 +105,24 @@ def _number(name: str, value: str) -> int:
         unit = " of minutes, at least 1" if name == "time" else ""
         raise UserError(f"--slurm {name}={value!r} is no number{unit}; write it as {name}={MINUTES if unit else 1}")
     return int(value)
+
+
+def _check_gpus(scale: Scale, options: Mapping[str, str | int]) -> None:
+    """UserError where a job would have GPUs, and fewer than ranks."""
+    name = "gres" if "gres" in options else "gpus_per_node"
+    value = options.get(name, 0)
+    given = _gpus_of(value) if name == "gres" else value
+    if 0 < given < scale.processes:
+        raise UserError(
+            f"--slurm {name}={value} gives a job {given} GPU{'s' * (given > 1)}, and processes={scale.processes} takes "
+            f"one each; ask for {scale.processes}, or set processes to at most {given}"
+        )
+
+
+def _gpus_of(gres: str) -> int:
+    """How many GPUs a list of gpu[:TYPE][:COUNT] asks for; other resources are none."""
+    asked = [entry.partition("(")[0].removeprefix("gres/").split(":") for entry in gres.split(",")]
+    return sum(int(words[-1]) if words[-1].isdigit() else 1 for words in asked if words[0] == "gpu")
 
 
 # ------------------------------------------------------------------------------------------------ what is submitted

@@ -4,6 +4,7 @@ A key is the stage's name and a hash of everything that the stage may read. An a
 `done.json` is written last, by rename: a killed stage is never a hit.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -26,7 +27,7 @@ from filelock import FileLock
 
 from repro import hub, ranks
 from repro.detail import Pick, Recipe
-from repro.details import DETAILS, PRECISION
+from repro.details import DETAILS, PRECISION, RANK_DEPENDENT
 from repro.scale import SOURCES, Scale
 from repro.types import Metrics
 
@@ -37,6 +38,7 @@ UNKEYED = ("recompute", "processes", "sharding", "checkpoint_every", "keep_every
 # Fields that came later: at their default a key does without them, so that what was made before is still found.
 DEFAULTS = {each.name: each.default for each in fields(Scale)}
 LATER = ("frozen_weights", "sampler", "sft_from", "rm_from", "policy_from")
+LARGE = 256 * 2**20  # bytes of a file
 CURVE_POINTS = 200  # about as many as a figure can show
 
 
@@ -128,6 +130,14 @@ class Work:
         if len(self.unlogged) >= steps / CURVE_POINTS or not math.isfinite(sum(metrics.values())):
             self._log_rest()
 
+    def close(self) -> None:
+        """Free what the stage held of the device: networks are in circles, and the next stage needs the room."""
+        if "accelerator" in self.__dict__:
+            self.accelerator.free_memory()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _log_rest(self) -> None:
         if self.unlogged:
             step, last = self.unlogged[-1]
@@ -149,7 +159,8 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
     choices = {
         d.name: recipe.label(d) for d in DETAILS.values() if stage.name in d.stages and recipe.label(d) != d.reference
     }
-    read = {
+    splits = {"processes": scale.processes} if scale.processes > 1 and RANK_DEPENDENT & choices.items() else {}
+    read = splits | {
         "stage": stage.name,
         "version": stage.version,
         "choices": choices,
@@ -207,10 +218,18 @@ def cached(folder: Path) -> bool:
     if not (folder / DONE).exists():
         return False
     try:
-        files = json.loads((folder / DONE).read_text())["files"]
-        return all(file_digest(folder / name) == digest for name, digest in files.items())
+        done = json.loads((folder / DONE).read_text())
+        return all(_as_written(folder, name, done) for name in done["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _as_written(folder: Path, name: str, done: Mapping[str, Any]) -> bool:
+    """Whether a file is what the stage wrote; of a large one the size has to do, since reading it takes minutes."""
+    size = done.get("sizes", {}).get(name, 0)
+    if size > LARGE:
+        return (folder / name).stat().st_size == size
+    return file_digest(folder / name) == done["files"][name]
 
 
 def run_or_reuse(
@@ -273,20 +292,22 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_term)
+        work.close()
     ranks.wait()
     if ranks.first():
         _complete(work, partial, target, scale.name, began)
 
 
 def _complete(work: Work, partial: Path, target: Path, scale: str, began: float) -> None:
-    """The folder gets its list of files and its name; what the stage would have gone on from is not kept."""
-    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
-    files = {str(p.relative_to(partial)): file_digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+    """The folder gets its list of files and its name; what the stage would have gone on from goes last."""
+    made = [p for p in sorted(partial.rglob("*")) if p.is_file() and p.relative_to(partial).parts[0] != CHECKPOINTS]
+    files = {str(p.relative_to(partial)): file_digest(p) for p in made}
     done = {
         "key": target.name,
         "seconds": work.seconds_before + time.time() - began,
         "finished": time.time(),
         "files": files,
+        "sizes": {str(p.relative_to(partial)): p.stat().st_size for p in made},
         "read": sorted(work.pick.read),
         "seed": work.seed,
         "scale": scale,
@@ -294,6 +315,7 @@ def _complete(work: Work, partial: Path, target: Path, scale: str, began: float)
     (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
     os.replace(partial / f"{DONE}.tmp", partial / DONE)
     os.replace(partial, target)
+    shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
 
 
 def partial_folder(target: Path) -> Path:

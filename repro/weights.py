@@ -79,6 +79,10 @@ class Reference:
     start: str
     move: Callable[[nn.Module, nn.Module], None] = stay
 
+    def weights(self, frozen: str) -> str:
+        """What it is held in: steps as small as those of one that moves are lost in bfloat16."""
+        return frozen if self.move is stay else "float32"
+
     def held(self, reference: nn.Module) -> dict[str, nn.Module]:
         """What of it a checkpoint needs: nothing, while it stays what it was."""
         return {} if self.move is stay else {"reference": reference}

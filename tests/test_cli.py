@@ -11,8 +11,9 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from repro import ablation, catalogue, docs, launch, pipeline, stage
-from repro.__main__ import main
+from repro.__main__ import _follow, main
 from repro.details import GROUPS
+from repro.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,6 +93,47 @@ def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
     }
     assert "worker" in told.splitlines()[-1] and told.splitlines()[-1].startswith("about ")
     assert [path.name for path in place.rglob("*")] == ["cache"]
+
+
+def test_a_machine_with_too_few_gpus_plans_and_does_not_run(tiny, place, monkeypatch, capsys):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 1)
+    refusal, words = "processes=2, and this machine has 1 GPUs; set it to at most that", [*tiny, "processes=2"]
+    assert main(["plan", "whiten_adv", *words]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].endswith("with 1 worker") and told[-1] == f"this machine would not run it: {refusal}"
+    assert refusal in error_of(capsys, ["run", "whiten_adv", *words])
+    assert main(["plan", "whiten_adv", *tiny]) == 0
+    assert "would not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["run", "atlas"])
+def test_a_starting_point_that_is_not_there_is_told_before_anything_is_recorded(verb, tiny, place, capsys):
+    assert main([verb, "whiten_adv", *tiny, "rm_from=start-{seed}", "--seeds", "4", "5"]) == 2
+    assert "'start-4', where rm of seed 4 starts, is no folder" in capsys.readouterr().err
+    assert not list(place.glob("**/mlflow.db"))
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, UserError("the cluster is silent")])
+def test_whatever_ends_the_watch_what_it_leaves_running_is_told(ended_by, capsys):
+    class Elsewhere:
+        workers = 1
+
+        def run(self, board, tick):
+            raise ended_by
+
+        def parting(self, board):
+            return "to end them: scancel 7\n"
+
+    class Untracked:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    tracker = Untracked()
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        _follow(launch.Board({}, Path("cache")), Elsewhere(), tracker)
+    assert capsys.readouterr().err == "to end them: scancel 7\n" and tracker.closed
 
 
 def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):

@@ -87,11 +87,34 @@ def of(board, label):
         ({"time": "0"}, "no number of minutes"),
         ({"gpus_per_node": "all"}, "is no number"),
         ({"gpus_per_node": "1"}, "precision=bfloat16"),
+        ({"gres": "gpu:1"}, "precision=bfloat16"),
     ],
 )
 def test_options_are_checked_before_anything_is_submitted(tiny_scale, options, message):
     with pytest.raises(UserError, match=message):
         slurm.engine(tiny_scale, options, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "enough"),
+    [
+        ({"gpus_per_node": "3"}, False),
+        ({"gpus_per_node": "4"}, True),
+        ({"gpus_per_node": "0"}, True),
+        ({"gres": "gpu"}, False),
+        ({"gres": "gpu:a100"}, False),
+        ({"gres": "disk:9,gpu:a100:3(S:0-1)"}, False),
+        ({"gres": "gpu:a100:2,gpu:h100:2"}, True),
+        ({"gres": "shard:1"}, True),
+    ],
+)
+def test_fewer_gpus_than_ranks_are_refused_before_anything_is_submitted(tiny_scale, options, enough):
+    scale = replace(tiny_scale, precision="bfloat16", processes=4)
+    if enough:
+        slurm.engine(scale, options, 1)
+        return
+    with pytest.raises(UserError, match="and processes=4 takes one each; ask for 4, or set processes to at most [13]$"):
+        slurm.engine(scale, options, 1)
 
 
 def test_a_machine_without_slurm_is_told_so(tiny_scale, monkeypatch):
