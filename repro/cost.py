@@ -47,6 +47,11 @@ def history(cache_folder: Path) -> dict[tuple[str, str], float]:
     return {key: median(values) for key, values in found.items()}
 
 
+def learns(name: str, scale: Scale) -> bool:
+    """Whether the stage trains: not where its weights are taken from elsewhere."""
+    return not any(getattr(scale, field) for field, stage_of in hub.STARTS.items() if stage_of == name)
+
+
 def _expected(job: Job) -> float:
     if for_gpu(job.scale):
         return gpu_seconds(job.stage, job.scale, at_hand(), passes_of(job.recipe))
@@ -64,6 +69,8 @@ def estimate(name: str, scale: Scale) -> float:
     logits = 2 * head * response
     per_episode = 4 * whole + 2 * logits + 4 * 3 * (2 * whole + logits)
     per_answer = 3 * whole + 2 * logits
+    if not learns(name, scale):
+        return OVERHEAD + (2 * scale.validation_comparisons * whole / FLOPS if name == "rm" else 0.0)
     flops = {
         "data": 0,
         "base": 0,
@@ -260,17 +267,20 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = Passes
     network, again = network_of(scale.model), float(scale.recompute == "layers")
     query, response = scale.query_tokens, scale.response_tokens
     text, pair = scale.query_reference_tokens, scale.query_pair_tokens
-    answers = {"baseline": 2 * scale.test_posts, "evaluate": 2 * scale.test_posts}.get(name, 0)
-    if name == "ppo":
+    answers, learning = 2 * scale.test_posts if name in ("baseline", "evaluate") else 0, learns(name, scale)
+    if name == "ppo" and learning:
         answers = scale.episodes / scale.ppo_batch / scale.evaluate_every * scale.validation_posts
     flops = answers * (rollout_flops(network, query, response))
-    if name == "sft":
+    if name == "sft" and learning:
         flops += scale.posts * passes.sft * (3 * network.forward(text, text) + again * network.again(text))
-    if name == "rm":
+    if name == "sft" and not learning:
+        flops += scale.sft_batch * network.forward(text, text)
+    if name == "rm" and learning:
         flops += passes.rm * scale.comparisons * 2 * (3 * network.forward(pair) + again * network.again(pair))
+    if name == "rm":
         flops += scale.validation_comparisons * 2 * network.forward(pair)
         flops += min(scale.posts, scale.normalisation_posts) * network.forward(text)
-    if name == "ppo":
+    if name == "ppo" and learning:
         learnt = passes.ppo * update_flops(network, query, response, again)
         flops += scale.episodes * (rollout_flops(network, query, response) + learnt)
         answers += scale.episodes
@@ -317,12 +327,16 @@ class Bytes:
 MIXED, FULL = Bytes(44, 16, 36, 2, 2), Bytes(72, 24, 48, 4, 4)
 INPUT = 4  # bytes per token and unit of width of a layer's input, which is kept where layers are recomputed
 LOGITS = 5 * 4  # bytes of a place and token of the vocabulary: logits, scaled ones, their exponentials, two gradients
+# The same of SFT's loss, as counted under either precision: float32 logits, their slice and its log-softmax as it goes
+# forward, and the log-softmax and two gradients as it goes back.
+SFT_LOGITS = 3 * 4
 
 
 def memory(scale: Scale, mixed: bool = True) -> dict[str, float]:
-    """Bytes on each device at the largest moment of PPO, or of SFT where that is larger, by what takes them."""
-    ppo, sft = _ppo_memory(scale, MIXED if mixed else FULL), _sft_memory(scale, MIXED if mixed else FULL)
-    return max(ppo, sft, key=lambda parts: sum(parts.values()))
+    """Bytes on each device at the largest moment of the stages that train here and of evaluation, by what takes them."""
+    size, trained = MIXED if mixed else FULL, {"ppo": _ppo_memory, "sft": _sft_memory, "rm": _rm_memory}
+    counted = [each for name, each in trained.items() if learns(name, scale)]
+    return max((each(scale, size) for each in (*counted, _drawing_memory)), key=lambda parts: sum(parts.values()))
 
 
 def _ppo_memory(scale: Scale, size: Bytes) -> dict[str, float]:
@@ -332,28 +346,51 @@ def _ppo_memory(scale: Scale, size: Bytes) -> dict[str, float]:
     updating = _backward(n, scale, text, size, networks=2, logits=logits) | {
         "bfloat16 copies": copied if scale.recompute == "layers" else 2 * copied,
     }
-    rolling = {
-        "key-value cache": _kv_cache(scale, size.number),
-        "activations": scale.rollout_batch * text * n.hidden * size.passing,
-        "logits": scale.rollout_batch * n.vocabulary * LOGITS,
-        "bfloat16 copies": copied,
-    }
     stepping = {"optimizer's own": 4 * (n.policy + n.scalar) / (1 if scale.sharding == "none" else scale.processes)}
     held = {
         "weights, gradients, moments": _learnt(n.policy + n.scalar, scale),
         "frozen networks": HELD[scale.frozen_weights] * (n.policy + n.scalar),
     }
-    return held | max(updating, rolling, stepping, key=lambda parts: sum(parts.values()))
+    return held | max(updating, _rolling(n, scale, size), stepping, key=lambda parts: sum(parts.values()))
+
+
+def _drawing_memory(scale: Scale, size: Bytes) -> dict[str, float]:
+    """Of an evaluation: the policy in float32, reference and reward model as they are held."""
+    n = network_of(scale.model)
+    return {
+        "frozen networks": 4 * n.policy + HELD[scale.frozen_weights] * (n.policy + n.scalar),
+        **_rolling(n, scale, size),
+    }
+
+
+def _rolling(n: Network, scale: Scale, size: Bytes) -> dict[str, float]:
+    text = scale.query_tokens + scale.response_tokens
+    return {
+        "key-value cache": _kv_cache(scale, size.number),
+        "activations": scale.rollout_batch * text * n.hidden * size.passing,
+        "logits": scale.rollout_batch * n.vocabulary * LOGITS,
+        "bfloat16 copies": _copied(n, scale, size),
+    }
 
 
 def _sft_memory(scale: Scale, size: Bytes) -> dict[str, float]:
     """Its loss is of every place of a text, and all of their logits are there at once."""
     n, text = network_of(scale.model), scale.query_reference_tokens
-    logits = scale.micro_batch * text * n.vocabulary * (4 + 4 + size.number)
+    logits = scale.micro_batch * text * n.vocabulary * SFT_LOGITS
     return {
         "weights, gradients, moments": _learnt(n.policy, scale),
         "bfloat16 copies": _copied(n, scale, size),
         **_backward(n, scale, text, size, networks=1, logits=logits),
+    }
+
+
+def _rm_memory(scale: Scale, size: Bytes) -> dict[str, float]:
+    """Both texts of a comparison go through it at once."""
+    n, rows = network_of(scale.model), replace(scale, micro_batch=2 * scale.micro_batch)
+    return {
+        "weights, gradients, moments": _learnt(n.scalar, scale),
+        "bfloat16 copies": _copied(n, scale, size),
+        **_backward(n, rows, scale.query_pair_tokens, size, networks=1, logits=0),
     }
 
 
@@ -395,7 +432,7 @@ def disk(name: str, scale: Scale) -> float:
         "base": 4 * n.policy,
         "sft": 4 * n.policy,
         "rm": 4 * n.scalar,
-        "ppo": (1 + kept) * 4 * both,
+        "ppo": (1 + kept) * 4 * both if learns("ppo", scale) else 4 * n.policy,
     }
     return learnt.get(name, 0.0)
 
@@ -403,7 +440,16 @@ def disk(name: str, scale: Scale) -> float:
 def checkpoint(scale: Scale) -> float:
     """Bytes of a running PPO's last checkpoint and the next, which is written beside it: weights and two moments."""
     n = network_of(scale.model)
-    return 2 * 12 * (n.policy + n.scalar) if scale.checkpoint_every else 0.0
+    return 2 * 12 * (n.policy + n.scalar) if scale.checkpoint_every and learns("ppo", scale) else 0.0
+
+
+def host(scale: Scale) -> float:
+    """Bytes of host memory that a node's ranks take while PPO loads, all of its ranks on one node.
+
+    Each reads policy and critic in float32 before they are dealt out, and one frozen network at a time.
+    """
+    n = network_of(scale.model)
+    return scale.processes * 4 * (2 * n.policy + n.scalar) if learns("ppo", scale) else scale.processes * 4 * n.policy
 
 
 # ---------------------------------------------------------------------------------------------- in words
@@ -425,6 +471,7 @@ def told(jobs: Iterable[Job], scale: Scale, cache_folder: Path, workers: int) ->
         f"assuming {ranks}x {device.name}{'' if device.here else ' (none here)'} a worker, at {USED:.0%} of its peak of "
         f"{device.flops / 1e12:.0f} TFLOP/s where it learns or reads, and {READ:.0%} of its bandwidth where it draws",
         f"memory: about {needed:.0f} GiB of the {has} of each GPU ({shares}){room}",
+        f"host memory: about {host(scale) / 1e9:,.0f} GB on the node while it loads{', for each worker' * (workers > 1)}",
         f"{workers} worker{'s' * (workers > 1)} of {ranks} GPU{'s' * (ranks > 1)}; {hours:,.0f} GPU-hours in all",
         f"disk: {left / 1e9:,.0f} GB of artefacts; {checkpoint(scale) / 1e9:,.0f} GB of checkpoints while PPO runs",
     ]

@@ -127,8 +127,7 @@ def learn(work: Work) -> None:
     average = pick(WEIGHT_AVERAGE)(models.policy.network)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
     shuffle, sampled, order = (work.generator(pick(DRAWS) + name) for name in ("shuffle", "sampling", "order"))
-    drawn = work.generator("texts")
-    texts = _texts(corpus, drawn)
+    texts = _texts(corpus, drawn := work.generator("texts"))
     diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
     torch.manual_seed(work.seed_of("dropout"))
     keep = partial(_keep, setting, average)
@@ -159,8 +158,7 @@ def learn(work: Work) -> None:
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
         measured["policy/sampler_gap"] = steps[0]["policy/sampler_gap"]
-        here = posts.select(rows[own[counts]].tolist())
-        measured |= evaluate.true_quality(here, rollout, corpus)
+        measured |= evaluate.true_quality(here := posts.select(rows[own[counts]].tolist()), rollout, corpus)
         diverged = not math.isfinite(measured["loss/total"])
         diary.note(update, here, rollout, target, uniform[own[counts]], diverged)
         work.log(update * scale.ppo_batch, measured)

@@ -159,8 +159,8 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
     choices = {
         d.name: recipe.label(d) for d in DETAILS.values() if stage.name in d.stages and recipe.label(d) != d.reference
     }
-    splits = {"processes": scale.processes} if scale.processes > 1 and RANK_DEPENDENT & choices.items() else {}
-    read = splits | {
+    splits = len(RANK_DEPENDENT & choices.items()) * (scale.processes - 1)
+    read = ({"processes": scale.processes} if splits else {}) | {
         "stage": stage.name,
         "version": stage.version,
         "choices": choices,

@@ -1,16 +1,18 @@
 """The base model: which ones are refused before anything is trained on them, and the tokenizer it came with."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
 from tiny import SHAPE, pick, policy
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from repro import base, model
-from repro.data import embedded
+from repro.data import ARTICLES, embedded
 from repro.errors import UserError
 from repro.stage import Budget, Work
 
@@ -73,6 +75,16 @@ def test_a_model_with_fewer_ids_than_the_tokenizer_is_refused(tiny_scale, tiny_r
     model.save_policy(policy(), tmp_path / "given")
     with pytest.raises(UserError, match="highest id is .* and the base model has 64 of them"):
         run(replace(tiny_scale, model=str(tmp_path / "given")), tiny_run["data"], tmp_path / "out")
+
+
+def test_a_model_with_positions_for_posts_but_not_for_articles_is_refused(tiny_scale, tiny_run, tmp_path):
+    model.save_policy(model.initialise(SHAPE, 1024, 128, seed=3), tmp_path / "given")
+    shutil.copytree(tiny_run["data"], tmp_path / "data")
+    schema = Features({"query_chosen_token": List(Value("int32"), length=129)})
+    articles = Dataset.from_dict({"query_chosen_token": [[0] * 129]}, features=schema)
+    articles.save_to_disk(tmp_path / "data" / "pairs" / ARTICLES)
+    with pytest.raises(UserError, match="positions for 128 tokens and the longest texts have 129"):
+        run(replace(tiny_scale, model=str(tmp_path / "given")), tmp_path / "data", tmp_path / "out")
 
 
 # ----------------------------------------------------------------------------- the tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import cost, model, pipeline, ppo, sft, stage
+from repro import cost, model, pipeline, ppo, rm, sft, stage
 from repro.detail import Recipe
 from repro.launch import Job
 from repro.scale import SCALES
@@ -139,7 +139,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch):
     network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
     monkeypatch.setattr(cost, "network_of", lambda _: network)
     scale = replace(
-        SMOKE, query_tokens=48, query_reference_tokens=16, response_tokens=16,
+        SMOKE, query_tokens=48, query_reference_tokens=16, query_pair_tokens=16, response_tokens=16,
         micro_batch=rows, rollout_batch=rows, recompute=recompute,
     )  # fmt: skip
     policy, critic, reference, judge = (model.initialise("gpt-neox:64/4/4/256", 512, 128, seed) for seed in range(4))
@@ -161,6 +161,63 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch):
     stays = 4 * sum(p.numel() for each in (policy, critic, reference, judge) for p in each.parameters())
     stays += 2 * 4 * sum(p.numel() for each in (policy, critic) for p in each.parameters())
     assert sum(cost.memory(scale, mixed=False).values()) == pytest.approx(stays + live.peak, rel=0.25)
+
+
+def moment(trained, work, mixed):
+    """Bytes at the largest moment of a backward pass of `work()`: parameters, gradients, and what comes and goes."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed), Live() as live:
+        lost = work()
+        with torch.autocast("cpu", enabled=False):
+            lost.backward()
+    return live.peak + 3 * 4 * sum(p.numel() for p in trained.parameters())  # weights and Adam's two moments
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed, monkeypatch):
+    network = cost.Network(hidden=32, layers=2, intermediate=64, vocabulary=16_384)
+    monkeypatch.setattr(cost, "network_of", lambda _: network)
+    policy, ids = model.initialise("gpt-neox:32/2/2/64", 16_384, 128, seed=0).train(), torch.randint(2, 60, (16, 32))
+    every = torch.ones_like(ids, dtype=torch.bool)
+    took = moment(policy, lambda: sft.token_loss(policy, ids, every, tiny.PAD), mixed)
+    size = cost.MIXED if mixed else cost.FULL
+    said = cost._sft_memory(replace(SMOKE, micro_batch=16, query_reference_tokens=32), size)
+    assert sum(said.values()) == pytest.approx(took, rel=0.1)
+
+
+def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
+    network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
+    monkeypatch.setattr(cost, "network_of", lambda _: network)
+    judge = model.ScalarModel(model.initialise("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model).train()
+    texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
+    took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD, torch.device("cpu")).sum(), False)
+    said = cost._rm_memory(replace(SMOKE, micro_batch=16, query_pair_tokens=64), cost.FULL)
+    assert sum(said.values()) == pytest.approx(took, rel=0.25)
+
+
+@pytest.mark.parametrize(("name", "field"), [("sft", "sft_from"), ("rm", "rm_from"), ("ppo", "policy_from")])
+def test_a_stage_that_takes_its_weights_from_elsewhere_is_not_charged_for_training(name, field, monkeypatch):
+    taken = replace(GPU, checkpoint_every=10, **{field: "somewhere"})
+    assert not cost.learns(name, taken)
+    assert [each for each in PPO_STAGES if not cost.learns(each, taken)] == [name]
+    for how in (cost.estimate, lambda *of: cost.gpu_seconds(*of, cost.ASSUMED)):
+        assert how(name, taken) < how(name, replace(taken, **{field: ""}))
+    monkeypatch.setattr(cost, f"_{name}_memory", lambda *_: {"of training": 1e15})
+    assert cost.memory(replace(taken, **{field: ""})) == {"of training": 1e15}
+    assert sum(cost.memory(taken).values()) < 1e15
+
+
+def test_a_policy_from_elsewhere_is_stored_alone_and_a_reward_model_from_elsewhere_is_still_measured():
+    taken = replace(GPU, checkpoint_every=10, policy_from="somewhere", rm_from="somewhere")
+    assert cost.disk("ppo", taken) == cost.disk("sft", taken) and cost.checkpoint(taken) == 0
+    assert cost.gpu_seconds("rm", replace(taken, validation_comparisons=10**6), cost.ASSUMED) > 100 > cost.OVERHEAD
+    assert cost.gpu_seconds("ppo", taken, cost.ASSUMED) == cost.OVERHEAD
+
+
+def test_host_memory_is_three_networks_of_every_rank(tmp_path):
+    n = cost.network_of(GPU.model)
+    assert cost.host(replace(GPU, processes=8)) == 8 * 4 * (2 * n.policy + n.scalar)
+    assert cost.host(replace(GPU, policy_from="somewhere")) == 4 * n.policy
+    assert "GB on the node while it loads" in " ".join(cost.told([job("ppo", GPU)], GPU, tmp_path, workers=1))
 
 
 def test_weights_that_are_shared_take_less_on_each_device():

@@ -298,7 +298,9 @@ def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
 def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_error(choice, weight):
     # One token and one state: (2 - 3)^2 / 2 = 0.5; the advantage is 0, so that is all.
     r = one_token(value=2.0)
-    total, _ = loss_of(r, Targets(row(0.0), row(3.0), row(0.0)), r.logprob, r.value, value_coef=choice, value_clip="off")
+    total, _ = loss_of(
+        r, Targets(row(0.0), row(3.0), row(0.0)), r.logprob, r.value, value_coef=choice, value_clip="off"
+    )
     assert total.item() == pytest.approx(weight * 0.5)
 
 
@@ -314,7 +316,9 @@ def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_e
 )
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
-    total, _ = loss_of(r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement)
+    total, _ = loss_of(
+        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement
+    )
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
 
 
