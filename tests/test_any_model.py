@@ -360,10 +360,10 @@ def test_a_pre_trained_model_goes_to_its_report_on_peoples_posts(tmp_path):
         "tokenizer": smollm2.file(),
         "posts_file": POSTS,
         "comparisons_file": COMPARISONS / "batch13.json",
-        **{"posts": 16, "validation_posts": 4, "test_posts": 4, "comparisons": 16, "validation_comparisons": 24},
+        **{"posts": 16, "validation_posts": 4, "test_posts": 4, "comparisons": 16, "validation_comparisons": 12},
         **{"query_tokens": 96, "reference_tokens": 50, "query_reference_tokens": 146, "response_tokens": 16},
         **{"pair_response_tokens": 60, "query_pair_tokens": 156, "normalisation_posts": 8},
-        **{"sft_batch": 8, "rm_batch": 8, "ppo_batch": 8, "episodes": 16, "micro_batch": 4},
+        **{"sft_batch": 8, "rm_batch": 8, "ppo_batch": 4, "episodes": 8, "micro_batch": 4},
         **{"sft_learning_rate": 2e-5, "rm_learning_rate": 2e-5, "ppo_learning_rate": 1e-5},
     }
     words = [sys.executable, "-m", *"repro run kl_coef --scale local --arms 0 --seeds 1 --set".split()]
