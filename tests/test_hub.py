@@ -188,7 +188,7 @@ def test_the_key_of_a_starting_point_for_each_seed_follows_what_lies_there(tmp_p
 
 def network(vocabulary=64):
     """A tiny language model, as a repository's files."""
-    made = model.initialise(SHAPE, vocabulary, 640, seed=0)
+    made = model.initialise(SHAPE, vocabulary, 2048, seed=0)
     weights = save({name: value.clone() for name, value in made.state_dict().items()}, {"format": "pt"})
     return made, {"config.json": made.config.to_json_string().encode(), "model.safetensors": weights}
 

@@ -95,8 +95,10 @@ class Handler(BaseHTTPRequestHandler):
 def endpoint(reply):
     with Endpoint(reply) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:  # a loop that is left on a closed socket never sleeps
+            server.shutdown()
 
 
 @pytest.fixture(autouse=True)
