@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor, nn
 
 from repro import generate, model, ranks
@@ -89,6 +88,8 @@ def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame
 
 def rouge_l(references: list[str], texts: list[str]) -> list[float]:
     """ROUGE-L F-measure of each text against its reference."""
+    from rouge_score.rouge_scorer import RougeScorer  # brings nltk, which every start would wait for
+
     scorer = RougeScorer(["rougeL"])
     return [
         scorer.score(reference.strip(), written)["rougeL"].fmeasure for reference, written in zip(references, texts)

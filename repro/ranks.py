@@ -20,8 +20,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 def meet() -> None:
     """Joins the processes that were started together, where there are any."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        threads = torch.get_num_threads()
         # The others wait while the first writes, and a large checkpoint takes its time.
         PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
+        torch.set_num_threads(threads)  # on a CPU it takes as many as it thinks best, and ranks would fight for cores
 
 
 def sharing(accelerator: Accelerator) -> Accelerator:

@@ -2,8 +2,9 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,19 +23,16 @@ class Source:
     """The trees of `root`'s `repro`; every answer is in the order of the files and lines."""
 
     def __init__(self, root: Path) -> None:
-        self._trees = {
-            file.relative_to(root).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        self._nodes = [
+            (file.relative_to(root).as_posix(), node)
             for file in sorted((root / "repro").rglob("*.py"))
-        }
-
-    def _nodes(self) -> Iterator[tuple[str, ast.AST]]:
-        for file, tree in self._trees.items():
-            yield from ((file, node) for node in ast.walk(tree))
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        ]
 
     def declarations(self) -> dict[str, tuple[str, Place]]:
         """Constant and place by name, of each `CONSTANT = Detail(name="name", ...)` or `Check(...)`."""
         found = {}
-        for file, node in self._nodes():
+        for file, node in self._nodes:
             match node:
                 case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Call(func=ast.Name(id="Detail" | "Check"))):
                     names = [word.value for word in node.value.keywords if word.arg == "name"]
@@ -44,7 +42,7 @@ class Source:
     def reads(self) -> dict[str, tuple[Place, ...]]:
         """Places by constant, of each `pick(CONSTANT)` or `work.pick(details.CONSTANT)`."""
         found: dict[str, set[Place]] = defaultdict(set)
-        for file, node in self._nodes():
+        for file, node in self._nodes:
             match node:
                 case ast.Call(
                     func=ast.Name(id="pick") | ast.Attribute(attr="pick"),
@@ -57,13 +55,16 @@ class Source:
         """The functions that write one of these names, or its last part, or an f-string that gives it."""
         wanted = set(metrics)
         return tuple(
-            Place(file, node.lineno)
-            for file, node in sorted(self._functions(), key=lambda each: (each[0], each[1].lineno))
-            if any(_gives(written, metric) for written in _strings(node) for metric in wanted)
+            place
+            for place, strings in self._writers
+            if any(_gives(written, metric) for written in strings for metric in wanted)
         )
 
-    def _functions(self) -> Iterator[tuple[str, ast.FunctionDef]]:
-        return ((file, node) for file, node in self._nodes() if isinstance(node, ast.FunctionDef))
+    @cached_property
+    def _writers(self) -> list[tuple[Place, set[str]]]:
+        """Every function with the strings of its body."""
+        functions = ((file, node) for file, node in self._nodes if isinstance(node, ast.FunctionDef))
+        return sorted((Place(file, node.lineno), _strings(node)) for file, node in functions)
 
 
 def _gives(written: str, metric: str) -> bool:

@@ -1,10 +1,9 @@
-"""Runs stages of one arm and seed, alone or as one of several ranks: `python on_ranks.py CACHE JSON`, for tests.
+"""Runs stages of one arm and seed, alone or as one of several ranks, in a process forked from one that has imported all.
 
-The JSON has `stages`, `choices` of details, fields of the smoke `scale` and, if it is to be ended in a stage's middle,
-`end_at` which step and by which `signal`; a stage that goes on is not ended again.
+Importing takes longer than most of these stages at their small sizes, so it is done once (`multiprocessing`'s forkserver).
 """
 
-import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,36 +13,53 @@ from pathlib import Path
 
 import torch
 
+from repro import pipeline, stage
+from repro.checkpoint import Checkpoints
+from repro.detail import Recipe
+from repro.details import DETAILS
+from repro.scale import SCALES
 
-def main(cache: str, told: str) -> int:
-    warnings.filterwarnings("ignore")
-    from repro import pipeline, stage
-    from repro.detail import Recipe
-    from repro.details import DETAILS
-    from repro.scale import SCALES
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["repro.pipeline", "torch.distributed.fsdp", "transformers.models.gpt_neox.modeling_gpt_neox"])
 
-    torch.set_num_threads(1)
-    told = json.loads(told)
+
+def recipe_and_scale(choices, scale):
+    """The reference but for these choices, and the smoke scale but for these fields."""
     recipe = Recipe()
-    for name, label in told["choices"].items():
+    for name, label in choices.items():
         recipe = recipe.but(DETAILS[name], label)
-    scale = replace(SCALES["smoke"], **told["scale"])
+    return recipe, replace(SCALES["smoke"], **scale)
+
+
+def begin(cache, stages, choices, scale, place, errors, end_at=None, how=None):
+    """The process, started: `place` are its environment's variables, `errors` the file that takes its standard error.
+
+    If it is to be ended in a stage's middle, `end_at` says which step and `how` by which signal; a stage that goes on is not
+    ended again.
+    """
+    arguments = (str(cache), stages, *recipe_and_scale(choices, scale), place, str(errors), end_at, how)
+    process = FORKS.Process(target=_work, args=arguments)
+    process.start()
+    return process
+
+
+def _work(cache, stages, recipe, scale, place, errors, at, how):
+    os.environ.update(place)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
     keys = pipeline.keys(recipe, scale, 1)
-    print(json.dumps(keys), flush=True)
-    if "end_at" in told:
-        end_at(told["end_at"], getattr(signal, told["signal"]))
-    for name in told["stages"]:
+    if at is not None:
+        _end_at(at, getattr(signal, how))
+    for name in stages:
         try:
             stage.run_or_reuse(pipeline.BY_NAME[name], recipe, scale, 1, keys, Path(cache), print)
         except stage.Preempted:
-            return 75
-    return 0
+            sys.exit(75)
 
 
-def end_at(last: int, how: signal.Signals) -> None:
+def _end_at(last: int, how: signal.Signals) -> None:
     """The process gets the signal once this many steps of a stage are done, before the stage hears of it."""
-    from repro.checkpoint import Checkpoints
-
     start, after = Checkpoints.__init__, Checkpoints.after
 
     def begin(self, *arguments, **held):
@@ -56,7 +72,3 @@ def end_at(last: int, how: signal.Signals) -> None:
         after(self, step, *arguments, **values)
 
     Checkpoints.__init__, Checkpoints.after = begin, and_then
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

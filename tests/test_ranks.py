@@ -1,21 +1,17 @@
 """Several processes on one CPU do what one does, and a stage that was ended and started again what one that was not does."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 
+import on_ranks
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from repro import ranks
+from repro import pipeline, ranks
 
-HERE = Path(__file__).parent
 # Nothing divides by two, or by the micro-batch; each step is kept, so that saving is tried too.
 SMALL = dict(
     posts=48,
@@ -52,25 +48,22 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def run(cache, stages, processes=1, sharing="ddp", choices={}, code=0, scale={}, **told):
+def run(cache, stages, processes=1, sharing="ddp", choices={}, code=0, scale={}, end_at=None, how=None):
     """The stages' keys, once that many processes have ended with this exit code (-9 where they were killed)."""
-    told = json.dumps({"stages": stages, "choices": choices, "scale": SMALL | scale, **told})
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    places = [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | SHARING[sharing] for rank in range(processes)]
+    errors = [cache / f"errors-{rank}" for rank in range(processes)]
     started = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "on_ranks.py"), str(cache), told],
-            env=os.environ
-            | {"PYTHONPATH": str(HERE.parent)}
-            | (place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | SHARING[sharing] if processes > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
+        on_ranks.begin(cache, stages, choices, SMALL | scale, place if processes > 1 else {}, said, end_at, how)
+        for place, said in zip(places, errors)
     ]
-    said = [process.communicate(timeout=400) for process in started]
-    assert [process.returncode for process in started] == [code] * processes, said[0][1][-3000:]
-    return json.loads(said[0][0].splitlines()[0])
+    for process in started:
+        process.join(timeout=400)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [code] * processes, errors[0].read_text()[-3000:]
+    return pipeline.keys(*on_ranks.recipe_and_scale(choices, SMALL | scale), 1)
 
 
 def numbers(folder):
@@ -145,6 +138,7 @@ def test_two_ranks_are_one_to_rounding_from_stage_to_stage(alone, tmp_path, shar
     assert [row["summary"] for row in samples[1]] == [row["summary"] for row in samples[0]]
 
 
+@pytest.mark.nightly
 def test_in_bfloat16_two_ranks_that_share_weights_measure_as_finely_as_one(alone, tmp_path):
     # Rounded log-probabilities would make the first ratio wrong by a hundredth; autocast rounds what lies between. Ranks draw
     # in smaller batches, whose rounding differs, so their samples do too and only what does not hang on them is compared.
@@ -199,7 +193,7 @@ def test_ended_and_started_again_is_never_ended_bit_for_bit(alone, tmp_path, how
     cache, keys = alone(choices)
     beside(cache, keys, tmp_path, "data", "base", "baseline")
     for stage in ("sft", "rm", "ppo"):
-        run(tmp_path, ["sft", "rm", "ppo"], choices=choices, code=code, end_at=at, signal=how)
+        run(tmp_path, ["sft", "rm", "ppo"], choices=choices, code=code, end_at=at, how=how)
         assert len(list(tmp_path.glob(f"{keys[stage]}.partial/checkpoints/*/done.json"))) == 1
     run(tmp_path, ["sft", "rm", "ppo"], choices=choices)
     for stage in ("sft", "rm", "ppo"):
@@ -215,7 +209,7 @@ def test_ended_and_started_again_is_never_ended_bit_for_bit(alone, tmp_path, how
 def test_two_ranks_go_on_from_where_two_ranks_were_ended(alone, tmp_path, sharing):
     cache, keys = alone()
     beside(cache, keys, tmp_path, "data", "base", "sft", "rm", "baseline")
-    run(tmp_path, ["ppo"], 2, sharing, code=75, end_at=1, signal="SIGTERM")
+    run(tmp_path, ["ppo"], 2, sharing, code=75, end_at=1, how="SIGTERM")
     run(tmp_path, ["ppo"], 2, sharing)
     for expected, found in zip(numbers(cache / keys["ppo"]), numbers(tmp_path / keys["ppo"]), strict=True):
         assert found["objective/score" if "objective/score" in found else "ppo/updates"] == pytest.approx(

@@ -66,7 +66,10 @@ def test_a_newer_report_and_its_verdict_come_too(tiny_study, tiny_cache, empty_s
         bring(source)
     ours = parent(here)
     assert ": Worse." in ours.data.tags["mlflow.note.content"]
-    assert here.get_experiment(ours.info.experiment_id).tags["mlflow.note.content"] == ours.data.tags["mlflow.note.content"]
+    assert (
+        here.get_experiment(ours.info.experiment_id).tags["mlflow.note.content"]
+        == ours.data.tags["mlflow.note.content"]
+    )
     assert [file.path for file in here.list_artifacts(ours.info.run_id, "report")] == ["report/later.html"]
     assert set(bring(source).values()) == {("there already", "")}
     assert parent(here).data.tags == ours.data.tags
