@@ -175,6 +175,7 @@ def render(
         seconds=provenance.seconds_table(study),
         costs=provenance.costs(study),
         ran=provenance.what_ran(study.runs),
+        sources=provenance.sources(study.runs),
     )
 
 

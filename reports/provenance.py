@@ -22,6 +22,12 @@ def what_ran(runs: pd.DataFrame) -> dict[str, list[str]]:
     return {kind: list(dict.fromkeys(told[kind])) if kind in told else [] for kind in KINDS}
 
 
+def sources(runs: pd.DataFrame) -> list[str]:
+    """Models and data of the hub, `SOURCE at COMMIT`, over all runs."""
+    told = [parsed(text) for text in runs.get("sources", ())]
+    return sorted({f"{source} at {commit}" for each in told for source, commit in each.items()})
+
+
 # Shared stages
 
 

@@ -44,7 +44,7 @@ DECISIVE = ("primary", "higher_is_better")  # without them there is nothing to c
 UNTOLD = "not recorded"
 # What an older version of the project did not write down; a number that is not known makes no claim.
 DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan"}
-PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock")
+PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock", "sources")
 SAMPLES = "samples.json"
 DATA_CHECKS = "data.json"
 CHECKED = {"corpus", "posts", "pairs", "shared"}  # what it says

@@ -108,6 +108,11 @@ def record(folder: Path, brought: dict[Need, Content]) -> Path:
     return path
 
 
+def commits(scale: Scale) -> dict[str, str]:
+    """Source -> the commit of what is here, of all that the scale names of the hub and that is complete."""
+    return {need.source: _content_here(need).commit for need in needs(scale) if hub.is_here(need.source, need.what)}
+
+
 def copy(brought: dict[Need, Content], to: Path) -> dict[str, str]:
     """Plain files below `to`, for a machine without the library's cache; field of Scale -> the path that it is set to."""
     paths = {}

@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.entities import Run as Recorded
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from repro import pipeline, policy, present, stage
+from repro import fetch, pipeline, policy, present, stage
 from repro.ablation import Ablation
 from repro.data import describe
 from repro.details import DETAILS
@@ -384,6 +384,7 @@ def _facts(study: Ablation, command: str) -> dict[str, str]:
         "lock": _lock(),
         "machine": _machine(study.scale.threads),
         "versions": json.dumps({name: version(name) for name in LIBRARIES}),
+        "sources": json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
         "command": command,
     }
 

@@ -527,6 +527,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
     mirror.use(monkeypatch, tmp_path / "home", offline=True)
     scale = find("pythia-160m", FIELDS | {name: str(value) for name, value in SMALL.items()})
     data.check(Recipe(), scale)
+    assert fetch.commits(scale) == dict.fromkeys(FIELDS.values(), COMMIT)
     keys = pipeline.keys(Recipe(), scale, 44413)
     for each in (data.STAGE, base.STAGE):
         stage.run_or_reuse(each, Recipe(), scale, 44413, keys, tmp_path / "cache", pytest.fail)

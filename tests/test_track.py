@@ -86,6 +86,7 @@ def test_a_run_says_what_was_asked_and_what_it_is_made_of(study, published):
         assert {name: tags[f"stage.{name}"] for name in keys} == keys
         assert json.loads(tags["stage_seconds"]).keys() == keys.keys()
         assert tags["commit"] and tags["command"] == "the command" and tags["outcome"] == "finished"
+        assert tags["sources"] == "{}"  # nothing of it came from the hub
         assert run.info.status == "FINISHED"
 
 

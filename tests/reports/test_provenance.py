@@ -47,3 +47,14 @@ def test_what_agreed_is_told_once_and_what_differed_in_full(study):
     told = provenance.what_ran(mixed)
     assert told["commit"] == ["a", "b"] and told["lock"] == ["not recorded"]
     assert told["machine"] == ["2 cores, 8 GB"] and told["versions"] == ["torch 2.13.0"]
+
+
+def test_sources_of_the_hub_are_told_with_each_commit_that_they_were(study):
+    told = ['{"hub:a/net@main": "0f", "hub:datasets/a/posts@main": "1f"}', '{"hub:a/net@main": "2f"}', "{}"]
+    mixed = study.runs.assign(sources=told + ["not recorded"] * 6)
+    assert provenance.sources(mixed) == [
+        "hub:a/net@main at 0f",
+        "hub:a/net@main at 2f",
+        "hub:datasets/a/posts@main at 1f",
+    ]
+    assert provenance.sources(study.runs) == []
