@@ -117,7 +117,9 @@ def cached(reference: Reference, what: str) -> Path:
 def listed(reference: Reference, what: str) -> list[str]:
     """The files that are needed, as the hub lists them now; UserError where it cannot be asked, or has none."""
     try:
-        every = HfApi().list_repo_files(reference.repo, repo_type=reference.kind, revision=reference.revision)
+        # Asked once: its `list_repo_files` tries for half a minute before it says that there is no network.
+        told = HfApi().repo_info(reference.repo, repo_type=reference.kind, revision=reference.revision)
+        every = [each.rfilename for each in told.siblings]
     except Exception as error:  # the library's, those of its HTTP client and the system's have no class in common
         raise _explained(reference, error) from error
     files = wanted(every, what, reference.part)

@@ -80,7 +80,10 @@ def serving(repositories):
             if what not in ("main", COMMIT, "refs/convert/parquet"):
                 return self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
             rows = [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in files.items()]
-            told = rows if "/tree/" in path else {"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": []}
+            names = [{"rfilename": name} for name in files]
+            told = (
+                rows if "/tree/" in path else {"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": names}
+            )
             self._answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
 
         def _answer(self, code, content, headers):

@@ -20,7 +20,9 @@ from repro.details import DETAILS
 from repro.scale import SCALES
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["repro.pipeline", "torch.distributed.fsdp", "transformers.models.gpt_neox.modeling_gpt_neox"])
+FORKS.set_forkserver_preload(
+    ["repro.pipeline", "torch.distributed.fsdp", "transformers.models.gpt_neox.modeling_gpt_neox"]
+)
 
 
 def recipe_and_scale(choices, scale):
