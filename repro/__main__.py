@@ -298,6 +298,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     _tell_of_corrupt(board)
     _check_data([study], board)
+    _tell_of_no_gpu(study.scale, engine, board)
     _execute(study, board, engine, _command(arguments, "run", arguments.study))
     _tell_of_failures(board)
     try:
@@ -330,6 +331,18 @@ def _check_data(studies, board) -> None:
 def _tell_of_failures(board) -> None:
     for label, why in board.broken.items():
         print(f"failed: {label}: {why}", file=sys.stderr)
+
+
+def _tell_of_no_gpu(scale, engine, board) -> None:
+    """It is run all the same: its budgets may be small."""
+    from repro import cost, launch
+
+    if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
+        print(
+            f"warning: scale {scale.name} is made for GPUs and this machine has none; `plan` says what it takes, and "
+            "--engine slurm runs it on a cluster",
+            file=sys.stderr,
+        )
 
 
 def _tell_of_corrupt(board) -> None:
@@ -386,6 +399,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         return 0
     _check_data(studies, board)
+    _tell_of_no_gpu(studies[0].scale, engine, board)
     _run_atlas(studies, board, engine, _command(arguments, "atlas", *arguments.details), cache)
     _build_atlas(studies[0].scale.name)
     _build_index()

@@ -272,3 +272,20 @@ def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "load", lambda *_: signal.raise_signal(number))
     assert main(["plan", "whiten_adv"]) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(("scale", "warnings"), [("pythia-160m", 1), ("smoke", 0)])
+def test_a_scale_for_gpus_is_told_of_where_there_is_none(scale, warnings, capsys, monkeypatch):
+    def stop(*_):
+        raise UserError("far enough")
+
+    monkeypatch.setattr("repro.__main__._check_data", lambda *_: None)
+    monkeypatch.setattr("repro.__main__._execute", stop)
+    monkeypatch.setattr(launch, "visible_devices", lambda: ())
+    assert main(["run", "whiten_adv", "--scale", scale]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "error: far enough" and len(told) == 1 + warnings
+    assert all(line.startswith(f"warning: scale {scale} is made for GPUs") for line in told[:-1])
+    monkeypatch.setattr(launch, "visible_devices", lambda: ("0",))
+    assert main(["run", "whiten_adv", "--scale", scale]) == 2
+    assert capsys.readouterr().err == "error: far enough\n"
