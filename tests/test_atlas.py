@@ -28,7 +28,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("atlas")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", "")
+        # Absolute: MLflow would take the relative one for that of another test's folder.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.setenv("REPRO_CACHE", "")
         yield folder
 

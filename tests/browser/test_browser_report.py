@@ -56,10 +56,12 @@ def test_on_paper_a_page_has_no_controls(name, place, shots, visit):
 
 
 def test_each_figure_of_the_study_is_drawn_in_its_page_or_given_as_a_file(place, visit):
-    page = visit(place.study / "index.html")
-    links = page.locator("a[href$='.svg']").evaluate_all("all => all.map((each) => each.getAttribute('href'))")
+    links = []
+    for name, figures in (("index", 5), ("data", 3)):
+        page = visit(place.study / f"{name}.html")
+        links += page.locator("a[href$='.svg']").evaluate_all("all => all.map((each) => each.getAttribute('href'))")
+        assert page.locator("figure:has(a[href$='.svg']) img").count() == page.locator("figure").count() > figures
     assert sorted(links) == sorted(f"figures/{file.name}" for file in (place.study / "figures").glob("*.svg"))
-    assert page.locator("figure:has(a[href$='.svg']) img").count() == page.locator("figure").count() > 5
 
 
 def test_one_comes_from_the_index_to_the_study_to_an_episode_and_back(place, visit):
