@@ -59,7 +59,7 @@ ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that 
 test: $(READY)  ## the tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add 13 minutes)
+test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add half an hour)
 	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
 
 openai: $(READY)  ## the client that asks a judge, where there is none yet
