@@ -159,8 +159,9 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
     choices = {
         d.name: recipe.label(d) for d in DETAILS.values() if stage.name in d.stages and recipe.label(d) != d.reference
     }
-    splits = len(RANK_DEPENDENT & choices.items()) * (scale.processes - 1)
-    read = ({"processes": scale.processes} if splits else {}) | {
+    # How many ranks there are changes nothing but what these choices do.
+    split = scale.processes > 1 and bool(RANK_DEPENDENT & choices.items())
+    read = ({"processes": scale.processes} if split else {}) | {
         "stage": stage.name,
         "version": stage.version,
         "choices": choices,

@@ -47,7 +47,7 @@ def begin(cache, stages, choices, scale, place, errors, end_at=None, how=None):
 
 def _work(cache, stages, recipe, scale, place, errors, at, how):
     os.environ.update(place)
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     keys = pipeline.keys(recipe, scale, 1)

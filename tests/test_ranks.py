@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import socket
 from itertools import chain
 
 import on_ranks
 import pytest
 import torch
+from ports import free_port
 from safetensors.torch import load_file
 
 from repro import pipeline, ranks
@@ -42,12 +42,6 @@ SHARING = {"ddp": {}, "fsdp": FSDP}
 AWKWARD = {"minibatches": "4", "ptx_mix": "1", "value_clip": "off", "loss_aggregation": "sequence_mean"}
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def run(cache, stages, processes=1, sharing="ddp", choices={}, code=0, scale={}, end_at=None, how=None):
     """The stages' keys, once that many processes have ended with this exit code (-9 where they were killed)."""
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
@@ -73,6 +67,11 @@ def numbers(folder):
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps))
     return [json.loads((folder / "result.json").read_text())["metrics"], *(line["metrics"] for line in lines)]
+
+
+def losses(folder, name):
+    """A stage's training loss, step by step."""
+    return [line[f"{name}/loss"] for line in numbers(folder)[1:] if f"{name}/loss" in line]
 
 
 def weights(folder):
@@ -153,6 +152,13 @@ def test_in_bfloat16_two_ranks_that_share_weights_measure_as_finely_as_one(alone
     assert one["policy/first_ratio_error"] > 1e-6  # it was in bfloat16
     assert two["policy/first_ratio_error"] == pytest.approx(one["policy/first_ratio_error"], abs=2e-3)
     assert two["objective/kl"] == pytest.approx(one["objective/kl"], abs=0.02)
+    # What SFT and the reward model learn from is the same, whoever holds it; bfloat16 has eight bits.
+    expected = {name: losses(tmp_path / rounded[name], name) for name in ("sft", "rm")}
+    for name in expected:
+        shutil.rmtree(tmp_path / rounded[name])
+    run(tmp_path, ["sft", "rm"], 2, "fsdp", scale=rough)
+    for name, values in expected.items():
+        assert len(values) > 1 and losses(tmp_path / rounded[name], name) == pytest.approx(values, rel=0.03)
 
 
 @pytest.mark.nightly

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import pytest
 from mlflow import MlflowClient
+from ports import free_port
 from recorded import artifacts, everything, parent, points, publish, runs
 
 from reports import read
@@ -21,12 +22,6 @@ from repro.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.nightly  # a server takes long to start
-
-
-def free_port():
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return tried.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

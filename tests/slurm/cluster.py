@@ -12,6 +12,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 START_SECONDS, END_SECONDS = 60, 30
 CONFIGURATION = """
@@ -58,7 +60,7 @@ def missing() -> list[str]:
 def cluster(folder: Path, cpus: int = 2, remembered: int = 86_400):
     """A cluster whose programs are found through the environment that is yielded; it remembers jobs so many seconds."""
     host = socket.gethostname().split(".")[0]
-    controller, daemon = _free_ports(2)
+    controller, daemon = free_ports(2)
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir(mode=0o700)
     configuration = folder / "slurm.conf"
@@ -128,13 +130,3 @@ def _end_rest(folder: Path) -> None:
 
 def _program(name: str) -> str:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or ""
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
