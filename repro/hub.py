@@ -5,6 +5,8 @@ the revision is a part of it. The library's own variables hold: HF_HOME, HF_HUB_
 safetensors, or from a pickle of nothing but weights where a repository has no other. Left out: code from the hub.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import pickle
@@ -14,24 +16,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import DryRunFileInfo, HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from repro import model
 from repro.errors import UserError
+
+if TYPE_CHECKING:  # imported where they are used: a Scale is parsed without any of them
+    from huggingface_hub import DryRunFileInfo
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from repro.model import ScalarModel
 
 PREFIX = "hub:"
 FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
@@ -86,6 +80,8 @@ def resolve(source: str | Path, what: str) -> Path:
     """The path of a "model", a "tokenizer" or "data": of a reference what is cached, or else what is downloaded now."""
     if not is_reference(source):
         return Path(source)
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     reference = parse(source)
     try:
         return _at(reference, cached(reference, what))
@@ -95,14 +91,20 @@ def resolve(source: str | Path, what: str) -> Path:
 
 def is_here(source: str | Path, what: str) -> bool:
     """Whether `resolve` would need no network."""
+    if not is_reference(source):
+        return Path(source).exists()
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
-        return Path(source).exists() if not is_reference(source) else cached(parse(source), what).is_dir()
+        return cached(parse(source), what).is_dir()
     except LocalEntryNotFoundError:
         return False
 
 
 def cached(reference: Reference, what: str) -> Path:
     """The folder in the library's cache; its LocalEntryNotFoundError where a file that is needed is missing."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     folder = Path(_snapshot(reference, [], local_files_only=True))
     here = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     files = wanted(here, what, reference.part)
@@ -116,6 +118,8 @@ def cached(reference: Reference, what: str) -> Path:
 
 def listed(reference: Reference, what: str) -> list[str]:
     """The files that are needed, as the hub lists them now; UserError where it cannot be asked, or has none."""
+    from huggingface_hub import HfApi
+
     try:
         # Asked once: its `list_repo_files` tries for half a minute before it says that there is no network.
         told = HfApi().repo_info(reference.repo, repo_type=reference.kind, revision=reference.revision)
@@ -192,6 +196,8 @@ def _lost_shards(folder: Path, files: Sequence[str]) -> list[str]:
 
 def _snapshot(reference: Reference, patterns: Sequence[str], **how: bool) -> Any:
     """The library's `snapshot_download`: a path, or with `dry_run` what it would download."""
+    from huggingface_hub import snapshot_download
+
     deeper = f"{reference.part}/*/*" if reference.part else "*/*"
     return snapshot_download(
         reference.repo,
@@ -209,6 +215,14 @@ def _at(reference: Reference, folder: Path) -> Path:
 
 def _explained(reference: Reference, error: Exception) -> UserError:
     """Why it did not come from the hub, and what a person can do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     if isinstance(error, GatedRepoError):
         return UserError(f"{reference} is behind a form on the hub; fill it in there and run `hf auth login`")
     if isinstance(error, RepositoryNotFoundError | HFValidationError):
@@ -267,6 +281,8 @@ def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
 
 def load_policy(source: str | Path) -> PreTrainedModel:
     """A causal language model in float32, strictly: weights that are missing or do not fit are an error, not random."""
+    from repro import model
+
     folder = resolve(source, "model")
     try:
         policy, told = model.read_network(folder, trust_remote_code=False, output_loading_info=True)
@@ -278,11 +294,17 @@ def load_policy(source: str | Path) -> PreTrainedModel:
     return model.positioned(policy)
 
 
-def load_released_reward_model(folder: Path) -> model.ScalarModel:
+def load_released_reward_model(folder: Path) -> ScalarModel:
     """The authors' reward model as ours, strictly: backbone, head with its bias, and the bias that centres the reward.
 
     Theirs is `scalar_head(hidden) - config.bias` on a GPT-NeoX without a language head, at the last token that is no padding.
     """
+    import torch
+    from transformers import AutoModel
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from repro import model
+
     config = _released_config(folder)
     shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
     network = model.ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
@@ -321,6 +343,9 @@ def _their_name(name: str) -> str:
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, shard by shard."""
+    import torch
+    from safetensors.torch import load_file
+
     kinds = _first_kind([file.name for file in folder.iterdir()], WEIGHTS)
     files = [file for kind in kinds for file in sorted(folder.glob(kind))]
     if not files:

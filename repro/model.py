@@ -5,6 +5,8 @@ with a scalar head.
 Padding is token 0 behind an attention mask, as the paper's code does, so that no embedding is added for it.
 """
 
+from __future__ import annotations
+
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,31 +14,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, redi
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    DynamicCache,
-    GgufConfig,
-    GPTNeoXConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils import is_gguf_available
 
 from repro import ranks
 from repro.errors import UserError
 from repro.ops import text
 from repro.ops.masked import keep
+from repro.shape import parse_shape
+
+if TYPE_CHECKING:  # imported where they are used: the registry, which names functions of this module, does without
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 POSITIONS = 2_048  # places of responses whose logits exist at once: 0.4 GB of them in float32 with Pythia's vocabulary
 # Of models that go on to change logits.
@@ -145,6 +139,8 @@ def measured(
 
     Logits exist for `positions` places at a time, in the backward pass too, which computes them again.
     """
+    from accelerate.utils import extract_model_from_parallel
+
     inputs = attend(ids, pad) | {"logits_to_keep": tokens.shape[1], "use_cache": False}
     network = policy.network if isinstance(policy, Learner) else extract_model_from_parallel(policy)
     if any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
@@ -256,8 +252,10 @@ class Reading:
     read: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _scalar(reward_model: nn.Module) -> "ScalarModel":
+def _scalar(reward_model: nn.Module) -> ScalarModel:
     """The network itself, where ranks have wrapped it."""
+    from accelerate.utils import extract_model_from_parallel
+
     return extract_model_from_parallel(reward_model)
 
 
@@ -460,6 +458,8 @@ class Learner:
     @property
     def network(self) -> nn.Module:
         """The network itself, its weights perhaps in shards."""
+        from accelerate.utils import extract_model_from_parallel
+
         return extract_model_from_parallel(self.wrapped).get_submodule(self.name)
 
     def __getattr__(self, name: str) -> Any:
@@ -504,6 +504,8 @@ def placed(network: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 def cast_once(accelerator: Accelerator) -> AbstractContextManager:
     """Within, autocast rounds a weight once and not in every forward pass; not where ranks share weights, which come and go."""
+    from accelerate.utils import DistributedType
+
     shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     return nullcontext() if shared else accelerator.autocast()
 
@@ -531,21 +533,6 @@ def set_dropout(network: nn.Module, probability: float) -> nn.Module:
 
 def frozen(network: nn.Module) -> nn.Module:
     return set_dropout(network, 0.0).eval().requires_grad_(False)
-
-
-def parse_shape(shape: str) -> tuple[int, int, int, int]:
-    """Hidden size, layers, heads and intermediate size of "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
-    parts = shape.removeprefix("gpt-neox:").split("/")
-    if (
-        len(parts) == 4
-        and all(part.isdecimal() and int(part) > 0 for part in parts)
-        and int(parts[0]) % int(parts[2]) == 0
-    ):
-        return tuple(map(int, parts))
-    raise UserError(
-        f"{shape!r} is neither a model's folder nor a shape; a shape is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole "
-        "numbers, HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)"
-    )
 
 
 def with_own_positions(policy: PreTrainedModel) -> PreTrainedModel:
@@ -588,6 +575,8 @@ def _moved_by_padding(policy: PreTrainedModel) -> bool:
 
 def _sampled(policy: PreTrainedModel, query: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
     """[1, Q], [1, R] -> [1, R] twice: log-probabilities of the response, token by token and in one pass."""
+    from transformers import DynamicCache
+
     cache, step, logits = DynamicCache(config=policy.config), query, []
     for t in range(response.shape[1]):
         mask = torch.ones(1, query.shape[1] + t, dtype=torch.long)
@@ -600,6 +589,8 @@ def _sampled(policy: PreTrainedModel, query: Tensor, response: Tensor) -> tuple[
 
 def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTrainedModel:
     """A GPT-NeoX with random weights from "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
     hidden, layers, heads, intermediate = parse_shape(shape)
     config = GPTNeoXConfig(
         vocab_size=vocabulary,
@@ -623,6 +614,8 @@ def load_policy(source: Path) -> PreTrainedModel:
 
 def read_network(source: Path, **options: Any) -> Any:
     """What `from_pretrained` makes of a source and these options, in float32."""
+    from transformers import AutoModelForCausalLM
+
     found = network_in(source)
     # A GGUF is unpacked behind a progress bar that no setting turns off.
     quiet = redirect_stderr(io.StringIO()) if "gguf_file" in found else nullcontext()
@@ -633,7 +626,11 @@ def read_network(source: Path, **options: Any) -> Any:
 def network_in(source: Path) -> dict[str, Any]:
     """Arguments by which `from_pretrained` finds a network, its weights unpacked; UserError where there is none."""
     found = pretrained_in(source, "config.json")
-    return found | ({"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in found else {})
+    if "gguf_file" not in found:
+        return found
+    from transformers import GgufConfig
+
+    return found | {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def pretrained_in(source: Path, usual: str) -> dict[str, Any]:
@@ -643,6 +640,8 @@ def pretrained_in(source: Path, usual: str) -> dict[str, Any]:
     files = [source] if source.suffix == ".gguf" else sorted(source.glob("*.gguf"))
     if len(files) != 1:
         raise UserError(f"{source}: {len(files)} GGUF files and no {usual}; a folder with one of either is needed")
+    from transformers.utils import is_gguf_available
+
     if not is_gguf_available():
         raise UserError(f"{files[0]}: reading it needs the package gguf; install it with pip install '.[gguf]'")
     folder, name = files[0].parent, files[0].name
@@ -669,6 +668,8 @@ def gathered(accelerator: Accelerator, wrapped: nn.Module) -> dict[str, Tensor]:
 
     Every rank has to call it.
     """
+    from accelerate.utils import DistributedType
+
     shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     return accelerator.get_state_dict(wrapped) if shared else {}
 
@@ -708,6 +709,8 @@ def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor
 
 def load_scalar(folder: Path) -> ScalarModel:
     """The saved network, strictly: a missing head bias, normalisation or reading is an error, not a default."""
+    from transformers import AutoConfig, AutoModel
+
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     reward_token = getattr(config, "reward_token", "missing")
     if reward_token not in READINGS:

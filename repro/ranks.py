@@ -4,22 +4,26 @@ Row i of a batch is rank i mod N's. All ranks take the same number of forward pa
 for each other: where one has a row less than another, it runs its last one again and nobody counts it.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
-from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor, distributed
-from torch.distributed.fsdp import MixedPrecisionPolicy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def meet() -> None:
     """Joins the processes that were started together, where there are any."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
         threads = torch.get_num_threads()
         # The others wait while the first writes, and a large checkpoint takes its time.
         PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))
@@ -28,6 +32,10 @@ def meet() -> None:
 
 def sharing(accelerator: Accelerator) -> Accelerator:
     """The accelerator, told to share weights where its launcher asked for it: by itself it does so on GPUs only."""
+    from accelerate import FullyShardedDataParallelPlugin, PartialState
+    from accelerate.utils import DistributedType, parse_flag_from_env
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # It wants to know a micro-batch from a data loader, and there is none; the number is used for nothing here.
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from repro import hub
 from repro.detail import nearest
 from repro.errors import UserError
-from repro.model import parse_shape
+from repro.shape import parse_shape
 
 EMBEDDED = Path(__file__).parent / "data" / "embedded_assets"
 

@@ -1,15 +1,20 @@
 """How weights are trained and followed: in full or by an adapter, averaged or not, and Adam's two flavours."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from repro.model import ScalarModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # ---------------------------------------------------------------------------------------------- adapters
 

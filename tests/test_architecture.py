@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 # Each module imports from its own layer and from those above it in this list.
 LAYERS = (
     {"errors"},
-    {"ops", "types", "ranks"},
-    {"model", "generate", "vllm_sampler"},
+    {"ops", "types", "ranks", "shape"},
+    {"model", "static_cache", "generate", "vllm_sampler"},
     {"weights", "hub"},
     {"detail"},
     {"details", "scale"},

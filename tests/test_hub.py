@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 
+import huggingface_hub
 import mirror
 import pyarrow as pa
 import pytest
@@ -154,7 +155,7 @@ def test_without_network_and_copy_one_sentence_says_how_to_bring_it(home):
 
 @pytest.mark.parametrize("name", [name for name in SCALES if name.startswith("pythia-")])
 def test_a_plan_of_a_papers_scale_needs_neither_the_hub_nor_a_copy(home, name, monkeypatch):
-    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the library"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the library"))
     scale = find(name)
     keys = pipeline.keys(Recipe(), scale, 44413)
     assert keys["data"] == pipeline.keys(Recipe(), find("pythia-1b"), 44413)["data"]  # all were tokenised alike
@@ -297,7 +298,7 @@ def test_starting_points_that_are_missing_are_brought_by_the_launcher(tmp_path, 
 
 
 def test_a_seed_without_a_released_checkpoint_is_told_before_any_other_comes(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the library"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the library"))
     with refused("released no ppo checkpoint of seed 1 of"):
         launch.check_starts(starts_board(tmp_path, (44413, 1), policy_from="released"))
 
