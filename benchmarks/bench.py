@@ -16,13 +16,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from datasets import disable_progress_bars
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging
 
 from repro import model, optimise, ppo, stage
 from repro.detail import Pick, Recipe
+from repro.job import prepare_process
 from repro.pipeline import STAGES, keys
 from repro.scale import SCALES
 
@@ -94,10 +93,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    disable_progress_bars()
-    logging.disable_progress_bar()
     console = Console()
-    torch.set_num_threads(arguments.threads)
+    prepare_process(arguments.threads)  # libraries too, so that no stage's seconds are theirs
     table = Table(
         "shape",
         "network",

@@ -1,20 +1,24 @@
 """The base stage: the pre-trained language model that everything starts from, and how the embedded one was made."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from repro import hub, model
 from repro.data import ARTICLES, Corpus, embedded, require_vocabulary
 from repro.errors import UserError
 from repro.stage import Stage, Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 SHAPE = "gpt-neox:64/3/2/256"
@@ -66,6 +70,9 @@ STAGE = Stage(
 
 def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the raw corpus in which every word of the grammar is one token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

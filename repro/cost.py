@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import AutoConfig
 
 from repro import hub, model, stage
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS, RM_EPOCHS, SFT_EPOCHS
 from repro.launch import Job
-from repro.model import parse_shape, pretrained_in
+from repro.model import pretrained_in
 from repro.scale import Scale
+from repro.shape import parse_shape
 
 FLOPS = 2.5e10  # of one core in float32, measured on small matrices
 OVERHEAD = 2.0  # seconds for loading and saving
@@ -162,11 +162,28 @@ def network_of(source: str) -> Network:
             return network_of(f"gpt-neox:{PYTHIA[named[1]]}") if named and named[1] in PYTHIA else Network()
         source = str(hub.resolve(source, "model"))
     if Path(source).exists():
-        config = AutoConfig.from_pretrained(**pretrained_in(Path(source), "config.json")).get_text_config()
-        wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        return Network(config.hidden_size, config.num_hidden_layers, wide, config.vocab_size)
+        return _spelt_out(Path(source)) or _configured(Path(source))
     hidden, layers, _, intermediate = parse_shape(source)
     return Network(hidden, layers, intermediate)
+
+
+def _spelt_out(source: Path) -> Network | None:
+    """Of a folder whose configuration gives the sizes of a GPT-NeoX, as Pythia's does: no library has to be waited for."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever it is, the library has words for it
+        told = json.loads((source / "config.json").read_text())
+        sizes = [told[name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
+        if told["model_type"] == "gpt_neox" and all(type(size) is int and size > 0 for size in sizes):
+            return Network(*sizes)
+    return None
+
+
+def _configured(source: Path) -> Network:
+    """Of any other the sizes that `transformers` finds: each kind has its own names for them."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(**pretrained_in(source, "config.json")).get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return Network(config.hidden_size, config.num_hidden_layers, wide, config.vocab_size)
 
 
 # ---------------------------------------------------------------------------------------------- devices

@@ -5,14 +5,15 @@ the reward model's, so that the accuracy of this implicit reward can be held aga
 variants: label smoothing, and a division by the summary's length.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from datasets import Dataset
 from torch import Tensor, nn
 
 from repro import model, optimise, ranks
@@ -25,6 +26,10 @@ from repro.ops.preference import accuracy, bradley_terry
 from repro.ops.text import last_token
 from repro.stage import Work
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
 BETA = 0.05  # the paper's (DETAILS 2, DPO)
 
 
@@ -36,7 +41,7 @@ class Pairs:
     chosen: Tensor
     rejected: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Pairs":
+    def __getitem__(self, rows: Tensor) -> Pairs:
         return Pairs(self.query[rows], self.chosen[rows], self.rejected[rows])
 
     def __len__(self) -> int:

@@ -4,13 +4,14 @@ Beside each stands what the policy that the recipe measures the KL to (the SFT p
 same random numbers, and how likely either of the two finds both texts (N+ section 7.2).
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from repro import generate, model, ranks
@@ -22,6 +23,8 @@ from repro.ops.reward import k1
 from repro.types import Rollout, Targets
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from repro.evaluate import Models
 
 EPISODES = 8  # of a batch: its first, so that nobody chose them and all arms of a seed show the same posts
@@ -33,7 +36,7 @@ DIGITS = 5
 class Diary:
     """Keeps the first episodes of the first update, of one in the middle and of the last, or of the one that diverged."""
 
-    def __init__(self, models: "Models", how: generate.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
+    def __init__(self, models: Models, how: generate.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
         self.models, self.how, self.corpus, self.updates, self.batch = models, how, corpus, updates, batch
         self.watched = {0, updates // 2, updates - 1}
         self.episodes: list[dict[str, Any]] = []
@@ -80,7 +83,7 @@ class Response:
 
 @torch.no_grad()
 def record(
-    models: "Models",
+    models: Models,
     how: generate.Sampling,
     corpus: Corpus,
     posts: Dataset,
@@ -127,7 +130,7 @@ def record(
 
 
 def _response(
-    models: "Models",
+    models: Models,
     query: Tensor,
     tokens: Tensor,
     corpus: Corpus,

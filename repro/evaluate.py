@@ -1,12 +1,13 @@
 """Evaluation: what a policy writes for held-out posts, near-greedily and as PPO samples, and how good that is."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
 from repro import generate, model, ranks
@@ -17,6 +18,10 @@ from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
 BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win")  # what the SFT policy's samples are shown with
@@ -71,6 +76,8 @@ def write(
 
 def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame:
     """[N] rows of what the gold score counts; no columns where the facts are not known."""
+    import pandas as pd
+
     if not all(posts["facts"]):
         return pd.DataFrame(index=range(len(posts)))
     graded = [
@@ -103,6 +110,8 @@ def wins(ours: pd.Series, theirs: pd.Series) -> pd.Series:
 
 def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.DataFrame:
     """[N] rows: the text, its score and, against the reference, whether it wins: by gold score, else by reward model."""
+    import pandas as pd
+
     table = pd.DataFrame(
         {
             "summary": written.texts,
@@ -121,7 +130,7 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
     return table.assign(win=wins(table["gold"], table["reference_gold"]))
 
 
-def validate(models: "Models", corpus: Corpus, work: Work) -> Metrics:
+def validate(models: Models, corpus: Corpus, work: Work) -> Metrics:
     """Near-greedy quality on the validation posts, for the learning curve."""
     posts = corpus.posts("validation")
     table = judged(
@@ -131,7 +140,7 @@ def validate(models: "Models", corpus: Corpus, work: Work) -> Metrics:
     return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean(skipna=False)) for name in names}
 
 
-def _write(models: "Models", posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
+def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
     return write(
         models.policy,
         models.reference,
@@ -154,6 +163,8 @@ def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, wo
 
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
+    import pandas as pd
+
     finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
     table = pd.concat(ranks.gathered(gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
@@ -173,6 +184,8 @@ class Models:
 
 def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     """Final metrics and samples of the policy that the stage `policy` left, on the test posts."""
+    import pandas as pd
+
     corpus = Corpus(work.inputs["data"])
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
@@ -241,6 +254,8 @@ def _run_baseline(work: Work) -> None:
 
 
 def _run_evaluate(work: Work) -> None:
+    import pandas as pd
+
     measured, table = _assess(work, "ppo")
     before = pd.read_json(work.inputs["baseline"] / "samples.json", orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")

@@ -1,19 +1,22 @@
 """What a scale needs of the hub, brought here at once, with a record of what it was: for machines that cannot reach it."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-
-from datasets import Dataset
-from huggingface_hub import constants
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from repro import hub
 from repro.data import local, tldr
 from repro.scale import Scale
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 MANIFEST = "sources.json"
 KINDS = {"model": "model", "tokenizer": "tokenizer", "posts_file": "data", "comparisons_file": "data"}
@@ -137,6 +140,8 @@ def size(brought: dict[Need, Content]) -> int:
 
 def home() -> Path:
     """The folder that holds the library's cache, and the manifest."""
+    from huggingface_hub import constants
+
     return Path(constants.HF_HOME)
 
 

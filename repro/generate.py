@@ -4,13 +4,14 @@ Each token is drawn with a uniform number that is the episode's own. `Scale.samp
 same tokens; "vllm" (`repro/vllm_sampler.py`) draws others from the same distribution.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Cache, DynamicCache, StaticLayer
 
 from repro import model, ranks
 from repro.errors import UserError
@@ -24,9 +25,11 @@ ALIGNED = 8  # columns: attention kernels copy a mask whose width is no multiple
 
 @torch.no_grad()
 def eager(
-    policy: nn.Module, query: Tensor, uniform: Tensor, how: "Sampling", eos: int, pad: int
+    policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int
 ) -> tuple[Tensor, Tensor]:
     """One forward pass a token, over a cache that grows."""
+    from transformers import DynamicCache
+
     tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
     inputs, cache = model.attend(query, pad), DynamicCache(config=policy.config)
@@ -143,24 +146,19 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-class _Layer(StaticLayer):
-    """One layer's keys and values in one precision: under autocast rotary positions leave keys in float32."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
-
-
 class _Rows:
     """A batch that is being sampled, in tensors that stay where they are; how far it is stands in one of them too."""
 
     def __init__(self, policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int) -> None:
+        from repro.static_cache import static_cache
+
         self.policy, self.uniform, self.how, self.eos, self.pad = policy, uniform, how, eos, pad
         (rows, self.start), inputs = query.shape, model.attend(query, pad)
         columns = -(-(self.start + uniform.shape[1]) // ALIGNED) * ALIGNED
         self.query, self.step = inputs["input_ids"], torch.zeros_like(query[:, :1])
         self.mask = torch.zeros(rows, columns, dtype=torch.long, device=query.device)  # nothing has been drawn yet
         self.mask[:, : self.start] = inputs["attention_mask"]
-        self.cache = Cache(layers=[_Layer(columns) for _ in range(_full_attention_layers(policy.config))])
+        self.cache = static_cache(_full_attention_layers(policy.config), columns)
         self.tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
         self.logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=query.device)

@@ -16,6 +16,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,18 @@ DONE, FAILED, WRONG, PREEMPTED = 0, 1, 2, os.EX_TEMPFAIL
 CONFIGS = Path(__file__).parent / "configs"
 SHARINGS = {"none": "ddp", "fsdp": "fsdp2", "zero2": "zero2", "zero3": "zero3_offload"}  # -> accelerate's file for GPUs
 ENDING_SECONDS = 300  # that ranks have for a checkpoint once they are told to end
+# What a stage may need: brought before one begins, since its seconds are measured and the first would have waited for all.
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "pandas",
+    "pyarrow.parquet",
+    "repro.static_cache",
+    "torch.distributed.fsdp",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
 STARTED_BY = "REPRO_STARTED_BY"  # the process that a job ends with
 
 
@@ -155,6 +168,8 @@ def failure(job: Job, cache: Path, error: Exception) -> Ending:
 
 def prepare_process(threads: int) -> None:
     """A process that runs stages: its share of the cores, and quiet libraries."""
+    for library in LIBRARIES:
+        import_module(library)
     from datasets import disable_progress_bars
     from transformers.utils import logging
 

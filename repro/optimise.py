@@ -1,13 +1,13 @@
 """What SFT, the reward model and PPO share: AdamW as the paper sets it, and one optimizer step over micro-batches."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,8 +16,10 @@ from repro.detail import Pick
 from repro.details import ADAM_EPSILON, ADAM_FLAVOUR, WEIGHT_DECAY
 from repro.errors import UserError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 T = TypeVar("T")
-PLAIN_RANKS = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)  # each has all of the weights
 
 
 def adamw(networks: Iterable[nn.Module], learning_rate: float, pick: Pick) -> Optimizer:
@@ -57,9 +59,12 @@ def shared(accelerator: Accelerator, network: nn.Module, parts: Sequence[T]) -> 
 
     Ranks that share weights add them up in each, since what they have not added up takes the room of a whole network.
     """
+    from accelerate.utils import DistributedType
+
+    plain = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)  # each rank has all of the weights
     for number, part in enumerate(parts, 1):
         accelerator.sync_gradients = number == len(parts)
-        waits = accelerator.distributed_type in PLAIN_RANKS and not accelerator.sync_gradients
+        waits = accelerator.distributed_type in plain and not accelerator.sync_gradients
         with accelerator.no_sync(network) if waits else nullcontext():
             yield part
 

@@ -4,15 +4,17 @@ Left out of the published algorithms: early stopping on the KL and a separate le
 code has neither.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from repro import dpo, evaluate, generate, hub, model, optimise, ranks, sft
@@ -68,6 +70,9 @@ from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import k1, whole_reward
 from repro.stage import Stage, Work
 from repro.types import Metrics, Rollout, Targets
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -343,7 +348,7 @@ class Weights:
     per_token: Tensor
     per_value: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Weights":
+    def __getitem__(self, rows: Tensor) -> Weights:
         return Weights(self.token[rows], self.value[rows], self.per_token[rows], self.per_value[rows])
 
 

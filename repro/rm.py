@@ -1,14 +1,14 @@
 """The reward model: trained on comparisons, read at the end of text, normalised and checked (N+ details 10 to 18)."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
-from accelerate import Accelerator
-from datasets import Dataset
 from torch import Tensor, nn
 
 from repro import hub, model, optimise, ranks
@@ -32,6 +32,10 @@ from repro.ops.preference import accuracy
 from repro.stage import Stage, Work
 from repro.types import Metrics
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
 SMALLEST_GROUP = 20  # comparisons whose accuracy is worth a number
 
 
@@ -43,7 +47,7 @@ def _run(work: Work) -> None:
     work.finish(measure(work, corpus, pack))
 
 
-def _take(work: Work, corpus: Corpus, pack: "Pack") -> None:
+def _take(work: Work, corpus: Corpus, pack: Pack) -> None:
     """A reward model that was trained elsewhere, by the paper's authors or here; it is centred anew."""
     folder = work.start("rm_from")
     load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else model.load_scalar
@@ -54,7 +58,7 @@ def _take(work: Work, corpus: Corpus, pack: "Pack") -> None:
     model.save_scalar(reward_model, work.out / "model")
 
 
-def measure(work: Work, corpus: Corpus, pack: "Pack") -> Metrics:
+def measure(work: Work, corpus: Corpus, pack: Pack) -> Metrics:
     """Normalise the reward model that lies in the stage's folder, and check it."""
     held = model.held_in(model.frozen(model.load_scalar(work.out / "model")), work.scale.frozen_weights)
     scorer = Scorer(model.placed(held, work.accelerator), pack, corpus.pad, work.scale.rollout_batch)
@@ -80,7 +84,7 @@ class Texts:
     ids: Tensor  # [N, T], padded on one side
     response_tokens: Tensor  # [N] how many of the last tokens are the response
 
-    def __getitem__(self, rows: Tensor) -> "Texts":
+    def __getitem__(self, rows: Tensor) -> Texts:
         return Texts(self.ids[rows], self.response_tokens[rows])
 
 
@@ -147,8 +151,8 @@ class Trained:
     """A reward model in training: its comparisons, what each counts [N], and the loss of a margin."""
 
     network: nn.Module
-    chosen: "Texts"
-    rejected: "Texts"
+    chosen: Texts
+    rejected: Texts
     share: Tensor
     loss: Callable[[Tensor], Tensor]
     pad: int
@@ -243,6 +247,8 @@ def padding_agreement(scorer: Scorer, posts: Dataset) -> Metrics:
 
 def accuracy_by_group(margin: Tensor, pairs: Dataset) -> Metrics:
     """Accuracy by batch, confidence and pair of policies, of groups of 20 comparisons or more (N+ detail 16)."""
+    import pandas as pd
+
     right = pd.Series(((margin > 0).float() + 0.5 * (margin == 0).float()).numpy())
     groups = {
         "batch": pairs["batch"],

@@ -4,12 +4,14 @@ Every token of a batch counts alike; the paper's code takes a mean over each mic
 over each text first.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from repro import hub, model, optimise
@@ -18,6 +20,9 @@ from repro.data import Corpus, column, require_vocabulary
 from repro.details import DROPOUT, LR_SCHEDULE_SFT, SFT_EPOCHS, SFT_LOSS_TOKENS
 from repro.stage import Stage, Work
 from repro.types import Metrics
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def _run(work: Work) -> None:

@@ -4,6 +4,8 @@ A key is the stage's name and a hash of everything that the stage may read. An a
 `done.json` is written last, by rename: a killed stage is never a hit.
 """
 
+from __future__ import annotations
+
 import gc
 import hashlib
 import json
@@ -18,11 +20,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from filelock import FileLock
 
 from repro import hub, ranks
@@ -30,6 +30,9 @@ from repro.detail import Pick, Recipe
 from repro.details import DETAILS, PRECISION, RANK_DEPENDENT
 from repro.scale import SOURCES, Scale
 from repro.types import Metrics
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 JOURNAL, RESULT, DONE = "metrics.jsonl", "result.json", "done.json"
 CHECKPOINTS = "checkpoints"  # in the folder of a stage that runs: where it goes on from, should it be ended
@@ -55,7 +58,7 @@ class Stage:
     fields: tuple[str, ...]
     upstream: tuple[str, ...]
     seeded: bool
-    run: Callable[["Work"], None]
+    run: Callable[[Work], None]
 
 
 class Budget:
@@ -88,6 +91,9 @@ class Work:
 
     @cached_property
     def accelerator(self) -> Accelerator:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
+
         # A worker runs stages of several arms, and accelerate keeps the first one's precision for the whole process.
         AcceleratorState._reset_state()
         # Buffers are the same on all ranks, and sending them around would change them between two forward passes.

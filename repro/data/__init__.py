@@ -1,15 +1,16 @@
 """The data stage: posts and comparisons from the embedded corpus or from files, tokenised once, and read back."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset, load_from_disk
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from repro import hub, model
 from repro.data import describe, embedded, local, tldr
@@ -28,6 +29,10 @@ from repro.errors import UserError
 from repro.scale import Scale
 from repro.stage import Budget, Stage, Work
 from repro.types import Metrics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 ARTICLES = "validation_cnndm"
 FIELDS = (
@@ -57,6 +62,8 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
 
     @property
@@ -69,6 +76,8 @@ class Corpus:
 
     def posts(self, split: str) -> Dataset:
         """Posts of "train", "validation", "test" or, where the recipe asks for it, "prompts"."""
+        from datasets import load_from_disk
+
         return load_from_disk(self.folder / "posts" / split)
 
     def pairs(self, split: str) -> Dataset:
@@ -76,6 +85,8 @@ class Corpus:
 
         Of "probe", where facts are known, right against wrong summaries.
         """
+        from datasets import load_from_disk
+
         return load_from_disk(self.folder / "pairs" / split)
 
     def has_pairs(self, split: str) -> bool:
@@ -143,6 +154,8 @@ def _require_pair(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         return
     where = model.network_in(folder)
     if "gguf_file" not in where:
+        from transformers import AutoConfig
+
         config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
         require_vocabulary(tokenizer, config.get_text_config().vocab_size)
 

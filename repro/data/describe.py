@@ -1,5 +1,7 @@
 """What a corpus holds, as the paper checks it (N+ section 3): lengths, labels, policies, and posts that splits share."""
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,10 +9,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from transformers import PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
     from repro.data import Corpus
 
 FILE = "checks.json"
@@ -31,7 +34,7 @@ OF_PAIRS = {
 SPACES = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}", " ")  # as vocabularies spell one
 
 
-def write(corpus: "Corpus", origin: str, posts: Mapping[str, Sequence], pairs: Mapping[str, Sequence]) -> None:
+def write(corpus: Corpus, origin: str, posts: Mapping[str, Sequence], pairs: Mapping[str, Sequence]) -> None:
     """Writes as JSON into the artefact what `posts_checks` and `pairs_checks` say of each split, and `shared`.
 
     `posts` and `pairs` are the rows that each split was made of; `origin` is where they come from, in the scale's word.

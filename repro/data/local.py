@@ -4,17 +4,20 @@ Rows are json-lines or parquet. What is wrong with an input is a UserError that 
 is repaired or skipped but blank lines: a row that silently went missing would be a different experiment.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-
-from pyarrow import ArrowException, parquet
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from repro import hub, model
 from repro.data.tldr import is_article
 from repro.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 POST_FIELDS = ("id", "subreddit", "title", "post", "summary")
 COMPARISON_FIELDS = ("info", "summaries", "choice", "worker", "batch", "split", "extra")
@@ -139,6 +142,8 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    from pyarrow import ArrowException, parquet
+
     try:
         file = parquet.ParquetFile(path)
         batches = file.iter_batches(columns=[name for name in columns if name in file.schema_arrow.names])
@@ -265,6 +270,8 @@ def _open_tokenizer(path: Path) -> PreTrainedTokenizerFast:
 
 def _open_fast(path: Path) -> PreTrainedTokenizerFast:
     """Of a tokenizer.json exactly what it says: a model's own class may build another from the vocabulary."""
+    from transformers import PreTrainedTokenizerFast
+
     if path.is_dir():
         return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     return PreTrainedTokenizerFast(tokenizer_file=str(path))
@@ -272,6 +279,8 @@ def _open_fast(path: Path) -> PreTrainedTokenizerFast:
 
 def _open_any(path: Path) -> PreTrainedTokenizerFast:
     """Of a folder with another format what `transformers` makes of it."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"{type(tokenizer).__name__} is none of the `tokenizers` library")
@@ -280,6 +289,8 @@ def _open_any(path: Path) -> PreTrainedTokenizerFast:
 
 def _open_gguf(path: Path) -> PreTrainedTokenizerFast:
     """Of a GGUF, or of a folder with one, what `transformers` makes of its vocabulary."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast.from_pretrained(**model.pretrained_in(path, "tokenizer.json"))
 
 

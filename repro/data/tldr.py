@@ -7,16 +7,20 @@ padding with spaces (the paper pads with a token of its own, detail 3).
 Legend: Q query tokens, R reference tokens, S tokens of one summary of a pair.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-
-from datasets import Dataset, Features, List, Value, concatenate_datasets
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from repro.errors import UserError
 from repro.ops import prompt
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features, List, Value
+    from transformers import PreTrainedTokenizerFast
 
 ROWS_AT_ONCE = 1000
 CUTS_AT_ONCE = 64
@@ -94,6 +98,8 @@ def encode_posts(
     written, `facts` JSON where they are known, else empty. A reference that is too long loses its end-of-text token, as
     in the paper.
     """
+    from datasets import Features, Value
+
     schema = {
         **_texts("id", "query", "reference"),
         "query_token": _tokens(lengths.query),
@@ -115,6 +121,8 @@ def encode_pairs(
     `confidence` is -1 where the labeller gave none. Articles have lengths of their own (`CNNDM_LENGTHS`): encode them
     apart, or they are cut to the lengths given.
     """
+    from datasets import Features, Value
+
     schema = {
         **_texts("id", "query", "chosen", "rejected"),
         "query_token": _tokens(lengths.query),
@@ -306,15 +314,21 @@ def _decode(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast) -> list[s
 
 
 def _texts(*names: str) -> dict[str, Value]:
+    from datasets import Value
+
     return dict.fromkeys(names, Value("string"))
 
 
 def _tokens(length: int) -> List:
+    from datasets import List, Value
+
     return List(Value("int32"), length=length)
 
 
 def _build(rows: Sequence, columns: Callable[[Sequence], dict[str, list]], schema: Features) -> Dataset:
     """All rows as one table, a chunk at a time: Python's lists of ids take eight times the memory of the table's."""
+    from datasets import Dataset, concatenate_datasets
+
     starts = range(0, max(len(rows), 1), ROWS_AT_ONCE)
     chunks = (columns(rows[start : start + ROWS_AT_ONCE]) for start in starts)
     return concatenate_datasets([Dataset.from_dict(chunk, features=schema) for chunk in chunks])
