@@ -1,7 +1,10 @@
 """The atlas: the studies of many details on one board, so that every stage they share is made once."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro import ablation, cost, launch, pipeline, stage
 from repro.ablation import Ablation
@@ -9,7 +12,9 @@ from repro.detail import Recipe
 from repro.details import DETAILS
 from repro.errors import UserError
 from repro.launch import Board, Job
-from repro.track import Tracker
+
+if TYPE_CHECKING:  # it brings MLflow, and a plan of the atlas tracks nothing
+    from repro.track import Tracker
 
 
 def studies(
@@ -83,5 +88,7 @@ class Trackers:
         return [study for study, own in self.waiting if begun & own]
 
     def _open(self, study: Ablation) -> None:
+        from repro.track import Tracker
+
         self.open.append(Tracker(study, self.board, self.command))
         self.waiting = [each for each in self.waiting if each[0] is not study]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from repro import atlas, launch, stage
+from repro import atlas, launch, stage, track
 from repro.__main__ import main
 from repro.errors import UserError
 
@@ -117,7 +117,7 @@ def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
             raise UserError("the store cannot be used")
         return SimpleNamespace(update=lambda: None, trouble="", over=False)
 
-    monkeypatch.setattr(atlas, "Tracker", opens)
+    monkeypatch.setattr(track, "Tracker", opens)
     trackers = atlas.Trackers(studies, board, "the command")
     trackers.update()
     assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)
