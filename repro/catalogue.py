@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache, singledispatch
+from functools import cache, cached_property, singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,20 @@ class Entry:
 
     declared: Detail | Check
     group: str
-    place: Place
-    calls: tuple[Place, ...]
 
     @property
     def name(self) -> str:
         return self.declared.name
+
+    @cached_property
+    def place(self) -> Place:
+        return _declarations()[self.name][1]
+
+    @cached_property
+    def calls(self) -> tuple[Place, ...]:
+        if self.kind == "check":
+            return _source().loggers(self.declared.metrics)
+        return _reads().get(_declarations()[self.name][0], ())
 
     @property
     def kind(self) -> str:
@@ -51,15 +59,23 @@ class Entry:
 @cache
 def entries() -> dict[str, Entry]:
     """Every detail and check by name, in the order of the groups."""
-    source = Source(ROOT)
-    declarations, reads = source.declarations(), source.reads()
-    found = {}
-    for group, names in GROUPS.items():
-        for name in names:
-            declared, (constant, place) = (DETAILS | CHECKS)[name], declarations[name]
-            calls = reads.get(constant, ()) if name in DETAILS else source.loggers(declared.metrics)
-            found[name] = Entry(declared, group, place, calls)
-    return found
+    declared = DETAILS | CHECKS
+    return {name: Entry(declared[name], group) for group, names in GROUPS.items() for name in names}
+
+
+@cache
+def _source() -> Source:
+    return Source(ROOT)
+
+
+@cache
+def _declarations() -> dict[str, tuple[str, Place]]:
+    return _source().declarations()
+
+
+@cache
+def _reads() -> dict[str, tuple[Place, ...]]:
+    return _source().reads()
 
 
 def find(name: str) -> Entry:
