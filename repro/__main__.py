@@ -446,9 +446,12 @@ def _registered() -> list[dict]:
 
 def _report(arguments: argparse.Namespace) -> int:
     from repro import ablation
+    from repro.address import store_uri
 
     _require_report_folder()
-    _build(*ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments)))
+    detail, scale = ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments))
+    console.print(f"reading {detail} at scale {scale} from {store_uri()} ...", highlight=False, markup=False)
+    _build(detail, scale)
     return _build_index()
 
 
@@ -469,10 +472,12 @@ def _build(detail: str, scale: str) -> tuple[Path, str]:
 
 def _build_index() -> int:
     from reports import index
+    from repro.source import Source
     from repro.store import store_uri, usable_store
 
+    registered = Source(Path(__file__).parents[1]).outline()  # without the registry's functions, which need torch
     with usable_store():
-        console.print(f"index: {index.build(REPORTS, store_uri(), _registered())}", highlight=False)
+        console.print(f"index: {index.build(REPORTS, store_uri(), registered)}", highlight=False)
     return 0
 
 

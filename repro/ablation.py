@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from repro import details, metrics, scale
+from repro import metrics, scale
 from repro.detail import Detail, Recipe, nearest
 from repro.errors import UserError
 from repro.scale import Scale
@@ -53,6 +53,8 @@ def load(
 
     `company` is detail -> label: choices that all arms make, the reference too. UserError where an arm makes no sense.
     """
+    from repro import details  # brings torch, for the functions of its variants; `names` does without
+
     if "seeds" in changes:
         raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
     declared = _declared(name, folder)
@@ -102,12 +104,16 @@ def names(
 
 
 def _declared(name: str, folder: Path) -> dict:
+    from repro import details
+
     path = folder / f"{name}.toml"
     return _read(path) if path.exists() else {"detail": details.find(name).name}
 
 
 def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) -> dict[str, Recipe]:
     """Label -> recipe, the reference first; UserError for a label that is none, or that does not go with the company."""
+    from repro import details
+
     base = Recipe()
     for name, label in company.items():
         base = base.but(details.find(name), label)
@@ -122,6 +128,10 @@ def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
     company = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
     if declared["detail"] in company:
         raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
+    if not company:
+        return {}
+    from repro import details
+
     # What the reference does anyway is no company.
     return {name: label for name, label in company.items() if label != details.find(name).reference}
 

@@ -23,20 +23,42 @@ class Source:
     """The trees of `root`'s `repro`; every answer is in the order of the files and lines."""
 
     def __init__(self, root: Path) -> None:
-        self._nodes = [
-            (file.relative_to(root).as_posix(), node)
-            for file in sorted((root / "repro").rglob("*.py"))
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        self._root = root
+
+    @cached_property
+    def _nodes(self) -> list[tuple[str, ast.AST]]:
+        """Of each file, named from the root, the nodes that some answer is about."""
+        files = [
+            (file.relative_to(self._root).as_posix(), file) for file in sorted((self._root / "repro").rglob("*.py"))
         ]
+        return [
+            (name, node)
+            for name, file in files
+            for node in ast.walk(_tree(file))
+            if isinstance(node, ast.Assign | ast.Call | ast.FunctionDef)
+        ]
+
+    def outline(self) -> list[dict[str, str]]:
+        """Name and group of each detail in the order of `repro/details.py`: all that there is to know without importing it."""
+        tree, found, title = _tree(self._root / "repro" / "details.py"), [], ""
+        (opens,) = (each.value for each in tree.body if isinstance(each, ast.Assign) and _names(each) == ["OPENS"])
+        titles = {entry.id: ast.literal_eval(group) for group, entry in zip(opens.keys, opens.values, strict=True)}
+        for statement in tree.body:
+            declared = _declared(statement)
+            if declared:
+                kind, constant, name = declared
+                title = titles.get(constant, title)
+                found += [{"name": name, "group": title}] if kind == "Detail" else []
+        return found
 
     def declarations(self) -> dict[str, tuple[str, Place]]:
         """Constant and place by name, of each `CONSTANT = Detail(name="name", ...)` or `Check(...)`."""
         found = {}
         for file, node in self._nodes:
-            match node:
-                case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Call(func=ast.Name(id="Detail" | "Check"))):
-                    names = [word.value for word in node.value.keywords if word.arg == "name"]
-                    found[ast.literal_eval(*names)] = constant, Place(file, node.lineno)
+            declared = _declared(node)
+            if declared:
+                _, constant, name = declared
+                found[name] = constant, Place(file, node.lineno)
         return found
 
     def reads(self) -> dict[str, tuple[Place, ...]]:
@@ -65,6 +87,26 @@ class Source:
         """Every function with the strings of its body."""
         functions = ((file, node) for file, node in self._nodes if isinstance(node, ast.FunctionDef))
         return sorted((Place(file, node.lineno), _strings(node)) for file, node in functions)
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _names(assignment: ast.Assign) -> list[str]:
+    return [target.id for target in assignment.targets if isinstance(target, ast.Name)]
+
+
+def _declared(node: ast.AST) -> tuple[str, str, str] | None:
+    """Kind, constant and name of `CONSTANT = Detail(name="name", ...)` or `Check(...)`; None of anything else."""
+    match node:
+        case ast.Assign(
+            targets=[ast.Name(id=constant)],
+            value=ast.Call(func=ast.Name(id="Detail" | "Check" as kind), keywords=words),
+        ):
+            (name,) = (ast.literal_eval(word.value) for word in words if word.arg == "name")
+            return kind, constant, name
+    return None
 
 
 def _gives(written: str, metric: str) -> bool:

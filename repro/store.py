@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from repro.address import store_uri
 from repro.detail import nearest
 from repro.errors import UserError
 
@@ -27,16 +28,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a study leaves the machine unasked
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
 METRICS_AT_ONCE, PARAMS_AT_ONCE, RUNS_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
 STUDY = "study"  # the tag `role` of the run that all runs of a study hang under
-
-
-def store_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
 
 
 def client() -> MlflowClient:
