@@ -1,0 +1,88 @@
+"""What each command brings in before its first word: libraries that take seconds are imported by those who use them.
+
+Counted in a process of its own for each verb, since seconds depend on who else uses the machine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from repro import catalogue
+from repro.source import Source
+
+ROOT = Path(__file__).parents[1]
+# What stages need; what a tracker or a report needs; what is drawn while a study runs.
+STAGES = {"transformers", "accelerate", "datasets", "peft", "pyarrow", "tokenizers", "huggingface_hub"}
+STORE = {"mlflow", "sqlalchemy", "pandas", "scipy", "statsmodels", "matplotlib"}
+DRAWN = {"rich.live", "rich.progress"}
+HEAVY = STAGES | STORE | DRAWN | {"torch", "numpy", "repro.details"}
+# Prints on its last line which modules it has after `main(words)`.
+PROBE = """
+import json, sys
+from repro.__main__ import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print()
+print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
+"""
+
+
+def brought(folder, *words):
+    """Exit code, which of `HEAVY` a command has imported by its end in a folder without a store, and what it printed."""
+    hidden = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "REPRO_CACHE")}
+    told = subprocess.run(
+        [sys.executable, "-c", PROBE, *words],
+        cwd=folder,
+        env=hidden | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(told.stdout.splitlines()[-1])
+    return found["code"], HEAVY & set(found["modules"]), told.stdout
+
+
+def test_help_needs_no_library(tmp_path):
+    for words in (["--help"], ["plan", "--help"]):
+        began = time.monotonic()
+        code, modules, shown = brought(tmp_path, *words)
+        assert (code, modules) == (0, set()) and shown.startswith("usage: python -m repro")
+        assert time.monotonic() - began < 5  # half a second where nobody else is there
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["run", "whiten_adv", "--fast"]], ids=" ".join)
+def test_what_is_no_command_is_told_without_a_library(words, tmp_path):
+    assert brought(tmp_path, *words)[:2] == (2, set())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["details", "whiten_adv"], ["docs", "--check"], ["plan", "whiten_adv"], ["atlas", "whiten_adv", "--plan"]],
+    ids=" ".join,
+)
+def test_the_registry_and_what_is_planned_bring_torch_and_no_more(words, tmp_path):
+    code, modules, _ = brought(tmp_path, *words)
+    assert code in (0, 1)  # whether the page of the details is stale is another test's
+    assert modules == {"torch", "numpy", "repro.details"}
+
+
+def test_a_report_reads_the_store_without_what_trains(tmp_path):
+    code, modules, shown = brought(tmp_path, "report", "whiten_adv")
+    assert code == 2  # there is no store
+    assert shown.startswith("reading whiten_adv at scale mini from sqlite:///mlflow.db ...\n")
+    assert "mlflow" in modules
+    assert not modules & ({"torch", "repro.details"} | STAGES - {"pyarrow"} | DRAWN)
+
+
+def test_the_index_has_the_registrys_names_and_groups_without_its_functions():
+    entries = catalogue.entries().values()
+    assert Source(catalogue.ROOT).outline() == [
+        {"name": entry.name, "group": entry.group} for entry in entries if entry.kind == "detail"
+    ]
