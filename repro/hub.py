@@ -315,7 +315,7 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     _require_same(folder, expected, weights)
     ours = {name: weights[_their_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
     network.load_state_dict(ours | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True)
-    return network
+    return model.positioned(network)
 
 
 def is_released_reward_model(folder: Path) -> bool:

@@ -26,12 +26,14 @@ from repro import ranks
 from repro.errors import UserError
 from repro.ops import text
 from repro.ops.masked import keep
+from repro.ops.places import EVERY, Places, at, last, last_true
 from repro.shape import parse_shape
 
 if TYPE_CHECKING:  # imported where they are used: the registry, which names functions of this module, does without
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+NARROWED = ("sdpa", "eager")  # attention whose mask has a row for each query: it can be asked about some places alone
 POSITIONS = 2_048  # places of responses whose logits exist at once: 0.4 GB of them in float32 with Pythia's vocabulary
 # Of models that go on to change logits.
 AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -75,13 +77,22 @@ def trim_right(ids: Tensor, pad: int) -> Tensor:
     return ids[:, : int(used[-1]) + 1 if len(used) else 1]
 
 
+def reading(network: nn.Module, places: Places) -> dict[str, Places]:
+    """The argument by which a network's forward pass is told which places are read, where it can be told."""
+    config = network.config
+    told = config.model_type == "gpt_neox" and config._attn_implementation in NARROWED
+    return {"places": places} if told else {}
+
+
 def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int) -> Tensor:
     """[B, Q], [B, R] -> [B, R, V]: the logits that each response token was drawn from.
 
     The last token predicts nothing, so it is not run; logits of the query are not computed.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
-    logits = policy(**attend(ids, pad), logits_to_keep=response.shape[1], use_cache=False).logits
+    tokens = response.shape[1]
+    inputs = attend(ids, pad) | reading(policy, last(tokens))
+    logits = policy(**inputs, logits_to_keep=tokens, use_cache=False).logits
     return drawable(logits, pad, eos)
 
 
@@ -143,6 +154,7 @@ def measured(
 
     inputs = attend(ids, pad) | {"logits_to_keep": tokens.shape[1], "use_cache": False}
     network = policy.network if isinstance(policy, Learner) else extract_model_from_parallel(policy)
+    inputs |= reading(network, last(tokens.shape[1]))
     if any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
         return measure(policy(**inputs).logits, tokens)
     with _measuring(network.get_output_embeddings(), measure, tokens, positions):
@@ -201,12 +213,12 @@ def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: the value of the state before each response token."""
     ids = torch.cat([query, response[:, :-1]], 1)
-    return critic(**attend(ids, pad))[:, query.shape[1] - 1 :]
+    return critic(**attend(ids, pad), places=last(response.shape[1]))
 
 
 def response_scores(reward_model: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: what a reward model says at each response token, trained at the last or not."""
-    return reward_model(**attend(torch.cat([query, response], 1), pad))[:, query.shape[1] :]
+    return reward_model(**attend(torch.cat([query, response], 1), pad), places=last(response.shape[1]))
 
 
 def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
@@ -215,8 +227,9 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
     Columns that are padding on the left of every row are not run: no reading depends on them.
     """
     ids = trim_left(ids, pad)
-    reading = READINGS[_scalar(reward_model).reward_token]
-    return reading.read(reward_model(**attend(ids, pad)), ids != pad, response_tokens)
+    how, is_token = READINGS[_scalar(reward_model).reward_token], ids != pad
+    output = reward_model(**attend(ids, pad), places=how.places(is_token))
+    return how.read(output, is_token, response_tokens)
 
 
 @torch.no_grad()
@@ -246,9 +259,12 @@ def count_tokens(response: Tensor, pad: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a reward model's outputs become one reward; `trim` takes the columns that `read` does not need."""
+    """How a reward model's outputs become one reward: `trim` takes the columns that are not needed, and of the others'
+    [B, T] bool, which are tokens, `places` says where the output is needed and `read` makes one number of it.
+    """
 
     trim: Callable[[Tensor, int], Tensor]
+    places: Callable[[Tensor], Places]
     read: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -264,16 +280,19 @@ def as_it_is(ids: Tensor, pad: int) -> Tensor:
     return ids
 
 
-def at_last_token(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
-    """[B, T] outputs, [B, T] bool, [B] -> [B]: the output at the last token that is not padding (N+ detail 12)."""
-    index = torch.arange(output.shape[1], device=output.device)
-    last = torch.where(is_token, index, 0).amax(1)
-    return output.gather(1, last[:, None]).squeeze(1)
+def last_column(is_token: Tensor) -> Places:
+    """[B, T] -> the last column, which is mostly padding."""
+    return last(1)
 
 
-def at_last_position(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
-    """[B, T] outputs, [B, T] bool, [B] -> [B]: the output at the last column, which is mostly padding."""
-    return output[:, -1]
+def every_place(is_token: Tensor) -> Places:
+    """[B, T] -> all of them."""
+    return EVERY
+
+
+def as_it_is_read(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
+    """[B, 1] outputs -> [B]: the one that was asked for."""
+    return output[:, 0]
 
 
 def mean_over_response(output: Tensor, is_token: Tensor, response_tokens: Tensor) -> Tensor:
@@ -289,9 +308,9 @@ def last_tokens(is_token: Tensor, count: Tensor) -> Tensor:
 
 
 READINGS = {
-    "eos": Reading(trim_right, at_last_token),
-    "last_position": Reading(as_it_is, at_last_position),
-    "mean_over_response": Reading(trim_right, mean_over_response),
+    "eos": Reading(trim_right, last_true, as_it_is_read),  # the last token that is not padding (N+ detail 12)
+    "last_position": Reading(as_it_is, last_column, as_it_is_read),
+    "mean_over_response": Reading(trim_right, every_place, mean_over_response),
 }
 
 
@@ -328,9 +347,11 @@ class ScalarModel(nn.Module):
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("gain", torch.ones(()))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, T] -> [B, T] float32: normalised output at every token."""
-        hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    def forward(self, places: Places = EVERY, **inputs: Tensor) -> Tensor:
+        """`input_ids` [B, T] and the like -> [B, K] float32: normalised output at these places."""
+        told = reading(self.trunk, places)
+        hidden = self.trunk(**inputs, **told, use_cache=False).last_hidden_state
+        hidden = hidden if told else at(hidden, places)
         with torch.autocast(hidden.device.type, enabled=False):  # it would round the score to bfloat16
             output = nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
             return (output.squeeze(-1) - self.bias) / self.gain
@@ -604,7 +625,7 @@ def initialise(shape: str, vocabulary: int, positions: int, seed: int) -> PreTra
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config)
+        return positioned(AutoModelForCausalLM.from_config(config))
 
 
 def load_policy(source: Path) -> PreTrainedModel:
@@ -652,7 +673,10 @@ POSITIONED = {"implicit": positions_implicit, "from_mask": positions_from_mask}
 
 
 def positioned(network: nn.Module) -> nn.Module:
-    """The network, told its positions as its configuration says."""
+    """The network as it is run here: told its positions as its configuration says, and GPT-NeoX with less work."""
+    from repro.neox import with_less_work
+
+    with_less_work(network)
     return POSITIONED[getattr(trunk_of(network).config, "positions", "implicit")](network)
 
 

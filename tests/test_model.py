@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 from repro import generate, model
 from repro.errors import UserError
 from repro.ops import text
+from repro.ops.places import at
 
 TEMPERATURE = 0.7
 HOW = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
@@ -112,7 +113,10 @@ def test_each_reading_takes_the_outputs_that_it_names():
     output = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
     is_token = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     count = torch.tensor([1, 3, 0])
-    read = {name: reading.read(output, is_token, count).tolist() for name, reading in model.READINGS.items()}
+    read = {
+        name: reading.read(at(output, reading.places(is_token)), is_token, count).tolist()
+        for name, reading in model.READINGS.items()
+    }
     assert read == {
         "eos": [4, 8, 2],
         "last_position": [8, 8, 8],

@@ -1,0 +1,152 @@
+"""GPT-NeoX, Pythia's architecture, as `transformers` has it: the same numbers with less work.
+
+Its layers are run by the functions below, which rotate queries and keys in three passes over memory where the library takes
+a dozen, and whose last layer works only at the places that somebody reads: keys and values of the others are all that is
+left of them by then. Weights, configuration and files stay the library's.
+"""
+
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GPTNeoXPreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.gpt_neox.modeling_gpt_neox import (
+    GPTNeoXAttention,
+    GPTNeoXLayer,
+    GPTNeoXRotaryEmbedding,
+    eager_attention_forward,
+)
+
+from repro.ops.places import EVERY, Places, at
+
+
+def with_less_work(network: nn.Module) -> nn.Module:
+    """The network, its GPT-NeoX layers run by this module if it has any."""
+    for module in network.modules():
+        if isinstance(module, GPTNeoXRotaryEmbedding):
+            module.forward = MethodType(_rotation, module)
+        elif isinstance(module, GPTNeoXLayer):
+            module.forward = MethodType(_layer, module)
+    for module in network.modules():
+        if isinstance(module, GPTNeoXPreTrainedModel) and hasattr(module, "layers"):
+            module.layers[-1].forward = MethodType(_last_layer, module.layers[-1])
+    return network
+
+
+# ---------------------------------------------------------------------------------------------- rotary positions
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What turns the first 2n numbers of each query and key, pairs (i, i + n) of them.
+
+    A number becomes `same` times itself, plus `later` times the one n places on, plus `earlier` times the one n places back;
+    where they are 0 nothing is read across the end of a row. Each is [1, T * H * 3 * head] where all rows have the same
+    positions, so that memory is gone through in long runs, else [B, T, 1, 3 * head].
+    """
+
+    same: Tensor
+    later: Tensor
+    earlier: Tensor
+    n: int
+
+    def turn(self, qkv: Tensor, sign: float) -> Tensor:
+        """[B, T, H, 3 * head] -> the same, turned by the positions' angles; back by them where `sign` is -1."""
+        n, values = self.n, qkv.flatten(1) if self.same.dim() == 2 else qkv
+        turned = values * self.same
+        turned[..., :-n].addcmul_(values[..., n:], self.later[..., :-n], value=sign)
+        turned[..., n:].addcmul_(values[..., :-n], self.earlier[..., n:], value=sign)
+        return turned.view_as(qkv).to(qkv.dtype)
+
+
+class _Turn(torch.autograd.Function):
+    """A rotation's gradient is the rotation back, which reads nothing of the forward pass."""
+
+    @staticmethod
+    def forward(context: Any, qkv: Tensor, rotation: Rotation) -> Tensor:
+        context.rotation = rotation
+        return rotation.turn(qkv, 1.0)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.rotation.turn(gradient, -1.0), None
+
+
+def _rotation(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Tensor) -> Rotation:
+    """[1 or B, T] positions -> the rotation of all layers' queries and keys."""
+    cos, sin = (part.float() for part in GPTNeoXRotaryEmbedding.forward(rotary, x, position_ids))
+    heads, n = rotary.config.num_attention_heads, cos.shape[-1] // 2
+    same = cos.new_ones(*cos.shape[:2], 3, rotary.config.hidden_size // heads)
+    later, earlier = torch.zeros_like(same), torch.zeros_like(same)
+    same[:, :, :2, : 2 * n] = cos[:, :, None]
+    later[:, :, :2, :n] = -sin[:, :, None, :n]
+    earlier[:, :, :2, n : 2 * n] = sin[:, :, None, n:]
+    tables = (table.flatten(2)[:, :, None] for table in (same, later, earlier))
+    if len(cos) == 1:
+        tables = (table.expand(-1, -1, heads, -1).flatten(1) for table in tables)
+    return Rotation(*tables, n)
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def _layer(layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, **inputs: Any) -> Tensor:
+    """Every layer but the last needs every place: later ones read its keys and values."""
+    return _last_layer(layer, hidden_states, **inputs)
+
+
+def _last_layer(
+    layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, position_ids: Any = None, **inputs: Any
+) -> Tensor:
+    """[B, T, D] -> [B, K, D]: the layer's output at these places."""
+    attended = _attend(layer.attention, layer.input_layernorm(hidden_states), places, **inputs)
+    attended, hidden_states = layer.post_attention_dropout(attended), at(hidden_states, places)
+    if layer.use_parallel_residual:
+        return layer.post_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden_states))) + attended + hidden_states
+    hidden_states = attended + hidden_states
+    return layer.post_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden_states))) + hidden_states
+
+
+def _attend(
+    attention: GPTNeoXAttention,
+    hidden_states: Tensor,
+    places: Places,
+    attention_mask: Tensor | None = None,
+    position_embeddings: Rotation | None = None,
+    layer_past: Any = None,
+    use_cache: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """[B, T, D] -> [B, K, D]: what each of the places takes from those before it and in the cache."""
+    qkv = attention.query_key_value(hidden_states)
+    qkv = _Turn.apply(qkv.unflatten(-1, (-1, 3 * attention.head_size)), position_embeddings)
+    query, key, value = qkv.unflatten(-1, (3, attention.head_size)).unbind(-2)  # [B, T, H, head] each
+    query, key, value = at(query, places).transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    if layer_past is not None:
+        key, value = layer_past.update(key, value, attention.layer_idx)
+    interface = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    mixed, _ = interface(
+        attention,
+        query,
+        key,
+        value,
+        _mask_at(attention_mask, places, key),
+        scaling=attention.scaling,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        **kwargs,
+    )
+    return attention.dense(mixed.flatten(2))
+
+
+def _mask_at(mask: Tensor | None, places: Places, key: Tensor) -> Tensor | None:
+    """[B or 1, 1, T, T'] -> [B or 1, 1, K, T']: the mask's rows of these places; no mask is a causal one."""
+    if isinstance(places, slice) and places == EVERY:
+        return mask
+    if mask is None:
+        mask = torch.ones(1, 1, key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
+    if isinstance(places, slice):
+        return mask[:, :, places]
+    return at(mask.expand(len(places), -1, -1, -1)[:, 0], places)[:, None]
