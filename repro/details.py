@@ -1048,9 +1048,9 @@ ENTROPY_BONUS = Detail(
     question="Should the policy be paid for staying random?",
     reference="none",
     variants={
-        "none": Variant(loss.no_bonus, "no bonus"),
+        "none": Variant((), "no bonus"),
         "0.01": Variant(
-            partial(loss.entropy_bonus, coefficient=0.01), "0.01 per nat of each token's entropy, in the loss"
+            (partial(loss.entropy_bonus, coefficient=0.01),), "0.01 per nat of each token's entropy, in the loss"
         ),
     },
     hypothesis="The KL already pays for entropy where the SFT policy had it; a bonus pays for it everywhere, in words that "

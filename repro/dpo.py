@@ -107,13 +107,9 @@ def losses(
         yield keep(bradley_terry(margin), real).sum() / len(rows)
 
 
-@torch.no_grad()
 def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
     """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
-    own, _ = ranks.mine(torch.arange(len(pairs)))
-    margin = torch.cat([margins(networks, pairs[rows], corpus).cpu() for rows in own.split(batch)])
-    (every,) = ranks.merged([margin.numpy()], len(pairs))
-    return torch.from_numpy(every)
+    return model.over_rows(len(pairs), batch, lambda rows: margins(networks, pairs[rows], corpus))
 
 
 def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:

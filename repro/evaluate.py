@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,28 @@ class Written:
     kl: np.ndarray  # [N] nats to the reference policy on these tokens, at temperature 0.7 however they were sampled
 
 
+# (query [B, Q], response [B, R], its log-probabilities [B, R]) -> [B, R]: nats of each token to some policy
+Nats = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def nats_to(reference: nn.Module, corpus: Corpus) -> Nats:
+    """The KL's estimate at each token, to a reference policy."""
+
+    def nats(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
+        return k1(logprob, model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
+
+    return nats
+
+
+def unmeasured(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
+    """NaN, where nobody asks for the KL: the reference policy need not run."""
+    return torch.full_like(logprob, torch.nan)
+
+
 @torch.no_grad()
 def write(
     policy: nn.Module,
-    reference: nn.Module,
+    nats: Nats,
     reward_model: nn.Module,
     queries: Tensor,
     temperature: float,
@@ -63,10 +82,9 @@ def write(
         response, logprob = generate.sample(policy, query, numbers, how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        ref_logprob = model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED)
         whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
         score = model.score(reward_model, whole, length, corpus.pad)
-        kl = keep(k1(logprob, ref_logprob), mask).sum(1)
+        kl = keep(nats(query, response, logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
@@ -130,20 +148,26 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
     return table.assign(win=wins(table["gold"], table["reference_gold"]))
 
 
-def validate(models: Models, corpus: Corpus, work: Work) -> Metrics:
-    """Near-greedy quality on the validation posts, for the learning curve."""
-    posts = corpus.posts("validation")
-    table = judged(
-        posts, _write(models, posts, GREEDY, corpus, work), reference_scores(models.reward_model, posts, corpus, work)
-    )
-    names = [name for name in ("win", "gold", "score") if name in table]
-    return {f"eval/{'win_rate' if name == 'win' else name}": float(table[name].mean(skipna=False)) for name in names}
+class Validation:
+    """The validation posts of one run; what the reward model says of their references is asked once."""
+
+    def __init__(self, models: Models, corpus: Corpus, work: Work) -> None:
+        self.models, self.corpus, self.work = models, corpus, work
+        self.posts = corpus.posts("validation")
+        self.reference_scores = reference_scores(models.reward_model, self.posts, corpus, work)
+
+    def measure(self) -> Metrics:
+        """Near-greedy quality of the policy as it is now, for the learning curve."""
+        written = _write(self.models, self.posts, GREEDY, self.corpus, self.work, unmeasured)
+        table = judged(self.posts, written, self.reference_scores)
+        names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
+        return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
-def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work) -> Written:
+def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work, nats: Nats) -> Written:
     return write(
         models.policy,
-        models.reference,
+        nats,
         models.reward_model,
         column(posts, "query_token"),
         temperature,
@@ -200,8 +224,9 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     )
     posts = corpus.posts("test")
     references = reference_scores(models.reward_model, posts, corpus, work)
-    greedy = judged(posts, _write(models, posts, GREEDY, corpus, work), references)
-    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, work), references)
+    nats = nats_to(models.reference, corpus)
+    greedy = judged(posts, _write(models, posts, GREEDY, corpus, work, nats), references)
+    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, work, nats), references)
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
     measured = _means(greedy, "") | _means(sampled, "sampled_")
     measured["kl"] = measured.pop("sampled_kl")
@@ -264,10 +289,10 @@ def _run_evaluate(work: Work) -> None:
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")
-BASELINE = Stage("baseline", version=4, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=5, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=5,
+    version=6,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

@@ -25,8 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from repro import ranks
 from repro.errors import UserError
 from repro.ops import text
+from repro.ops.branch import join, joinable
 from repro.ops.masked import keep
 from repro.ops.places import EVERY, Places, at, last, last_true
+from repro.ops.vocabulary import selected_logprob
 from repro.shape import parse_shape
 
 if TYPE_CHECKING:  # imported where they are used: the registry, which names functions of this module, does without
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # imported where they are used: the registry, which names fun
 
 NARROWED = ("sdpa", "eager")  # attention whose mask has a row for each query: it can be asked about some places alone
 POSITIONS = 2_048  # places of responses whose logits exist at once: 0.4 GB of them in float32 with Pythia's vocabulary
+NONE = -1  # the token that is none
 # Of models that go on to change logits.
 AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -128,14 +131,44 @@ def response_measures(
     temperature), as an entropy; 0 of padding.
     """
 
+    ids, never = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NONE
+
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:
         logits = drawable(logits, pad, eos)
         logprob = text.logprob_of(logits, tokens.clamp(max=logits.shape[-1] - 1), temperature)
         return torch.stack([logprob, *(other(logits, temperature) for other in others)], -1)
 
-    ids = torch.cat([query, response[:, :-1]], 1)
-    found = measured(policy, ids, response, pad, measure, positions)
+    if others:
+        found = measured(policy, ids, response, pad, measure, positions)
+    else:
+        found = selected_logprobs(policy, ids, response, pad, temperature + text.TEMPERATURE_EPSILON, never)[..., None]
     return found.masked_fill(is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
+
+
+def selected_logprobs(
+    policy: nn.Module, ids: Tensor, tokens: Tensor, pad: int, temperature: float, never: int = NONE
+) -> Tensor:
+    """[B, T], [B, N] -> [B, N] float32: log-probability of each token after one of the last N places of `ids`.
+
+    `never` is a token that cannot be drawn. Logits exist a block at a time, where the output layer allows it.
+    """
+
+    def measure(logits: Tensor, tokens: Tensor) -> Tensor:
+        logits = without(logits, never) / temperature
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)[..., None]
+        return logits.float().log_softmax(-1).gather(-1, tokens)
+
+    network = own_network(policy)
+    head = network.get_output_embeddings()
+    if _changes_logits(network) or type(head) is not nn.Linear or head.bias is not None:
+        return measured(policy, ids, tokens, pad, measure)[..., 0]
+
+    def of_hidden(hidden: Tensor) -> Tensor:
+        flat = tokens.clamp(max=len(head.weight) - 1).flatten()
+        return selected_logprob(hidden.flatten(0, 1), head.weight, flat, temperature, never).view_as(tokens)
+
+    with _instead_of(head, of_hidden):
+        return policy(**_inputs(network, ids, tokens, pad)).logits
 
 
 def measured(
@@ -150,32 +183,47 @@ def measured(
 
     Logits exist for `positions` places at a time, in the backward pass too, which computes them again.
     """
-    from accelerate.utils import extract_model_from_parallel
-
-    inputs = attend(ids, pad) | {"logits_to_keep": tokens.shape[1], "use_cache": False}
-    network = policy.network if isinstance(policy, Learner) else extract_model_from_parallel(policy)
-    inputs |= reading(network, last(tokens.shape[1]))
-    if any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
+    network = own_network(policy)
+    inputs, head = _inputs(network, ids, tokens, pad), network.get_output_embeddings()
+    if _changes_logits(network):
         return measure(policy(**inputs).logits, tokens)
-    with _measuring(network.get_output_embeddings(), measure, tokens, positions):
-        return policy(**inputs).logits
-
-
-@contextmanager
-def _measuring(head: nn.Module, measure: Callable, tokens: Tensor, positions: int) -> Iterator[None]:
-    """Within, the output layer gives what is measured of its logits instead of them; so it runs where ranks expect it."""
-    project, patched = head.forward, "forward" in vars(head)
+    project = head.forward
 
     def part(hidden: Tensor, tokens: Tensor) -> Tensor:
         return measure(project(hidden), tokens)
 
-    def forward(hidden: Tensor) -> Tensor:
+    def of_hidden(hidden: Tensor) -> Tensor:
         if tokens.numel() <= positions:
             return part(hidden, tokens)
         parts = zip(hidden.flatten(0, 1).split(positions), tokens.flatten().split(positions))
         found = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in parts]
         return torch.cat(found).unflatten(0, tokens.shape)
 
+    with _instead_of(head, of_hidden):
+        return policy(**inputs).logits
+
+
+def own_network(network: nn.Module) -> nn.Module:
+    """The network itself, however ranks have wrapped it."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return network.network if isinstance(network, Learner) else extract_model_from_parallel(network)
+
+
+def _inputs(network: nn.Module, ids: Tensor, tokens: Tensor, pad: int) -> dict[str, Any]:
+    """What a forward pass is given that is read at as many of the last places as there are tokens in a row."""
+    count = tokens.shape[1]
+    return attend(ids, pad) | {"logits_to_keep": count, "use_cache": False} | reading(network, last(count))
+
+
+def _changes_logits(network: nn.Module) -> bool:
+    return any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD)
+
+
+@contextmanager
+def _instead_of(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within, the output layer gives something else than logits of its hidden states; so it runs where ranks expect it."""
+    project, patched = head.forward, "forward" in vars(head)
     head.forward = forward
     try:
         yield
@@ -205,9 +253,14 @@ def drawable(logits: Tensor, pad: int, eos: int) -> Tensor:
 
     Pythia's output layer has a place for it (50277 of 50304), with some probability that training never moved.
     """
-    if pad == eos or pad >= logits.shape[-1]:
+    return without(logits, pad if pad != eos else NONE)
+
+
+def without(logits: Tensor, token: int) -> Tensor:
+    """[..., V] logits, in which one token cannot be drawn, or `NONE` of them."""
+    if not 0 <= token < logits.shape[-1]:
         return logits
-    return logits.index_fill(-1, torch.full((1,), pad, device=logits.device), -math.inf)
+    return logits.index_fill(-1, torch.full((1,), token, device=logits.device), -math.inf)
 
 
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
@@ -232,15 +285,51 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
     return how.read(output, is_token, response_tokens)
 
 
-@torch.no_grad()
+def score_pairs(
+    reward_model: nn.Module, first: Tensor, second: Tensor, response_tokens: tuple[Tensor, Tensor], pad: int
+) -> Tensor:
+    """[B, T] texts twice, [B] response tokens of each twice, on the CPU -> [B, 2] float32: the rewards of both.
+
+    Where the texts of a row begin alike and the reward is read at one token, what they share is run once.
+    """
+    network, device = _scalar(reward_model), next(reward_model.parameters()).device
+    if (
+        READINGS[network.reward_token].places is last_true
+        and reads_branches(network.trunk)
+        and joinable(first, second, pad)
+    ):
+        joined = join(first, second, response_tokens, pad)
+        ids, mask, positions, ends = (
+            part.to(device) for part in (joined.ids, joined.mask, joined.positions, joined.last)
+        )
+        inputs = {"input_ids": ids.masked_fill(ids == pad, 0), "attention_mask": mask, "position_ids": positions}
+        return reward_model(**inputs, places=ends)
+    ids = trim_for(reward_model, torch.cat([first, second]), pad).to(device)
+    return torch.stack(score(reward_model, ids, torch.cat(response_tokens).to(device), pad).chunk(2), 1)
+
+
+def reads_branches(trunk: nn.Module) -> bool:
+    """Whether a network takes positions and a mask of its own for each place: it does where it can be told places."""
+    return bool(reading(trunk, EVERY)) and trunk.config._attn_implementation == "sdpa"
+
+
 def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int, batch: int) -> Tensor:
     """[N, T] padded on either side, [N] -> [N] float32 on the CPU, `batch` rows at a time; ranks share the rows."""
-    device, scores = next(reward_model.parameters()).device, []
-    own, _ = ranks.mine(torch.arange(len(ids)))
-    for rows in own.split(batch):
-        part = trim_for(reward_model, ids[rows], pad)
-        scores.append(score(reward_model, part.to(device), response_tokens[rows].to(device), pad).cpu())
-    (every,) = ranks.merged([torch.cat(scores).numpy()], len(ids))
+    device = next(reward_model.parameters()).device
+
+    def scores(rows: Tensor) -> Tensor:
+        part = trim_for(reward_model, ids[rows], pad).to(device)
+        return score(reward_model, part, response_tokens[rows].to(device), pad)
+
+    return over_rows(len(ids), batch, scores)
+
+
+@torch.no_grad()
+def over_rows(count: int, batch: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """-> [count] on the CPU: what `measure` makes, [B] row numbers -> [B], `batch` rows at a time; ranks share the rows."""
+    own, _ = ranks.mine(torch.arange(count))
+    measured = torch.cat([measure(rows).cpu() for rows in own.split(batch)])
+    (every,) = ranks.merged([measured.numpy()], count)
     return torch.from_numpy(every)
 
 
@@ -270,9 +359,7 @@ class Reading:
 
 def _scalar(reward_model: nn.Module) -> ScalarModel:
     """The network itself, where ranks have wrapped it."""
-    from accelerate.utils import extract_model_from_parallel
-
-    return extract_model_from_parallel(reward_model)
+    return own_network(reward_model)
 
 
 def as_it_is(ids: Tensor, pad: int) -> Tensor:

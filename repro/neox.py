@@ -105,7 +105,9 @@ def _last_layer(
     attended = _attend(layer.attention, layer.input_layernorm(hidden_states), places, **inputs)
     attended, hidden_states = layer.post_attention_dropout(attended), at(hidden_states, places)
     if layer.use_parallel_residual:
-        return layer.post_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden_states))) + attended + hidden_states
+        return (
+            layer.post_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden_states))) + attended + hidden_states
+        )
     hidden_states = attended + hidden_states
     return layer.post_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden_states))) + hidden_states
 

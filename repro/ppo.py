@@ -133,6 +133,7 @@ def learn(work: Work) -> None:
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
     shuffle, sampled, order = (work.generator(pick(DRAWS) + name) for name in ("shuffle", "sampling", "order"))
     texts = _texts(corpus, drawn := work.generator("texts"))
+    validation = evaluate.Validation(models, corpus, work)
     diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
     torch.manual_seed(work.seed_of("dropout"))
     keep = partial(_keep, setting, average)
@@ -151,7 +152,7 @@ def learn(work: Work) -> None:
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
         if update % scale.evaluate_every == 0:
             models.policy.eval()
-            measured |= evaluate.validate(models, corpus, work)
+            measured |= validation.measure()
             models.policy.train()
             checkpoints.best(measured["eval/win_rate"], keep)
         steps = []
@@ -307,16 +308,19 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     weights, measured = weigh(r, s.micro_batch, pick, s.accelerator.reduce), []
 
     def share(rows: Tensor) -> Tensor:
-        part = r[rows]
-        query = model.trim_left(part.query, pad)
-        at = s.how.measured_at
-        logprob, bonus = model.response_measures(models.policy, query, part.response, pad, eos, at, pick(ENTROPY_BONUS))
+        columns = r[rows].columns_that_count
+        part, query = r[rows].first(columns), model.trim_left(r.query[rows], pad)
+        inputs = (query, part.response, pad, eos, s.how.measured_at)
+        logprob, *bonus = model.response_measures(models.policy, *inputs, *pick(ENTROPY_BONUS))
         value = model.response_values(models.critic, query, part.response, pad)
-        total, sums = ppo_loss(logprob, bonus, value, part, target[rows], weights[rows], prices, pick)
+        of_part = target[rows].first(columns), weights[rows].first(columns)
+        total, sums = ppo_loss(logprob, sum(bonus, torch.zeros_like(logprob)), value, part, *of_part, prices, pick)
         measured.append(sums)
         return total
 
-    episodes = [partial(share, rows) for rows in torch.arange(len(r)).split(s.micro_batch)]
+    # Episodes of about one length go together, the longest first: padding is computed too, and memory is tried at once.
+    order = ((r.query != pad).sum(1) + r.counted).argsort(descending=True, stable=True)
+    episodes = [partial(share, rows) for rows in order.split(s.micro_batch)]
     # The last part is one that all weights have a share in: in it ranks add up their gradients.
     parts = mixed_in(s, texts, pick(PTX_MIX)) + episodes
     with model.recomputing((models.policy, models.critic), s.recompute):
@@ -350,6 +354,10 @@ class Weights:
 
     def __getitem__(self, rows: Tensor) -> Weights:
         return Weights(self.token[rows], self.value[rows], self.per_token[rows], self.per_value[rows])
+
+    def first(self, columns: int) -> Weights:
+        """The weights of the first response tokens."""
+        return self[:, :columns]
 
 
 def weigh(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -> Weights:
@@ -422,7 +430,7 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
 
 STAGE = Stage(
     "ppo",
-    version=4,
+    version=5,
     upstream=("data", "base", "sft", "rm"),
     seeded=True,
     run=_run,

@@ -109,7 +109,10 @@ class Scorer:
 
     def margin(self, pairs: Dataset) -> Tensor:
         """[N] how much higher the chosen summaries score."""
-        return self(pairs, "chosen") - self(pairs, "rejected")
+        chosen, rejected = (read(pairs, name, self.pack, self.pad) for name in ("chosen", "rejected"))
+        return model.over_rows(
+            len(pairs), self.batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
+        )
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -172,16 +175,15 @@ def losses(
     """Each of this rank's micro-batches' share of the step's weighted mean loss; notes how many came out right."""
     t, device, total = trained, accelerator.device, trained.share[rows].sum()
     for part, real in optimise.shared(accelerator, t.network, optimise.dealt(rows, micro_batch)):
-        margin, real = margins(t.network, t.chosen[part], t.rejected[part], t.pad, device), real.to(device)
+        margin, real = margins(t.network, t.chosen[part], t.rejected[part], t.pad), real.to(device)
         right.append(((margin.detach() > 0) & real).sum())
         yield (keep(t.loss(margin), real) * t.share[part].to(device)).sum() / total
 
 
-def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int, device: torch.device) -> Tensor:
+def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int) -> Tensor:
     """-> [B]: how much higher the chosen text scores; both go through one forward pass."""
-    ids = model.trim_for(reward_model, torch.cat([chosen.ids, rejected.ids]), pad).to(device)
-    response_tokens = torch.cat([chosen.response_tokens, rejected.response_tokens]).to(device)
-    better, worse = model.score(reward_model, ids, response_tokens, pad).chunk(2)
+    tokens = chosen.response_tokens, rejected.response_tokens
+    better, worse = model.score_pairs(reward_model, chosen.ids, rejected.ids, tokens, pad).unbind(1)
     return better - worse
 
 
@@ -290,7 +292,7 @@ def calibration(margin: Tensor) -> Metrics:
 
 STAGE = Stage(
     "rm",
-    version=3,
+    version=4,
     upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,

@@ -18,6 +18,7 @@ from repro import hub, model, optimise
 from repro.checkpoint import Checkpoints
 from repro.data import Corpus, column, require_vocabulary
 from repro.details import DROPOUT, LR_SCHEDULE_SFT, SFT_EPOCHS, SFT_LOSS_TOKENS
+from repro.ops.masked import keep
 from repro.stage import Stage, Work
 from repro.types import Metrics
 
@@ -89,16 +90,13 @@ def losses(
 def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) -> Tensor:
     """[B, T] right-padded, [B, T] bool -> sum of the cross-entropies in nats of predicting the counted tokens."""
     ids = model.trim_right(ids, pad)
-    logits = policy(**model.attend(ids, pad), use_cache=False).logits[:, :-1]
-    target = ids[:, 1:].masked_fill(~counted[:, 1 : ids.shape[1]], -100)
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
-    )
+    logprob = model.selected_logprobs(policy, ids[:, :-1], ids[:, 1:], pad, temperature=1.0)
+    return -keep(logprob, counted[:, 1 : ids.shape[1]]).sum()
 
 
 STAGE = Stage(
     "sft",
-    version=1,
+    version=2,
     fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch", "sft_from"),
     upstream=("data", "base"),
     seeded=True,

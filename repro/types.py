@@ -6,7 +6,7 @@ index last + 1 is the terminal state: where the reward model reads its score.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,16 @@ class Rollout:
         """[B, R] true on the states with a value: one more than the tokens, for the state after the last."""
         return _up_to(self.counted + 1, self.response.shape[1])
 
+    @property
+    def columns_that_count(self) -> int:
+        """How many response tokens at the start of each row hold all that any row's losses are of."""
+        return min(max(int(self.counted.max()) + 2, 1), self.response.shape[1])
+
+    def first(self, columns: int) -> "Rollout":
+        """The episodes as if they had been sampled to so many response tokens at the most."""
+        of_tokens = ("response", "logprob", "sampled", "ref_logprob", "kl", "value")
+        return replace(self, **{name: getattr(self, name)[:, :columns] for name in of_tokens})
+
     def __len__(self) -> int:
         return len(self.query)
 
@@ -61,6 +71,10 @@ class Targets:
 
     def __getitem__(self, rows: Any) -> "Targets":
         return Targets(self.advantage[rows], self.returns[rows], self.reward[rows])
+
+    def first(self, columns: int) -> "Targets":
+        """The targets of the first response tokens."""
+        return self[:, :columns]
 
 
 def _up_to(last: Tensor, length: int) -> Tensor:

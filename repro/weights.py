@@ -129,8 +129,8 @@ class TensorFlowAdam(torch.optim.AdamW):
     eps / sqrt(1 - beta2^t) for eps, so that early steps are smaller.
     """
 
-    def __init__(self, parameters, lr: float, eps: float, weight_decay: float) -> None:
-        super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay)
+    def __init__(self, parameters, lr: float, eps: float, weight_decay: float, fused: bool) -> None:
+        super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay, fused=fused)
         self.plain_eps = eps
 
     def step(self, closure=None):

@@ -189,7 +189,7 @@ def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
     monkeypatch.setattr(cost, "network_of", lambda _: network)
     judge = model.ScalarModel(model.initialise("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model).train()
     texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
-    took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD, torch.device("cpu")).sum(), False)
+    took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD).sum(), False)
     said = cost._rm_memory(replace(SMOKE, micro_batch=16, query_pair_tokens=64), cost.FULL)
     assert sum(said.values()) == pytest.approx(took, rel=0.25)
 

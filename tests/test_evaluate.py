@@ -131,7 +131,15 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: [""] * len(rows))
     queries = tiny.queries(8)
     near_greedy = evaluate.write(
-        other, networks.reference, networks.reward_model, queries, evaluate.GREEDY, corpus, 5, 4, generator()
+        other,
+        evaluate.nats_to(networks.reference, corpus),
+        networks.reward_model,
+        queries,
+        evaluate.GREEDY,
+        corpus,
+        5,
+        4,
+        generator(),
     )
     how, uniform = generate.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
     for row in range(8):

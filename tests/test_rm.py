@@ -55,7 +55,7 @@ def test_a_margin_is_the_score_of_one_text_less_that_of_the_other_each_read_at_i
         [outputs(network, q + c)[-1] - outputs(network, q + r)[-1] for q, c, r in zip(QUERIES, CHOSEN, REJECTED)]
     )
     for first, second, sign in ((chosen, rejected, 1), (rejected, chosen, -1)):
-        margin = rm.margins(network, first, second, PAD, torch.device("cpu"))
+        margin = rm.margins(network, first, second, PAD)
         torch.testing.assert_close(margin, sign * expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rm.Scorer(network, pack, PAD, 3).margin(pairs), expected, atol=1e-5, rtol=1e-5)
 
@@ -71,7 +71,7 @@ def test_the_loss_of_a_batch_weighs_each_post_alike_whatever_the_split(monkeypat
     # A post with two comparisons and one with one: the mean over posts of the mean over each post's comparisons.
     margin, weight = torch.tensor([0.0, math.log(3), -math.log(3)]), torch.tensor([0.5, 0.5, 1.0])
     expected = ((math.log(2) + math.log(4 / 3)) / 2 + math.log(4)) / 2
-    monkeypatch.setattr(rm, "margins", lambda network, chosen, rejected, pad, device: chosen)
+    monkeypatch.setattr(rm, "margins", lambda network, chosen, rejected, pad: chosen)
     trained = rm.Trained(torch.nn.Linear(1, 1), margin, margin, weight, preference.bradley_terry, PAD)
     for size in (1, 2, 3):
         right = []

@@ -112,11 +112,6 @@ def weighted(terms: Tensor, weights: Tensor) -> Tensor:
     return (masked.keep(terms, weights > 0) * weights).sum()
 
 
-def no_bonus(logits: Tensor, temperature: float) -> Tensor:
-    """[B, R, V] -> [B, R] zeros: the paper pays no entropy bonus."""
-    return torch.zeros_like(logits[..., 0])
-
-
 def entropy_bonus(logits: Tensor, temperature: float, coefficient: float) -> Tensor:
     """[B, R, V] -> [B, R]: coefficient times the entropy in nats of what can be drawn (Schulman et al. 2017, eq. 9)."""
     return coefficient * text.entropy_of(logits, temperature)

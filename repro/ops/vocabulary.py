@@ -1,0 +1,84 @@
+"""Log-probabilities over a large vocabulary, without its logits: they exist a block at a time, in either pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits that exist at once: on a CPU they should stay in its cache, a GPU wants large products.
+BLOCK = {"cpu": 2**19}
+LARGE_BLOCK = 2**27
+WIDTH = 2**10  # of a block on a CPU, in tokens of the vocabulary; on a GPU it is all of them
+
+
+def selected_logprob(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, never: int) -> Tensor:
+    """[N, D], [V, D], [N] -> [N] float32: log-probability in nats of each token under logits hidden weight^T.
+
+    log p(x) = z_x / temperature - log sum_v exp(z_v / temperature), over all v but `never`; -1 leaves none out. It is
+    differentiable once, in both factors; the backward pass computes the logits again.
+    """
+    return _SelectedLogprob.apply(hidden, weight, tokens, 1 / temperature, never)
+
+
+class _SelectedLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float, never: int) -> Tensor:
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden, weight = (each.to(torch.get_autocast_dtype(hidden.device.type)) for each in (hidden, weight))
+        total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for rows in _rows(hidden, weight):
+            total[rows] = _logsumexp(hidden[rows], weight, scale, never)
+        context.save_for_backward(hidden, weight, tokens, total)
+        context.scale, context.never = scale, never
+        return (hidden * weight[tokens]).sum(1, dtype=torch.float32) * scale - total
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, tokens, total = context.saved_tensors
+        gradient, (hidden_wanted, weight_wanted) = gradient * context.scale, context.needs_input_grad[:2]
+        own = gradient[:, None].to(hidden.dtype)
+        of_hidden = own * weight[tokens]
+        of_weight = torch.zeros_like(weight) if weight_wanted else weight
+        for rows in _rows(hidden, weight):
+            for block, logits in _blocks(hidden[rows], weight, context.scale, context.never):
+                # What the token's own logit gains all of them lose, by their probability.
+                lost = logits.sub_(total[rows, None]).exp_().mul_(gradient[rows, None]).to(hidden.dtype)
+                if hidden_wanted:
+                    of_hidden[rows].sub_(lost @ weight[block])
+                if weight_wanted:
+                    of_weight[block].sub_(lost.T @ hidden[rows])
+        if weight_wanted:
+            of_weight.index_add_(0, tokens, own * hidden)
+        return of_hidden if hidden_wanted else None, of_weight if weight_wanted else None, None, None, None
+
+
+def _rows(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """The rows that are gone through together: as many as make a block."""
+    size = BLOCK.get(hidden.device.type, LARGE_BLOCK) // _width(hidden, weight)
+    return [slice(start, start + max(1, size)) for start in range(0, len(hidden), max(1, size))]
+
+
+def _width(hidden: Tensor, weight: Tensor) -> int:
+    return min(WIDTH, len(weight)) if hidden.device.type in BLOCK else len(weight)
+
+
+def _blocks(hidden: Tensor, weight: Tensor, scale: float, never: int):
+    """(slice of the vocabulary, [n, width] float32 logits) in turn; their memory is used again."""
+    width = _width(hidden, weight)
+    room = torch.empty(len(hidden), width, dtype=hidden.dtype, device=hidden.device)
+    for start in range(0, len(weight), width):
+        part = weight[start : start + width]
+        logits = torch.mm(hidden, part.T, out=room[:, : len(part)] if len(part) == width else None).float().mul_(scale)
+        if start <= never < start + len(part):
+            logits[:, never - start] = -torch.inf
+        yield slice(start, start + len(part)), logits
+
+
+def _logsumexp(hidden: Tensor, weight: Tensor, scale: float, never: int) -> Tensor:
+    """[n, D], [V, D] -> [n] float32: log of the sum of the exponentials of all scaled logits."""
+    total = torch.full((len(hidden),), -torch.inf, device=hidden.device)
+    for _, logits in _blocks(hidden, weight, scale, never):
+        total = torch.logaddexp(total, logits.logsumexp(1))
+    return total
