@@ -77,17 +77,28 @@ class _Turn(torch.autograd.Function):
 
 def _rotation(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Tensor) -> Rotation:
     """[1 or B, T] positions -> the rotation of all layers' queries and keys."""
-    cos, sin = (part.float() for part in GPTNeoXRotaryEmbedding.forward(rotary, x, position_ids))
-    heads, n = rotary.config.num_attention_heads, cos.shape[-1] // 2
-    same = cos.new_ones(*cos.shape[:2], 3, rotary.config.hidden_size // heads)
+    heads, n = rotary.config.num_attention_heads, len(rotary.inv_freq)
+    same, later, earlier = (table[position_ids][:, :, None] for table in _tables(rotary, x))
+    if len(position_ids) == 1:
+        same, later, earlier = (each.expand(-1, -1, heads, -1).flatten(1) for each in (same, later, earlier))
+    return Rotation(same, later, earlier, n)
+
+
+def _tables(rotary: GPTNeoXRotaryEmbedding, x: Tensor) -> list[Tensor]:
+    """[P, 3 * head] each: the three factors of each of one head's numbers at every position that the model knows."""
+    known = vars(rotary).get("tables")
+    if known and known[0].device == x.device:
+        return known
+    positions = torch.arange(rotary.config.max_position_embeddings, device=x.device)[None]
+    cos, sin = (part[0] for part in GPTNeoXRotaryEmbedding.forward(rotary, x.float(), positions))
+    n, head = cos.shape[-1] // 2, rotary.config.hidden_size // rotary.config.num_attention_heads
+    same = cos.new_ones(len(cos), 3, head)
     later, earlier = torch.zeros_like(same), torch.zeros_like(same)
-    same[:, :, :2, : 2 * n] = cos[:, :, None]
-    later[:, :, :2, :n] = -sin[:, :, None, :n]
-    earlier[:, :, :2, n : 2 * n] = sin[:, :, None, n:]
-    tables = (table.flatten(2)[:, :, None] for table in (same, later, earlier))
-    if len(cos) == 1:
-        tables = (table.expand(-1, -1, heads, -1).flatten(1) for table in tables)
-    return Rotation(*tables, n)
+    same[:, :2, : 2 * n] = cos[:, None]
+    later[:, :2, :n] = -sin[:, None, :n]
+    earlier[:, :2, n : 2 * n] = sin[:, None, n:]
+    rotary.tables = [table.flatten(1) for table in (same, later, earlier)]
+    return rotary.tables
 
 
 # ---------------------------------------------------------------------------------------------- layers

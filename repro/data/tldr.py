@@ -303,7 +303,8 @@ def _encode_joined(
     queries: Sequence[str], completions: Sequence[str], tokenizer: PreTrainedTokenizerFast
 ) -> list[list[int]]:
     """The ids of each query and its completion as one text."""
-    return _encode(map(join, [begin(tokenizer) + query for query in queries], completions), tokenizer)
+    start = begin(tokenizer)
+    return _encode(map(join, (start + query for query in queries), completions), tokenizer)
 
 
 def _decode(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast) -> list[str]:
