@@ -51,6 +51,17 @@ def test_the_fixed_cache_draws_what_the_growing_one_draws(device, after_end):
     torch.testing.assert_close(again, said, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("sampler", [generate.eager, generate.static])
+def test_numbers_that_lie_on_the_cpu_draw_the_same(device, sampler):
+    """As those do that draw the reference policy's episodes for the record."""
+    s, query, uniform = on_device.setting(device), tiny.queries(4).to(device), tiny.uniform(4, 6)
+    how = replace(s.how, sampler=sampler)
+    drawn = [
+        generate.sample(s.models.reference, query, u, how, tiny.EOS, tiny.PAD)[0] for u in (uniform, uniform.to(device))
+    ]
+    assert torch.equal(*drawn)
+
+
 def test_on_cuda_a_decoding_step_is_a_graph_that_is_captured_once_a_batch(cuda, monkeypatch):
     captured, capture = [], generate._captured
     monkeypatch.setattr(generate, "_captured", lambda step: captured.append(step) or capture(step))
