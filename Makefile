@@ -8,7 +8,7 @@ RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-gpu bench-reports lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-gpu gpu-check bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -98,6 +98,10 @@ bench: $(READY)  ## episodes per second of PPO, and seconds per stage
 
 bench-gpu: $(READY)  ## episodes per second of PPO on this GPU at a Pythia's shape (SHAPE=410m), and where the time goes
 	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
+
+# PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.
+gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## prove the GPU paths on one GPU in 5 minutes, into docs/gpu-check.json (PY=python3 FRESH=1)
+	@$(PY) -m benchmarks.gpu_check $(if $(FRESH),--fresh)
 
 bench-reports: $(READY)  ## seconds and memory of the reports on a made-up store of 1,000 runs; fails past its targets
 	@$(PY) -m benchmarks.reports

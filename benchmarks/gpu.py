@@ -7,6 +7,7 @@ queries full and no response ends: the worst case. Without a GPU it runs too, an
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import time
@@ -55,7 +56,10 @@ PHASES = {
 class Measured:
     """Medians over updates: seconds of each phase; then rates, shares of the peak, and the two forecasts of `repro/cost.py`.
 
-    A share is NaN where the peak is not known: on a CPU.
+    A share is FLOPs / seconds / peak: of the update `update_flops` a `batch` over the seconds of "update", of the whole
+    `rollout_flops` and `update_flops` over those of "whole". FLOPs are an episode's, as `cost.rollout_flops` and
+    `cost.update_flops` (times PPO's epochs) count matrix multiplications; the peak is the device's, of dense bfloat16. A
+    share is NaN where the peak is not known: on a CPU.
     """
 
     shape: str
@@ -66,7 +70,11 @@ class Measured:
     rollout_batch: int
     sampler: str
     precision: str
+    updates: int
     seconds: dict[str, float]
+    rollout_flops: float
+    update_flops: float
+    peak_flops: float
     episodes_per_second: float
     bound_episodes_per_second: float
     utilisation: float
@@ -87,7 +95,8 @@ def scale_of(shape: str, batch: int) -> Scale:
 def setting_of(scale: Scale, accelerator: Accelerator) -> ppo.Setting:
     """Four networks with random weights, prepared as training prepares them."""
     pick, positions = Pick(Recipe(), "ppo"), scale.query_tokens + scale.response_tokens
-    networks = [model.initialise(scale.model, VOCABULARY, positions, seed) for seed in range(4)]
+    with torch.device(accelerator.device):  # a CPU would draw a billion weights for longer than they are measured
+        networks = [model.initialise(scale.model, VOCABULARY, positions, seed) for seed in range(4)]
     policy, critic = networks[0], model.ScalarModel(networks[1].base_model)
     policy, critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
     learners, optimizer = accelerator.prepare(
@@ -155,19 +164,26 @@ def update(setting: ppo.Setting, scale: Scale, generator: torch.Generator) -> di
     return seconds | {"update": ended - rolled, "whole": ended - began}
 
 
-def measure(shape: str, scale: Scale, updates: int) -> Measured:
-    """So many updates after one that warms up."""
+def measure(shape: str, scale: Scale, updates: int, until: float = math.inf) -> Measured:
+    """So many updates after one that warms up; where they would not end before `until` [s of `clock`], fewer.
+
+    Then the first is of one rollout batch, and so are the others where a whole batch would not end in time either.
+    """
     accelerator = Accelerator(mixed_precision=model.mixed_as_declared(scale.precision))
     setting, generator = setting_of(scale, accelerator), torch.Generator().manual_seed(0)
-    update(setting, scale, generator)
+    small = scale if until == math.inf else replace(scale, ppo_batch=min(scale.ppo_batch, scale.rollout_batch))
+    expected = update(setting, small, generator)["whole"] * scale.ppo_batch / small.ppo_batch
+    scale = scale if clock() + expected < until else small
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    taken = [update(setting, scale, generator) for _ in range(updates)]
+    taken = [update(setting, scale, generator)]
+    while len(taken) < updates and clock() + taken[-1]["whole"] < until:
+        taken.append(update(setting, scale, generator))
+    return _described(shape, scale, accelerator, taken)
+
+
+def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[dict[str, float]]) -> Measured:
     seconds = {name: statistics.median(each[name] for each in taken) for name in taken[0]}
-    return _described(shape, scale, accelerator, seconds)
-
-
-def _described(shape: str, scale: Scale, accelerator: Accelerator, seconds: dict[str, float]) -> Measured:
     device, network, batch = cost.at_hand(), cost.network_of(scale.model), scale.ppo_batch
     lengths, passes = (scale.query_tokens, scale.response_tokens), cost.passes_of(Recipe()).ppo
     again = float(scale.recompute == "layers")
@@ -184,7 +200,11 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, seconds: dict
         rollout_batch=scale.rollout_batch,
         sampler=scale.sampler,
         precision=accelerator.mixed_precision,
+        updates=len(taken),
         seconds=seconds,
+        rollout_flops=rolled,
+        update_flops=learnt,
+        peak_flops=peak,
         episodes_per_second=batch / seconds["whole"],
         bound_episodes_per_second=batch / (batch * slowest / (device.flops * cost.USED) + drawing),
         utilisation=batch * (rolled + learnt) / seconds["whole"] / peak,
@@ -203,7 +223,7 @@ def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def table_of(found: Measured, updates: int) -> Table:
+def table_of(found: Measured) -> Table:
     bound = cost.at_hand().name if found.gpu else f"{cost.ASSUMED.name}, were there one"
     table = Table("what", "measured", f"expected of {bound}", title=f"PPO at shape {found.shape} on {found.device}")
     for phase, taken in found.seconds.items():
@@ -217,7 +237,7 @@ def table_of(found: Measured, updates: int) -> Table:
     table.add_row("peak memory [GiB]", f"{found.peak_gib:.1f}", f"{found.expected_gib:.1f}")
     table.caption = (
         f"{found.batch} episodes an update, micro-batch {found.micro_batch}, rollout batch {found.rollout_batch}, sampler "
-        f"{found.sampler}, mixed precision {found.precision}, median of {updates} updates"
+        f"{found.sampler}, mixed precision {found.precision}, median of {found.updates} updates"
     )
     return table
 
@@ -243,7 +263,7 @@ def main(words: list[str] | None = None) -> None:
         print(json.dumps(asdict(found), indent=1))
         return
     console = Console()
-    console.print(table_of(found, arguments.updates))
+    console.print(table_of(found))
     if not found.gpu:
         console.print("no GPU: figures say nothing about one")
 

@@ -67,9 +67,9 @@ def sample(
     """[B, Q], [B, R] -> ([B, R] tokens, [B, R] float32 log-probabilities): one draw per uniform number in [0, 1).
 
     A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1); padding
-    after it has log-probability 0.
+    after it has log-probability 0. The numbers may lie on another device than the queries.
     """
-    return how.sampler(alone(policy), query, uniform, how, eos, pad)
+    return how.sampler(alone(policy), query, uniform.to(query.device), how, eos, pad)
 
 
 def sampler_of(name: str) -> Sampler:
