@@ -165,18 +165,19 @@ class Validation:
 
 
 def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work, nats: Nats) -> Written:
-    return write(
-        models.policy,
-        nats,
-        models.reward_model,
-        column(posts, "query_token"),
-        temperature,
-        corpus,
-        work.scale.response_tokens,
-        work.scale.rollout_batch,
-        work.generator(f"evaluate at {temperature}"),
-        generate.sampler_of({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
-    )
+    with model.cast_once(work.accelerator):
+        return write(
+            models.policy,
+            nats,
+            models.reward_model,
+            column(posts, "query_token"),
+            temperature,
+            corpus,
+            work.scale.response_tokens,
+            work.scale.rollout_batch,
+            work.generator(f"evaluate at {temperature}"),
+            generate.sampler_of({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
+        )
 
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -133,9 +134,15 @@ def capturable(policy: nn.Module, query: Tensor) -> bool:
     return query.is_cuda and plain
 
 
+@cache
+def _capture_stream() -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace for each stream that they have seen."""
+    return torch.cuda.Stream()
+
+
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
     """What replays the step as a CUDA graph; it has run once by then, since first calls set libraries up."""
-    stream = torch.cuda.Stream()
+    stream = _capture_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()

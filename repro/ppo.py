@@ -307,20 +307,17 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
     weights, measured = weigh(r, s.micro_batch, pick, s.accelerator.reduce), []
 
-    def share(rows: Tensor) -> Tensor:
-        columns = r[rows].columns_that_count
-        part, query = r[rows].first(columns), model.trim_left(r.query[rows], pad)
+    def share(rows: Tensor, columns: Columns) -> Tensor:
+        part, query = r[rows].first(columns.response), r.query[rows, columns.query :]
         inputs = (query, part.response, pad, eos, s.how.measured_at)
         logprob, *bonus = model.response_measures(models.policy, *inputs, *pick(ENTROPY_BONUS))
         value = model.response_values(models.critic, query, part.response, pad)
-        of_part = target[rows].first(columns), weights[rows].first(columns)
+        of_part = target[rows].first(columns.response), weights[rows].first(columns.response)
         total, sums = ppo_loss(logprob, sum(bonus, torch.zeros_like(logprob)), value, part, *of_part, prices, pick)
         measured.append(sums)
         return total
 
-    # Episodes of about one length go together, the longest first: padding is computed too, and memory is tried at once.
-    order = ((r.query != pad).sum(1) + r.counted).argsort(descending=True, stable=True)
-    episodes = [partial(share, rows) for rows in order.split(s.micro_batch)]
+    episodes = [partial(share, *part) for part in by_length(r, s.micro_batch, pad)]
     # The last part is one that all weights have a share in: in it ranks add up their gradients.
     parts = mixed_in(s, texts, pick(PTX_MIX)) + episodes
     with model.recomputing((models.policy, models.critic), s.recompute):
@@ -328,6 +325,27 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
         total = optimise.step(s.accelerator, s.optimizer, losses, pick(GRADIENT_CLIP))
     sums = s.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
     return dict(zip(measured[0], sums.tolist())) | {"loss/total": total}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of a micro-batch: the first column of its queries that is not all padding, and how many of its responses count."""
+
+    query: int
+    response: int
+
+
+def by_length(r: Rollout, micro_batch: int, pad: int) -> list[tuple[Tensor, Columns]]:
+    """Micro-batches of row numbers and the columns that they need.
+
+    Episodes of about one length go together, since padding is computed too; the longest first, so that memory is tried at
+    once. The state after the last token that counts has a value, which is one column more.
+    """
+    padded = (r.query == pad).long().cumprod(1).sum(1)
+    order = (r.counted - padded).argsort(descending=True, stable=True)
+    ends = torch.stack([padded, r.counted + 2])[:, order].cpu()  # a GPU is waited for once
+    limit, parts = r.response.shape[1], zip(order.split(micro_batch), *(end.split(micro_batch) for end in ends))
+    return [(rows, Columns(int(starts.min()), min(max(int(counts.max()), 1), limit))) for rows, starts, counts in parts]
 
 
 def mixed_in(s: Setting, texts: Tensor, mix: loss.Mix) -> list[Callable[[], Tensor]]:

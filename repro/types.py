@@ -41,11 +41,6 @@ class Rollout:
         """[B, R] true on the states with a value: one more than the tokens, for the state after the last."""
         return _up_to(self.counted + 1, self.response.shape[1])
 
-    @property
-    def columns_that_count(self) -> int:
-        """How many response tokens at the start of each row hold all that any row's losses are of."""
-        return min(max(int(self.counted.max()) + 2, 1), self.response.shape[1])
-
     def first(self, columns: int) -> "Rollout":
         """The episodes as if they had been sampled to so many response tokens at the most."""
         of_tokens = ("response", "logprob", "sampled", "ref_logprob", "kl", "value")
