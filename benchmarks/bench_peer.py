@@ -30,6 +30,7 @@ PEER = HERE.parent / ".venv-peer" / "bin" / "python"
 UPDATES = {"S": 8, "M": 2, "14m": 1}  # of a process, after the one that warms up: a few seconds' worth
 STAGES = ("sft", "rm", "ppo")
 BATCH, EPOCHS = 64, 4
+WIDTH = 128  # of a table that goes to a file
 NOISY = 0.05  # of the cores: from there on others' work shows in the figures
 
 # ---------------------------------------------------------------------------------------------- what is timed
@@ -130,13 +131,12 @@ def figures(load: dict, found: dict[str, list[dict]], rounds: int) -> dict:
 
 
 def table_of(results: dict[str, dict]) -> Table:
-    table = Table("load", "threads", "side", "seconds", "episodes/s", "peak GiB", "first is faster by", "by CPU time")
+    table = Table("load", "side", "seconds", "episodes/s", "GiB", "first is faster by", "by CPU time")
     for what, result in results.items():
         for name, side in result["sides"].items():
             rate, ratio, busy = (side.get(key) for key in ("episodes_per_second", "ratio", "ratio_busy"))
             table.add_row(
-                what,
-                str(result["load"]["threads"]),
+                f"{what}, {result['load']['threads']} thr.",
                 name,
                 Spread(**side["seconds"]).told(),
                 Spread(**rate).told(1) if rate else "",
@@ -184,7 +184,7 @@ def parser() -> Parser:
 
 
 def main(words: list[str] | None = None) -> int:
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
         arguments = parser().parse_args(words)
         for name in ("rounds", "batch"):
