@@ -106,6 +106,9 @@ class Spread:
     def of(cls, values: list[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values))
 
+    def scaled(self, factor: float) -> "Spread":
+        return Spread(self.median * factor, self.min * factor, self.max * factor)
+
     def told(self, digits: int = 2) -> str:
         return f"{self.median:.{digits}f} ({self.min:.{digits}f} to {self.max:.{digits}f})"
 
