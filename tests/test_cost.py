@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import cost, flops, forecast, model, pipeline, ppo, rm, sft, speed, stage
+from repro import cost, flops, model, pipeline, ppo, rm, sft, stage
 from repro.detail import Recipe
 from repro.launch import Job
 from repro.scale import SCALES
