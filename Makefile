@@ -96,8 +96,8 @@ lint: $(READY)  ## style and common mistakes
 calibration: $(READY)  ## try the statistics on studies without a difference, and with a planted one; writes docs/calibration.md
 	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
 
-bench: $(READY)  ## episodes per second of PPO, and seconds per stage
-	@$(PY) -m benchmarks.bench
+bench: $(READY)  ## PPO, the stages and two workers, each beside its matrix products alone (PART="ppo stages workers" JSON=...)
+	@$(PY) -m benchmarks.bench $(if $(PART),--part $(PART)) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(JSON),--json "$(JSON)")
 
 bench-gpu: $(READY)  ## episodes per second of PPO on this GPU at a Pythia's shape (SHAPE=410m), and where the time goes
 	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
