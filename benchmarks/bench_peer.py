@@ -147,9 +147,8 @@ def table_of(results: dict[str, dict]) -> Table:
     return table
 
 
-def run(arguments: argparse.Namespace, console: Console) -> dict:
-    """Every load in turn over all sides: the figures of each, by what was asked for."""
-    results = {}
+def run(arguments: argparse.Namespace, console: Console, results: dict[str, dict]) -> None:
+    """Every load in turn over all sides: adds the figures of each, by what was asked for, as soon as they are there."""
     with ExitStack() as stack:
         arguments.cache = str(Path(arguments.cache or stack.enter_context(tempfile.TemporaryDirectory())).resolve())
         loads = {what: load_of(what, arguments) for what in arguments.what}
@@ -164,7 +163,6 @@ def run(arguments: argparse.Namespace, console: Console) -> dict:
             found = take_turns(sides, load, arguments.rounds, lambda line: console.print(f"  {line}", highlight=False))
             names = [named(side, vars(arguments), found[side.name]) for side in sides]
             results[what] = figures(load, dict(zip(names, found.values())), arguments.rounds)
-    return results
 
 
 def parser() -> Parser:
@@ -185,15 +183,20 @@ def parser() -> Parser:
 
 def main(words: list[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    results: dict[str, dict] = {}
     try:
         arguments = parser().parse_args(words)
         for name in ("rounds", "batch"):
             if getattr(arguments, name) < 1:
                 raise UserError(f"--{name} must be at least 1")
-        results = run(arguments, console)
+        run(arguments, console, results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # loads that were finished are told all the same
+        print("interrupted", file=sys.stderr)
+        if not results:
+            return 130
     about = described(HERE.parent)
     console.print(table_of(results))
     console.print(
@@ -206,7 +209,7 @@ def main(words: list[str] | None = None) -> int:
         console.print(f"others kept up to {most:.0%} of the cores busy meanwhile: repeat it on quiet ones")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"kind": "peer", "about": about, "loads": results}, indent=1))
-    return 0
+    return 0 if len(results) == len(arguments.what) else 130
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from repro.scale import Scale
 from repro.speed import Speeds
 
 __all__ = ["PYTHIA", "Network", "Passes", "network_of"]  # of `repro/flops.py`; who asks for costs finds them here
-OVERHEAD = 2.0  # seconds for loading and saving
+OVERHEAD = 1.5  # seconds for loading and saving
 GIB = 2**30
 
 
@@ -72,12 +72,16 @@ JUDGED = 400  # answers that a second grades and compares, by ROUGE too
 
 def estimate(name: str, scale: Scale, speeds: Speeds = speed.UNMEASURED, passes: Passes = PASSES) -> float:
     """Seconds on one worker's cores, from the arithmetic and the speeds that were measured on them."""
-    most = Lengths.most(scale)
-    lengths = replace(most, query=FILLED * most.query, text=FILLED * most.text, pair=FILLED * most.pair)
-    parts = Stages(scale, network_of(scale.model), lengths, passes).of(name, learns(name, scale))
+    parts = Stages(scale, network_of(scale.model), filled(scale), passes).of(name, learns(name, scale))
     computed = sum(total(products) / speeds.of(part) for part, products in parts.items())
     judged = scale.test_posts / JUDGED if name in ("baseline", "evaluate") else 0.0
     return OVERHEAD + _tokenising(name, scale) + computed + judged
+
+
+def filled(scale: Scale) -> Lengths:
+    """The lengths that are computed, padding to a micro-batch's longest text included."""
+    most = Lengths.most(scale)
+    return replace(most, query=FILLED * most.query, text=FILLED * most.text, pair=FILLED * most.pair)
 
 
 def _tokenising(name: str, scale: Scale) -> float:

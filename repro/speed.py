@@ -31,6 +31,8 @@ FLOPS = 2.5e10  # of one core in float32 where nothing has been measured
 SECONDS = 4.0  # after which no further part is measured
 LIKE = {"answer": "roll out", "sft": "update", "read": "rm"}
 OPERATIONS = 3e9  # of a step that is timed: a third of a second of a slow core
+ENOUGH = 0.8  # seconds, after which a step is not repeated
+DRAWN = 8e9  # of a rollout, which is slow on a few rows: a step of decoding takes as long for one as for many
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _rate(operations: float, step: Callable[[], object]) -> float:
         began = clock()
         step()
         taken = clock() - began
-        if taken > 0.5:
+        if taken > ENOUGH:
             break
     return operations / taken
 
@@ -144,9 +146,9 @@ class _Steps:
         self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
         self.optimizer = optimise.adamw([policy, critic], 1e-6, self.pick)
 
-    def rows(self, most: int, operations: float) -> int:
+    def rows(self, most: int, operations: float, in_all: float = OPERATIONS) -> int:
         """As many rows as the stage has, or as there is time for."""
-        return max(1, min(most, int(OPERATIONS / operations)))
+        return max(1, min(most, int(in_all / operations)))
 
     def ids(self, rows: int, tokens: int) -> torch.Tensor:
         return torch.randint(2, self.pad, (rows, tokens))
@@ -184,7 +186,7 @@ class _Steps:
         """Those that the update has left, if it came before."""
         query, response = self.lengths.query, self.lengths.response
         of_one = flops.total(flops.rollout(self.n, 1, query, response))
-        rows = self.rows(min(self.scale.rollout_batch, self.scale.ppo_batch), of_one)
+        rows = self.rows(min(self.scale.rollout_batch, self.scale.ppo_batch), of_one, DRAWN)
         return _rate(rows * of_one, lambda: self._episodes(rows))
 
     def _episodes(self, rows: int) -> ppo.Rollout:

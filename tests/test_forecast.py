@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from repro import cost, forecast, launch, pipeline, speed, stage
+from repro import cost, evaluate, forecast, launch, pipeline, ppo, rm, sft, speed, stage
 from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.launch import Job
 from repro.scale import SCALES
+from tests.counting import flops_of
 
 SMOKE = SCALES["smoke"]
 FAST = speed.Speeds(dict.fromkeys(("rm", "update", "roll out", "sft", "read"), 1e11), 4.0, "2026-11-28")
@@ -74,6 +75,15 @@ def test_it_is_said_where_seconds_come_from(jobs, tmp_path):
     assert told[0] == "rm: measured here before"
     assert told[1].startswith("data, base, sft, baseline, ppo, evaluate: estimated from a 4-second measurement of 2026-")
     assert forecast.sources([], tmp_path, "guessed") == []
+
+
+@pytest.mark.parametrize("each", [sft.STAGE, rm.STAGE, evaluate.BASELINE, ppo.STAGE], ids=lambda each: each.name)
+def test_a_stage_is_about_as_many_operations_as_it_is_planned_with(each, run_stage, tiny_scale):
+    """Whoever else is busy: a plan is within 1.5 only where its counts are."""
+    network = cost.Network(32, 1, 64, vocabulary=640, heads=2)
+    planned = cost.Stages(tiny_scale, network, cost.filled(tiny_scale)).of(each.name)
+    real = flops_of(lambda: run_stage(each))
+    assert 1 / 1.5 < sum(map(cost.total, planned.values())) / real < 1.5
 
 
 # ---------------------------------------------------------------------------------------------- speeds
