@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+PEER   := .venv-peer
 SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
 RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
+TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
+          $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -93,11 +96,19 @@ lint: $(READY)  ## style and common mistakes
 calibration: $(READY)  ## try the statistics on studies without a difference, and with a planted one; writes docs/calibration.md
 	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
 
-bench: $(READY)  ## episodes per second of PPO, and seconds per stage
-	@$(PY) -m benchmarks.bench
+bench: $(READY)  ## PPO, the stages and two workers, each beside its matrix products alone (PART="ppo stages workers" JSON=...)
+	@$(PY) -m benchmarks.bench $(if $(PART),--part $(PART)) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(JSON),--json "$(JSON)")
 
 bench-gpu: $(READY)  ## episodes per second of PPO on this GPU at a Pythia's shape (SHAPE=410m), and where the time goes
 	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
+
+# WHAT is ppo:S, ppo:M or ppo:14m; OUR names another checkout or commit to time in the place of this one.
+bench-peer: $(READY) $(PEER)/.ready  ## PPO here beside TRL's PPOTrainer, in turn in the same minutes (ROUNDS=5 WHAT="ppo:S" OUR=...)
+	@$(PY) -m benchmarks.bench_peer $(TURNS)
+
+bench-commits: $(READY)  ## this checkout beside OTHER, a folder or a commit, in turn (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
+	@test -n "$(OTHER)" || { echo 'error: say with what to compare, as make bench-commits OTHER=9adb790 WHAT=rm:mini' >&2; exit 2; }
+	@$(PY) -m benchmarks.bench_peer --no-peer --other "$(OTHER)" $(TURNS)
 
 # PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.
 gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## prove the GPU paths on one GPU in 5 minutes, into docs/gpu-check.json (PY=python3 FRESH=1)
@@ -114,6 +125,14 @@ lock:  ## pin the newest versions that pyproject.toml admits
 
 clean:  ## remove the environment, the cache, the store and the reports
 	rm -rf $(VENV) cache mlflow.db* mlartifacts reports/build
+
+# The peer's environment: torch first, so that nothing chooses another, and all that both have at the same version.
+$(PEER)/.ready: requirements.lock
+	@echo 'setting up $(PEER) with TRL (once; a minute or two) ...'
+	@$(PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" 'trl==1.12.0' \
+	  --constraint requirements.lock
+	@touch $@
 
 .PHONY: need-detail
 need-detail:

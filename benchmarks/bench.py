@@ -1,131 +1,229 @@
-"""Speed: episodes per second of PPO at fixed shapes, and seconds per stage of a scale; printed as tables.
+"""Speed: how near PPO and the stages come to their matrix products alone, measured on the same cores in the same minute.
 
-`make bench`, or `python -m benchmarks.bench --shapes S M 14m --threads 2`. Weights are random and no response ends, so
-that every episode has its full length: the worst case.
+`make bench`, or `python -m benchmarks.bench --part ppo --shapes S M --threads 2`. Three parts: updates of PPO at fixed shapes
+with random weights and responses of full length, the worst case; the stages of a scale, on one thread as a worker runs
+them, with a share of the budget; and two workers side by side. Speed and bound are measured in turn.
 """
 
 import argparse
 import json
-import resource
-import statistics
-import tempfile
+import sys
 import time
-import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from repro import model, optimise, ppo, stage
-from repro.detail import Pick, Recipe
-from repro.job import prepare_process
-from repro.pipeline import STAGES, keys
+from benchmarks import bound
+from benchmarks.apart import Apart
+from benchmarks.load import Shape, Tokens, ppo_seconds, setting_of, stage_seconds, update
+from benchmarks.stages import Timed, run_stages
+from benchmarks.turns import Spread
+from repro.__main__ import Parser
+from repro.errors import UserError
+from repro.flops import Network, network_of
+from repro.machine import cores, described
 from repro.scale import SCALES
 
-
-@dataclass(frozen=True)
-class Shape:
-    network: str
-    vocabulary: int
-    query: int
-    response: int
-
-
+__all__ = ["SHAPES", "Shape", "Tokens", "ppo_seconds", "stage_seconds"]
 SHAPES = {
     "S": Shape("gpt-neox:64/2/2/256", 1_024, 64, 24),
     "M": Shape("gpt-neox:256/6/4/1024", 4_096, 64, 24),
     "14m": Shape("gpt-neox:128/6/4/512", 50_304, 128, 53),
 }
+TINY = Shape("gpt-neox:32/2/2/64", 64, 12, 4)
+PARTS = ("ppo", "stages", "workers")
+EPOCHS = 4
+TARGET = 1.9  # times the episodes of one worker that two have to make
+WIDTH = 128
+
+# ---------------------------------------------------------------------------------------------- PPO at fixed shapes
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A corpus as far as a rollout looks at it: padding past the vocabulary, and an end of text that no token is."""
-
-    pad: int
-    eos: int = -1
+def network_in(shape: Shape) -> Network:
+    return replace(network_of(shape.network), vocabulary=shape.vocabulary)
 
 
-def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
-    """Seconds of each PPO update after a first one that warms up: rollout, targets and 4 epochs on one mini-batch."""
-    tokens, accelerator, pick = Tokens(pad=shape.vocabulary), Accelerator(cpu=True), Pick(Recipe(), "ppo")
-    networks = [model.initialise(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
-    policy, reference = model.set_dropout(networks[0], 0.0), model.frozen(networks[1])
-    critic, reward_model = (
-        model.set_dropout(model.ScalarModel(networks[2].base_model), 0.0),
-        model.ScalarModel(networks[3].base_model),
-    )
-    models = ppo.Models(policy, critic, reference, model.frozen(reward_model))
-    optimizer, generator, seconds = optimise.adamw([policy, critic], 3e-6, pick), torch.Generator().manual_seed(0), []
-    setting = ppo.Setting(models, optimizer, tokens, pick, accelerator, ppo.sampling(pick), batch, batch)
-    prices, no_texts = ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
-    for _ in range(updates + 1):
-        began = time.perf_counter()
-        query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
-        rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
-        target, _ = ppo.targets(rollout, prices.reference, batch, pick)
-        for _ in range(4):
-            ppo.improve(setting, rollout, target, no_texts, prices)
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+@cache
+def _built(shape: Shape, batch: int) -> tuple:
+    """Networks and random numbers of a process, after an update that warms up."""
+    built = setting_of(shape, batch), torch.Generator().manual_seed(0)
+    update(built[0], shape, batch, built[1], EPOCHS)
+    return built
 
 
-def stage_seconds(name: str, seed: int = 1) -> dict[str, float]:
-    """Seconds of every stage of one arm and seed, with nothing cached."""
-    scale = SCALES[name]
-    with tempfile.TemporaryDirectory() as folder:
-        known = keys(Recipe(), scale, seed)
-        made = {
-            each.name: stage.run_or_reuse(each, Recipe(), scale, seed, known, Path(folder), print) for each in STAGES
-        }
-        return {step: json.loads((path / stage.DONE).read_text())["seconds"] for step, path in made.items()}
+def one_update(shape: Shape, batch: int) -> float:
+    """Seconds of an update of PPO in this process."""
+    setting, generator = _built(shape, batch)
+    began = time.perf_counter()
+    update(setting, shape, batch, generator, EPOCHS)
+    return time.perf_counter() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="*", default=["S"], choices=SHAPES)
-    parser.add_argument("--scale", default="mini", help="whose stages to time; empty for none")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--updates", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    console = Console()
-    prepare_process(arguments.threads)  # libraries too, so that no stage's seconds are theirs
-    table = Table(
-        "shape",
-        "network",
-        "query + response",
-        "episodes/s",
-        "s/update: median",
-        "min",
-        "max",
-        title=f"PPO, {arguments.batch} episodes an update, {arguments.threads} threads, float32",
-    )
-    for name in arguments.shapes:
-        shape = SHAPES[name]
-        seconds = ppo_seconds(shape, arguments.batch, arguments.updates)
+def measure_ppo(shape: Shape, batch: int, threads: int, repetitions: int) -> dict:
+    """Updates and their bound in turn, each in a process of its own, so that neither's memory is the other's."""
+    products = bound.ppo_products(network_in(shape), batch, shape.query, shape.response, EPOCHS)
+    with Apart(threads) as ours, Apart(threads) as plain:
+        ours(_built_only, shape, batch)
+        pairs = [(plain(bound.measured, products), ours(one_update, shape, batch)) for _ in range(repetitions)]
+        peak = ours.peak_gib()
+    return {
+        "flops": pairs[0][0].flops,
+        "plain_rate": asdict(Spread.of([each.rate for each, _ in pairs])),
+        "bound_seconds": asdict(Spread.of([each.seconds for each, _ in pairs])),
+        "seconds": asdict(Spread.of([seconds for _, seconds in pairs])),
+        "share_of_bound": asdict(Spread.of([each.seconds / seconds for each, seconds in pairs])),
+        "episodes_per_second": asdict(Spread.of([batch / seconds for _, seconds in pairs])),
+        "peak_gib": peak,
+        "threads": threads,
+        "shape": asdict(shape) | {"batch": batch},
+    }
+
+
+def _built_only(shape: Shape, batch: int) -> None:
+    """What it builds stays in the process."""
+    _built(shape, batch)
+
+
+# ---------------------------------------------------------------------------------------------- workers side by side
+
+
+def episodes_a_second(shape: Shape, batch: int, seconds: float) -> float:
+    """Of updates one after another until the time is over."""
+    _built(shape, batch)
+    began, updates = time.perf_counter(), 0
+    while (taken := time.perf_counter() - began) < seconds or not updates:
+        one_update(shape, batch)
+        updates += 1
+    return updates * batch / taken if updates > 1 else batch / (time.perf_counter() - began)
+
+
+def measure_workers(shape: Shape, batch: int, seconds: float, repetitions: int) -> dict:
+    """One process of one thread alone, then two side by side, in turn: how many times the episodes two make."""
+    alone, both = [], []
+    with Apart(1) as one, Apart(1) as other:
+        for started in [each.start(_built_only, shape, batch) for each in (one, other)]:
+            started.result()
+        for _ in range(repetitions):
+            alone.append(one(episodes_a_second, shape, batch, seconds))
+            running = [each.start(episodes_a_second, shape, batch, seconds) for each in (one, other)]
+            both.append(sum(each.result() for each in running))
+        peak = max(one.peak_gib(), other.peak_gib())
+    return {
+        "alone": asdict(Spread.of(alone)),
+        "side_by_side": asdict(Spread.of(both)),
+        "ratio": asdict(Spread.of([two / single for single, two in zip(alone, both)])),
+        "target": TARGET,
+        "peak_gib": peak,
+        "shape": asdict(shape) | {"batch": batch},
+    }
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def ppo_table(results: dict[str, dict]) -> Table:
+    table = Table("shape", "GFLOP", "plain GFLOP/s", "bound [s]", "measured [s]", "of the bound", "episodes/s", "GiB")
+    for name, found in results.items():
         table.add_row(
             name,
-            f"{shape.network.split(':')[1]}, vocabulary {shape.vocabulary}",
-            f"{shape.query} + {shape.response}",
-            f"{arguments.batch / statistics.median(seconds):.1f}",
-            f"{statistics.median(seconds):.2f}",
-            f"{min(seconds):.2f}",
-            f"{max(seconds):.2f}",
+            f"{found['flops'] / 1e9:.1f}",
+            Spread(**found["plain_rate"]).scaled(1e-9).told(0),
+            Spread(**found["bound_seconds"]).told(),
+            Spread(**found["seconds"]).told(),
+            Spread(**found["share_of_bound"]).scaled(100).told(0) + " %",
+            Spread(**found["episodes_per_second"]).told(1),
+            f"{found['peak_gib']:.2f}",
         )
-    console.print(table)
-    if arguments.scale:
-        torch.set_num_threads(1)
-        table = Table("stage", "seconds", title=f"scale {arguments.scale}, one arm and seed, 1 thread, nothing cached")
-        for step, taken in stage_seconds(arguments.scale).items():
-            table.add_row(step, f"{taken:.1f}")
+    return table
+
+
+def stages_table(found: dict) -> Table:
+    table = Table("stage", "GFLOP", "plain GFLOP/s", "bound [s]", "measured [s]", "of the bound", "GiB so far")
+    for name, each in found["stages"].items():
+        timed = Timed(**each)
+        counted = [f"{timed.flops / 1e9:.1f}", f"{timed.rate / 1e9:.0f}", f"{timed.bound_seconds:.2f}"]
+        share = f"{timed.share:.0%}" if timed.flops else ""
+        table.add_row(
+            name, *(counted if timed.flops else [""] * 3), f"{timed.seconds:.1f}", share, f"{timed.peak_gib:.2f}"
+        )
+    return table
+
+
+def workers_table(found: dict) -> Table:
+    table = Table("processes of one thread", "episodes/s", "times one", "at least")
+    table.add_row("1", Spread(**found["alone"]).told(1), "", "")
+    table.add_row(
+        "2", Spread(**found["side_by_side"]).told(1), Spread(**found["ratio"]).told(), f"{found['target']:.1f}"
+    )
+    return table
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def run(arguments: argparse.Namespace, show: Callable[[str, Table], None]) -> dict:
+    """The parts that were asked for; each is shown as soon as it is there."""
+    found, parts, batch = {}, arguments.part or PARTS, arguments.batch
+    times = arguments.repetitions or (1 if arguments.quick else 3)
+    if "ppo" in parts:
+        shapes = {"tiny": TINY} if arguments.quick else {name: SHAPES[name] for name in arguments.shapes}
+        found["ppo"] = {name: measure_ppo(shape, batch, arguments.threads, times) for name, shape in shapes.items()}
+        title = f"PPO: an update of {batch} episodes, {arguments.threads} threads, median (smallest to largest)"
+        show(title, ppo_table(found["ppo"]))
+    if "stages" in parts:
+        scale = "smoke" if arguments.quick else arguments.scale
+        found["stages"] = run_stages(scale, arguments.budget)
+        told = f"scale {scale}, {found['stages']['budget']:.0%} of its budget, one thread, nothing cached"
+        show(told, stages_table(found["stages"]))
+    if "workers" in parts:
+        shape, seconds = (TINY, 0.1) if arguments.quick else (SHAPES["S"], 4.0)
+        found["workers"] = measure_workers(shape, batch, seconds, times)
+        show("two workers on two cores", workers_table(found["workers"]))
+    return found
+
+
+def parser() -> Parser:
+    parsed = Parser(prog="python -m benchmarks.bench", description=__doc__.splitlines()[0])
+    parsed.add_argument("--part", nargs="+", choices=PARTS, help="some parts only")
+    parsed.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parsed.add_argument("--batch", type=int, default=64, help="episodes of an update")
+    parsed.add_argument("--threads", type=int, default=cores(), help="of PPO at the shapes")
+    parsed.add_argument("--repetitions", type=int, default=0, help="of speed and bound in turn; 3 by default")
+    parsed.add_argument("--scale", default="mini", choices=[n for n, s in SCALES.items() if s.corpus == "embedded"])
+    parsed.add_argument("--budget", type=float, default=0.25, help="share of the scale's texts and episodes")
+    parsed.add_argument(
+        "--quick", action="store_true", help="tiny shapes and the scale smoke: that it runs, not how fast"
+    )
+    parsed.add_argument("--json", default="", metavar="FILE", help="write all figures there too")
+    return parsed
+
+
+def main(words: list[str] | None = None) -> int:
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+    def show(title: str, table: Table) -> None:
+        table.title = title
         console.print(table)
-    console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+    try:
+        arguments = parser().parse_args(words)
+        if arguments.batch < 1 or arguments.threads < 1 or not 0 < arguments.budget <= 1:
+            raise UserError("--batch and --threads must be at least 1, --budget above 0 and at most 1")
+        found = run(arguments, show)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    about = described(Path(__file__).parents[1])
+    console.print(f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, float32", highlight=False)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"kind": "bench", "about": about} | found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -241,7 +241,7 @@ def _writable(folder: Path, kind: str, remedy: str) -> Path:
 
 def _plan(arguments: argparse.Namespace) -> int:
     study = _study(arguments)
-    from repro import cost, launch
+    from repro import cost, forecast, launch, speed
 
     cache = _cache()
     board = launch.board_of(study, cache)
@@ -251,6 +251,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     seeds = " ".join(map(str, study.seeds))
     console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
     _tell_of_corrupt(board)
+    waiting, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
+    speeds = speed.UNMEASURED if gpu or not waiting else speed.known(cache, study.scale)
     each = "time each" if gpu else "seconds each"
     table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in board.jobs.values()):
@@ -261,16 +263,27 @@ def _plan(arguments: argparse.Namespace) -> int:
         taken = _duration(seconds) if gpu else f"{seconds:.0f}"
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
     console.print(table)
-    waiting = [job for key, job in board.jobs.items() if key not in board.done]
     for line in cost.told(waiting, study.scale, cache, workers) if gpu and waiting else ():
         console.print(line, highlight=False)
-    seconds = cost.seconds(waiting, cache) / min(workers, max(len(waiting), 1))
+    for line in forecast.sources(waiting, cache, str(speeds)) if not gpu else ():
+        console.print(line, highlight=False)
+    # Workers take about as long to start as this process did, once the launcher has.
+    seconds = forecast.wall(waiting, cache, workers, 2 * start_up)
     console.print(
         f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
     )
     if refusal:
         console.print(f"this machine would not run it: {refusal}", highlight=False)
     return 0
+
+
+def _seconds_since_start() -> float:
+    """Seconds since this process began, its imports included."""
+    import time
+
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
 
 
 def _workers(scale) -> tuple[int, str]:

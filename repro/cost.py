@@ -1,15 +1,14 @@
 """How long a stage will take, and the memory and disk that it needs: as its like did here before, else from arithmetic.
 
-A scale that a CPU has time for: a forward pass is 2 floating-point operations per weight and token, a backward pass twice
-that; what is left out is attention's quadratic term and whatever is not matrix multiplication, so it is good to a factor of
-two. A scale for GPUs: every matrix multiplication is counted, attention's too, at an assumed share of the device's peak; and
-a decoding step takes as long as reading the weights and the cache does.
+What a stage computes is counted in `repro/flops.py`. A scale that a CPU has time for: the operations of each part of a stage
+at the speed that this computer reached in a measurement of seconds (`repro/speed.py`), and what is beside them. A scale for
+GPUs: the same operations at an assumed share of the device's peak; and a decoding step takes as long as reading the weights
+and the cache does.
 """
 
 import json
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,23 +17,28 @@ from statistics import median
 
 import torch
 
-from repro import hub, model, stage
+from repro import hub, model, speed, stage
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS, RM_EPOCHS, SFT_EPOCHS
+from repro.flops import PASSES, PYTHIA, Lengths, Network, Passes, Stages, network_of, rollout, total, update
 from repro.launch import Job
-from repro.model import pretrained_in
 from repro.scale import Scale
-from repro.shape import parse_shape
+from repro.speed import Speeds
 
-FLOPS = 2.5e10  # of one core in float32, measured on small matrices
-OVERHEAD = 2.0  # seconds for loading and saving
+__all__ = ["PYTHIA", "Network", "Passes", "network_of"]  # of `repro/flops.py`; who asks for costs finds them here
+OVERHEAD = 1.5  # seconds for loading and saving
 GIB = 2**30
 
 
 def seconds(jobs: Iterable[Job], cache_folder: Path) -> float:
     """Seconds that the jobs will take one after another: each on a core, or on as many GPUs as its scale has ranks."""
-    before = history(cache_folder)
-    return sum(before.get((job.stage, job.scale.name)) or _expected(job) for job in jobs)
+    return sum(each_seconds(jobs, cache_folder))
+
+
+def each_seconds(jobs: Iterable[Job], cache_folder: Path) -> list[float]:
+    """The same of each job."""
+    before, known = history(cache_folder), cache(lambda scale: speed.remembered(cache_folder, scale))
+    return [before.get((job.stage, job.scale.name)) or _expected(job, known) for job in jobs]
 
 
 def history(cache_folder: Path) -> dict[tuple[str, str], float]:
@@ -52,138 +56,36 @@ def learns(name: str, scale: Scale) -> bool:
     return not any(getattr(scale, field) for field, stage_of in hub.STARTS.items() if stage_of == name)
 
 
-def _expected(job: Job) -> float:
+def _expected(job: Job, known: Callable[[Scale], Speeds]) -> float:
+    passes = passes_of(job.recipe)
     if for_gpu(job.scale):
-        return gpu_seconds(job.stage, job.scale, at_hand(), passes_of(job.recipe))
-    return estimate(job.stage, job.scale)
+        return gpu_seconds(job.stage, job.scale, at_hand(), passes)
+    return estimate(job.stage, job.scale, known(job.scale), passes)
 
 
-# ---------------------------------------------------------------------------------------------- on a core
+# ---------------------------------------------------------------------------------------------- on cores
+
+FILLED = 0.9  # of a text's room is taken by the longest of a micro-batch, which its others are padded to
+TEXTS = 4_500  # posts and compared texts that a second makes and tokenises
+JUDGED = 400  # answers that a second grades and compares, by ROUGE too
 
 
-def estimate(name: str, scale: Scale) -> float:
-    """Seconds on one core, from the arithmetic."""
-    body, head = _weights(scale.model)
-    query, response = scale.query_tokens * 0.9, scale.response_tokens
-    whole = 2 * body * (query + response)
-    logits = 2 * head * response
-    per_episode = 4 * whole + 2 * logits + 4 * 3 * (2 * whole + logits)
-    per_answer = 3 * whole + 2 * logits
-    if not learns(name, scale):
-        return OVERHEAD + (2 * scale.validation_comparisons * whole / FLOPS if name == "rm" else 0.0)
-    flops = {
-        "data": 0,
-        "base": 0,
-        "sft": scale.posts * 3 * (2 * (body + head) * (query + response)),
-        "rm": 2 * (3 * scale.comparisons + scale.validation_comparisons) * whole,
-        "baseline": 2 * scale.test_posts * per_answer,
-        "evaluate": 2 * scale.test_posts * per_answer,
-        "ppo": scale.episodes * per_episode
-        + scale.episodes / scale.ppo_batch / scale.evaluate_every * scale.validation_posts * per_answer,
-    }[name]
-    return OVERHEAD + _tokenising(name, scale) + flops / FLOPS
+def estimate(name: str, scale: Scale, speeds: Speeds = speed.UNMEASURED, passes: Passes = PASSES) -> float:
+    """Seconds on one worker's cores, from the arithmetic and the speeds that were measured on them."""
+    parts = Stages(scale, network_of(scale.model), filled(scale), passes).of(name, learns(name, scale))
+    computed = sum(total(products) / speeds.of(part) for part, products in parts.items())
+    judged = scale.test_posts / JUDGED if name in ("baseline", "evaluate") else 0.0
+    return OVERHEAD + _tokenising(name, scale) + computed + judged
+
+
+def filled(scale: Scale) -> Lengths:
+    """The lengths that are computed, padding to a micro-batch's longest text included."""
+    most = Lengths.most(scale)
+    return replace(most, query=FILLED * most.query, text=FILLED * most.text, pair=FILLED * most.pair)
 
 
 def _tokenising(name: str, scale: Scale) -> float:
-    return (scale.posts + 2 * scale.comparisons) / 5_000 if name == "data" else 0.0
-
-
-def _weights(source: str) -> tuple[float, float]:
-    """Weights of the transformer's body, and of its output head; of a model that is still on the hub nobody knows."""
-    network = network_of(source)
-    return network.body, network.head
-
-
-# ---------------------------------------------------------------------------------------------- networks
-
-# Hidden size, layers, heads and intermediate size, so that a study can be planned before its model is here.
-PYTHIA = {
-    "14m": "128/6/4/512",
-    "31m": "256/6/8/1024",
-    "70m": "512/6/8/2048",
-    "160m": "768/12/12/3072",
-    "410m": "1024/24/16/4096",
-    "1b": "2048/16/8/8192",
-    "1.4b": "2048/24/16/8192",
-    "2.8b": "2560/32/32/10240",
-    "6.9b": "4096/32/32/16384",
-    "12b": "5120/36/40/20480",
-}
-
-
-@dataclass(frozen=True)
-class Network:
-    """A transformer as far as arithmetic looks at it; nothing of one that is not known is a number."""
-
-    hidden: float = math.nan
-    layers: float = math.nan
-    intermediate: float = math.nan
-    vocabulary: float = 50_304
-
-    @property
-    def body(self) -> float:
-        """Weights in matrices between embedding and output head."""
-        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
-
-    @property
-    def head(self) -> float:
-        return self.hidden * self.vocabulary
-
-    @property
-    def policy(self) -> float:
-        """All weights, embedding and output head apart."""
-        return self.body + self.layers * (9 * self.hidden + self.intermediate) + 2 * self.head
-
-    @property
-    def scalar(self) -> float:
-        """All weights of a reward model or critic."""
-        return self.policy - self.head
-
-    def forward(self, tokens: float, places: float = 0, attention: float = 4) -> float:
-        """Operations of a row of `tokens`, logits at `places` of them; a mask lets no kernel leave out half of attention."""
-        return 2 * self.body * tokens + attention * self.layers * self.hidden * tokens**2 + 2 * self.head * places
-
-    def again(self, tokens: float) -> float:
-        """Operations that a backward pass repeats where layers are recomputed: all but each one's last matrix."""
-        return self.forward(tokens) - 2 * self.layers * self.hidden * self.intermediate * tokens
-
-    def decode(self, query: float, response: float) -> float:
-        """Operations that draw all tokens of a response but the first, over a cache."""
-        steps = response - 1
-        return steps * 2 * (self.body + self.head) + 4 * self.layers * self.hidden * steps * (query + response / 2)
-
-
-@cache
-def network_of(source: str) -> Network:
-    """The network of `Scale.model`: by its configuration, a shape, or a Pythia's name."""
-    if hub.is_reference(source):
-        named = re.search(r"pythia-([0-9.]+[mb])\b", source)
-        if not hub.is_here(source, "model"):
-            return network_of(f"gpt-neox:{PYTHIA[named[1]]}") if named and named[1] in PYTHIA else Network()
-        source = str(hub.resolve(source, "model"))
-    if Path(source).exists():
-        return _spelt_out(Path(source)) or _configured(Path(source))
-    hidden, layers, _, intermediate = parse_shape(source)
-    return Network(hidden, layers, intermediate)
-
-
-def _spelt_out(source: Path) -> Network | None:
-    """Of a folder whose configuration gives the sizes of a GPT-NeoX, as Pythia's does: no library has to be waited for."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever it is, the library has words for it
-        told = json.loads((source / "config.json").read_text())
-        sizes = [told[name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")]
-        if told["model_type"] == "gpt_neox" and all(type(size) is int and size > 0 for size in sizes):
-            return Network(*sizes)
-    return None
-
-
-def _configured(source: Path) -> Network:
-    """Of any other the sizes that `transformers` finds: each kind has its own names for them."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(**pretrained_in(source, "config.json")).get_text_config()
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return Network(config.hidden_size, config.num_hidden_layers, wide, config.vocab_size)
+    return (scale.posts + 2 * scale.comparisons) / TEXTS if name == "data" else 0.0
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -253,54 +155,28 @@ def _seconds_of(work, times: int = 20) -> float:
 # ---------------------------------------------------------------------------------------------- time on GPUs
 
 
-@dataclass(frozen=True)
-class Passes:
-    """How often an arm sees the data of each stage."""
-
-    sft: int = 1
-    rm: int = 1
-    ppo: int = 4
-
-
 def passes_of(recipe: Recipe) -> Passes:
     return Passes(Pick(recipe, "sft")(SFT_EPOCHS), Pick(recipe, "rm")(RM_EPOCHS), Pick(recipe, "ppo")(PPO_EPOCHS))
 
 
 def rollout_flops(network: Network, query: float, response: float) -> float:
     """Operations of an episode: drawn, and read by the reference policy, the critic and the reward model."""
-    text = query + response
-    drawn = network.forward(query, 1) + network.decode(query, response)
-    return drawn + network.forward(text - 1, response) + network.forward(text - 1) + network.forward(text)
+    return total(rollout(network, 1, query, response))
 
 
 def update_flops(network: Network, query: float, response: float, again: float = 0) -> float:
     """Operations of an episode's pass through an optimizer step: policy and critic, forward, backward, layers `again`."""
-    text = query + response - 1
-    return 2 * (3 * network.forward(text) + again * network.again(text)) + 3 * 2 * network.head * response
+    return total(update(network, 1, query, response, again=again))
 
 
-def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = Passes()) -> float:
+def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES) -> float:
     """Seconds of a stage on its ranks' GPUs, whose talk about gradients is taken to hide behind their work."""
-    network, again = network_of(scale.model), float(scale.recompute == "layers")
-    query, response = scale.query_tokens, scale.response_tokens
-    text, pair = scale.query_reference_tokens, scale.query_pair_tokens
-    answers, learning = 2 * scale.test_posts if name in ("baseline", "evaluate") else 0, learns(name, scale)
+    learning = learns(name, scale)
+    parts = Stages(scale, network_of(scale.model), Lengths.most(scale), passes).of(name, learning)
+    flops, answers = sum(map(total, parts.values())), 2 * scale.test_posts if name in ("baseline", "evaluate") else 0
     if name == "ppo" and learning:
-        answers = scale.episodes / scale.ppo_batch / scale.evaluate_every * scale.validation_posts
-    flops = answers * (rollout_flops(network, query, response))
-    if name == "sft" and learning:
-        flops += scale.posts * passes.sft * (3 * network.forward(text, text) + again * network.again(text))
-    if name == "sft" and not learning:
-        flops += scale.sft_batch * network.forward(text, text)
-    if name == "rm" and learning:
-        flops += passes.rm * scale.comparisons * 2 * (3 * network.forward(pair) + again * network.again(pair))
-    if name == "rm":
-        flops += scale.validation_comparisons * 2 * network.forward(pair)
-        flops += min(scale.posts, scale.normalisation_posts) * network.forward(text)
-    if name == "ppo" and learning:
-        learnt = passes.ppo * update_flops(network, query, response, again)
-        flops += scale.episodes * (rollout_flops(network, query, response) + learnt)
-        answers += scale.episodes
+        looks = scale.episodes / scale.ppo_batch / scale.evaluate_every
+        answers = scale.episodes + looks * scale.validation_posts
     alone = 1 if name in ONE_RANK else scale.processes
     drawing = answers / alone / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / alone / (device.flops * USED) + drawing

@@ -83,8 +83,8 @@ def trim_right(ids: Tensor, pad: int) -> Tensor:
 def reading(network: nn.Module, places: Places) -> dict[str, Places]:
     """The argument by which a network's forward pass is told which places are read, where it can be told."""
     config = network.config
-    told = config.model_type == "gpt_neox" and config._attn_implementation in NARROWED
-    return {"places": places} if told else {}
+    plain = config.model_type == "gpt_neox" and config.rope_parameters["rope_type"] == "default"
+    return {"places": places} if plain and config._attn_implementation in NARROWED else {}
 
 
 def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int) -> Tensor:

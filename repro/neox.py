@@ -24,7 +24,9 @@ from repro.ops.places import EVERY, Places, at
 
 
 def with_less_work(network: nn.Module) -> nn.Module:
-    """The network, its GPT-NeoX layers run by this module if it has any."""
+    """The network, its GPT-NeoX layers run by this module if it has any; not where its positions are of another kind."""
+    if any(isinstance(m, GPTNeoXRotaryEmbedding) and m.rope_type != "default" for m in network.modules()):
+        return network
     for module in network.modules():
         if isinstance(module, GPTNeoXRotaryEmbedding):
             module.forward = MethodType(_rotation, module)
@@ -77,28 +79,28 @@ class _Turn(torch.autograd.Function):
 
 def _rotation(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Tensor) -> Rotation:
     """[1 or B, T] positions -> the rotation of all layers' queries and keys."""
-    heads, n = rotary.config.num_attention_heads, len(rotary.inv_freq)
-    same, later, earlier = (table[position_ids][:, :, None] for table in _tables(rotary, x))
+    heads = rotary.config.num_attention_heads
+    frequency, on, back = _of_numbers(rotary, x.device)
+    angle = position_ids[:, :, None, None].float() * frequency  # 0 of numbers that are not turned
+    same, sine = angle.cos(), angle.sin()
+    parts = (same, sine * on, sine * back)
     if len(position_ids) == 1:
-        same, later, earlier = (each.expand(-1, -1, heads, -1).flatten(1) for each in (same, later, earlier))
-    return Rotation(same, later, earlier, n)
+        parts = (each.expand(-1, -1, heads, -1).flatten(1) for each in parts)
+    return Rotation(*parts, len(rotary.inv_freq))
 
 
-def _tables(rotary: GPTNeoXRotaryEmbedding, x: Tensor) -> list[Tensor]:
-    """[P, 3 * head] each: the three factors of each of one head's numbers at every position that the model knows."""
-    known = vars(rotary).get("tables")
-    if known and known[0].device == x.device:
-        return known
-    positions = torch.arange(rotary.config.max_position_embeddings, device=x.device)[None]
-    cos, sin = (part[0] for part in GPTNeoXRotaryEmbedding.forward(rotary, x.float(), positions))
-    n, head = cos.shape[-1] // 2, rotary.config.hidden_size // rotary.config.num_attention_heads
-    same = cos.new_ones(len(cos), 3, head)
-    later, earlier = torch.zeros_like(same), torch.zeros_like(same)
-    same[:, :2, : 2 * n] = cos[:, None]
-    later[:, :2, :n] = -sin[:, None, :n]
-    earlier[:, :2, n : 2 * n] = sin[:, None, n:]
-    rotary.tables = [table.flatten(1) for table in (same, later, earlier)]
-    return rotary.tables
+def _of_numbers(rotary: GPTNeoXRotaryEmbedding, device: torch.device) -> Tensor:
+    """[3, 3 * head]: of each number of one head's query, key and value, how fast it turns, and the sign of the sine with which
+    the number n places on and the one n places back come in.
+    """
+    known = vars(rotary).get("of_numbers")
+    if known is None or known.device != device:
+        n, head = len(rotary.inv_freq), rotary.config.hidden_size // rotary.config.num_attention_heads
+        known = torch.zeros(3, 3, head, device=device)
+        known[0, :2, : 2 * n] = rotary.inv_freq.float().repeat(2).to(device)
+        known[1, :2, :n], known[2, :2, n : 2 * n] = -1.0, 1.0
+        known = rotary.of_numbers = known.flatten(1)
+    return known
 
 
 # ---------------------------------------------------------------------------------------------- layers

@@ -26,6 +26,9 @@ settings.load_profile("shared")
 
 def pytest_addoption(parser):
     parser.addoption("--store-curves", action="store_true", help="write tests/curves anew from what the code says now")
+    parser.addoption(
+        "--store-counts", action="store_true", help="write tests/counted_work.json anew from what is counted now"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
-from repro import ablation, catalogue, docs, launch, pipeline, stage
+from repro import ablation, catalogue, docs, launch, pipeline, speed, stage
 from repro.__main__ import _follow, main
 from repro.details import GROUPS
 from repro.errors import UserError
@@ -77,7 +77,7 @@ def test_docs_are_written_and_checked(place, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
+def test_a_plan_tells_what_would_run_and_writes_no_more_than_how_fast_it_found_the_computer(tiny, place, capsys):
     assert main(["plan", "whiten_adv", *tiny, "--seeds", "4", "5"]) == 0
     told = capsys.readouterr().out
     assert "arms shift_and_scale, scale_only, off; seeds 4 5; primary metric test/win_rate" in told
@@ -92,7 +92,8 @@ def test_a_plan_tells_what_would_run_and_writes_nothing(tiny, place, capsys):
         "evaluate": ["6", "no", "0/6"],
     }
     assert "worker" in told.splitlines()[-1] and told.splitlines()[-1].startswith("about ")
-    assert [path.name for path in place.rglob("*")] == ["cache"]
+    assert "data, base, sft, rm, baseline, ppo, evaluate: estimated from a " in told
+    assert [path.name for path in place.rglob("*")] == ["cache", speed.FILE]
 
 
 def test_a_machine_with_too_few_gpus_plans_and_does_not_run(tiny, place, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import cost, model, pipeline, ppo, rm, sft, stage
+from repro import cost, flops, model, pipeline, ppo, rm, sft, stage
 from repro.detail import Recipe
 from repro.launch import Job
 from repro.scale import SCALES
@@ -129,7 +129,7 @@ def test_layers_that_are_computed_again_are_counted_again():
 def test_sft_is_as_many_operations_as_are_counted():
     policy, ids = tiny.policy(), torch.randint(2, tiny.PAD, (ROWS, QUERY))
     found, _ = counted(lambda: sft.token_loss(policy, ids, torch.ones_like(ids, dtype=torch.bool), tiny.PAD).backward())
-    assert 3 * ROWS * TINY.forward(QUERY, QUERY) == pytest.approx(found, rel=0.03)
+    assert flops.total(flops.sft(TINY, ROWS, QUERY)) == pytest.approx(found, rel=0.03)
 
 
 @pytest.mark.parametrize("recompute", ["nothing", "layers"])

@@ -1,0 +1,38 @@
+"""Processes of their own for what is measured: each has its threads and its peak memory, and keeps what it has built."""
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from repro.job import prepare_process
+
+
+class Apart:
+    """One process, started when it is first asked; `with Apart(threads) as process: process(function, *arguments)`."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=prepare_process, initargs=(threads,))
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def start(self, function: Callable, *arguments: Any) -> Future:
+        return self.pool.submit(function, *arguments)
+
+    def __call__(self, function: Callable, *arguments: Any) -> Any:
+        return self.start(function, *arguments).result()
+
+    def peak_gib(self) -> float:
+        """The most memory that the process has had."""
+        return self(_peak_gib)
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
