@@ -124,8 +124,7 @@ def _take(work: Work) -> None:
 
 def learn(work: Work) -> None:
     """The loop: roll out, set targets, improve over epochs and minibatches, log."""
-    pick, scale, accelerator = work.pick, work.scale, work.accelerator
-    setting = _load(work)
+    pick, scale, accelerator, setting = work.pick, work.scale, work.accelerator, _load(work)
     models, corpus = setting.models, setting.corpus
     posts = corpus.posts(pick(PROMPTS))
     queries = column(posts, "query_token")
@@ -133,8 +132,8 @@ def learn(work: Work) -> None:
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
     shuffle, sampled, order = (work.generator(pick(DRAWS) + name) for name in ("shuffle", "sampling", "order"))
     texts = _texts(corpus, drawn := work.generator("texts"))
-    validation = evaluate.Validation(models, corpus, work)
     diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
+    validation = evaluate.Validation(models, corpus, work)
     torch.manual_seed(work.seed_of("dropout"))
     keep = partial(_keep, setting, average)
     numbers = {"sampled": Random(sampled), "order": Random(order), "texts": Random(drawn)}

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import logsigmoid
 
 from repro import flops, model, optimise, ppo, rm, sft
@@ -149,6 +148,8 @@ class _Steps:
         critic, judge = model.ScalarModel(critic.base_model), model.ScalarModel(judge.base_model)
         self.policy, self.critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
         self.models = ppo.Models(policy, critic, model.frozen(reference), model.frozen(judge))
+        from accelerate import Accelerator  # a plan of what was measured before does without
+
         self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
         self.optimizer = optimise.adamw([policy, critic], 1e-6, self.pick)
 
@@ -182,7 +183,7 @@ class _Steps:
         texts = [rm.Texts(ids, count), rm.Texts(torch.cat([ids[:, :query], self.ids(rows, pair - query)], 1), count)]
         return _rate(
             rows * of_one,
-            lambda: self._learn(-logsigmoid(rm.margins(self.critic, *texts, self.pad, torch.device("cpu"))).mean()),
+            lambda: self._learn(-logsigmoid(rm.margins(self.critic, *texts, self.pad)).mean()),
         )
 
     def _learn(self, loss: torch.Tensor) -> None:

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"ops", "types", "ranks", "shape"},
-    {"model", "static_cache", "generate", "vllm_sampler"},
+    {"neox", "static_cache"},
+    {"model", "generate", "vllm_sampler"},
     {"weights", "hub"},
     {"detail"},
     {"details", "scale"},

@@ -49,7 +49,7 @@ def reward_model_step():
     count = torch.full((ROWS,), SHAPE.response)
     chosen, rejected = (rm.Texts(torch.cat([query, response], 1), count) for response in (first, second))
     judge = model.set_dropout(model.ScalarModel(network().base_model), 0.0)
-    return step(judge, lambda: -logsigmoid(rm.margins(judge, chosen, rejected, PAD, torch.device("cpu"))).mean())
+    return step(judge, lambda: -logsigmoid(rm.margins(judge, chosen, rejected, PAD)).mean())
 
 
 def sft_step():
