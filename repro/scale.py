@@ -104,6 +104,7 @@ _EMBEDDED = Scale(
     ppo_batch=64,
     ppo_learning_rate=3e-4,
     micro_batch=32,
+    rollout_batch=128,
     evaluate_every=2,
     kl_cap=8.0,
 )

@@ -67,11 +67,11 @@ def known(cache_folder: Path, scale: Scale) -> Speeds:
     found = remembered(cache_folder, scale)
     if found == UNMEASURED and isfinite(flops.network_of(scale.model).body):
         found = measure(scale)
-        _remember(cache_folder, scale, found)
+        remember(cache_folder, scale, found)
     return found
 
 
-def _remember(cache_folder: Path, scale: Scale, found: Speeds) -> None:
+def remember(cache_folder: Path, scale: Scale, found: Speeds) -> None:
     """Beside what is remembered of other scales; a cache that cannot be written is measured again."""
     file, kept = cache_folder / FILE, {}
     with suppress(OSError, ValueError):

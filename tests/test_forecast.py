@@ -30,7 +30,7 @@ def jobs(study):
 
 
 def remember(folder, speeds, scale=SMOKE):
-    speed._remember(folder, scale, speeds)
+    speed.remember(folder, scale, speeds)
 
 
 # ---------------------------------------------------------------------------------------------- a study

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from repro import catalogue
+from repro import catalogue, speed
+from repro.scale import SCALES
 from repro.source import Source
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,8 @@ def test_what_is_no_command_is_told_without_a_library(words, tmp_path):
     ids=" ".join,
 )
 def test_the_registry_and_what_is_planned_bring_torch_and_no_more(words, tmp_path):
+    (tmp_path / "cache").mkdir()  # where the machine's speed is known: measuring it takes what a stage takes
+    speed.remember(tmp_path / "cache", SCALES["mini"], speed.Speeds({"rm": 1e10}, 4.0, "2026-11-28"))
     code, modules, _ = brought(tmp_path, *words)
     assert code in (0, 1)  # whether the page of the details is stale is another test's
     assert modules == {"torch", "numpy", "repro.details"}
