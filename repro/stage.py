@@ -45,8 +45,11 @@ LARGE = 256 * 2**20  # bytes of a file
 CURVE_POINTS = 200  # about as many as a figure can show
 
 
-class Preempted(Exception):
-    """The stage was told to end, and has kept where it stands; started again, it goes on from there."""
+class Preempted(BaseException):
+    """The stage was told to end, and has kept where it stands; started again, it goes on from there.
+
+    It is raised wherever the process happens to be, so it is no Exception: a library's handler would take it for its own.
+    """
 
 
 @dataclass(frozen=True)
