@@ -87,11 +87,12 @@ def networks(request):
 
 
 @pytest.mark.parametrize("places", PLACES)
-@pytest.mark.parametrize("how", ["padded", "padded, positions counted from the mask", "full"])
+@pytest.mark.parametrize("how", ["padded", "padded, positions of each row's own", "full"])
 def test_outputs_and_gradients_are_the_librarys(networks, how, places):
     inputs = FULL if how == "full" else PADDED
-    if "counted" in how:
-        inputs = inputs | {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+    if "own" in how:  # and distances too, since a rotation knows nothing else
+        positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        inputs = inputs | {"position_ids": positions * torch.arange(1, 5)[:, None]}
     where = PLACES[places](len(inputs["input_ids"]))
     is_token = at(inputs["attention_mask"], where)[..., None]
     library, ours = networks
