@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 
 from repro import evaluate, generate, model
@@ -193,6 +194,7 @@ def validation():
     work = SimpleNamespace(
         scale=SimpleNamespace(response_tokens=4, rollout_batch=2, sampler="eager"),
         generator=lambda name: torch.Generator().manual_seed(0),
+        accelerator=Accelerator(),
     )
     networks = evaluate.Models(tiny.policy(0, 2.0), Nobody(), Counted(model.frozen(tiny.scalar(2))))
     return evaluate.Validation(networks, corpus, work), networks, whole, responses

@@ -695,6 +695,27 @@ def test_episodes_that_count_for_nothing_change_no_step():
         alike(stepped(networks, more, target[rows], micro_batch), stepped(networks, r, target, micro_batch))
 
 
+@pytest.mark.parametrize(
+    ("counted", "columns"),
+    [([0, 0], 2), ([0, 1], 3), ([2, 0], 4), ([4, 0], 5), ([3, 0], 5), ([-2, -2], 1), ([-2, 1], 3)],
+    ids=["first", "second", "third", "last", "last but one", "nobody counts", "one does not"],
+)
+def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(counted, columns):
+    r = replace(made_up_rollout(last=[0, 0], has_eos=[True, True]), counted=torch.tensor(counted))
+    ((rows, needed),) = ppo.by_length(r, 2, PAD)
+    assert needed.response == columns
+    # Neither mask has anything further on, and one column less would lose something.
+    assert not r.value_mask[:, columns:].any()
+    assert columns == 1 or r.value_mask[:, columns - 1].any()
+
+
+def test_queries_lose_the_columns_that_are_padding_in_all_of_a_part():
+    query = torch.tensor([[PAD, PAD, 5], [4, PAD, 5], [PAD, PAD, PAD], [PAD, 6, 5]])  # padding may stand within, too
+    r = replace(made_up_rollout(last=[0, 1, 0, 0], has_eos=[True] * 4), query=query)
+    parts = [(rows.tolist(), columns.query) for rows, columns in ppo.by_length(r, 2, PAD)]
+    assert parts == [([1, 3], 0), ([0, 2], 2)]
+
+
 def test_the_longest_episodes_go_first_and_no_column_is_run_that_counts_for_none_of_its_part():
     networks, r = uneven()
     target, _ = targets(r)

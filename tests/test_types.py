@@ -42,22 +42,6 @@ def test_a_rollout_cannot_be_changed():
         ROLLOUT.score = torch.zeros(4)
 
 
-# ----------------------------------------------------------------------------- the columns that count
-
-
-@pytest.mark.parametrize(
-    ("counted", "columns"),
-    [([0, 0], 2), ([0, 1], 3), ([2, 0], 4), ([3, 0], 4), ([-2, -2], 1), ([-2, 1], 3)],
-    ids=["first", "second", "last but one", "last", "nobody counts", "one does not"],
-)
-def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(counted, columns):
-    rollout = replace(ROLLOUT[:2], counted=torch.tensor(counted))
-    assert rollout.columns_that_count == columns
-    # Neither mask has anything further on, and one column less would lose something.
-    assert not rollout.value_mask[:, columns:].any()
-    assert columns == 1 or rollout.value_mask[:, columns - 1].any()
-
-
 def test_the_first_columns_are_those_of_every_field_that_has_one_for_each_token():
     part = ROLLOUT.first(2)
     for field in fields(Rollout):

@@ -127,7 +127,7 @@ def test_what_stands_in_a_row_whose_gradient_is_zero_reaches_no_gradient(garbage
     assert (spoiled_hidden.grad[towards == 0] == 0).all()
 
 
-def test_under_autocast_it_is_as_near_as_the_librarys_own_logits_are():
+def test_under_autocast_it_is_as_far_off_as_the_librarys_own_logits_are():
     hidden, weight, tokens = factors(64, 40, width=32, dtype=torch.float32, spread=0.5)
     exact = value_and_gradients(plain, hidden, weight, tokens, 1.0, NOBODY)
     with torch.autocast("cpu", torch.bfloat16):
@@ -135,7 +135,7 @@ def test_under_autocast_it_is_as_near_as_the_librarys_own_logits_are():
         theirs = value_and_gradients(plain, hidden, weight, tokens, 1.0, NOBODY)
     assert [values.dtype for values in ours] == [torch.float32] * 3
     for our, their, right in zip(ours, theirs, exact, strict=True):
-        assert 0 < (our - right).norm() < 3 * (their - right).norm() < 0.1 * right.norm()
+        assert (their - right).norm() / 3 < (our - right).norm() < 3 * (their - right).norm() < 0.1 * right.norm()
 
 
 def test_what_it_is_given_is_left_as_it_was():
