@@ -516,7 +516,11 @@ def positions_from_mask(network: nn.Module) -> nn.Module:
 
 
 def _count_positions(trunk: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Of a cached step the mask covers the whole text and the ids its last tokens."""
+    """Of a cached step the mask covers the whole text and the ids its last tokens. A mask of every place's own [B, 1, T, T]
+    says nothing of positions, and whoever gives it gives them too.
+    """
+    if kwargs["attention_mask"].dim() == 4:
+        return args, kwargs
     ids = args[0] if args else kwargs["input_ids"]
     positions = (kwargs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     return args, kwargs | {"position_ids": positions[:, -ids.shape[1] :]}

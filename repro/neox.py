@@ -6,6 +6,7 @@ left of them by then. Weights, configuration and files stay the library's.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -115,6 +116,14 @@ def _last_layer(
     layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, position_ids: Any = None, **inputs: Any
 ) -> Tensor:
     """[B, T, D] -> [B, K, D]: the layer's output at these places."""
+    if layer.gradient_checkpointing and layer.training:
+        # The library makes the `forward` of a class compute activations again, which this one stands in front of.
+        again = partial(_output, layer, places=places, **inputs | {"layer_past": None})
+        return layer._gradient_checkpointing_func(again, hidden_states)
+    return _output(layer, hidden_states, places, **inputs)
+
+
+def _output(layer: GPTNeoXLayer, hidden_states: Tensor, places: Places, **inputs: Any) -> Tensor:
     attended = _attend(layer.attention, layer.input_layernorm(hidden_states), places, **inputs)
     attended, hidden_states = layer.post_attention_dropout(attended), at(hidden_states, places)
     if layer.use_parallel_residual:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 
 from repro import evaluate, generate, model
@@ -149,3 +150,85 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
         ours, theirs = (model.response_logprobs(network, *at)[0] for network in (other, networks.reference))
         length = near_greedy.length[row]
         assert near_greedy.kl[row] == pytest.approx((ours - theirs)[:length].sum().item(), abs=1e-3)
+
+
+# ----------------------------------------------------------------------------- during training
+
+
+class Counted(torch.nn.Module):
+    """A reward model that notes how many texts it was asked about, at each call."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.reward_token, self.asked = network, network.reward_token, []
+
+    def forward(self, **inputs):
+        self.asked.append(len(inputs["input_ids"]))
+        return self.network(**inputs)
+
+
+class Nobody(torch.nn.Module):
+    """A network that must not run."""
+
+    def forward(self, **inputs):
+        pytest.fail("nobody asks for the KL")
+
+
+@pytest.fixture
+def validation():
+    """Of five posts without facts, two at a time, by tiny networks."""
+    responses = [[7, 8, tiny.EOS], [9, tiny.EOS], [10, 11, 12], [tiny.EOS], [7, 7, tiny.EOS]]
+    whole = [[5, 6] + response + [tiny.PAD] * (3 - len(response)) for response in responses]
+    rows = Dataset.from_dict(
+        {
+            "query_token": tiny.queries(5).tolist(),
+            "query_reference_response_token": whole,
+            "reference_response_tokens": [len(response) for response in responses],
+            "reference": [RIGHT] * 5,
+            "facts": [""] * 5,
+        }
+    )
+    corpus = SimpleNamespace(
+        eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: [""] * len(rows), posts={"validation": rows}.__getitem__
+    )
+    work = SimpleNamespace(
+        scale=SimpleNamespace(response_tokens=4, rollout_batch=2, sampler="eager"),
+        generator=lambda name: torch.Generator().manual_seed(0),
+        accelerator=Accelerator(),
+    )
+    networks = evaluate.Models(tiny.policy(0, 2.0), Nobody(), Counted(model.frozen(tiny.scalar(2))))
+    return evaluate.Validation(networks, corpus, work), networks, whole, responses
+
+
+def test_the_reward_model_is_asked_about_references_once_and_the_reference_policy_never(validation):
+    measured, networks, whole, responses = validation
+    assert networks.reward_model.asked == [2, 2, 1]
+    first = measured.measure()
+    assert networks.reward_model.asked == [2, 2, 1] * 2, "of what was written alone"
+    assert measured.measure() == first
+    assert networks.reward_model.asked == [2, 2, 1] * 3
+    assert first.keys() == {"eval/score", "eval/win_rate"}
+
+
+def test_what_is_held_against_the_policy_is_the_score_of_each_whole_reference(validation):
+    measured, networks, whole, responses = validation
+    for text_ids, response, score in zip(whole, responses, measured.reference_scores, strict=True):
+        alone = torch.tensor([text_ids[: 2 + len(response)]])
+        expected = networks.reward_model.network(**model.attend(alone, tiny.PAD))[0, -1]
+        torch.testing.assert_close(score, expected, atol=1e-5, rtol=1e-5)
+    before = measured.measure()
+    measured.reference_scores = measured.reference_scores + 1e6
+    assert measured.measure() == before | {"eval/win_rate": 0}
+
+
+def test_the_curve_follows_the_policy_as_it_is_now(validation):
+    measured, networks, _, _ = validation
+    before = measured.measure()
+    with torch.no_grad():
+        for weight, other in zip(networks.policy.parameters(), tiny.policy(5, 2.0).parameters(), strict=True):
+            weight.copy_(other)
+    assert measured.measure()["eval/score"] != before["eval/score"]
+
+
+def test_nobody_is_told_a_kl_that_was_not_measured():
+    assert evaluate.unmeasured(tiny.queries(2), torch.zeros(2, 3), torch.zeros(2, 3)).isnan().all()

@@ -281,6 +281,108 @@ def test_a_scalar_model_counts_positions_too():
     torch.testing.assert_close(padded, torch.cat(alone), **CLOSE)
 
 
+# ----------------------------------------------------------------------------- some places, and two texts in a row
+
+
+def test_a_scalar_model_says_at_some_places_what_it_says_there_when_asked_about_all():
+    ids, where = model.attend(queries(4), PAD), torch.tensor([[5, 3], [5, 4], [4, 5], [5, 5]])
+    for network in (scalar(), model.ScalarModel(with_learned_positions(GPT2Model))):
+        every = network(**ids)
+        torch.testing.assert_close(network(**ids, places=where), every.gather(1, where), **CLOSE)
+        torch.testing.assert_close(network(**ids, places=slice(-2, None)), every[:, -2:], **CLOSE)
+
+
+def pairs():
+    """Two texts of each row, padded on the right, that begin alike; and the tokens of their responses."""
+    first = torch.tensor([[5, 6, 7, EOS, PAD], [9, 10, EOS, PAD, PAD], [4, 4, 4, 4, EOS]])
+    second = torch.tensor([[5, 6, 8, 9, EOS], [9, 11, 12, EOS, PAD], [4, 4, EOS, PAD, PAD]])
+    return first, second, (torch.tensor([2, 2, 4]), torch.tensor([3, 3, 2]))
+
+
+def rows_of(network):
+    """Notes how many rows the network's transformer is given, at each call."""
+    seen = []
+    network.trunk.register_forward_pre_hook(
+        lambda trunk, args, inputs: seen.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    return seen
+
+
+def eager_attention():
+    network = scalar()
+    network.trunk.config._attn_implementation = "eager"
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "rows"),
+    [
+        (scalar, 3),
+        (lambda: model.positions_from_mask(scalar()), 3),
+        (eager_attention, 6),
+        (lambda: scalar(reward_token="mean_over_response"), 6),
+        (lambda: scalar(reward_token="last_position"), 6),
+        (lambda: model.ScalarModel(with_learned_positions(GPT2Model)), 6),
+    ],
+    ids=["joined", "positions from the mask", "eager", "mean over response", "last position", "learned positions"],
+)
+def test_scores_of_pairs_are_those_of_each_text_in_a_row_of_its_own(make, rows):
+    network, (first, second, count) = make(), pairs()
+    expected = torch.stack([model.score(network, ids, own, PAD) for ids, own in zip((first, second), count)], 1)
+    seen = rows_of(network)
+    torch.testing.assert_close(model.score_pairs(network, first, second, count, PAD), expected, **CLOSE)
+    assert seen == [rows]
+
+
+def test_of_pairs_with_padding_on_the_left_or_within_each_text_keeps_its_row():
+    network, (first, second, count) = scalar(), pairs()
+    holes = [ids.index_fill(1, torch.tensor([1]), PAD) for ids in (first, second)]
+    for one, other in ([model.pad_left(ids, PAD) for ids in (first, second)], holes):
+        expected = torch.stack([model.score(network, ids, own, PAD) for ids, own in zip((one, other), count)], 1)
+        torch.testing.assert_close(model.score_pairs(network, one, other, count, PAD), expected, **CLOSE)
+
+
+def test_what_is_measured_of_rows_comes_in_their_order_however_many_go_together():
+    for batch in (1, 3, 7, 100):
+        assert model.over_rows(7, batch, lambda rows: 10.0 * rows).tolist() == [10.0 * row for row in range(7)]
+    assert not model.over_rows(2, 1, lambda rows: torch.ones(1, requires_grad=True)).requires_grad
+
+
+# ----------------------------------------------------------------------------- log-probabilities of tokens
+
+
+def with_a_bias():
+    network = policy()
+    network.lm_head.bias = torch.nn.Parameter(torch.linspace(-3, 3, VOCABULARY))
+    return network
+
+
+def capped():
+    network = policy()
+    network.config.final_logit_softcapping = 5.0  # the network itself does not read it: here it is a name that is known
+    return network
+
+
+@pytest.mark.parametrize("make", [policy, with_a_bias, capped, with_learned_positions], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("never", [model.NONE, 7, PAD])
+def test_logprobs_of_tokens_are_those_of_all_logits_at_once(make, never):
+    network, ids = make(), queries(8)
+    tokens = torch.randint(8, PAD, (8, 4), generator=torch.Generator().manual_seed(1))
+    tokens[0, 1] = VOCABULARY + 5  # padding may have a number that the output layer has no place for
+    logits = network(**model.attend(ids, PAD)).logits[:, -4:] / 0.7
+    if never != model.NONE:
+        logits[..., never] = -torch.inf
+    expected = logits.log_softmax(-1).gather(-1, tokens.clamp(max=VOCABULARY - 1)[..., None])[..., 0]
+    inside = tokens.clamp(max=VOCABULARY - 1) != never
+    weights = list(network.parameters())
+    got = model.selected_logprobs(network, ids, tokens, PAD, 0.7, never)
+    torch.testing.assert_close(got[inside], expected[inside], **CLOSE)
+    towards = torch.linspace(-1, 1, int(inside.sum()))
+    ours, theirs = (torch.autograd.grad((x[inside] * towards).sum(), weights) for x in (got, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+
+
 # ----------------------------------------------------------------------------- precision
 
 

@@ -601,6 +601,139 @@ def test_a_mean_per_micro_batch_is_the_one_aggregation_that_depends_on_the_split
     assert whole["policy/ratio"] == pytest.approx(split["policy/ratio"], rel=1e-5), "a metric's denominator is its own"
 
 
+# ----------------------------------------------------------------------------- order, padding, and what is past the end
+
+
+def uneven(rows=8):
+    """Networks, and a rollout of theirs in which short and long responses stand in no order, none of them to the limit."""
+    networks = models()
+    query, numbers = queries(rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(1))], uniform(rows, 7)
+    r = ppo.roll_out(setting(networks, pick()), query, numbers)
+    counted = torch.tensor([3, 0, 2, 1, 4, 0, 1, 2])[:rows]
+    return networks, replace(r, counted=counted, last=counted, ref_logprob=r.ref_logprob - 0.2)
+
+
+def stepped(networks, r, target, micro_batch=8, **choices):
+    """Metrics and gradient of one step; the networks are left as they were."""
+    trained = [*networks.policy.parameters(), *networks.critic.parameters()]
+    before = [p.detach().clone() for p in trained]
+    work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
+    measured = ppo.improve(work, r, target, NO_TEXTS, PRICES)
+    gradient = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
+    with torch.no_grad():
+        for old, new in zip(before, trained, strict=True):
+            new.copy_(old)
+            new.grad = None
+    return measured, gradient
+
+
+def whole(networks, r, target, micro_batch=8, **choices):
+    """As `stepped`, of one pass over all episodes as they are: in their order, with every column."""
+    arm, inputs = pick(**choices), (r.query, r.response, PAD, EOS, 0.7)
+    logprob = model.response_logprobs(networks.policy, *inputs)
+    value = model.response_values(networks.critic, r.query, r.response, PAD)
+    weights, nothing = ppo.weigh(r, micro_batch, arm), torch.zeros_like(logprob)
+    total, terms = ppo.ppo_loss(logprob, nothing, value, r, target, weights, PRICES, arm)
+    gradient = gradient_of(networks, total)
+    for weight in (*networks.policy.parameters(), *networks.critic.parameters()):
+        weight.grad = None
+    return {name: term.item() for name, term in terms.items()} | {"loss/total": total.item()}, gradient
+
+
+def alike(ours, theirs):
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-6)
+    assert theirs[1].norm() > 0.1
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-6)
+
+
+AGGREGATIONS = ["token_mean", "sequence_mean", "sum_over_limit", "token_mean_per_micro_batch"]
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("micro_batch", [2, 3, 8])
+def test_a_step_is_that_of_all_episodes_in_the_order_they_were_sampled_in(aggregation, micro_batch):
+    networks, r = uneven()
+    target, _ = targets(r, micro_batch=micro_batch, whiten_scope="each_micro_batch")
+    arguments = networks, r, target, micro_batch
+    alike(stepped(*arguments, loss_aggregation=aggregation), whole(*arguments, loss_aggregation=aggregation))
+
+
+@pytest.mark.parametrize("micro_batch", [3, 8])
+def test_the_order_of_episodes_changes_nothing_where_no_detail_reads_micro_batches(micro_batch):
+    networks, r = uneven()
+    target, _ = targets(r)
+    rows = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
+    alike(stepped(networks, r[rows], target[rows], micro_batch), stepped(networks, r, target, micro_batch))
+
+
+def test_padding_on_the_left_of_every_query_changes_no_step():
+    networks, r = uneven()
+    target, _ = targets(r)
+    padded = replace(r, query=torch.nn.functional.pad(r.query, (3, 0), value=PAD))
+    alike(stepped(networks, padded, target, 3), stepped(networks, r, target, 3))
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
+def test_what_follows_the_tokens_that_count_changes_no_step(garbage):
+    networks, r = uneven()
+    target, _ = targets(r)
+    after = torch.arange(7)[None] > r.counted[:, None]
+    other = torch.randint(2, PAD, r.response.shape, generator=torch.Generator().manual_seed(5))
+    spoiled = replace(with_garbage(r, garbage), response=torch.where(after, other, r.response))
+    assert not torch.equal(spoiled.response, r.response)
+    bad = Targets(*(torch.where(r.value_mask, x, torch.full_like(x, garbage)) for x in vars(target).values()))
+    alike(stepped(networks, spoiled, bad, 3), stepped(networks, r, target, 3))
+
+
+def test_episodes_that_count_for_nothing_change_no_step():
+    networks, r = uneven()
+    target, _ = targets(r)
+    rows = torch.tensor([0, 1, 6, 2, 3, 4, 5, 6, 7, 1])
+    stand_ins = torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 0, 1]).bool()
+    more = replace(r[rows], counted=r.counted[rows].masked_fill(stand_ins, -2))
+    for micro_batch in (1, 3):  # with 1, some parts are of nothing else
+        alike(stepped(networks, more, target[rows], micro_batch), stepped(networks, r, target, micro_batch))
+
+
+@pytest.mark.parametrize(
+    ("counted", "columns"),
+    [([0, 0], 2), ([0, 1], 3), ([2, 0], 4), ([4, 0], 5), ([3, 0], 5), ([-2, -2], 1), ([-2, 1], 3)],
+    ids=["first", "second", "third", "last", "last but one", "nobody counts", "one does not"],
+)
+def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(counted, columns):
+    r = replace(made_up_rollout(last=[0, 0], has_eos=[True, True]), counted=torch.tensor(counted))
+    ((rows, needed),) = ppo.by_length(r, 2, PAD)
+    assert needed.response == columns
+    # Neither mask has anything further on, and one column less would lose something.
+    assert not r.value_mask[:, columns:].any()
+    assert columns == 1 or r.value_mask[:, columns - 1].any()
+
+
+def test_queries_lose_the_columns_that_are_padding_in_all_of_a_part():
+    query = torch.tensor([[PAD, PAD, 5], [4, PAD, 5], [PAD, PAD, PAD], [PAD, 6, 5]])  # padding may stand within, too
+    r = replace(made_up_rollout(last=[0, 1, 0, 0], has_eos=[True] * 4), query=query)
+    parts = [(rows.tolist(), columns.query) for rows, columns in ppo.by_length(r, 2, PAD)]
+    assert parts == [([1, 3], 0), ([0, 2], 2)]
+
+
+def test_the_longest_episodes_go_first_and_no_column_is_run_that_counts_for_none_of_its_part():
+    networks, r = uneven()
+    target, _ = targets(r)
+    shapes = []
+    networks.policy.register_forward_pre_hook(
+        lambda network, args, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    stepped(networks, r, target, 2)
+    tokens, query = (r.counted + 2).clamp(max=7), (r.query != PAD).sum(1)
+    parts = ((r.query != PAD).sum(1) + r.counted).argsort(descending=True, stable=True).split(2)
+    # The last token predicts nothing, and is not run.
+    assert shapes == [(2, int(query[rows].max() + tokens[rows].max()) - 1) for rows in parts]
+    assert shapes[0][1] > shapes[-1][1] + 2
+
+
+# ----------------------------------------------------------------------------- ranks
+
+
 def share(rollout, reduce):
     """One rank's part in an update: its targets, the metrics, and its share of the loss."""
     arm = pick(whiten_reward="scale_only")

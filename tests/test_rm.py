@@ -60,6 +60,50 @@ def test_a_margin_is_the_score_of_one_text_less_that_of_the_other_each_read_at_i
     torch.testing.assert_close(rm.Scorer(network, pack, PAD, 3).margin(pairs), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("reading", "pack", "rows"),
+    [
+        ("eos", model.as_it_is, 4),
+        ("eos", model.pad_left, 8),
+        ("last_position", model.as_it_is, 8),
+        ("mean_over_response", model.as_it_is, 8),
+    ],
+)
+def test_two_texts_that_begin_alike_are_one_row_where_the_reward_is_read_at_one_token(reading, pack, rows):
+    network, seen = scalar(reward_token=reading), []
+    network.trunk.register_forward_pre_hook(
+        lambda trunk, args, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    chosen, rejected = (rm.read(comparisons(), name, pack, PAD) for name in ("chosen", "rejected"))
+    together = rm.margins(network, chosen, rejected, PAD)
+    ((count, columns),) = seen
+    assert count == rows
+    if rows == 4:  # the longest query, the longest chosen summary and the longest rejected one
+        assert columns == 3 + 4 + 4
+    better, worse = (model.score(network, texts.ids, texts.response_tokens, PAD) for texts in (chosen, rejected))
+    torch.testing.assert_close(together, better - worse, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_a_step_is_that_of_texts_scored_apart():
+    chosen, rejected = (rm.read(comparisons(), name, model.as_it_is, PAD) for name in ("chosen", "rejected"))
+    share, found = torch.tensor([1.0, 0.5, 0.5, 1.0]), []
+    for size in (4, 3):
+        network = scalar()
+        trained = rm.Trained(network, chosen, rejected, share, preference.bradley_terry, PAD)
+        for part in rm.losses(Accelerator(), trained, torch.arange(4), size, []):
+            part.backward()
+        found.append({name: weight.grad for name, weight in network.named_parameters()})
+    network = scalar()
+    better, worse = (
+        torch.stack([network(**model.attend(torch.tensor([q + r]), PAD))[0, -1] for q, r in zip(QUERIES, rows)])
+        for rows in (CHOSEN, REJECTED)
+    )
+    ((preference.bradley_terry(better - worse) * share).sum() / share.sum()).backward()
+    for name, weight in network.named_parameters():
+        for gradient in found:
+            torch.testing.assert_close(gradient[name], weight.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_the_response_of_a_text_is_counted_without_its_padding():
     assert rm.read(comparisons(), "chosen", model.pad_left, PAD).response_tokens.tolist() == [4, 2, 2, 2]
 

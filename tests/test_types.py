@@ -40,3 +40,15 @@ def test_a_rollout_is_put_together_again_from_its_parts():
 def test_a_rollout_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         ROLLOUT.score = torch.zeros(4)
+
+
+def test_the_first_columns_are_those_of_every_field_that_has_one_for_each_token():
+    part = ROLLOUT.first(2)
+    for field in fields(Rollout):
+        whole, cut = getattr(ROLLOUT, field.name), getattr(part, field.name)
+        of_tokens = field.name != "query" and whole.dim() == 2
+        assert torch.equal(cut, whole[:, :2] if of_tokens else whole), field.name
+    assert torch.equal(part.token_mask, ROLLOUT.token_mask[:, :2])
+    assert torch.equal(part.value_mask, ROLLOUT.value_mask[:, :2])
+    target = Targets(advantage=ROLLOUT.value, returns=-ROLLOUT.value, reward=ROLLOUT.kl).first(2)
+    assert torch.equal(target.advantage, ROLLOUT.value[:, :2]) and torch.equal(target.reward, ROLLOUT.kl[:, :2])

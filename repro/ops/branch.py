@@ -20,8 +20,15 @@ class Branches:
 
 
 def joinable(first: Tensor, second: Tensor, pad: int) -> bool:
-    """Whether [B, T] texts can be joined: padded on the right, so that what begins alike stands at the same places."""
-    return first.shape == second.shape and not bool((first[:, 0] == pad).any() | (second[:, 0] == pad).any())
+    """Whether [B, T] texts can be joined: padded on the right alone, so that what begins alike stands at the same places."""
+    return first.shape == second.shape and all(_begins_and_goes_on(ids != pad) for ids in (first, second))
+
+
+def _begins_and_goes_on(is_token: Tensor) -> bool:
+    """[B, T] -> whether each row is tokens from its first place on, and then padding: where padding is the end of text, a
+    text may have one within.
+    """
+    return bool(is_token[:, 0].all() & (is_token[:, :-1] | ~is_token[:, 1:]).all())
 
 
 def join(first: Tensor, second: Tensor, endings: tuple[Tensor, Tensor], pad: int) -> Branches:

@@ -13,10 +13,11 @@ WIDTH = 2**10  # of a block on a CPU, in tokens of the vocabulary; on a GPU it i
 
 
 def selected_logprob(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, never: int) -> Tensor:
-    """[N, D], [V, D], [N] -> [N] float32: log-probability in nats of each token under logits hidden weight^T.
+    """[N, D], [V, D], [N] -> [N] float32 or wider: log-probability in nats of each token under logits hidden weight^T.
 
     log p(x) = z_x / temperature - log sum_v exp(z_v / temperature), over all v but `never`; -1 leaves none out. It is
-    differentiable once, in both factors; the backward pass computes the logits again.
+    differentiable once, in both factors; the backward pass computes the logits again. Rows whose gradient is 0 add nothing
+    to that of the weight, not even where they are no numbers.
     """
     return _SelectedLogprob.apply(hidden, weight, tokens, 1 / temperature, never)
 
@@ -26,18 +27,21 @@ class _SelectedLogprob(torch.autograd.Function):
     def forward(context: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float, never: int) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             hidden, weight = (each.to(torch.get_autocast_dtype(hidden.device.type)) for each in (hidden, weight))
-        total = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        total = torch.empty(len(hidden), dtype=_precision(hidden), device=hidden.device)
         for rows in _rows(hidden, weight):
             total[rows] = _logsumexp(hidden[rows], weight, scale, never)
         context.save_for_backward(hidden, weight, tokens, total)
         context.scale, context.never = scale, never
-        return (hidden * weight[tokens]).sum(1, dtype=torch.float32) * scale - total
+        return (hidden * weight[tokens]).sum(1, dtype=total.dtype) * scale - total
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, tokens, total = context.saved_tensors
         gradient, (hidden_wanted, weight_wanted) = gradient * context.scale, context.needs_input_grad[:2]
+        # 0 times what is no number is none: such rows are put out of the sums, not multiplied.
+        nothing = gradient == 0
+        hidden, total = hidden.masked_fill(nothing[:, None], 0.0), total.masked_fill(nothing, 0.0)
         own = gradient[:, None].to(hidden.dtype)
         of_hidden = own * weight[tokens]
         of_weight = torch.zeros_like(weight) if weight_wanted else weight
@@ -64,21 +68,26 @@ def _width(hidden: Tensor, weight: Tensor) -> int:
     return min(WIDTH, len(weight)) if hidden.device.type in BLOCK else len(weight)
 
 
+def _precision(hidden: Tensor) -> torch.dtype:
+    """In which sums are taken."""
+    return torch.promote_types(hidden.dtype, torch.float32)
+
+
 def _blocks(hidden: Tensor, weight: Tensor, scale: float, never: int):
-    """(slice of the vocabulary, [n, width] float32 logits) in turn; their memory is used again."""
+    """(slice of the vocabulary, [n, width] logits in float32 or wider) in turn; their memory is used again."""
     width = _width(hidden, weight)
     room = torch.empty(len(hidden), width, dtype=hidden.dtype, device=hidden.device)
     for start in range(0, len(weight), width):
         part = weight[start : start + width]
-        logits = torch.mm(hidden, part.T, out=room[:, : len(part)] if len(part) == width else None).float().mul_(scale)
+        logits = torch.mm(hidden, part.T, out=room if len(part) == width else None).to(_precision(hidden)).mul_(scale)
         if start <= never < start + len(part):
             logits[:, never - start] = -torch.inf
         yield slice(start, start + len(part)), logits
 
 
 def _logsumexp(hidden: Tensor, weight: Tensor, scale: float, never: int) -> Tensor:
-    """[n, D], [V, D] -> [n] float32: log of the sum of the exponentials of all scaled logits."""
-    total = torch.full((len(hidden),), -torch.inf, device=hidden.device)
+    """[n, D], [V, D] -> [n]: log of the sum of the exponentials of all scaled logits."""
+    total = torch.full((len(hidden),), -torch.inf, dtype=_precision(hidden), device=hidden.device)
     for _, logits in _blocks(hidden, weight, scale, never):
         total = torch.logaddexp(total, logits.logsumexp(1))
     return total
