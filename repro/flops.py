@@ -122,13 +122,25 @@ class Economy:
 
     last_layer: bool  # of the last layer all but queries, keys and values where nothing is read
     last_queries: bool  # and the queries
-    shared_query: bool  # the query of a comparison's second text, when the reward model learns
+    prompt: bool  # the same of the query that responses are drawn behind
+    shared_query: bool  # the query of a comparison's second text
+    other_ending: bool  # attention of either text of a comparison to the other's ending, which a mask hides
     last_token: bool  # of a text in SFT the last token, which predicts nothing
+    logits_again: bool  # logits a second time in the backward pass, which kept ones would spare
 
 
-LEAN = Economy(last_layer=True, last_queries=True, shared_query=True, last_token=True)  # what a bound counts
+# What a bound counts.
+LEAN = Economy(
+    last_layer=True,
+    last_queries=True,
+    prompt=True,
+    shared_query=True,
+    other_ending=True,
+    last_token=True,
+    logits_again=True,
+)
 # What the passes of this project do; tests hold it.
-NOW = Economy(last_layer=True, last_queries=False, shared_query=True, last_token=True)
+NOW = replace(LEAN, last_queries=False, prompt=False, other_ending=False, logits_again=False)
 
 
 def total(products: Iterable[Product]) -> float:
@@ -169,11 +181,14 @@ def _layers(
     ]
 
 
-def learnt(products: list[Product], again: float = 0) -> list[Product]:
-    """Forward and backward: gradients of both factors; layers computed `again`, all but each one's last matrix."""
+def learnt(products: list[Product], again: float = 0, how: Economy = NOW) -> list[Product]:
+    """Forward and backward: gradients of both factors, and what is computed a second time for them: logits, and layers
+    `again`, all but each one's last matrix.
+    """
     of_left = [replace(p, inner=p.columns, columns=p.inner) for p in products]
     of_right = [replace(p, rows=p.inner, inner=p.rows) for p in products]
-    recomputed = [replace(p, times=p.times * again) for p in products if p.kind in ("linear", "attention") and again]
+    repeats = {"linear": again, "attention": again, "logits": float(not how.logits_again)}
+    recomputed = [replace(p, times=p.times * repeats[p.kind]) for p in products if repeats.get(p.kind)]
     return products + of_left + of_right + recomputed
 
 
@@ -183,7 +198,8 @@ def learnt(products: list[Product], again: float = 0) -> list[Product]:
 def sampled(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
     """Responses drawn over a cache, the mean of whose lengths stands for all of them."""
     steps, seen = response - 1, query + response / 2 - 1
-    return forward(n, rows, query, 1, 1, how=how) + repeated(forward(n, rows, 1, 1, 1, seen, how), steps)
+    first = forward(n, rows, query, 1 if how.prompt else query, 1, how=how)
+    return first + repeated(forward(n, rows, 1, 1, 1, seen, how), steps)
 
 
 def answer(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
@@ -203,23 +219,29 @@ def update(
     """Episodes' pass through an optimizer step of PPO: policy and critic, forward and backward."""
     text = query + response - 1
     read = forward(n, rows, text, response, response, how=how) + forward(n, rows, text, response, how=how)
-    return learnt(read, again)
+    return learnt(read, again, how)
 
 
 def sft(n: Network, rows: float, text: float, how: Economy = NOW, again: float = 0) -> list[Product]:
     """Texts' pass through an optimizer step of SFT."""
     places = text - how.last_token
-    return learnt(forward(n, rows, places, places, places, how=how), again)
+    return learnt(forward(n, rows, places, places, places, how=how), again, how)
+
+
+def compared(n: Network, rows: float, query: float, pair: float, how: Economy = NOW) -> list[Product]:
+    """Scores of comparisons: two texts each, behind one query."""
+    if not how.shared_query:
+        return forward(n, 2 * rows, pair, 1, how=how)
+    if not how.other_ending:  # query and both endings are one row
+        return forward(n, rows, 2 * pair - query, 2, how=how)
+    return forward(n, rows, query, 0, how=how) + forward(n, 2 * rows, pair - query, 1, before=query, how=how)
 
 
 def comparison(
     n: Network, rows: float, query: float, pair: float, how: Economy = NOW, again: float = 0
 ) -> list[Product]:
-    """Comparisons' pass through an optimizer step of the reward model: two texts each, behind one query."""
-    if not how.shared_query:
-        return learnt(forward(n, 2 * rows, pair, 1, how=how), again)
-    both = forward(n, 2 * rows, pair - query, 1, before=query, how=how)
-    return learnt(forward(n, rows, query, 0, how=how) + both, again)
+    """Comparisons' pass through an optimizer step of the reward model."""
+    return learnt(compared(n, rows, query, pair, how), again, how)
 
 
 # ---------------------------------------------------------------------------------------------- stages
@@ -281,7 +303,8 @@ class Stages:
         """Training, then scores of the references that it is centred on, and of comparisons and references for checks."""
         s, n, lengths = self.scale, self.network, self.lengths
         rows, posts = min(s.micro_batch, s.rm_batch), min(s.posts, s.normalisation_posts) + 3 * s.validation_posts
-        read = self._read(2 * s.validation_comparisons, lengths.pair) + self._read(posts, lengths.text)
+        some = compared(n, s.rollout_batch, lengths.query, lengths.pair, self.how)
+        read = repeated(some, s.validation_comparisons / s.rollout_batch) + self._read(posts, lengths.text)
         if not learning:
             return {"read": read}
         step = comparison(n, rows, lengths.query, lengths.pair, self.how, self._again)

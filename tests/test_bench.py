@@ -1,7 +1,7 @@
 """The benchmark of PPO, stages and workers: its bound is of the work that there is, and its tables and JSON lack nothing."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -56,12 +56,26 @@ def test_the_bound_counts_no_work_that_an_update_does_without(real):
     assert 0.5 * real < least < 1.01 * real
 
 
-def test_leaving_work_out_is_less_of_it_and_a_backward_pass_is_two_forward_ones():
-    for made in (sft(NETWORK, 2, 32, LEAN), sft(NETWORK, 2, 32, NOW)):
-        assert sum(p.flops for p in made) == total(made)
-    assert total(comparison(NETWORK, 2, 24, 32, LEAN)) < 0.8 * total(comparison(NETWORK, 2, 24, 32, NOW))
-    assert total(learnt(forward := rollout(NETWORK, 2, 24, 8))) == pytest.approx(3 * total(forward))
-    layers = [p for p in forward if p.kind in ("linear", "attention")]
+@pytest.mark.parametrize("what", [field.name for field in fields(LEAN)])
+def test_leaving_work_out_is_less_of_it(what):
+    def all_in_all(how):
+        parts = rollout(NETWORK, 2, 24, 8, how), learning(NETWORK, 2, 24, 8, how), comparison(NETWORK, 2, 24, 32, how)
+        return sum(map(total, (*parts, sft(NETWORK, 2, 32, how))))
+
+    assert all_in_all(LEAN) < all_in_all(replace(LEAN, **{what: False}))
+    assert all_in_all(LEAN) < all_in_all(NOW)
+
+
+def test_a_query_that_is_read_once_spares_a_comparison_a_fifth_and_more():
+    twice = comparison(NETWORK, 2, 24, 32, replace(NOW, shared_query=False))
+    assert total(comparison(NETWORK, 2, 24, 32)) < 0.8 * total(twice)
+
+
+def test_a_backward_pass_is_two_forward_ones_and_what_it_computes_again():
+    forward = rollout(NETWORK, 2, 24, 8)
+    layers, logits = ([p for p in forward if p.kind in kinds] for kinds in (("linear", "attention"), ("logits",)))
+    assert total(learnt(forward, how=LEAN)) == pytest.approx(3 * total(forward))
+    assert total(learnt(forward)) == pytest.approx(3 * total(forward) + total(logits))
     assert total(learnt(forward, again=1)) - total(learnt(forward)) == pytest.approx(total(layers))
 
 
