@@ -17,11 +17,12 @@ from statistics import median
 
 import torch
 
-from repro import hub, model, speed, stage
+from repro import hub, speed, stage
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS, RM_EPOCHS, SFT_EPOCHS
 from repro.flops import PASSES, PYTHIA, Lengths, Network, Passes, Stages, network_of, rollout, total, update
 from repro.launch import Job
+from repro.ops import vocabulary
 from repro.scale import Scale
 from repro.speed import Speeds
 
@@ -204,25 +205,30 @@ HELD = {"float32": 4, "bfloat16": 2}  # bytes of a frozen weight
 
 @dataclass(frozen=True)
 class Bytes:
-    """Of one number of a GPT-NeoX: of activations per token and unit of width, and of a cached key or value.
-
-    Activations were counted on this code: `kept` by a layer for its backward pass, `there` once beside what all layers keep,
-    `passing` in a forward pass that keeps nothing; and of an attention mask per layer and column.
+    """As counted on this code. Of a GPT-NeoX's activations per token and unit of width: what a layer has `kept` for its
+    backward pass, the `keys` of it that a last layer keeps where nothing is read, what is `there` once beside what all
+    layers keep, and `passing` in a forward pass that keeps nothing. Of a `number` of a cache or a mask. Of a `logit` as it
+    is measured, and on the way `back`, when there are some of each weight of their `head` too.
     """
 
     kept: float
+    keys: float
     there: float
     passing: float
-    mask: float
     number: float
+    logit: float
+    back: float
+    head: float
 
 
-MIXED, FULL = Bytes(44, 16, 36, 2, 2), Bytes(72, 24, 48, 4, 4)
+# A logit is a product, its float32 copy and an exponential to sum; on the way back, the first two and a gradient. Their head
+# has the gradient of the blocks so far, and that of another block or a float32 copy.
+MIXED = Bytes(kept=32, keys=12, there=8, passing=36, number=2, logit=10, back=8, head=6)
+FULL = Bytes(kept=60, keys=20, there=14, passing=48, number=4, logit=8, back=4, head=8)
 INPUT = 4  # bytes per token and unit of width of a layer's input, which is kept where layers are recomputed
-LOGITS = 5 * 4  # bytes of a place and token of the vocabulary: logits, scaled ones, their exponentials, two gradients
-# The same of SFT's loss, as counted under either precision: float32 logits, their slice and its log-softmax as it goes
-# forward, and the log-softmax and two gradients as it goes back.
-SFT_LOGITS = 3 * 4
+END = 8  # the same of the last layer's output, where it is read, and of its normalisation
+ROTATION = 3 * 3 * 4  # bytes per column and unit of width: a cosine and two sines of query, key and value
+DRAWN = 5 * 4  # bytes of a logit that is drawn from: two of its own dtype, scaled, probability, their sum so far
 
 
 def memory(scale: Scale, mixed: bool = True) -> dict[str, float]:
@@ -234,17 +240,15 @@ def memory(scale: Scale, mixed: bool = True) -> dict[str, float]:
 
 def _ppo_memory(scale: Scale, size: Bytes) -> dict[str, float]:
     n, text = network_of(scale.model), scale.query_tokens + scale.response_tokens
-    places, copied = scale.micro_batch * scale.response_tokens, _copied(n, scale, size)
-    logits = min(model.POSITIONS, places) * n.vocabulary * LOGITS
-    updating = _backward(n, scale, text, size, networks=2, logits=logits) | {
+    batch, copied = _Batch(scale.micro_batch, text, scale.response_tokens), _copied(n, scale, size)
+    updating = _backward(n, scale, batch, size, networks=2, logits=_logits(n, batch, size)) | {
         "bfloat16 copies": copied if scale.recompute == "layers" else 2 * copied,
     }
-    stepping = {"optimizer's own": 4 * (n.policy + n.scalar) / (1 if scale.sharding == "none" else scale.processes)}
     held = {
         "weights, gradients, moments": _learnt(n.policy + n.scalar, scale),
         "frozen networks": HELD[scale.frozen_weights] * (n.policy + n.scalar),
     }
-    return held | max(updating, _rolling(n, scale, size), stepping, key=lambda parts: sum(parts.values()))
+    return held | max(updating, _rolling(n, scale, size), key=lambda parts: sum(parts.values()))
 
 
 def _drawing_memory(scale: Scale, size: Bytes) -> dict[str, float]:
@@ -257,33 +261,35 @@ def _drawing_memory(scale: Scale, size: Bytes) -> dict[str, float]:
 
 
 def _rolling(n: Network, scale: Scale, size: Bytes) -> dict[str, float]:
-    text = scale.query_tokens + scale.response_tokens
-    return {
-        "key-value cache": _kv_cache(scale, size.number),
-        "activations": scale.rollout_batch * text * n.hidden * size.passing,
-        "logits": scale.rollout_batch * n.vocabulary * LOGITS,
+    """Of rows that are drawn, or read once they are: then their cache is gone, and logits are of all of their places."""
+    text, rows = scale.query_tokens + scale.response_tokens, scale.rollout_batch
+    drawing = {"key-value cache": _kv_cache(scale, size.number), "logits": rows * n.vocabulary * DRAWN}
+    reading = {"logits": size.logit * min(vocabulary.LARGE_BLOCK, rows * scale.response_tokens * n.vocabulary)}
+    return max(drawing, reading, key=lambda parts: sum(parts.values())) | {
+        "activations": (rows * size.passing + ROTATION) * text * n.hidden,
         "bfloat16 copies": _copied(n, scale, size),
     }
 
 
 def _sft_memory(scale: Scale, size: Bytes) -> dict[str, float]:
-    """Its loss is of every place of a text, and all of their logits are there at once."""
+    """Its loss is of every place of a text."""
     n, text = network_of(scale.model), scale.query_reference_tokens
-    logits = scale.micro_batch * text * n.vocabulary * SFT_LOGITS
+    every = _Batch(scale.micro_batch, text, text)
     return {
         "weights, gradients, moments": _learnt(n.policy, scale),
         "bfloat16 copies": _copied(n, scale, size),
-        **_backward(n, scale, text, size, networks=1, logits=logits),
+        **_backward(n, scale, every, size, networks=1, logits=_logits(n, every, size)),
     }
 
 
 def _rm_memory(scale: Scale, size: Bytes) -> dict[str, float]:
-    """Both texts of a comparison go through it at once."""
-    n, rows = network_of(scale.model), replace(scale, micro_batch=2 * scale.micro_batch)
+    """A comparison is a row: the longest query of a micro-batch, and behind it the longest of either response."""
+    n = network_of(scale.model)
+    text = min(scale.query_tokens + 2 * scale.pair_response_tokens, 2 * scale.query_pair_tokens)
     return {
         "weights, gradients, moments": _learnt(n.scalar, scale),
         "bfloat16 copies": _copied(n, scale, size),
-        **_backward(n, rows, scale.query_pair_tokens, size, networks=1, logits=0),
+        **_backward(n, scale, _Batch(scale.micro_batch, text, 2), size, networks=1, logits=0),
     }
 
 
@@ -298,12 +304,30 @@ def _learnt(weights: float, scale: Scale) -> float:
     return weights * (whole + dealt / scale.processes)
 
 
-def _backward(n: Network, scale: Scale, text: float, size: Bytes, networks: int, logits: float) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Batch:
+    """What goes through a network at once: rows, columns of each, and how many of those are read."""
+
+    rows: float
+    text: float
+    read: float
+
+
+def _backward(n: Network, scale: Scale, batch: _Batch, size: Bytes, networks: int, logits: float) -> dict[str, float]:
     """Of a micro-batch that has gone forward through so many networks: what waits, and what works, logits or a layer."""
-    layer, again = size.kept * n.hidden + size.mask * text, scale.recompute == "layers"
-    tokens, kept = scale.micro_batch * text, INPUT * n.hidden if again else layer
+    tokens, read, again = batch.rows * batch.text, batch.rows * batch.read, scale.recompute == "layers"
+    layer = size.kept * n.hidden + size.number * batch.text
+    last = tokens * size.keys * n.hidden + read * (layer - size.keys * n.hidden)
+    kept = tokens * INPUT * n.hidden * n.layers if again else tokens * layer * (n.layers - 1) + last
+    kept += read * END * n.hidden + batch.text * ROTATION * n.hidden
     working = tokens * (again * layer + size.there * n.hidden)
-    return {"activations": tokens * networks * n.layers * kept, "logits or a layer": max(logits, working)}
+    return {"activations": networks * kept, "logits or a layer": max(logits, working)}
+
+
+def _logits(n: Network, batch: _Batch, size: Bytes) -> float:
+    """A block is there at once: as they are measured, and again on the way back."""
+    block = min(vocabulary.LARGE_BLOCK, batch.rows * batch.read * n.vocabulary)
+    return max(block * size.logit, block * size.back + n.head * size.head)
 
 
 def _kv_cache(scale: Scale, number: float) -> float:

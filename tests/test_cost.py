@@ -8,9 +8,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import cost, flops, model, pipeline, ppo, rm, sft, stage
+from repro import cost, flops, model, optimise, pipeline, ppo, rm, sft, stage
 from repro.detail import Recipe
 from repro.launch import Job
+from repro.ops import vocabulary
 from repro.scale import SCALES
 from tests import tiny
 from tests.live import Live
@@ -118,10 +119,14 @@ def test_an_update_is_as_many_operations_as_are_counted(updated):
 
 
 def test_layers_that_are_computed_again_are_counted_again():
-    policy, ids = tiny.policy(), torch.randint(2, tiny.PAD, (ROWS, QUERY))
-    plain, _ = counted(lambda: policy(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum().backward())
+    policy, ids = tiny.policy(), torch.randint(2, tiny.PAD, (ROWS, QUERY + 1))
+
+    def learn():
+        model.response_logprobs(policy, ids[:, :-1], ids[:, -1:], tiny.PAD, tiny.EOS, 1.0).sum().backward()
+
+    plain, _ = counted(learn)
     with model.recomputing([policy], "layers"):
-        again, _ = counted(lambda: policy(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum().backward())
+        again, _ = counted(learn)
     per_text = cost.update_flops(TINY, QUERY, 1, again=1) - cost.update_flops(TINY, QUERY, 1)
     assert again - plain == pytest.approx(ROWS * per_text / 2, rel=0.03)  # of one network
 
@@ -132,9 +137,27 @@ def test_sft_is_as_many_operations_as_are_counted():
     assert flops.total(flops.sft(TINY, ROWS, QUERY)) == pytest.approx(found, rel=0.03)
 
 
+def test_comparisons_are_as_many_operations_as_are_counted():
+    judge, count = tiny.scalar(), torch.full((ROWS,), RESPONSE)
+    query, *responses = (torch.randint(2, tiny.PAD, (ROWS, tokens)) for tokens in (QUERY, RESPONSE, RESPONSE))
+    responses[1][:, 0] = (responses[0][:, 0] - 1) % tiny.PAD  # or they would share more than the query
+    texts = [rm.Texts(torch.cat([query, response], 1), count) for response in responses]
+    found, _ = counted(lambda: rm.margins(judge, *texts, tiny.PAD).sum().backward())
+    assert flops.total(flops.comparison(TINY, ROWS, QUERY, QUERY + RESPONSE)) == pytest.approx(found, rel=0.03)
+    with torch.no_grad():
+        found, _ = counted(lambda: rm.margins(judge, *texts, tiny.PAD))
+    assert flops.total(flops.compared(TINY, ROWS, QUERY, QUERY + RESPONSE)) == pytest.approx(found, rel=0.03)
+
+
+@pytest.fixture
+def large_blocks(monkeypatch):
+    """Logits a block at a time as a GPU has them: of the whole vocabulary."""
+    monkeypatch.setattr(vocabulary, "BLOCK", {})
+
+
 @pytest.mark.parametrize("recompute", ["nothing", "layers"])
 @pytest.mark.parametrize("rows", [4, 24])
-def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch):
+def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_blocks):
     """In float32, with the weights' share small and large; what stays is counted by hand, what comes and goes as it does."""
     network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
     monkeypatch.setattr(cost, "network_of", lambda _: network)
@@ -145,7 +168,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch):
     policy, critic, reference, judge = (model.initialise("gpt-neox:64/4/4/256", 512, 128, seed) for seed in range(4))
     critic, judge = (model.ScalarModel(each.base_model) for each in (critic, judge))
     networks = ppo.Models(policy.train(), critic.train(), model.frozen(reference), model.frozen(judge))
-    adam = torch.optim.AdamW([*policy.parameters(), *critic.parameters()], 1e-4)
+    adam = optimise.adamw([policy, critic], 1e-4, tiny.pick())
     setting = replace(tiny.setting(networks, tiny.pick(), adam, rows, rows), recompute=recompute)
     query = torch.randint(2, tiny.PAD, (rows, 48))
 
@@ -172,10 +195,12 @@ def moment(trained, work, mixed):
     return live.peak + 3 * 4 * sum(p.numel() for p in trained.parameters())  # weights and Adam's two moments
 
 
+@pytest.mark.parametrize("block", [vocabulary.LARGE_BLOCK, 2**21])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed, monkeypatch):
+def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed, block, monkeypatch, large_blocks):
     network = cost.Network(hidden=32, layers=2, intermediate=64, vocabulary=16_384)
     monkeypatch.setattr(cost, "network_of", lambda _: network)
+    monkeypatch.setattr(vocabulary, "LARGE_BLOCK", block)
     policy, ids = model.initialise("gpt-neox:32/2/2/64", 16_384, 128, seed=0).train(), torch.randint(2, 60, (16, 32))
     every = torch.ones_like(ids, dtype=torch.bool)
     took = moment(policy, lambda: sft.token_loss(policy, ids, every, tiny.PAD), mixed)
@@ -190,7 +215,8 @@ def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
     judge = model.ScalarModel(model.initialise("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model).train()
     texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
     took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD).sum(), False)
-    said = cost._rm_memory(replace(SMOKE, micro_batch=16, query_pair_tokens=64), cost.FULL)
+    scale = replace(SMOKE, micro_batch=16, query_tokens=56, pair_response_tokens=8, query_pair_tokens=64)
+    said = cost._rm_memory(scale, cost.FULL)
     assert sum(said.values()) == pytest.approx(took, rel=0.25)
 
 
