@@ -189,10 +189,12 @@ SCALES: dict[str, Scale] = {
             rollout_batch=8,
             evaluate_every=2,
         ),
-        # Memory of PPO, in GB a GPU: 32 bytes a parameter for policy and critic with gradients and Adam's moments in
-        # float32, 4 for reference and reward model in bfloat16, 4 for the copies that autocast keeps; about
-        # 45 * 565 tokens * width * layers bytes of activations a row and network, 4 * width where layers are recomputed.
-        # Largest at 1.4b: 45 + 6 + 6 and 1.5 * 2 a row.
+        # Memory of PPO's updates, in GB a GPU: 32 bytes a parameter for policy and critic with gradients and Adam's moments
+        # in float32, 4 for reference and reward model in bfloat16, 4 for the copies that autocast keeps; about
+        # 32 * 565 tokens * width * layers bytes of activations a row and network, 4 * width where layers are recomputed;
+        # of logits no more than 1.4, whatever the micro-batch, and as much for their layer's gradient.
+        # Largest at 1.4b: 44 + 5 + 5, 0.9 * 2 a row, and 0.7. Where ranks share the learners, rollouts take more than
+        # updates: at 2.8b 43 + 11, and 6 of cache.
         _pythia("160m", micro_batch=64, rollout_batch=256),
         _pythia("410m", micro_batch=32, rollout_batch=256),
         _pythia("1b", micro_batch=16, rollout_batch=128),
