@@ -16,6 +16,7 @@ from repro import model, rm
 from repro.data import Corpus, embedded
 from repro.errors import UserError
 from repro.ops import preference
+from repro.ops.places import at
 from repro.stage import read_journal
 
 # ----------------------------------------------------------------------------- texts and scores
@@ -197,17 +198,18 @@ class Judge(torch.nn.Module):
         super().__init__()
         self.anchor = torch.nn.Parameter(torch.zeros(()))  # a network is asked on which device it lies
         self.reward_token = "eos"
+        self.trunk = SimpleNamespace(config=SimpleNamespace(model_type="judge"))  # which takes each text in its own row
         self.tokenizer, self.opinion = corpus.tokenizer, opinion
         self.facts = {row["query"]: json.loads(row["facts"]) for row in corpus.posts("test")}
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, places):
         texts = [
             self.tokenizer.decode(row[mask.bool()], skip_special_tokens=True)
             for row, mask in zip(input_ids, attention_mask)
         ]
         asked = [next(query for query in self.facts if text.startswith(query)) for text in texts]
         scores = [self.opinion(self.facts[query], text.removeprefix(query)) for query, text in zip(asked, texts)]
-        return torch.tensor(scores)[:, None].expand(input_ids.shape)
+        return at(torch.tensor(scores)[:, None].expand(input_ids.shape), places)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +301,8 @@ def test_a_model_that_padding_moves_is_found_out():
             super().__init__()
             self.anchor, self.reward_token = torch.nn.Parameter(torch.zeros(())), "eos"
 
-        def forward(self, input_ids, attention_mask):
-            return torch.arange(input_ids.shape[1]).float().expand(input_ids.shape)
+        def forward(self, input_ids, attention_mask, places):
+            return at(torch.arange(input_ids.shape[1]).float().expand(input_ids.shape), places)
 
     # One row at a time, so that nothing but its own padding moves it. Left padding is trimmed, and both sides agree ...
     measured = rm.padding_agreement(rm.Scorer(Counts(), model.as_it_is, PAD, 1), references())

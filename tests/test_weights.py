@@ -239,7 +239,7 @@ def after(optimizer_of, gradients=GRADIENTS):
 
 
 def adam(kind, epsilon, weight_decay=0.0):
-    return partial(kind, lr=0.1, eps=epsilon, weight_decay=weight_decay)
+    return partial(kind, lr=0.1, eps=epsilon, weight_decay=weight_decay, fused=True)
 
 
 def tensorflow_1(rate, epsilon, beta_1=0.9, beta_2=0.999):
