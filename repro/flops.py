@@ -122,7 +122,6 @@ class Economy:
 
     last_layer: bool  # of the last layer all but queries, keys and values where nothing is read
     last_queries: bool  # and the queries
-    prompt: bool  # the same of the query that responses are drawn behind
     shared_query: bool  # the query of a comparison's second text
     other_ending: bool  # attention of either text of a comparison to the other's ending, which a mask hides
     last_token: bool  # of a text in SFT the last token, which predicts nothing
@@ -133,14 +132,13 @@ class Economy:
 LEAN = Economy(
     last_layer=True,
     last_queries=True,
-    prompt=True,
     shared_query=True,
     other_ending=True,
     last_token=True,
     logits_again=True,
 )
 # What the passes of this project do; tests hold it.
-NOW = replace(LEAN, last_queries=False, prompt=False, other_ending=False, logits_again=False)
+NOW = replace(LEAN, last_queries=False, other_ending=False, logits_again=False)
 
 
 def total(products: Iterable[Product]) -> float:
@@ -198,7 +196,7 @@ def learnt(products: list[Product], again: float = 0, how: Economy = NOW) -> lis
 def sampled(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
     """Responses drawn over a cache, the mean of whose lengths stands for all of them."""
     steps, seen = response - 1, query + response / 2 - 1
-    first = forward(n, rows, query, 1 if how.prompt else query, 1, how=how)
+    first = forward(n, rows, query, 1, 1, how=how)
     return first + repeated(forward(n, rows, 1, 1, 1, seen, how), steps)
 
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from repro import model, ranks
 from repro.errors import UserError
 from repro.ops import text
+from repro.ops.places import Places, last
 
 # (policy, query [B, Q], uniform [B, R], how, eos, pad) -> ([B, R] tokens, [B, R] float32 log-probabilities)
 Sampler = Callable[[nn.Module, Tensor, Tensor, "Sampling", int, int], tuple[Tensor, Tensor]]
@@ -35,10 +36,10 @@ def eager(
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
     inputs, cache = model.attend(query, pad), DynamicCache(config=policy.config)
     mask, ended = inputs["attention_mask"], torch.zeros(len(query), dtype=torch.bool, device=query.device)
-    step = inputs["input_ids"]
+    step, read = inputs["input_ids"], model.reading(policy, last(1))
     for t in range(uniform.shape[1]):
         logits = policy(
-            input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **read
         ).logits
         logits = model.drawable(logits, pad, eos)
         drawn = draw(logits[:, -1].float() / (how.temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
@@ -48,6 +49,7 @@ def eager(
         ended |= drawn == eos
         if over(ended, how, pad):
             break
+        read = {}  # there is but one place
         step, mask = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     return tokens, logprob
 
@@ -114,14 +116,14 @@ def static(
     The graph lives as long as the batch: one that outlived it would hold its cache through the update, and read weights
     where they no longer are. A large batch therefore pays; several small ones capture each their own.
     """
-    rows, last = _Rows(policy, query, uniform, how, eos, pad), uniform.shape[1]
+    rows, length = _Rows(policy, query, uniform, how, eos, pad), uniform.shape[1]
     rows.begin()
     advance, done, every = rows.advance, 1, 1
     if query.is_cuda:
         every = LOOK_EVERY
-    if capturable(policy, query) and last > 2:
+    if capturable(policy, query) and length > 2:
         advance, done = _captured(rows.advance), 2
-    for t in range(done, last):
+    for t in range(done, length):
         if t % every == 0 and over(rows.ended, how, pad):
             break
         advance()
@@ -173,15 +175,15 @@ class _Rows:
 
     def begin(self) -> None:
         """Reads the query and draws the first token."""
-        self._take(self._logits(self.query, self.mask[:, : self.start]))
+        self._take(self._logits(self.query, self.mask[:, : self.start], **model.reading(self.policy, last(1))))
 
     def advance(self) -> None:
         """Reads the token drawn last and draws the next."""
         self._take(self._logits(self.step, self.mask))
 
-    def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _logits(self, ids: Tensor, mask: Tensor, **read: Places) -> Tensor:
         return self.policy(
-            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **read
         ).logits
 
     def _take(self, logits: Tensor) -> None:

@@ -157,7 +157,7 @@ def _attend(
         query,
         key,
         value,
-        _mask_at(attention_mask, places, key),
+        _mask_at(attention_mask, places, hidden_states.shape[1], key),
         scaling=attention.scaling,
         dropout=attention.attention_dropout if attention.training else 0.0,
         **kwargs,
@@ -165,12 +165,15 @@ def _attend(
     return attention.dense(mixed.flatten(2))
 
 
-def _mask_at(mask: Tensor | None, places: Places, key: Tensor) -> Tensor | None:
-    """[B or 1, 1, T, T'] -> [B or 1, 1, K, T']: the mask's rows of these places; no mask is a causal one."""
+def _mask_at(mask: Tensor | None, places: Places, tokens: int, key: Tensor) -> Tensor | None:
+    """[B or 1, 1, T, T'] -> [B or 1, 1, K, T']: the mask's rows of these places of T tokens.
+
+    No mask is a causal one, of a text's first tokens: a cache of fixed size may have room for more.
+    """
     if isinstance(places, slice) and places == EVERY:
         return mask
     if mask is None:
-        mask = torch.ones(1, 1, key.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
+        mask = torch.ones(1, 1, tokens, key.shape[2], dtype=torch.bool, device=key.device).tril()
     if isinstance(places, slice):
         return mask[:, :, places]
     return at(mask.expand(len(places), -1, -1, -1)[:, 0], places)[:, None]

@@ -42,9 +42,10 @@ class _SelectedLogprob(torch.autograd.Function):
         # 0 times what is no number is none: such rows are put out of the sums, not multiplied.
         nothing = gradient == 0
         hidden, total = hidden.masked_fill(nothing[:, None], 0.0), total.masked_fill(nothing, 0.0)
-        own = gradient[:, None].to(hidden.dtype)
-        of_hidden = own * weight[tokens]
-        of_weight = torch.zeros_like(weight) if weight_wanted else weight
+        # Sums over blocks in float32 or wider, whatever the products are in.
+        own, precision = gradient[:, None], total.dtype
+        of_hidden = own * weight[tokens].to(precision)
+        of_weight = torch.zeros_like(weight, dtype=precision) if weight_wanted else weight
         for rows in _rows(hidden, weight):
             for block, logits in _blocks(hidden[rows], weight, context.scale, context.never):
                 # What the token's own logit gains all of them lose, by their probability.
