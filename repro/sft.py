@@ -89,7 +89,7 @@ def losses(
 
 def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) -> Tensor:
     """[B, T] right-padded, [B, T] bool -> sum of the cross-entropies in nats of predicting the counted tokens."""
-    ids = model.trim_right(ids, pad)
+    ids = ids[:, : max(2, model.trim_right(ids, pad).shape[1])]  # nothing is predicted of the first token
     logprob = model.selected_logprobs(policy, ids[:, :-1], ids[:, 1:], pad, temperature=1.0)
     return -keep(logprob, counted[:, 1 : ids.shape[1]]).sum()
 

@@ -199,7 +199,7 @@ class Workshop:
         with self.lock:
             self.now -= 1
         outcome = self.outcomes.get(job.label, "")
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
