@@ -10,6 +10,9 @@ TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $
           $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
 OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
+# Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
@@ -60,10 +63,10 @@ ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that 
 	@$(PY) -m repro ui $(DETAIL) $(if $(SCALE),--scale $(SCALE)) $(if $(PORT),--port $(PORT))
 
 test: $(READY)  ## the tests
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add half an hour)
-	@$(PY) -m pytest -n 2 --dist loadfile -m 'nightly or not nightly'
+	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
 
 openai: $(READY)  ## the client that asks a judge, where there is none yet
 	@$(PY) -c 'import openai' 2>/dev/null \

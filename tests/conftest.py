@@ -24,6 +24,31 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+# Files that take minutes, the longest first: begun at the start, so that no worker is left with one at the end.
+LONG = (
+    "test_end_to_end.py",
+    "test_ranks.py",
+    "test_job.py",
+    "test_launch.py",
+    "test_detail.py",
+    "test_any_model.py",
+    "test_atlas.py",
+    "test_page.py",
+    "test_bad_input.py",
+    "test_track.py",
+    "test_judge.py",
+    "test_transfer.py",
+    "test_gpu_check.py",
+    "test_bench.py",
+    "test_cost.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
 def pytest_addoption(parser):
     parser.addoption("--store-curves", action="store_true", help="write tests/curves anew from what the code says now")
     parser.addoption(
