@@ -4,7 +4,6 @@
 person must correct, and 75 where it was told to end (EX_TEMPFAIL: whoever schedules it may start it again).
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -175,26 +174,10 @@ def prepare_process(threads: int) -> None:
     from transformers.utils import logging
 
     torch.set_num_threads(threads)
-    keep_freed_memory()
     disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
-
-
-def keep_freed_memory() -> None:
-    """What a tensor leaves is kept for the next one, where the C library is glibc and would give it back.
-
-    Pages that come anew from the system are zeroed at the first touch of each: of a step's temporaries that costs up to as
-    much as computing them. The peak stays what it is, and lasts.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _preempt(*_: object) -> None:

@@ -1,6 +1,5 @@
 """A stage handed over: the file that says which, the verb that runs it, and its ranks under accelerate's launcher."""
 
-import ctypes
 import json
 import os
 import signal
@@ -218,53 +217,3 @@ def test_ranks_that_cannot_share_are_refused_before_anything_runs(tiny_scale, ch
         job.check(replace(tiny_scale, **changes), gpus)
     for fine in ({}, {"processes": 4}, {"processes": 2, "sharding": "fsdp"}):
         job.check(replace(tiny_scale, **fine), gpus)
-
-
-# ----------------------------------------------------------------------------------------------------- memory
-
-FAULTS = """
-import resource, torch
-from repro import job
-
-torch.set_num_threads(1)
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-given_back = [faults() for _ in range(2)][1]
-job.keep_freed_memory()
-job.keep_freed_memory()
-kept = [faults() for _ in range(2)][1]
-print(given_back, kept)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is another than glibc")
-def test_what_a_tensor_leaves_is_there_for_the_next_however_often_that_is_asked_for():
-    told = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
-    assert told.returncode == 0, told.stderr
-    given_back, kept = map(int, told.stdout.split())
-    # 64 MB are 16,384 pages, or 32 where the system hands out large ones.
-    assert given_back >= 16 and kept <= given_back / 8
-
-
-@pytest.mark.parametrize("said", [AttributeError, OSError, TypeError])
-def test_where_the_c_library_knows_no_such_thing_all_is_as_it_was(monkeypatch, said):
-    """One without the function, one that is not found, and a system that asks for a name."""
-    asked = []
-
-    class Library:
-        def __getattr__(self, name):
-            raise AttributeError(name)
-
-    def load(name):
-        asked.append(name)
-        if said is AttributeError:
-            return Library()
-        raise said
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    job.keep_freed_memory()
-    assert asked == [None]
