@@ -30,11 +30,11 @@ def eager(
     policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int
 ) -> tuple[Tensor, Tensor]:
     """One forward pass a token, over a cache that grows."""
-    from transformers import DynamicCache
+    from repro.kv_cache import growing_cache
 
     tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
-    inputs, cache = model.attend(query, pad), DynamicCache(config=policy.config)
+    inputs, cache = model.attend(query, pad), growing_cache(policy.config, query.shape[1] + uniform.shape[1])
     mask, ended = inputs["attention_mask"], torch.zeros(len(query), dtype=torch.bool, device=query.device)
     step, read = inputs["input_ids"], model.reading(policy, last(1))
     for t in range(uniform.shape[1]):
@@ -159,7 +159,7 @@ class _Rows:
     """A batch that is being sampled, in tensors that stay where they are; how far it is stands in one of them too."""
 
     def __init__(self, policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int) -> None:
-        from repro.static_cache import static_cache
+        from repro.kv_cache import static_cache
 
         self.policy, self.uniform, self.how, self.eos, self.pad = policy, uniform, how, eos, pad
         (rows, self.start), inputs = query.shape, model.attend(query, pad)

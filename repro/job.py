@@ -40,7 +40,7 @@ LIBRARIES = (
     "datasets",
     "pandas",
     "pyarrow.parquet",
-    "repro.static_cache",
+    "repro.kv_cache",
     "torch.distributed.fsdp",
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"ops", "types", "ranks", "shape"},
-    {"neox", "static_cache"},
+    {"neox", "kv_cache"},
     {"model", "generate", "vllm_sampler"},
     {"weights", "hub"},
     {"detail"},

@@ -10,9 +10,9 @@ from tiny import PAD, policy, queries, scalar
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPTNeoXConfig
 
 from repro import model
+from repro.kv_cache import growing_cache, static_cache
 from repro.neox import with_less_work
 from repro.ops.places import EVERY, at, last
-from repro.static_cache import static_cache
 
 VOCABULARY, WIDTH = 64, 8
 
@@ -178,7 +178,15 @@ def test_adapters_see_what_the_library_shows_them():
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("cache", [lambda network: DynamicCache(config=network.config), lambda _: static_cache(2, 16)])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        lambda network: DynamicCache(config=network.config),
+        lambda network: growing_cache(network.config, WIDTH),
+        lambda _: static_cache(2, 16),
+    ],
+    ids=["library", "growing", "static"],
+)
 def test_token_by_token_a_cache_says_what_one_pass_does(cache, attention):
     library, ours = both(attention=attention)
     expected = library(**PADDED, use_cache=False).logits
