@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -10,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +21,18 @@ import torch
 from repro import hub, pipeline, stage
 from repro.ablation import Ablation
 from repro.errors import UserError
-from repro.job import FAILED, PREEMPTED, WRONG, Job, check, failure, prepare_process, run_apart, write_job
+from repro.job import (
+    FAILED,
+    LIBRARIES,
+    PREEMPTED,
+    WRONG,
+    Job,
+    check,
+    failure,
+    prepare_process,
+    run_apart,
+    write_job,
+)
 from repro.scale import Scale
 from repro.stage import Preempted
 
@@ -205,16 +219,13 @@ def devices_for(scale: Scale, visible: tuple[str, ...]) -> tuple[str, ...]:
 
 def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None], devices: tuple[str, ...] = ()) -> None:
     """`Engine.run` in worker processes; they are told to end where it ends early, and keep where their stages stand."""
+    context = workers_of(devices)
     while not board.over:
-        context = multiprocessing.get_context("spawn")
         places = context.SimpleQueue()
         for device in devices:
             places.put(device)
         pool = ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(threads, os.getpid(), places, bool(devices)),
+            workers, mp_context=context, initializer=_start_worker, initargs=(threads, places, bool(devices))
         )
         try:
             _drain(board, pool, workers, tick)
@@ -230,6 +241,20 @@ def run(board: Board, workers: int, threads: int, tick: Callable[[Board], None],
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     tick(board)
+
+
+def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
+    """How workers start: forked from one process that has imported what stages need, which is begun here if need be.
+
+    Each by itself where there are GPUs, since CUDA does not outlive a fork, and on systems whose libraries do not either.
+    """
+    if devices or sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*LIBRARIES, "repro.pipeline"])
+    with _signals_held():
+        forkserver.ensure_running()
+    return context
 
 
 def _wait_for(children: list[multiprocessing.Process]) -> None:
@@ -248,7 +273,7 @@ def _drain(board: Board, pool: ProcessPoolExecutor, workers: int, tick: Callable
     while not board.over:
         for job in board.next(workers):
             board.running[job.key] = time.time()
-            with _interrupts_held():
+            with _signals_held():
                 futures[pool.submit(_work, job, board.cache)] = job
         finished, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in finished:
@@ -272,26 +297,28 @@ def _settle(board: Board, key: str, future: Future) -> None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A worker that starts here never sees the terminal's Ctrl-C: it inherits the mask, and the launcher ends it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held() -> Iterator[None]:
+    """A process that starts here never sees the terminal's Ctrl-C, nor an end that is meant for the launcher: it inherits
+    the mask, and the launcher ends it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
-def _start_worker(threads: int, parent: int, places: multiprocessing.SimpleQueue, placed: bool) -> None:
+def _start_worker(threads: int, places: multiprocessing.SimpleQueue, placed: bool) -> None:
     """In the worker: its share of the machine, quiet libraries, and an end when the launcher has gone."""
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if placed:  # before anything asks CUDA for its devices
         os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
     prepare_process(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_launcher() -> None:
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 

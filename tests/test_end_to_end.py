@@ -239,11 +239,15 @@ def ended(process):
     raise AssertionError("the study has left workers behind")
 
 
+def children(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def worker_of(process):
-    """The id of one of a study's worker processes."""
-    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-            return int(child)
+    """The id of one of a study's worker processes, which are forked from a server of its own."""
+    for child in children(process.pid):
+        if "forkserver" in Path(f"/proc/{child}/cmdline").read_text():
+            return children(child)[0]
     raise AssertionError("the study has no workers")
 
 
