@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
-    gc.set_threshold(20_000)  # imports make what stays: looking through it for circles, every 700 objects, takes a tenth
+    gc.set_threshold(20_000)  # imports make what stays: looking through it every 700 objects takes a tenth of the start
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _quiet()
     try:

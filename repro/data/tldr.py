@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from repro.errors import UserError
@@ -234,7 +234,11 @@ def _encode_queries(
     """All posts are tokenised at once, and only those too long again."""
     start = begin(tokenizer)
     whole = _encode((start + format_query(post, form) for post in posts), tokenizer)
-    fitted = [_fit(post, row, tokenizer, query_tokens, form) for post, row in zip(posts, whole, strict=True)]
+    long = [place for place, row in enumerate(whole) if len(row) > query_tokens]
+    shorter = dict(zip(long, _encode_shortened([posts[place] for place in long], tokenizer, form)))
+    fitted = [[row] for row in whole]
+    for place in long:
+        fitted[place] = _fit(posts[place], whole[place], shorter[place], query_tokens, form)
     kept = [place for place, rows in enumerate(fitted) if rows]
     rows = [fitted[place][0] for place in kept]
     return _Queries(
@@ -248,13 +252,11 @@ def _encode_queries(
 
 
 def _fit(
-    post: Mapping, row: list[int], tokenizer: PreTrainedTokenizerFast, query_tokens: int, form: Format
+    post: Mapping, row: list[int], shorter: Iterable[list[int]], query_tokens: int, form: Format
 ) -> list[list[int]]:
-    """The post's prompt within `query_tokens`, or no prompt where it is left out; UserError when it cannot fit."""
-    if len(row) <= query_tokens:
-        return [row]
+    """A long post's prompt within `query_tokens`, or no prompt where it is left out; UserError when it cannot fit."""
     try:
-        return form.shorten(row, query_tokens, _encode_shortened(post, tokenizer, form))
+        return form.shorten(row, query_tokens, shorter)
     except LookupError as error:
         raise UserError(
             f"post {post['id']}: its prompt is longer than {query_tokens} tokens even with an empty text; "
@@ -262,13 +264,21 @@ def _fit(
         ) from error
 
 
-def _encode_shortened(post: Mapping, tokenizer: PreTrainedTokenizerFast, form: Format) -> Iterator[list[int]]:
-    """The ids of each cut of the post, longest text first."""
-    # Fewer characters can be more tokens: no search but the paper's order is right, though it can tokenise several.
+def _encode_shortened(
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, form: Format
+) -> list[Iterator[list[int]]]:
+    """Of each post the ids of its cuts, longest text first; the first cuts, which mostly do, are tokenised at once."""
     start = begin(tokenizer)
-    versions = (start + format_query(shorter, form) for shorter in _shortened(post))
+    cuts = [(start + format_query(shorter, form) for shorter in _shortened(post)) for post in posts]
+    first = [list(islice(texts, 1)) for texts in cuts]  # none of a post without a text
+    encoded = iter(_encode(chain(*first), tokenizer))
+    return [chain(list(islice(encoded, len(one))), _encode_cuts(texts, tokenizer)) for one, texts in zip(first, cuts)]
+
+
+def _encode_cuts(texts: Iterator[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
+    # Fewer characters can be more tokens: no search but the paper's order is right, though it can tokenise several.
     at_once = 1
-    while some := list(islice(versions, at_once)):
+    while some := list(islice(texts, at_once)):
         yield from _encode(some, tokenizer)
         at_once = min(2 * at_once, CUTS_AT_ONCE)
 
