@@ -384,10 +384,11 @@ def _undecided(study) -> list[str]:
 def _require_its_looks(study) -> None:
     """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
     from reports import read
-    from repro.store import store_uri
+    from repro.store import store_uri, usable_store
 
     try:
-        recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
+        with usable_store():
+            recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
     except UserError:  # nothing was judged yet; a store that cannot be used is told of where it is needed
         return
     asked, begun, seen = _numbers(study.looks), _numbers(recorded.looks), len(recorded.seeds)
@@ -450,6 +451,8 @@ def _tell_of_corrupt(board) -> None:
 
 def _execute(study, board, engine, command: str) -> None:
     """Run what is left to run, shown and tracked."""
+    if not board.over:
+        engine.prepare()
     from repro.track import Tracker
 
     _follow(board, engine, Tracker(study, board, command))

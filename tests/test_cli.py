@@ -272,7 +272,7 @@ def test_input_that_only_a_stage_can_judge_is_told_the_same_way(place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "load", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(ablation, "load", lambda *_, **__: signal.raise_signal(number))
     assert main(["plan", "whiten_adv"]) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
