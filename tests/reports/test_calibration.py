@@ -234,7 +234,7 @@ def test_a_page_without_its_markers_is_told(tmp_path):
 
 def test_a_study_in_which_nothing_moves_leaves_the_simulated_part(control, brief, tmp_path):
     still = replace(control, finals=control.finals.assign(value=0.0))
-    text = calibration.build(still, METRICS, tmp_path / "calibration.md").read_text()
+    text = calibration.build(still, METRICS, (4, 6, 8, 12), tmp_path / "calibration.md").read_text()
     assert "gold score, KL to the SFT policy [nats], response length [tokens]" in text
     assert "Real A/A studies, each" not in text and "calibration_differences" not in text
     assert [row[0] for row in rows_of(text, "In short")] == list(SHAPES)
