@@ -8,7 +8,7 @@ SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $
 RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
           $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
-OPTIONS = $(SCALED) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
+OPTIONS = $(SCALED) $(if $(UNTIL),--until $(UNTIL)) $(if $(LOOKS),--looks $(LOOKS)) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 # Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@echo '            [ARMS="label ..."] [WITH="detail=label ..."] [ENGINE=local|slurm] [SLURM="key=value ..."]'
+	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped

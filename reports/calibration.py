@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from reports import figures, markup, simulation, statistics, style
+from reports import figures, markup, simulation, statistics, student, style
 from reports.read import Study
 from reports.simulation import EFFECTS, RUNS, SHAPES, TOLD
 from repro.errors import UserError
@@ -104,10 +104,10 @@ def _shares_over_n(axes: Axes, rows: pd.DataFrame, shapes: tuple[str, ...], apar
 # The page
 
 
-def build(study: Study, metrics: Sequence[str], page: Path) -> Path:
+def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path) -> Path:
     """Writes the page and its figures (`images/calibration_*` beside it) from an A/A study, and gives the page's path.
 
-    `metrics` are final ones. Where a statistics.md lies beside the page, its block between the markers is renewed.
+    `metrics` are final ones; `looks` the schedule of studies that grow. Where a statistics.md lies beside the page, its block between the markers is renewed.
     """
     paired = simulation.differences(study, metrics)
     drawn = {
@@ -121,9 +121,11 @@ def build(study: Study, metrics: Sequence[str], page: Path) -> Path:
         "families": simulation.simulate_families(RUNS, FAMILIES),
         "beside": simulation.simulate_beside(SHAPES, RESAMPLED),
         "follow_up": simulation.simulate_follow_up(FOLLOWED),
+        "looks": simulation.simulate_looks(SHAPES | drawn, looks, STUDIES),
     }
     told = {
         "study": study,
+        "looks": looks,
         "paired": paired,
         "moves": measured_table(study, paired),
         "unmoved": [style.label(metric) for metric in metrics if metric not in paired],
@@ -181,6 +183,7 @@ def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
         "resampled": f"{RESAMPLED:,}",
         "followed": f"{FOLLOWED:,}",
         "most": simulation.MOST,
+        "grown": [percent(worst) for worst in results["looks"].groupby("shape", sort=False)["shown"].max()[["normal"]]],
         "follow_up": [percent(ends) for ends in results["follow_up"]["shown"].agg(["min", "max"])],
         "variants": simulation.VARIANTS,
         "far": f"{simulation.FAR:g}",
@@ -225,6 +228,13 @@ def tables(results: Mapping[str, pd.DataFrame]) -> dict[str, str]:
                 for r in results["follow_up"].itertuples()
             ],
         ),
+        "looks": table(
+            ("shape", "X [spreads]", "true effect [spreads]", "false words [%]", "decided", "seeds, mean"),
+            [
+                (r.shape, f"{r.x:g}", f"{r.effect:g}", bounded(r), percent(r.decided), f"{r.seeds:.1f}")
+                for r in results["looks"].itertuples()
+            ],
+        ),
         "beside": table(
             ("shape", "n", "sign flips", "inter-quartile mean", "P(improvement)"),
             [
@@ -260,7 +270,7 @@ def measured_table(study: Study, paired: Mapping[str, pd.Series]) -> str:
     """What the real differences are like: a row per metric that moves."""
     rows = []
     for metric, values in paired.items():
-        mean = f"{markup.signed(values.mean())} ({markup.span(*statistics.t_interval(values))})"
+        mean = f"{markup.signed(values.mean())} ({markup.span(*student.t_interval(values))})"
         far = markup.number(values.abs().max() / values.std())
         seeds = f"{len(values)} of {len(study.seeds)}"
         rows.append((style.label(metric), seeds, mean, markup.number(values.std()), far))

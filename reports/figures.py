@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports import statistics, style
+from reports import statistics, student, style
 from reports.read import Study
 from reports.statistics import Findings
 
@@ -180,7 +180,7 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
     reached = [judged["value"]]
     for place, arm in enumerate(study.arms):
         values = judged.loc[judged["arm"] == arm, "value"].dropna()
-        reached.append(pd.Series(statistics.t_interval(values)))
+        reached.append(pd.Series(student.t_interval(values)))
         colour = style.colours(study.arms)[arm]
         axes.vlines(end + (place + 1) * step, *reached[-1], linewidth=1.6, color=colour)
         axes.plot(
@@ -304,7 +304,7 @@ def _differences(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     axes.axvline(0, color="#555555", linewidth=0.9)
     for height, arm in enumerate(arms):
         values = rows.loc[rows["arm"] == arm, "difference"]
-        low, high = statistics.t_interval(values)
+        low, high = student.t_interval(values)
         look = {"color": style.colours(study.arms)[arm], "marker": style.markers(study.arms)[arm]}
         axes.plot(values, np.full(len(values), height + 0.22), linestyle="", alpha=0.45, markersize=4, **look)
         axes.hlines(height - 0.1, low, high, color=look["color"], linewidth=2)

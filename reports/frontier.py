@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import figures, statistics, style
+from reports import figures, statistics, student, style
 from reports.figures import Chart
 from reports.read import Study
 from reports.statistics import Findings
@@ -122,8 +122,8 @@ def _end(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> Non
         return
     axes.plot(rows["kl"], rows["value"], markersize=3.5, alpha=0.45, **look)
     axes.plot(rows["kl"].mean(), rows["value"].mean(), markersize=8, markeredgecolor="white", zorder=3, **look)
-    axes.vlines(rows["kl"].mean(), *statistics.t_interval(rows["value"]), color=look["color"], linewidth=1.3)
-    axes.hlines(rows["value"].mean(), *statistics.t_interval(rows["kl"]), color=look["color"], linewidth=1.3)
+    axes.vlines(rows["kl"].mean(), *student.t_interval(rows["value"]), color=look["color"], linewidth=1.3)
+    axes.hlines(rows["value"].mean(), *student.t_interval(rows["kl"]), color=look["color"], linewidth=1.3)
 
 
 # At equal KL

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 
 from reports import data, forest, markup, provenance, statistics
@@ -111,11 +110,9 @@ def _missing(study: Study) -> int:
 def compare(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each arm's verdict and interval on the primary metric, and the differences of single seeds behind them."""
     own = study.finals[study.finals["metric"] == study.primary].assign(step=0)
-    pairs, arms = statistics.differences(own, study.reference), study.arms[1:]
-    plan = study.primary, study.smallest_effect, study.higher_is_better
-    rows = statistics.verdicts(statistics.intervals(pairs), arms, *plan).assign(smallest_effect=study.smallest_effect)
-    same = [statistics.identical(study.finals, arm, study.reference, study.primary) for arm in arms]
-    return statistics.but_identical(rows, np.array(same, dtype=bool)).assign(primary=study.primary), pairs
+    pairs = statistics.differences(own, study.reference)
+    rows, _ = statistics.judge(study, pairs)
+    return rows.assign(smallest_effect=study.smallest_effect, primary=study.primary), pairs
 
 
 def scales(compared: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, tuple[float, float]]:

@@ -16,7 +16,7 @@ from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationWarning
 
-from reports import figures, statistics, style
+from reports import figures, student, style
 from reports.checks import first_users
 from reports.figures import Chart
 from reports.read import Study
@@ -216,7 +216,7 @@ def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.hlines(height - 0.12, *sorted((raw.mean(), equal.mean())), color=colour, linewidth=0.8)
         axes.plot(equal.mean(), height - 0.12, markersize=7, **look)
         axes.plot(equal, np.full(len(equal), height + 0.2), markersize=3.5, alpha=0.45, **look)
-        figures.interval(axes, statistics.t_interval(equal), height + 0.2, ends, color=colour, linewidth=1.3, alpha=0.8)
+        figures.interval(axes, student.t_interval(equal), height + 0.2, ends, color=colour, linewidth=1.3, alpha=0.8)
     axes.set_yticks(range(len(study.arms)), study.arms)
     axes.set(ylim=(len(study.arms) - 0.5, -0.5), xlim=ends)
     style.quiet(axes)

@@ -76,11 +76,16 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
 def sentence(row, study: Study) -> str:
     """An arm's verdict in words, with its difference, interval, number of seeds and smallest effect."""
     facts = (
-        f"{style.name(study.primary)} {signed(row.mean)} (95 % interval {span(row.low, row.high)}, "
+        f"{style.name(study.primary)} {signed(row.mean)} ({interval_of(study)} {span(row.low, row.high)}, "
         f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
     )
     told = "" if row.identical or row.n < 2 else f": {facts}"
     return f"{conclusion(row, study)}{told}. {remark(row, study)}".strip()
+
+
+def interval_of(study: Study) -> str:
+    """What the verdict's interval is called: over looks, it is wider than that of seeds that were fixed beforehand."""
+    return "95 % interval over all looks" if study.looks else "95 % interval"
 
 
 def conclusion(row, study: Study) -> str:
@@ -143,6 +148,8 @@ def render(
         "ablation.html.j2",
         study=study,
         confidence=CONFIDENCE,
+        interval_of=interval_of(study),
+        looks=findings.looks.to_dict("records"),
         enough_seeds=ENOUGH_SEEDS,
         curves=CURVES,
         judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),

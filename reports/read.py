@@ -39,11 +39,14 @@ CURVES = (
     *("dpo/loss", "dpo/train_accuracy", "dpo/margin"),
 )
 CURVE = ["detail", "arm", "seed", "step", "metric", "value"]  # columns of a study's curves
-PLAN = ("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "judge", "kl_cap")
+PLAN = (
+    *("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "looks"),
+    *("judge", "kl_cap"),
+)
 DECISIVE = ("primary", "higher_is_better")  # without them there is nothing to compare
 UNTOLD = "not recorded"
 # What an older version of the project did not write down; a number that is not known makes no claim.
-DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan"}
+DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan", "looks": ""}
 PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock", "sources")
 SAMPLES = "samples.json"
 DATA_CHECKS = "data.json"
@@ -89,6 +92,11 @@ class Study:
     def smallest_effect(self) -> float:
         """Smallest difference on the primary metric that anyone would act on, in its unit."""
         return float(self.tags["smallest_effect"])
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which the study is judged while it grows; none where its seeds were fixed beforehand."""
+        return tuple(map(int, self.tags["looks"].split()))
 
     @property
     def moves(self) -> dict[str, str]:
@@ -327,9 +335,9 @@ def _plan(name: str, runs: list[Run]) -> dict[str, str]:
         raise UserError(f"no run of the study {name} has the tag {', '.join(missing)}, which says what is compared")
     plan = DEFAULTS | told
     try:
-        float(plan["smallest_effect"]), dict(json.loads(plan["moves"]))
+        float(plan["smallest_effect"]), dict(json.loads(plan["moves"])), list(map(int, plan["looks"].split()))
     except (ValueError, TypeError) as error:
-        raise UserError(f"the tags smallest_effect or moves of the study {name} cannot be read: {error}") from None
+        raise UserError(f"the tags smallest_effect, moves or looks of {name} cannot be read: {error}") from None
     return plan
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from reports import statistics, style
+from reports import sequential, statistics, style
 from reports.read import Study
 
 SIZES = tuple(range(3, 11))  # seeds of a simulated study
@@ -23,6 +23,7 @@ HACKED = 0.1  # how often
 ERROR = 1 - statistics.CONFIDENCE
 FIRST = (3, 5)  # seeds at the first look
 WORTH = (0.3, 0.5, 1.0)  # smallest effects of interest, in spreads
+APART = (1.0, 1.7, 2.5)  # and of studies that grow: 0.05 where a spread is 0.05, 0.03 and 0.02
 MOST = 400  # seeds after a follow-up, where more are asked for
 
 REAL = ["shape", "n", "effect", "studies", "shown", "shown_low", "shown_high", "no_difference"]
@@ -186,6 +187,25 @@ def simulate_follow_up(studies: int) -> pd.DataFrame:
             told = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, ("better", "worse")))}
             told |= {"undecided": share_of(late == "undecided")}
             rows.append(told | rate(np.isin(late, ("better", "worse"))))
+    return pd.DataFrame(rows)
+
+
+def simulate_looks(shapes: Mapping[str, Shape], looks: Sequence[int], studies: int) -> pd.DataFrame:
+    """One row per shape, X and true effect [spreads]: studies of one variant that grow by `looks` until they are decided.
+
+    `shown` is how often their word is false, with its exact interval, `decided` how often there is one, `seeds` the mean
+    number that it took.
+    """
+    rows = []
+    for place, (name, shape) in enumerate(shapes.items()):
+        drawn = shape(np.random.default_rng([GENERATOR, 400 + place]), (studies, looks[-1]))
+        for x in APART:
+            for effect in (0.0, x, 2 * x):
+                said, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x))
+                false = said == "worse" if effect else np.isin(said, ("better", "worse"))
+                false = false | (said == "no difference") if effect else false
+                told = {"shape": name, "x": x, "effect": effect, "decided": share_of(said != "undecided")}
+                rows.append(told | {"seeds": seeds.mean()} | rate(false))
     return pd.DataFrame(rows)
 
 

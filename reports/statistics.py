@@ -7,7 +7,7 @@ and docs/calibration.md how often the words are wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,14 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from reports import sequential
+from reports.student import CONFIDENCE, ROUNDING, half_width, verdict
+
 if TYPE_CHECKING:
     from reports.read import Study
 
-CONFIDENCE = 0.95
 POWER = 0.8
 MOST_SEEDS = 1000  # past this a study of seeds is not the instrument
-ROUNDING = 1e-12  # what is left of differences of equal numbers
 # Seeds for what stands beside the t interval: of five, sign flips cannot reach p < .05 (2/2^5 = .062; 2/2^6 = .031), the
 # inter-quartile mean is that of three values, and not even five out of five puts the improvement's interval above 1/2.
 ENOUGH_SEEDS = 6
@@ -30,6 +31,7 @@ RESAMPLES = 2000  # of a bootstrap; its ends then move by about a twentieth of t
 BATCH = 250  # of those at a time, which bounds memory
 GENERATOR = 2403_17031  # the same numbers give the same page
 NO_SPREAD = "all differences are equal: the metric does not move at this scale"
+ENDED = ("finished", "diverged", "failed")  # outcomes after which nothing more comes of a run
 TOO_FEW = "an interval needs two paired seeds"
 # Final metrics that are a mean over test posts, and the column of the samples that holds each post's own value.
 PER_POST = {"test/win_rate": "win", "test/gold": "gold", "test/score": "score", "test/length": "length"}
@@ -42,7 +44,10 @@ class Findings:
 
     differences: pd.DataFrame  # metric, arm, seed, difference
     intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high
-    verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, verdict, reason, seeds_needed, more_seeds, identical
+    verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, p, verdict, reason, seeds_needed, more_seeds, identical
+    looks: (
+        pd.DataFrame
+    )  # look, arm, n, mean, sd, low, high, error, verdict; empty where the seeds were fixed beforehand
     predictions: pd.DataFrame  # arm, metric, predicted, n, mean, low, high, result
     tally: pd.DataFrame  # arm, planned, outcomes, absent, counted, and the columns of `runaways`
     levels: pd.DataFrame  # arm (reference first), n, iqm, iqm_low, iqm_high: the metric itself
@@ -58,19 +63,48 @@ def analyse(study: Study) -> Findings:
     summary = intervals(paired)
     primary = values[values["metric"] == study.primary]
     arms = study.arms[1:]
-    judged = verdicts(summary, arms, study.primary, study.smallest_effect, study.higher_is_better)
-    same = np.array([identical(study.finals, arm, study.reference, study.primary) for arm in arms], dtype=bool)
+    judged, looks = judge(study, paired[paired["metric"] == study.primary])
     return Findings(
         differences=paired,
         intervals=summary,
-        verdicts=but_identical(judged, same),
+        verdicts=judged,
+        looks=looks,
         predictions=predictions(summary, arms, study.moves, study.primary, study.smallest_effect),
-        tally=tally(study.runs, primary, study.arms, study.seeds).merge(runaways(study), on="arm"),
+        tally=tally(study.runs, primary, study.arms, stopped_at(study, looks)).merge(runaways(study), on="arm"),
         levels=levels(primary, study.arms),
         robust=robust(paired[paired["metric"] == study.primary], arms, study.higher_is_better),
         prompts=prompts(study),
         gains=gains(study),
     )
+
+
+def judge(study: Study, paired: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`Findings.verdicts` and `Findings.looks`, from the differences (arm, seed) on the primary metric."""
+    arms, looks = study.arms[1:], pd.DataFrame(columns=sequential.HISTORY)
+    if study.looks:
+        rule = sequential.Rule(study.looks, study.smallest_effect, study.higher_is_better)
+        looks = sequential.history(paired, _ended(study), rule)
+        judged = sequential.verdicts(looks, paired, arms, rule)
+    else:
+        summary = intervals(paired.assign(metric=study.primary))
+        judged = verdicts(summary, arms, study.primary, study.smallest_effect, study.higher_is_better)
+        p = paired.groupby("arm")["difference"].agg(paired_p)
+        judged = judged.assign(p=judged["arm"].map(p).astype(float))
+    same = [identical(study.finals, arm, study.reference, study.primary) for arm in arms]
+    return but_identical(judged, np.array(same, dtype=bool)), looks
+
+
+def _ended(study: Study) -> dict[str, set[int]]:
+    """Arm -> the seeds that have come to an end, whichever, in it and in the reference."""
+    ran = study.runs[study.runs["outcome"].isin(ENDED)].groupby("arm")["seed"].agg(set)
+    return {arm: ran.get(arm, set()) & ran.get(study.reference, set()) for arm in study.arms[1:]}
+
+
+def stopped_at(study: Study, looks: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+    """Arm -> the seeds that it was to run: all of the study's, or as many as there were when a look decided about it."""
+    decided = looks[looks["verdict"] != "undecided"].set_index("arm")["look"].to_dict()
+    most = max(study.seeds, default=0)
+    return {arm: tuple(seed for seed in study.seeds if seed <= decided.get(arm, most)) for arm in study.arms}
 
 
 # Paired differences and Student's t
@@ -91,19 +125,6 @@ def step_by_step(values: pd.DataFrame, reference: str) -> pd.DataFrame:
     table = table.reindex(columns=table.columns.union([reference]))  # a reference that failed has no values at all
     apart = table.sub(table[reference], axis=0).drop(columns=reference)
     return apart.melt(ignore_index=False, var_name="arm", value_name="difference").dropna().reset_index()
-
-
-def t_interval(values: pd.Series) -> tuple[float, float]:
-    """The 95 % Student-t interval of the mean, mean -+ t(0.975, n-1) sd / sqrt(n); NaN for fewer than two values."""
-    if values.count() < 2:
-        return np.nan, np.nan
-    half = half_width(values.std(ddof=1), values.count())
-    return values.mean() - half, values.mean() + half
-
-
-def half_width(sd: np.ndarray | float, n: np.ndarray | int) -> np.ndarray | float:
-    """Half the 95 % Student-t interval of a mean, t(0.975, n-1) sd / sqrt(n), elementwise; NaN for n below two."""
-    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
 
 
 def intervals(paired: pd.DataFrame) -> pd.DataFrame:
@@ -152,23 +173,6 @@ def identical(finals: pd.DataFrame, arm: str, reference: str, primary: str) -> b
     ours, theirs = wide.loc[arm], wide.loc[reference]
     both = ours.index.intersection(theirs.index)
     return len(both) > 0 and ours.loc[both].equals(theirs.loc[both])
-
-
-def verdict(
-    low: np.ndarray | float, high: np.ndarray | float, smallest_effect: float, higher_is_better: bool
-) -> np.ndarray:
-    """better, worse, no difference or undecided, elementwise, from the ends of 95 % intervals of arm - reference.
-
-    "No difference" is asked first: an interval wholly within +-smallest_effect is one nobody would act on, even where
-    it leaves out zero. An interval that is not a number (fewer than two seeds) decides nothing, and neither does one
-    without a width: t measures by the spread of the differences, and there is none.
-    """
-    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-    up, down = ("better", "worse") if higher_is_better else ("worse", "better")
-    within = (-smallest_effect <= low) & (high <= smallest_effect)
-    return np.select(
-        [high - low < ROUNDING, within, low > 0, high < 0], ["undecided", "no difference", up, down], "undecided"
-    )
 
 
 def power(n: np.ndarray | int, effect: float) -> np.ndarray | float:
@@ -407,7 +411,9 @@ def agreement(predicted: str, low: float, high: float, margin: float) -> str:
 # What became of the runs
 
 
-def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seeds: tuple[int, ...]) -> pd.DataFrame:
+def tally(
+    runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], planned: Mapping[str, tuple[int, ...]]
+) -> pd.DataFrame:
     """Per arm (reference first): seeds by outcome, seeds never run, and seeds that count towards the verdict.
 
     A seed counts when the primary metric (tidy values) exists for it in the arm and in the reference, whatever its
@@ -422,9 +428,9 @@ def tally(runs: pd.DataFrame, primary: pd.DataFrame, arms: tuple[str, ...], seed
         rows.append(
             {
                 "arm": arm,
-                "planned": len(seeds),
+                "planned": len(planned[arm]),
                 "outcomes": outcomes,
-                "absent": sorted(set(seeds) - set(ran["seed"])),
+                "absent": sorted(set(planned[arm]) - set(ran["seed"])),
                 "counted": sorted(counted),
             }
         )

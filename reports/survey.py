@@ -78,7 +78,6 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
     """One row per variant: its interval and verdict on the primary metric, its runs, its predictions, its KL."""
     entry = known.get(study.detail, {"group": UNLISTED, "variants": ()})
     labels = list(entry["variants"])
-    pairs = findings.differences[findings.differences["metric"] == study.primary]
     kl = findings.intervals[findings.intervals["metric"] == KL].set_index("arm")["mean"]
     told = findings.tally.iloc[1:].reset_index(drop=True)  # the reference comes first
     rows = findings.verdicts.assign(
@@ -91,7 +90,6 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         primary=study.primary,
         higher_is_better=study.higher_is_better,
         smallest_effect=study.smallest_effect,
-        p=findings.verdicts["arm"].map(pairs.groupby("arm")["difference"].agg(statistics.paired_p)).astype(float),
         kl=findings.verdicts["arm"].map(kl).astype(float),
         outcomes=told["outcomes"],
         absent=told["absent"],

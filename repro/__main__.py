@@ -65,12 +65,7 @@ def _parser() -> Parser:
         ("report", _report, "build a study's page, figures and verdict from the MLflow store"),
     ):
         verb = verbs.add_parser(name, help=text)
-        verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
-        verb.add_argument("--scale", default="", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
-        verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
-        verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
-        verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
-        verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms make")
+        _add_study(verb)
         if name == "run":
             _add_engine(verb)
         verb.set_defaults(run=run)
@@ -109,6 +104,17 @@ def _parser() -> Parser:
     verb.add_argument("file", type=Path, metavar="FILE")
     verb.set_defaults(run=_stage)
     return parser
+
+
+def _add_study(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("study", metavar="DETAIL", help="a detail, or a file of ablations/ without .toml")
+    verb.add_argument("--scale", default="", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
+    verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
+    verb.add_argument("--until", default="", metavar="WORD", help="decided: more seeds, look by look, until all is")
+    verb.add_argument("--looks", nargs="+", default=[], metavar="N", help="seeds at each look (4 6 8 12)")
+    verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
+    verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+    verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms make")
 
 
 def _add_engine(verb: argparse.ArgumentParser) -> None:
@@ -198,7 +204,14 @@ def _study(arguments: argparse.Namespace):
     from repro import ablation
 
     return ablation.load(
-        arguments.study, arguments.scale, arguments.seeds, _changes(arguments), _company(arguments), arguments.arms
+        arguments.study,
+        arguments.scale,
+        arguments.seeds,
+        _changes(arguments),
+        _company(arguments),
+        arguments.arms,
+        until=arguments.until,
+        looks=arguments.looks,
     )
 
 
@@ -274,6 +287,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(
         f"about {_duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
     )
+    if study.looks and waiting:
+        first = launch.jobs_of(study.at(study.looks[0], study.arms))
+        begun = forecast.wall([job for job in waiting if job.key in first], cache, workers, 2 * start_up)
+        console.print(
+            f"that is for all looks, at {_numbers(study.looks)} seeds; it ends at the first that decides, of which the "
+            f"earliest takes about {_duration(begun)}",
+            highlight=False,
+        )
     if refusal:
         console.print(f"this machine would not run it: {refusal}", highlight=False)
     return 0
@@ -301,10 +322,25 @@ def _workers(scale) -> tuple[int, str]:
 def _run(arguments: argparse.Namespace) -> int:
     study, cache = _study(arguments), _cache()
     _require_report_folder()
+
+    engine, command = _engine(arguments, [study]), _command(arguments, "run", arguments.study)
+    _require_its_looks(study)
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    board = (_run_until_decided if study.looks else _run_seeds)(study, cache, engine, command)
+    _tell_of_failures(board)
+    try:
+        _build_and_publish(study.detail.name, study.scale.name)
+    except UserError as error:
+        if not board.failed:
+            raise
+        print(f"no verdict: {error}", file=sys.stderr)
+    return 1 if board.failed else 0
+
+
+def _run_seeds(study, cache: Path, engine, command: str):
+    """Run all arms and seeds of a study; where it stands then."""
     from repro import launch
 
-    engine = _engine(arguments, [study])
-    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     board = launch.board_of(study, cache)
     console.print(
         f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
@@ -314,15 +350,60 @@ def _run(arguments: argparse.Namespace) -> int:
     _tell_of_corrupt(board)
     _check_data([study], board)
     _tell_of_no_gpu(study.scale, engine, board)
-    _execute(study, board, engine, _command(arguments, "run", arguments.study))
-    _tell_of_failures(board)
+    _execute(study, board, engine, command)
+    return board
+
+
+def _run_until_decided(study, cache: Path, engine, command: str):
+    """Look by look, each with more seeds of the arms that are undecided; where the last look that was needed stands."""
+    left = [label for label in study.arms if label != study.detail.reference]
+    for place, look in enumerate(study.looks, 1):
+        console.print(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(left)}", highlight=False)
+        board = _run_seeds(study.at(look, left), cache, engine, command)
+        if board.failed:
+            break
+        undecided = _undecided(study)
+        left = [label for label in left if label in undecided]
+        if not left:
+            break
+    return board
+
+
+def _undecided(study) -> list[str]:
+    """The study's arms about which the store's runs decide nothing yet."""
+    from reports import index, read
+    from repro.store import store_uri, usable_store
+
+    with usable_store():
+        rows, _ = index.compare(read.read_outline(study.detail.name, study.scale.name, store_uri()))
+    return rows.loc[rows["verdict"] == "undecided", "arm"].tolist()
+
+
+def _require_its_looks(study) -> None:
+    """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
+    from reports import read
+    from repro.store import store_uri, usable_store
+
     try:
-        _build_and_publish(study.detail.name, study.scale.name)
-    except UserError as error:
-        if not board.failed:
-            raise
-        print(f"no verdict: {error}", file=sys.stderr)
-    return 1 if board.failed else 0
+        with usable_store():
+            recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
+    except UserError:  # nothing was judged yet; a store that cannot be used is told of where it is needed
+        return
+    asked, begun, seen = _numbers(study.looks), _numbers(recorded.looks), len(recorded.seeds)
+    if recorded.looks and recorded.looks != study.looks:
+        raise UserError(
+            f"this study is judged at {begun} seeds, as was declared when it began; go on with --until decided --looks "
+            f'{begun} (with make: UNTIL=decided LOOKS="{begun}"), or give it a store of its own'
+        )
+    if study.looks and not recorded.looks and seen not in study.looks and seen > study.looks[0]:
+        raise UserError(
+            f"{seen} seeds of this study have been looked at, and its looks are at {asked} seeds; put {seen} among them "
+            f'(with make: LOOKS="..."), or give it a store of its own'
+        )
+
+
+def _numbers(values) -> str:
+    return " ".join(map(str, values))
 
 
 def _build_and_publish(detail: str, scale: str) -> None:
@@ -368,6 +449,8 @@ def _tell_of_corrupt(board) -> None:
 
 def _execute(study, board, engine, command: str) -> None:
     """Run what is left to run, shown and tracked."""
+    if not board.over:
+        engine.prepare()
     from repro.track import Tracker
 
     _follow(board, engine, Tracker(study, board, command))
@@ -547,7 +630,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     _tell_of_failures(board)
     with usable_store():
         outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
-    print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, CALIBRATION)}")
+    print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, ablation.LOOKS, CALIBRATION)}")
     return 1 if board.failed else 0
 
 

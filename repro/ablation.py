@@ -2,8 +2,9 @@
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from repro import metrics, scale
@@ -12,6 +13,9 @@ from repro.errors import UserError
 from repro.scale import Scale
 
 FOLDER = Path("ablations")
+DECIDED = "decided"  # what a study with looks runs until
+LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
+FEWEST = 3  # seeds at a first look: the interval of two is thirteen times as wide as their spread
 _KINDS = {
     "detail": str,
     "question": str,
@@ -19,6 +23,7 @@ _KINDS = {
     "set": dict,
     "with": dict,
     "seeds": list,
+    "looks": list,
     "arms": list,
     "primary": str,
     "higher_is_better": bool,
@@ -28,7 +33,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """Arms by label, the reference's first; the verdict is on `primary`, in whose unit `smallest_effect` is."""
+    """Arms by label, the reference's first; the verdict is on `primary`, in whose unit `smallest_effect` is.
+
+    With `looks` the study grows: it is judged at so many of its seeds, one number after another, until all is decided.
+    """
 
     detail: Detail
     question: str
@@ -38,6 +46,12 @@ class Ablation:
     primary: str
     higher_is_better: bool
     smallest_effect: float
+    looks: tuple[int, ...] = ()
+
+    def at(self, look: int, arms: Collection[str]) -> "Ablation":
+        """The part of the study that a look needs: the reference and these arms, on the first `look` seeds."""
+        kept = {label: recipe for label, recipe in self.arms.items() if label in {self.detail.reference, *arms}}
+        return replace(self, arms=kept, seeds=self.seeds[:look])
 
 
 def load(
@@ -48,10 +62,13 @@ def load(
     company: Mapping[str, str] = {},
     arms: Sequence[str] = (),
     folder: Path = FOLDER,
+    until: str = "",
+    looks: Sequence[str] = (),
 ) -> Ablation:
     """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file.
 
-    `company` is detail -> label: choices that all arms make, the reference too. UserError where an arm makes no sense.
+    `company` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
+    by looks. UserError where an arm or a schedule makes no sense.
     """
     from repro import details  # brings torch, for the functions of its variants; `names` does without
 
@@ -67,6 +84,7 @@ def load(
     primary = declared.get("primary", "test/win_rate")
     if not metrics.known(primary):
         raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
+    schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
     chosen = _arms(detail, arms or declared.get("arms", detail.variants), company)
     for recipe in chosen.values():
         details.check_sharing(recipe, budget.sharding, budget.precision)
@@ -74,11 +92,14 @@ def load(
         detail=detail,
         question=declared.get("question", detail.question),
         arms=chosen,
-        seeds=_seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
+        seeds=tuple(range(1, schedule[-1] + 1))
+        if schedule
+        else _seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
         scale=replace(budget, name=_beside(budget.name, company)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect,
+        looks=schedule,
     )
 
 
@@ -166,6 +187,31 @@ def _read(path: Path) -> dict:
     if "detail" not in declared:
         raise UserError(f'{path}: the field detail is missing; say which detail it varies, as detail = "whiten_adv"')
     return declared
+
+
+def _looks(until: str, words: Sequence[object], given: bool, seeds: Sequence[str]) -> tuple[int, ...]:
+    """The schedule of a study that runs until it is decided; none of one that does not."""
+    if not until:
+        if given:
+            raise UserError(
+                "--looks is the schedule of a study that grows; add --until decided (with make: UNTIL=decided)"
+            )
+        return ()
+    if until != DECIDED:
+        raise UserError(f"--until {until!r} is not known; give --until {DECIDED}, or --seeds for a number of your own")
+    if seeds:
+        raise UserError(
+            f"--until {DECIDED} takes seeds 1, 2, ... as its looks need them; leave --seeds out, or give "
+            "--looks 4 6 8 12 with other numbers"
+        )
+    shown = " ".join(map(str, words))
+    try:
+        looks = tuple(int(str(word)) for word in words)
+    except ValueError:
+        raise UserError(f"looks {shown!r} are not all integers; give numbers of seeds, as 4 6 8 12") from None
+    if not looks or looks[0] < FEWEST or any(later <= look for look, later in pairwise(looks)):
+        raise UserError(f"looks {shown} must be growing numbers of seeds, the first at least {FEWEST}, as 4 6 8 12")
+    return looks
 
 
 def _seeds(words: Sequence[object]) -> tuple[int, ...]:

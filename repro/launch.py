@@ -157,6 +157,9 @@ class Engine(Protocol):
 
     workers: int
 
+    def prepare(self) -> None:
+        """Begin what takes its time before the first job, while others get ready too."""
+
     def run(self, board: Board, tick: Callable[[Board], None]) -> None:
         """Run every job that is not done; `tick` is called about twice a second and at the end.
 
@@ -178,6 +181,9 @@ class Local:
 
     def __str__(self) -> str:
         return f"{self.workers} worker{'s' * (self.workers > 1)}"
+
+    def prepare(self) -> None:
+        workers_of(self.devices)
 
     def run(self, board: Board, tick: Callable[[Board], None]) -> None:
         run(board, self.workers, self.threads, tick, self.devices)

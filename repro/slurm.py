@@ -74,6 +74,9 @@ class Slurm:
             time.sleep(LOOK_SECONDS)
         tick(board)
 
+    def prepare(self) -> None:
+        """Nothing: its jobs start elsewhere."""
+
     def parting(self, board: Board) -> str:
         ids = [ticket.id for ticket in tickets(board)]
         return f"its jobs stay in the queue; to end them: scancel {' '.join(ids)}\n" if ids else ""

@@ -378,6 +378,7 @@ def _facts(study: Ablation, command: str) -> dict[str, str]:
         "primary": study.primary,
         "higher_is_better": str(study.higher_is_better).lower(),
         "smallest_effect": str(study.smallest_effect),
+        **({"looks": " ".join(map(str, study.looks))} if study.looks else {}),
         "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
         "kl_cap": str(study.scale.kl_cap),
         "commit": _commit(),

@@ -89,6 +89,44 @@ def test_seeds_are_not_a_budget(load):
         load('detail = "whiten_adv"', changes={"seeds": "1,2"})
 
 
+# ------------------------------------------------------------------------------------------ that grows until it is decided
+
+
+def test_a_study_that_grows_takes_its_seeds_from_its_looks(load):
+    text = 'detail = "kl_coef"\nscale = "smoke"\nseeds = [7, 8]\n'
+    assert (load(text).seeds, load(text).looks) == ((7, 8), ())
+    study = load(text, until="decided")
+    assert study.looks == ablation.LOOKS and study.seeds == tuple(range(1, ablation.LOOKS[-1] + 1))
+    assert load(text + "looks = [3, 5]\n", until="decided").looks == (3, 5)
+    assert load(text + "looks = [3, 5]\n", until="decided", looks=["4", "9"]).looks == (4, 9)
+    assert load(text + "looks = [3, 5]\n").looks == ()
+
+
+def test_a_look_needs_the_reference_and_what_is_undecided_on_its_seeds(load):
+    study = load('detail = "kl_coef"\nscale = "smoke"\n', until="decided")
+    part = study.at(6, ["0.2"])
+    assert list(part.arms) == ["0.05", "0.2"] and part.seeds == (1, 2, 3, 4, 5, 6) and part.looks == study.looks
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"until": "decide"}, "--until 'decide' is not known; give --until decided"),
+        ({"looks": ["4"]}, "add --until decided"),
+        ({"until": "decided", "looks": ["4", "b"]}, "looks '4 b' are not all integers"),
+        ({"until": "decided", "looks": ["2", "4"]}, "the first at least 3"),
+        ({"until": "decided", "looks": ["4", "4"]}, "must be growing"),
+        ({"until": "decided", "looks": ["6", "4"]}, "must be growing"),
+        ({"until": "decided", "seeds": ["1", "2"]}, "leave --seeds out"),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_makes_no_sense_is_told(load, given, says):
+    with pytest.raises(UserError, match=says) as told:
+        load('detail = "kl_coef"\nscale = "smoke"\n', **given)
+    assert "\n" not in str(told.value)
+
+
 # ------------------------------------------------------------------------------------------ in company, and in an atlas
 
 

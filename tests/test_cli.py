@@ -1,5 +1,6 @@
 """The command line, called as a function; whole studies are in test_end_to_end."""
 
+import argparse
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+import repro.__main__ as command_line
 from repro import ablation, catalogue, docs, launch, pipeline, speed, stage
 from repro.__main__ import _follow, main
 from repro.details import GROUPS
@@ -270,7 +272,7 @@ def test_input_that_only_a_stage_can_judge_is_told_the_same_way(place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "load", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(ablation, "load", lambda *_, **__: signal.raise_signal(number))
     assert main(["plan", "whiten_adv"]) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
@@ -290,3 +292,76 @@ def test_a_scale_for_gpus_is_told_of_where_there_is_none(scale, warnings, capsys
     monkeypatch.setattr(launch, "visible_devices", lambda: ("0",))
     assert main(["run", "whiten_adv", "--scale", scale]) == 2
     assert capsys.readouterr().err == "error: far enough\n"
+
+
+# ------------------------------------------------------------------------------------------------ until it is decided
+
+
+class Grown:
+    """What a study that grows has run, and a store that decides about arms look by look."""
+
+    def __init__(self, monkeypatch, undecided, failed=None):
+        self.parts, answers = [], iter(undecided)
+
+        def run(part, cache, engine, command):
+            self.parts.append((list(part.arms), part.seeds))
+            return argparse.Namespace(failed={} if len(self.parts) != failed else {"rm": "no"}, broken={})
+
+        monkeypatch.setattr(command_line, "_run_seeds", run)
+        monkeypatch.setattr(command_line, "_undecided", lambda study: next(answers))
+        monkeypatch.setattr(command_line, "_build_and_publish", lambda detail, scale: None)
+
+
+def test_a_study_ends_at_the_first_look_that_decides_and_runs_no_arm_longer_than_it_has_to(tiny, monkeypatch, capsys):
+    grown = Grown(monkeypatch, [["off"], []])
+    assert main(["run", "whiten_adv", *tiny, "--until", "decided"]) == 0
+    reference, *others = ("shift_and_scale", "off", "scale_only")
+    assert {*grown.parts[0][0]} == {reference, *others} and grown.parts[0][1] == (1, 2, 3, 4)
+    assert grown.parts[1:] == [([reference, "off"], (1, 2, 3, 4, 5, 6))]
+    assert "look 2 of 4, at 6 seeds: off" in capsys.readouterr().out
+
+
+def test_what_no_look_decides_ends_with_the_last_one(tiny, monkeypatch):
+    grown = Grown(monkeypatch, [["off"]] * 9)
+    assert main(["run", "whiten_adv", *tiny, "--until", "decided", "--looks", "3", "5"]) == 0
+    assert [len(seeds) for _, seeds in grown.parts] == [3, 5]
+
+
+def test_a_failed_run_ends_it_before_anything_is_judged(tiny, monkeypatch):
+    grown = Grown(monkeypatch, [], failed=1)
+    assert main(["run", "whiten_adv", *tiny, "--until", "decided"]) == 1 and len(grown.parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "looks", "seeds", "says"),
+    [
+        ([], "4 6", 4, 'go on with --until decided --looks 4 6 (with make: UNTIL=decided LOOKS="4 6")'),
+        (["--until", "decided"], "4 6", 4, "judged at 4 6 seeds, as was declared when it began"),
+        (
+            ["--until", "decided"],
+            "",
+            5,
+            "5 seeds of this study have been looked at, and its looks are at 4 6 8 12 seeds",
+        ),
+        (["--until", "decided"], "", 6, ""),
+        (["--until", "decided"], "", 3, ""),
+        (["--until", "decided", "--looks", "4", "6"], "4 6", 5, ""),
+        ([], "", 3, ""),
+    ],
+)
+def test_a_study_goes_on_by_the_schedule_that_it_began_with(asked, looks, seeds, says, tiny, monkeypatch, capsys):
+    Grown(monkeypatch, [[]])
+    recorded = argparse.Namespace(looks=tuple(map(int, looks.split())), seeds=tuple(range(1, seeds + 1)))
+    monkeypatch.setattr("reports.read.read_outline", lambda *_: recorded)
+    words = ["run", "whiten_adv", *tiny, *asked]
+    if says:
+        assert says in error_of(capsys, words)
+    else:
+        assert main(words) == 0
+
+
+def test_a_plan_says_what_the_first_look_takes(tiny, capsys):
+    assert main(["plan", "whiten_adv", *tiny, "--until", "decided"]) == 0
+    assert "that is for all looks, at 4 6 8 12 seeds; it ends at the first" in capsys.readouterr().out.replace(
+        "\n", " "
+    )

@@ -32,11 +32,11 @@ from reports.statistics import (
     seeds_needed,
     seeds_to_decide,
     sign_flip_p,
-    t_interval,
     tally,
     verdict,
     verdicts,
 )
+from reports.student import t_interval
 
 
 def tidy(rows: list[tuple]) -> pd.DataFrame:
@@ -312,7 +312,7 @@ def test_tally_counts_what_was_measured_and_lists_what_was_not():
         [("ref", 1, "finished"), ("ref", 2, "finished"), ("off", 1, "diverged")], columns=["arm", "seed", "outcome"]
     )
     primary = pd.DataFrame([("ref", 1, 0.5), ("ref", 2, 0.5), ("off", 1, 0.1)], columns=["arm", "seed", "value"])
-    rows = tally(runs, primary, ("ref", "off"), (1, 2)).set_index("arm")
+    rows = tally(runs, primary, ("ref", "off"), {"ref": (1, 2), "off": (1, 2)}).set_index("arm")
     assert rows.loc["off", ["planned", "outcomes", "absent", "counted"]].tolist() == [2, {"diverged": [1]}, [2], [1]]
     assert rows.loc["ref", "counted"] == [1, 2]
 

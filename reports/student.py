@@ -1,0 +1,40 @@
+"""Student's t for the mean of paired differences: its interval, and the word that an interval is given."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+ROUNDING = 1e-12  # what is left of differences of equal numbers
+
+
+def t_interval(values: pd.Series) -> tuple[float, float]:
+    """The 95 % Student-t interval of the mean, mean -+ t(0.975, n-1) sd / sqrt(n); NaN for fewer than two values."""
+    if values.count() < 2:
+        return np.nan, np.nan
+    half = half_width(values.std(ddof=1), values.count())
+    return values.mean() - half, values.mean() + half
+
+
+def half_width(sd: np.ndarray | float, n: np.ndarray | int, error: float = 1 - CONFIDENCE) -> np.ndarray | float:
+    """Half the Student-t interval of a mean that misses it with probability `error`, t(1 - error/2, n-1) sd / sqrt(n),
+    elementwise; NaN for n below two.
+    """
+    return stats.t.isf(error / 2, n - 1) * sd / np.sqrt(n)
+
+
+def verdict(
+    low: np.ndarray | float, high: np.ndarray | float, smallest_effect: float, higher_is_better: bool
+) -> np.ndarray:
+    """better, worse, no difference or undecided, elementwise, from the ends of intervals of arm - reference.
+
+    "No difference" is asked first: an interval wholly within +-smallest_effect is one nobody would act on, even where
+    it leaves out zero. An interval that is not a number (fewer than two seeds) decides nothing, and neither does one
+    without a width: t measures by the spread of the differences, and there is none.
+    """
+    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    up, down = ("better", "worse") if higher_is_better else ("worse", "better")
+    within = (-smallest_effect <= low) & (high <= smallest_effect)
+    return np.select(
+        [high - low < ROUNDING, within, low > 0, high < 0], ["undecided", "no difference", up, down], "undecided"
+    )

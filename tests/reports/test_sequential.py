@@ -1,0 +1,153 @@
+"""Studies that are judged while they grow: what each look spends, who shares it, and how often a word is false."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from reports import index, page, sequential, statistics
+from reports.sequential import Rule, errors, history, simulated
+
+RULE = Rule((4, 6, 8), smallest_effect=0.05)
+SEEDS = range(1, 9)
+
+
+def pairs(**arms):
+    """Differences of each arm on seeds 1, 2, ..."""
+    rows = [(arm, seed, value) for arm, values in arms.items() for seed, value in enumerate(values, 1)]
+    return pd.DataFrame(rows, columns=["arm", "seed", "difference"])
+
+
+def told(paired, ended=None, rule=RULE):
+    found = history(paired, ended or {arm: set(SEEDS) for arm in paired["arm"].unique()}, rule)
+    return found.set_index(["look", "arm"])
+
+
+@pytest.mark.parametrize("looks", [(4, 6, 8, 12), (3,), (3, 4, 5, 50)])
+def test_the_looks_spend_five_percent_between_them_in_proportion_to_their_seeds(looks):
+    assert sum(errors(looks)) == pytest.approx(0.05)
+    assert errors(looks)[0] == pytest.approx(0.05 * looks[0] / looks[-1]) and min(errors(looks)) > 0
+
+
+def test_one_look_is_the_usual_interval():
+    values = np.array([0.1, 0.2, 0.15, 0.12])
+    row = told(pairs(off=values), rule=Rule((4,), 0.05)).loc[(4, "off")]
+    assert (row["low"], row["high"]) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+
+
+def test_a_look_by_hand():
+    values = [0.1, -0.2, 0.3, 0.0, 0.1, -0.1]
+    rows = told(pairs(off=values), {"off": {1, 2, 3, 4, 5}})
+    assert rows.index.tolist() == [(4, "off")]
+    row, half = rows.loc[(4, "off")], stats.t.ppf(1 - 0.05 * (4 / 8) / 2, 3) * np.std(values[:4], ddof=1) / 2
+    assert (row["low"], row["high"]) == pytest.approx((0.05 - half, 0.05 + half)) and row["error"] == pytest.approx(
+        0.025
+    )
+    assert row["verdict"] == "undecided" and row["n"] == 4
+
+
+def test_arms_share_a_look_and_the_one_that_is_left_has_it_to_itself():
+    clear, close = [0.30, 0.31, 0.29, 0.30], [0.06, 0.17, 0.12, 0.09]
+    both = told(pairs(clear=clear, close=close), {arm: {1, 2, 3, 4} for arm in ("clear", "close")})
+    assert both["error"].to_dict() == pytest.approx({(4, "clear"): 0.0125, (4, "close"): 0.025})
+    alone = told(pairs(close=close), {"close": {1, 2, 3, 4}}).loc[(4, "close")]
+    assert alone.drop("error").equals(both.loc[(4, "close")].drop("error"))
+    unsure = told(pairs(a=[0.1, -0.2, 0.1, 0.3], b=[0.2, -0.1, 0.2, 0.0]), {arm: {1, 2, 3, 4} for arm in "ab"})
+    assert unsure["error"].tolist() == pytest.approx([0.0125, 0.0125])
+
+
+def test_an_arm_that_is_decided_is_not_judged_again():
+    rows = told(pairs(off=[0.3, 0.31, 0.29, 0.3, -0.9, -0.9, -0.9, -0.9]))
+    assert rows.index.tolist() == [(4, "off")] and rows["verdict"].tolist() == ["better"]
+
+
+def test_a_look_waits_until_every_undecided_arm_has_ended_on_all_its_seeds():
+    values = pairs(a=[0.1, -0.1] * 4, b=[0.1, -0.2] * 4)
+    assert told(values, {"a": {1, 2, 3, 4}, "b": {1, 2, 3}}).empty
+    assert told(values, {"a": {1, 2, 3, 4, 5, 6}, "b": {1, 2, 3, 4, 6}}).index.tolist() == [(4, "a"), (4, "b")]
+
+
+def test_a_seed_that_failed_has_ended_and_counts_in_no_interval():
+    values = pairs(off=[0.1, -0.1, 0.1, 0.2])
+    rows = told(values[values["seed"] != 2], {"off": {1, 2, 3, 4}})
+    assert rows.loc[(4, "off"), "n"] == 3
+    nothing = told(values[values["seed"] == 9], {"off": {1, 2, 3, 4}})
+    assert nothing["n"].tolist() == [0] and nothing["verdict"].tolist() == ["undecided"]
+
+
+@pytest.mark.parametrize(("higher", "word"), [(True, "better"), (False, "worse")])
+def test_the_better_direction_is_the_studys(higher, word):
+    rows = told(pairs(off=[0.3, 0.31, 0.29, 0.3]), {"off": {1, 2, 3, 4}}, replace(RULE, higher_is_better=higher))
+    assert rows["verdict"].tolist() == [word]
+
+
+def test_false_words_of_many_arms_and_looks_stay_below_one_study_in_twenty():
+    rng, rule, wrong = np.random.default_rng(3), Rule((3, 4, 6, 8), smallest_effect=0.0), 0
+    ended = {arm: set(SEEDS) for arm in "abc"}
+    for _ in range(250):  # nothing differs; all arms share the reference's luck
+        runs = rng.standard_normal((4, 8))
+        rows = history(pairs(a=runs[1] - runs[0], b=runs[2] - runs[0], c=runs[3] - runs[0]), ended, rule)
+        wrong += (rows["verdict"] != "undecided").any()
+    assert 1 <= wrong <= 21  # 12.5 at most in the mean; more than 21 has a chance of one in a hundred even then
+
+
+def test_what_is_simulated_is_what_is_said_of_a_study():
+    drawn = np.random.default_rng(4).normal(0.03, 0.05, (60, 8))
+    words, seeds = simulated(drawn, RULE)
+    for values, word, count in zip(drawn, words, seeds):
+        last = history(pairs(off=values), {"off": set(SEEDS)}, RULE).iloc[-1]
+        assert (last["verdict"], last["look"]) == (word, count)
+    assert len(set(words)) > 1 and len(set(seeds)) > 1
+
+
+def test_p_falls_below_five_percent_where_some_look_leaves_out_zero_and_nowhere_else():
+    rule, found = replace(RULE, smallest_effect=1e-9), []
+    for values in np.random.default_rng(5).normal(0.6, 1, (60, 8)):
+        paired = pairs(off=values)
+        looks = history(paired, {"off": set(SEEDS)}, rule)
+        row = sequential.verdicts(looks, paired, ["off"], rule).iloc[0]
+        found.append(row["verdict"] != "undecided")
+        assert (row["p"] < 0.05) == found[-1]
+    assert 0 < sum(found) < 60
+
+
+# A recorded study
+
+
+@pytest.fixture
+def growing(study):
+    """The made-up study, judged at 2 seeds and at 5; it has 3."""
+    return replace(study, tags=study.tags | {"looks": "2 5"})
+
+
+def test_a_study_that_grows_says_when_it_is_judged_next(growing):
+    findings = statistics.analyse(growing)
+    assert findings.looks["look"].unique().tolist() == [2]
+    row = findings.verdicts.set_index("arm").iloc[0]
+    fixed = statistics.analyse(replace(growing, tags=growing.tags | {"looks": ""})).verdicts.iloc[0]
+    assert row["high"] - row["low"] > fixed["high"] - fixed["low"] and (row["n"], fixed["n"]) == (2, 3)
+    if row["verdict"] == "undecided":
+        assert "the next look is at 5 seeds" in page.sentence(next(findings.verdicts.itertuples()), growing).lower()
+    assert "over all looks" in page.render(growing, findings, [], None, {})
+
+
+def test_before_its_first_look_nothing_is_decided(study):
+    early = replace(study, tags=study.tags | {"looks": "4 6"})
+    row = statistics.analyse(early).verdicts.iloc[0]
+    assert (row["verdict"], row["reason"], row["n"]) == ("undecided", "the first look is at 4 seeds", 3)
+    assert np.isnan(row["low"]) and np.isnan(row["p"])
+
+
+def test_the_index_says_what_the_page_says(growing):
+    rows, _ = index.compare(growing)
+    expected = statistics.analyse(growing).verdicts
+    pd.testing.assert_frame_equal(rows[expected.columns], expected)
+
+
+def test_seeds_that_a_decided_arm_had_no_need_of_are_not_missing(growing):
+    looks = pd.DataFrame([(2, "off", "better")], columns=["look", "arm", "verdict"])
+    long = replace(growing, seeds=(1, 2, 3, 4, 5))
+    assert statistics.stopped_at(long, looks)["off"] == (1, 2)
+    assert statistics.stopped_at(long, looks)[long.reference] == (1, 2, 3, 4, 5)
