@@ -107,7 +107,8 @@ def _shares_over_n(axes: Axes, rows: pd.DataFrame, shapes: tuple[str, ...], apar
 def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path) -> Path:
     """Writes the page and its figures (`images/calibration_*` beside it) from an A/A study, and gives the page's path.
 
-    `metrics` are final ones; `looks` the schedule of studies that grow. Where a statistics.md lies beside the page, its block between the markers is renewed.
+    `metrics` are final ones; `looks` the schedule of studies that grow. Where a statistics.md lies beside the page, its block
+    between the markers is renewed.
     """
     paired = simulation.differences(study, metrics)
     drawn = {
