@@ -70,6 +70,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "reference": study.reference,
         "smallest_effect": known(study.smallest_effect),
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
+        "looks": list(study.looks),
     }
 
 
