@@ -1,5 +1,6 @@
 """A whole pipeline at a scale of seconds, run once a session."""
 
+import gc
 import signal
 import sqlite3
 from contextlib import closing
@@ -53,6 +54,13 @@ LONG = (
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish():
+    """What the imports made stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_addoption(parser):
