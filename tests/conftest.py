@@ -1,12 +1,19 @@
 """A whole pipeline at a scale of seconds, run once a session."""
 
+import gc
 import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from functools import cache
 
+import blank
 import pytest
+import sqlalchemy
 import torch
 from hypothesis import settings
 from mlflow import MlflowClient
+from mlflow.store.db import utils as tables
 from tiny import pick
 
 from repro import pipeline
@@ -47,6 +54,13 @@ LONG = (
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish():
+    """What the imports made stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_addoption(parser):
@@ -111,12 +125,43 @@ def tiny_cache(tiny_study, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def copied_tables(tmp_path_factory):
+    """A fresh sqlite store that this process opens has its tables copied: MLflow takes seconds to make them."""
+    make = tables._initialize_tables
+
+    @cache
+    def made():
+        file = tmp_path_factory.mktemp("tables") / "made.db"
+        engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+        make(engine)
+        engine.dispose()
+        return file
+
+    def copy(engine):
+        fresh = engine.dialect.name == "sqlite" and engine.url.database
+        if not fresh or sqlalchemy.inspect(engine).get_table_names():
+            return make(engine)
+        with closing(sqlite3.connect(made())) as whole, closing(sqlite3.connect(engine.url.database)) as empty:
+            whole.backup(empty)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_initialize_tables", copy)
+        yield
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """A sqlite store with its tables: making them takes seconds."""
+    """A sqlite store with its tables, for another process that would have to make them."""
     file = tmp_path_factory.mktemp("store") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Pages whose figures are drawn and left empty, for tests that look at something else."""
+    blank.instead(monkeypatch.setattr)
 
 
 @pytest.fixture

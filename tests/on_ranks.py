@@ -3,6 +3,7 @@
 Importing takes longer than most of these stages at their small sizes, so it is done once (`multiprocessing`'s forkserver).
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,13 @@ from repro.scale import SCALES
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["repro.pipeline", "torch.distributed.fsdp", "transformers.models.gpt_neox.modeling_gpt_neox"]
+    [
+        "repro.pipeline",
+        "datasets",
+        "rouge_score.rouge_scorer",
+        "torch.distributed.fsdp",
+        "transformers.models.gpt_neox.modeling_gpt_neox",
+    ]
 )
 
 
@@ -46,6 +53,7 @@ def begin(cache, stages, choices, scale, place, errors, end_at=None, how=None):
 
 
 def _work(cache, stages, recipe, scale, place, errors, at, how):
+    gc.freeze()  # what was imported is not searched for circles at each stage's end
     os.environ.update(place)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
     warnings.filterwarnings("ignore")

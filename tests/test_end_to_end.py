@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import recorded as published
 from mlflow import MlflowClient
 
-from repro import ablation, launch, pipeline, stage
+from repro import ablation, launch, pipeline, scale, stage
 from repro.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -54,22 +55,23 @@ def points(folder, file="mlflow.db"):
     """Every point of every run of the folder's store, repeated ones too."""
     store = MlflowClient(tracking_uri=f"sqlite:///{folder}/{file}")
     return sorted(
-        (name, *key, point.step, point.value, point.timestamp)
+        (name, *key, *point)
         for key, run in recorded(folder, file).items()
-        for name in run.data.metrics
-        for point in store.get_metric_history(run.info.run_id, name)
+        for name, *point in published.points(store, run)
     )
 
 
 # ------------------------------------------------------------------------------------------ two arms, two seeds
 
-REPORT = Path("reports/build/score_position-smoke")
-WORDS = ("score_position", "--scale", "smoke")
+LESS = {"posts": "64", "comparisons": "64", "validation_posts": "8", "test_posts": "8", "episodes": "64"}
+SCALE = scale.full_name("smoke", LESS)
+REPORT = Path(f"reports/build/score_position-{SCALE}")
+WORDS = ("score_position", "--scale", "smoke", "--set", *(f"{field}={value}" for field, value in LESS.items()))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The working directory of a finished study at scale smoke, with what its process said."""
+    """The working directory of a finished study at scale smoke with fewer texts, with what its process said."""
     folder = tmp_path_factory.mktemp("study")
     began = time.time()
     process = start(folder, "run", *WORDS)
@@ -97,7 +99,7 @@ def test_a_study_ends_with_its_verdict_and_the_reports_path_and_no_noise(place):
 def test_the_verdict_is_for_machines_too(place):
     verdict = json.loads((place / REPORT / "verdict.json").read_text())
     assert verdict.keys() >= {"detail", "scale", "primary", "arms", "seeds", "report"}
-    assert (verdict["detail"], verdict["scale"], verdict["primary"]) == ("score_position", "smoke", "test/win_rate")
+    assert (verdict["detail"], verdict["scale"], verdict["primary"]) == ("score_position", SCALE, "test/win_rate")
     assert verdict["seeds"] == [1, 2] and (place / verdict["report"]).exists()
     arm = verdict["arms"]["at_eos"]
     assert verdict["arms"].keys() == {"at_eos"}
@@ -127,7 +129,7 @@ def test_each_arm_and_seed_is_a_finished_run(place):
     assert len({run.data.tags["stage.ppo"] for run in runs.values()}) == 4
 
 
-def test_a_second_run_computes_nothing_and_adds_nothing(place):
+def test_a_second_run_computes_nothing_and_adds_nothing(place, unrendered):
     before, files = points(place), sorted(path for path in (place / "cache").rglob("*"))
     ids = {key: run.info.run_id for key, run in recorded(place).items()}
     began = time.time()
@@ -138,7 +140,7 @@ def test_a_second_run_computes_nothing_and_adds_nothing(place):
     assert {key: run.info.run_id for key, run in recorded(place).items()} == ids
 
 
-def test_a_lost_store_is_filled_again_from_the_cache(place, monkeypatch):
+def test_a_lost_store_is_filled_again_from_the_cache(place, unrendered, monkeypatch):
     before, verdict = points(place), (place / REPORT / "verdict.json").read_text()
     shutil.rmtree(place / "reports")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
@@ -147,7 +149,7 @@ def test_a_lost_store_is_filled_again_from_the_cache(place, monkeypatch):
     assert (place / REPORT / "verdict.json").read_text() == verdict
 
 
-def test_a_report_needs_the_store_alone(place):
+def test_a_report_needs_the_store_alone(place, unrendered):
     verdict = (place / REPORT / "verdict.json").read_text()
     shutil.rmtree(place / "reports")
     (place / "cache").rename(place / "hidden")
@@ -182,7 +184,7 @@ def test_a_copy_of_the_store_in_another_folder_makes_all_figures_again(place, tm
 
 def test_the_report_is_kept_with_the_study_in_the_store(place):
     store = MlflowClient(tracking_uri=f"sqlite:///{place}/mlflow.db")
-    experiment = store.get_experiment_by_name("score_position-smoke")
+    experiment = store.get_experiment_by_name(f"score_position-{SCALE}")
     (parent,) = store.search_runs([experiment.experiment_id], "tags.role = 'study'")
     names = {each.path for each in store.list_artifacts(parent.info.run_id, "report")}
     assert {"report/index.html", "report/verdict.json", "report/figures", "report/episodes"} <= names
@@ -206,6 +208,9 @@ class Rough:
             "episodes": "64",
             "ppo_batch": "8",
             "sft_batch": "16",
+            "validation_posts": "8",
+            "test_posts": "8",
+            "response_tokens": "12",
         }
         self.words = ["score_position", "--scale", "smoke", "--set", *(f"{k}={v}" for k, v in changes.items())]
         self.study = ablation.load("score_position", "smoke", changes=changes, folder=folder)

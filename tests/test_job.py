@@ -15,6 +15,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from repro import job, launch, pipeline, stage
+from repro.__main__ import main
 from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
@@ -48,6 +49,14 @@ def end_of(process):
     """The exit code and what was said on standard error."""
     told = process.communicate(timeout=WAIT)[1]
     return process.returncode, told
+
+
+@pytest.fixture
+def end_here(capsys):
+    """The same of the verb in this process, which has imported what another would have to."""
+    on_term = signal.getsignal(signal.SIGTERM)
+    yield lambda path: (main(["stage", str(path)]), capsys.readouterr().err)
+    signal.signal(signal.SIGTERM, on_term)
 
 
 # ----------------------------------------------------------------------------------------------------- the file
@@ -88,10 +97,10 @@ def test_the_verb_makes_the_artefact(made, tiny_scale):
     assert stage.cached(made / sft.key)
 
 
-def test_a_stage_that_fails_ends_with_1_and_its_traceback_in_a_file(made, tiny_scale):
+def test_a_stage_that_fails_ends_with_1_and_its_traceback_in_a_file(made, tiny_scale, end_here):
     sft = jobs_of(replace(tiny_scale, sft_learning_rate=0.5))["sft"]
     stage.partial_folder(made / sft.key).write_text("a file where the stage makes its folder")
-    code, told = end_of(start(job.write_job(sft, made)))
+    code, told = end_here(job.write_job(sft, made))
     assert code == 1 and told.startswith("FileExistsError")
     assert "Traceback" in (made / f"{sft.key}.error.txt").read_text()
     assert job.ending_of(sft, made).code == 1
@@ -102,9 +111,9 @@ def test_input_to_correct_ends_with_2_and_one_line(tmp_path):
     assert code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
 
 
-def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scale):
+def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scale, end_here):
     sft = replace(jobs_of(tiny_scale)["sft"], key="sft-0123")
-    code, told = end_of(start(job.write_job(sft, made)))
+    code, told = end_here(job.write_job(sft, made))
     assert code == 2 and "sft-0123 where it was planned" in told
 
 

@@ -3,6 +3,7 @@
 import pytest
 from made_up import EFFECTS, Fake, experiment, log
 
+from reports import data, page
 from reports.read import Study, read_study
 
 
@@ -22,3 +23,10 @@ def store(tmp_path_factory) -> str:
 def study(store) -> Study:
     """The made-up study as the reports read it."""
     return read_study("whiten_adv", "mini", store)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """A study's pages without figures, for tests that look at something else: they take most of the time."""
+    for module in (page, data):
+        monkeypatch.setattr(module, "CHARTS", ())

@@ -183,6 +183,7 @@ def log_light(uri: str, experiment_id: str, run: Fake, values: dict[str, float])
     return run_id
 
 
+TESTS = str(Path(__file__).parents[1])
 REFUSE = """
 import sys
 class Refuse:
@@ -191,6 +192,10 @@ class Refuse:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 """
+
+
+# What a program begins with whose pages have empty pictures.
+UNRENDERED = "import blank\nblank.instead(setattr)\n"
 
 
 def without_torch(program: str, environment: dict[str, str] = {}) -> subprocess.CompletedProcess:
@@ -202,5 +207,5 @@ def without_torch(program: str, environment: dict[str, str] = {}) -> subprocess.
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])} | environment,
     )

@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import blank
 import pandas as pd
 import pytest
-from made_up import Fake, experiment, log_light, without_torch
+from made_up import UNRENDERED, Fake, experiment, log_light, without_torch
 from scipy import stats
 
 from reports import atlas, forest, provenance
@@ -245,7 +246,9 @@ def controlled(store, tmp_path_factory) -> tuple[surveys.Survey, Path]:
     registered = [{"name": "real", "group": "PPO", "variants": ["ref", "again"]}]
     registered += [{"name": "draws", "group": surveys.CONTROL, "variants": ["ref", "again"]}]
     order = [entry["name"] for entry in registered]
-    page = atlas.build("even", order, registered, store, tmp_path_factory.mktemp("even"))
+    with pytest.MonkeyPatch.context() as patch:
+        blank.instead(patch.setattr)
+        page = atlas.build("even", order, registered, store, tmp_path_factory.mktemp("even"))
     return surveys.survey("even", *read_outlines("even", store), order, registered), page
 
 
@@ -312,7 +315,7 @@ def test_studies_without_any_pair_have_a_page(store, tmp_path):
 
 def test_an_atlas_needs_no_torch_and_no_stage(toys, tmp_path):
     call = f"atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"from pathlib import Path\nfrom reports import atlas\nprint({call})\n")
+    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports import atlas\nprint({call})\n")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"
 

@@ -287,7 +287,7 @@ def torn(sampled) -> Iterator[read.Study]:
         (folder / read.EPISODES).unlink(missing_ok=True)
 
 
-def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, tmp_path):
+def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, undrawn, tmp_path):
     whole = (place_of(torn, "off", 1) / read.SAMPLES).read_text()
     (place_of(torn, "off", 1) / read.SAMPLES).write_text(whole[: len(whole) // 2])
     (place_of(torn, "off", 2) / read.SAMPLES).unlink()
@@ -308,12 +308,12 @@ def test_a_file_of_samples_that_holds_none_is_damaged(torn, content):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"episodes": [{"episode": 1}]}', '{"episodes": 3}', "nonsense"])
-def test_traces_that_cannot_be_read_are_left_out(torn, tmp_path, content):
+def test_traces_that_cannot_be_read_are_left_out(torn, undrawn, tmp_path, content):
     (place_of(torn, "off", 1) / read.EPISODES).write_text(content)
     assert read.read_traces(torn) == {}
     assert page.build(torn, tmp_path / "page").is_file()
 
 
-def test_a_store_that_was_copied_without_its_files_still_has_a_page(torn, tmp_path):
+def test_a_store_that_was_copied_without_its_files_still_has_a_page(torn, unrendered, tmp_path):
     bare = replace(torn, samples={}, curves=torn.curves.head(0))
     assert page.build(bare, tmp_path / "page").is_file()

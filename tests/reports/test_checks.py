@@ -78,7 +78,7 @@ def test_agreement_is_told_run_by_run(dpo):
     assert cells["scale_only", 1][:2] == [0.7, 0.8] and pd.isna(cells["scale_only", 1][2])
 
 
-def test_a_page_with_a_dpo_arm_shows_its_curves(dpo, tmp_path):
+def test_a_page_with_a_dpo_arm_shows_its_curves(dpo, unrendered, tmp_path):
     text = page.build(dpo, tmp_path).read_text()
     curves = pd.read_csv(tmp_path / "figures" / "training.csv")
     assert set(curves.loc[curves["metric"].str.startswith("dpo/"), "arm"]) == {"off"}

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from made_up import ARMS, Fake, experiment, log, without_torch
+from made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
 
 from reports import markup, page
 from reports.read import read_study
@@ -110,7 +110,7 @@ def test_missing_curves_leave_out_their_panels(study, tmp_path, lost):
     assert (tmp_path / "figures" / "learning_curves.svg").exists() == (not curves.empty)
 
 
-def test_missing_final_values_are_told_and_null(study, tmp_path):
+def test_missing_final_values_are_told_and_null(study, unrendered, tmp_path):
     bare = replace(study, finals=study.finals[study.finals["metric"] == "rm/bias"], samples={})
     text = page.build(bare, tmp_path).read_text()
     arms = strict((tmp_path / "verdict.json").read_text())["arms"]
@@ -162,7 +162,7 @@ def test_what_could_not_be_read_is_said(study):
     assert "samples.json is missing for off seed 1" in page.warnings(troubled, page.analyse(study))
 
 
-def test_a_study_of_the_reference_alone_has_a_page(store, tmp_path):
+def test_a_study_of_the_reference_alone_has_a_page(store, unrendered, tmp_path):
     log(store, experiment(store, "alone-mini"), Fake(ARMS[0], 1), start=1)
     text = page.build(read_study("alone", "mini", store), tmp_path).read_text()
     assert "nothing to compare yet" in text and strict((tmp_path / "verdict.json").read_text())["arms"] == {}
@@ -176,7 +176,7 @@ def test_verdict_cards_share_one_scale_that_holds_seeds_intervals_and_smallest_e
     assert 0 < lowest < highest < 100
 
 
-def test_a_study_without_a_smallest_effect_has_a_page_that_says_so(study, tmp_path):
+def test_a_study_without_a_smallest_effect_has_a_page_that_says_so(study, unrendered, tmp_path):
     untold = replace(study, tags=study.tags | {"smallest_effect": "nan"})
     text = page.build(untold, tmp_path).read_text()
     assert "no smallest effect of interest was recorded" in text and "nan" not in re.sub(r'src="[^"]*"', "", text)
@@ -251,7 +251,9 @@ def test_numbers_are_readable(value, text):
 
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
     reading = f"read.read_study('whiten_adv', 'mini', {store!r})"
-    done = without_torch(f"from reports import page, read\nprint(page.build({reading}, {str(tmp_path)!r}))\n")
+    done = without_torch(
+        f"{UNRENDERED}from reports import page, read\nprint(page.build({reading}, {str(tmp_path)!r}))\n"
+    )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"
 

@@ -2,10 +2,11 @@
 
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import Fake, log_light, without_torch
+from made_up import UNRENDERED, Fake, log_light, without_torch
 from mlflow import MlflowClient
 
 from reports import paper
@@ -59,8 +60,13 @@ def sized(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def html(sized, tmp_path_factory) -> str:
-    return paper.build(sized, tmp_path_factory.mktemp("paper")).read_text()
+def built(sized, tmp_path_factory) -> Path:
+    return paper.build(sized, tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="module")
+def html(built) -> str:
+    return built.read_text()
 
 
 def test_every_mark_has_a_value_or_a_range_and_says_where_it_is_from():
@@ -116,7 +122,7 @@ def test_the_page_tells_sources_judges_and_scales(html):
     assert "no run at a scale" not in html and "k3" not in html
 
 
-def test_without_such_runs_the_marks_stand_alone_and_the_page_says_so(empty, tmp_path):
+def test_without_such_runs_the_marks_stand_alone_and_the_page_says_so(empty, unrendered, tmp_path):
     page = paper.build(empty, tmp_path)
     assert "no run at a scale that the paper has" in page.read_text() and paper.runs(empty).empty
     shown = pd.concat(pd.read_csv(tmp_path / "figures" / f"{name}.csv") for name in ("by_size", "calibration"))
@@ -128,16 +134,15 @@ def test_the_page_stands_alone(html):
     assert told and all(each.startswith(("data:", "figures/")) for each in told)
 
 
-def test_figures_come_with_their_data_and_the_same_store_gives_the_same_bytes(sized, tmp_path):
-    paper.build(sized, tmp_path / "a")
-    paper.build(sized, tmp_path / "b")
-    names = {path.name for path in (tmp_path / "a" / "figures").iterdir()}
+def test_figures_come_with_their_data_and_the_same_store_gives_the_same_bytes(sized, built, tmp_path):
+    paper.build(sized, tmp_path)
+    names = {path.name for path in (built.parent / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("by_size", "calibration") for kind in ("png", "svg", "csv")}
-    for path in (tmp_path / "a").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    for path in built.parent.rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(built.parent)).read_bytes()
 
 
 def test_the_page_needs_no_torch(empty, tmp_path):
     call = f"paper.build({empty!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"from pathlib import Path\nfrom reports import paper\nprint({call})\n")
+    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports import paper\nprint({call})\n")
     assert done.returncode == 0, done.stderr
