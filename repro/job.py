@@ -4,6 +4,7 @@
 person must correct, and 75 where it was told to end (EX_TEMPFAIL: whoever schedules it may start it again).
 """
 
+import gc
 import json
 import os
 import shutil
@@ -170,6 +171,7 @@ def prepare_process(threads: int) -> None:
     """A process that runs stages: its share of the cores, and quiet libraries."""
     for library in LIBRARIES:
         import_module(library)
+    gc.freeze()  # what they made stays: the search for circles at each stage's end passes it over
     from datasets import disable_progress_bars
     from transformers.utils import logging
 

@@ -257,7 +257,7 @@ def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
     if devices or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*LIBRARIES, "repro.pipeline"])
+    context.set_forkserver_preload([*LIBRARIES, "repro.pipeline", "rouge_score.rouge_scorer"])
     with _signals_held():
         forkserver.ensure_running()
     return context
