@@ -337,7 +337,9 @@ def _plan(name: str, runs: list[Run]) -> dict[str, str]:
     try:
         float(plan["smallest_effect"]), dict(json.loads(plan["moves"])), list(map(int, plan["looks"].split()))
     except (ValueError, TypeError) as error:
-        raise UserError(f"the tags smallest_effect, looks or moves of the study {name} cannot be read: {error}") from None
+        raise UserError(
+            f"the tags smallest_effect, looks or moves of the study {name} cannot be read: {error}"
+        ) from None
     return plan
 
 
