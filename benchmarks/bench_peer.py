@@ -208,7 +208,8 @@ def main(words: list[str] | None = None) -> int:
     if most > NOISY:
         console.print(f"others kept up to {most:.0%} of the cores busy meanwhile: repeat it on quiet ones")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"kind": "peer", "about": about, "loads": results}, indent=1))
+        kind = "commits" if arguments.no_peer else "peer"
+        Path(arguments.json).write_text(json.dumps({"kind": kind, "about": about, "loads": results}, indent=1))
     return 0 if len(results) == len(arguments.what) else 130
 
 

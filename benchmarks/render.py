@@ -111,9 +111,23 @@ def peer(found: dict) -> str:
     return table(head, rows) + f"\n\nOthers kept at most {most:.0%} of the cores busy meanwhile."
 
 
+def chains(found: dict) -> str:
+    """What `peer` tells, and how much faster each stage of a chain is, round by round."""
+    rows = []
+    for what, load in found["loads"].items():
+        ours, theirs = (side["runs"] for side in load["sides"].values())
+        for name in ours[0].get("stages", ()):
+            ratios = [b["stages"][name] / a["stages"][name] for a, b in zip(ours, theirs)]
+            taken = (Spread.of([run["stages"][name] for run in runs]).told(1) for runs in (ours, theirs))
+            rows.append([what, name, *taken, Spread.of(ratios).told()])
+    told = table(["load", "stage", "first [s]", "second [s]", "first is faster by"], rows)
+    return f"{peer(found)}\n\n{told}" if rows else peer(found)
+
+
 KINDS: dict[str, dict[str, Callable[[dict], str]]] = {
     "bench": {"ppo": ppo, "stages": stages, "workers": workers},
     "peer": {"loads": peer},
+    "commits": {"loads": chains},
 }
 
 

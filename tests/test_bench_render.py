@@ -32,6 +32,13 @@ LOADS = {
     "others_share_of_cores": 0.01,
 }
 PEER = {"kind": "peer", "about": ABOUT, "loads": {"ppo:S": LOADS}}
+CHAIN = LOADS | {
+    "sides": {
+        "ours (abc1234)": SIDE | {"runs": [{"stages": {"rm": 40.0}}, {"stages": {"rm": 50.0}}]},
+        "other (9adb790)": SIDE | {"runs": [{"stages": {"rm": 80.0}}, {"stages": {"rm": 75.0}}], "ratio": SPREAD},
+    }
+}
+COMMITS = {"kind": "commits", "about": ABOUT, "loads": {"chain:mini": CHAIN}}
 
 
 @pytest.fixture
@@ -51,12 +58,13 @@ def written(folder, **files):
 
 def test_every_table_is_filled_and_all_else_stays(page, tmp_path):
     before = page.read_text()
-    assert render.main(written(tmp_path, bench=BENCH, peer=PEER)) == 0
+    assert render.main(written(tmp_path, bench=BENCH, peer=PEER, commits=COMMITS)) == 0
     text = page.read_text()
     assert "| S (64/2/2/256/1024, 64 + 24) | 3.0 | 0 (0 to 0) | 2.00 (1.00 to 4.00) |" in text
     assert "| rm | 40.0 | 20 | 2.00 | 8.0 | 25% | 0.60 |" in text and "| data |  |  |  | 7.0 |  | 0.40 |" in text
     assert "| ppo:S | 2 | 5 | TRL 1.12.0 | 2.00 (1.00 to 4.00) |" in text and "at most 1% of the cores" in text
-    assert text.count("P 9000, 2 cores, torch 2.13.0; commit abc1234, 2026-11-28.") == 4
+    assert text.count("P 9000, 2 cores, torch 2.13.0; commit abc1234, 2026-11-28.") == 5
+    assert "| chain:mini | rm | 45.0 (40.0 to 50.0) | 77.5 (75.0 to 80.0) | 1.75 (1.50 to 2.00) |" in text
     assert [line for line in before.splitlines() if line.startswith(("#", "- ", "<!--"))] == [
         line for line in text.splitlines() if line.startswith(("#", "- ", "<!--"))
     ]
