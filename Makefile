@@ -18,7 +18,8 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [ENGINE=local|slurm] [SLURM="key=value ..."]'
+	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."]'
+	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped

@@ -1,7 +1,8 @@
 """Fills the tables of docs/performance.md from the files that the benchmarks wrote; no figure there is typed by hand.
 
 `python -m benchmarks.render FILE.json ...`: each file's tables take the place of what stands between the marker comments of
-its kind. `make bench JSON=bench.json` and `make bench-peer JSON=peer.json` write such files.
+its kind. `make bench JSON=bench.json`, `make bench-peer JSON=peer.json` and `make bench-commits OTHER=... JSON=commits.json`
+write such files.
 """
 
 import json

@@ -184,7 +184,7 @@ def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
         "resampled": f"{RESAMPLED:,}",
         "followed": f"{FOLLOWED:,}",
         "most": simulation.MOST,
-        "grown": [percent(worst) for worst in results["looks"].groupby("shape", sort=False)["shown"].max()[["normal"]]],
+        "grown": percent(results["looks"].groupby("shape")["shown"].max()["normal"]),
         "follow_up": [percent(ends) for ends in results["follow_up"]["shown"].agg(["min", "max"])],
         "variants": simulation.VARIANTS,
         "far": f"{simulation.FAR:g}",

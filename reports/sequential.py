@@ -84,7 +84,9 @@ def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rul
 
     `p` may be compared with those of other studies: the smallest over the looks, each divided by its look's part of 5 %.
     """
-    last = looks.groupby("arm").last().reindex(list(arms)).rename_axis("arm").reset_index()
+    last = (
+        looks.drop_duplicates("arm", keep="last").set_index("arm").reindex(list(arms)).rename_axis("arm").reset_index()
+    )
     there = paired.groupby("arm")["difference"].count().reindex(list(arms), fill_value=0).to_numpy()
     known = last["look"].notna().to_numpy()
     return last.assign(
@@ -109,9 +111,9 @@ def _reason(row, rule: Rule) -> str:
 
 
 def _p(looks: pd.DataFrame, rule: Rule) -> float:
-    """Two-sided p over all looks at one arm, at most 1; NaN before the first."""
-    part = dict(zip(rule.looks, errors(rule.looks)))
-    t = looks["mean"] / (looks["sd"] / np.sqrt(looks["n"].astype(float)))
+    """Two-sided p over all looks at one arm, at most 1; NaN before the first, and where no look had a spread to go by."""
+    part, sd = dict(zip(rule.looks, errors(rule.looks))), looks["sd"].astype(float)
+    t = looks["mean"] / (sd.where(sd >= student.ROUNDING) / np.sqrt(looks["n"].astype(float)))
     p = 2 * stats.t.sf(t.abs().astype(float), looks["n"].astype(float) - 1)
     return float(min(1.0, np.nanmin(p * ERROR / looks["look"].map(part)))) if np.isfinite(p).any() else np.nan
 

@@ -15,7 +15,7 @@ from repro.scale import Scale
 FOLDER = Path("ablations")
 DECIDED = "decided"  # what a study with looks runs until
 LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
-FEWEST = 3  # seeds at a first look: the interval of two is thirteen times as wide as their spread
+FEWEST = 3  # seeds at a first look: the interval of two reaches nine of their spreads to either side
 _KINDS = {
     "detail": str,
     "question": str,

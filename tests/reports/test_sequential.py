@@ -113,6 +113,21 @@ def test_p_falls_below_five_percent_where_some_look_leaves_out_zero_and_nowhere_
     assert 0 < sum(found) < 60
 
 
+def test_a_look_that_lost_its_pairs_shows_nothing_of_an_earlier_one():
+    looks = pd.DataFrame(
+        [(4, "off", 4, 0.1, 0.2, -0.5, 0.7, 0.025, "undecided"), (6, "off", 0, *[np.nan] * 4, 0.0125, "undecided")],
+        columns=sequential.HISTORY,
+    )
+    row = sequential.verdicts(looks, pairs(off=[]), ["off"], RULE).iloc[0]
+    assert (row["look"], row["n"]) == (6, 0) and np.isnan(row["mean"]) and np.isnan(row["low"])
+
+
+def test_differences_without_a_spread_have_no_p():
+    paired = pairs(off=[0.25] * 4)
+    row = sequential.verdicts(history(paired, {"off": {1, 2, 3, 4}}, RULE), paired, ["off"], RULE).iloc[0]
+    assert row["verdict"] == "undecided" and np.isnan(row["p"])
+
+
 # A recorded study
 
 
