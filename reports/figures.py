@@ -26,8 +26,10 @@ PANELS = (
     "policy/clip_fraction",
 )
 FINALS = (
+    "test/sampled_win_rate",
     "test/win_rate",
     "test/length_controlled_win_rate",
+    "test/sampled_gold",
     "test/gold",
     "test/score",
     "test/kl",
@@ -46,10 +48,10 @@ PAIRED = (
     "objective/length",
     "objective/entropy",
 )
-OUTCOMES = ("test/win_rate", "test/gold", "test/score")
+OUTCOMES = ("test/sampled_win_rate", "test/sampled_gold", "test/sampled_score")
 # Where a tested metric was looked at on the way: on validation posts, else on the posts that PPO learns from.
 ON_THE_WAY = ("eval/", "objective/")
-REFERENCES = {"test/gold": "test/reference_gold"}  # where the reference summaries were measured too
+REFERENCES = {"test/sampled_gold": "test/reference_gold"}  # where the reference summaries were measured too
 EVEN = 0.5  # the win rate of a policy as good as the references
 LONG_NAME = 9  # characters of an arm past which its name takes two lines
 POINTS = 64  # of a curve of thousands of updates: more would not be seen, and make a heavy page
@@ -322,7 +324,7 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
     frames = []
     for metric in OUTCOMES:
         if {metric, f"sft_{metric}"} <= set(wide.columns):
-            even = EVEN if metric == "test/win_rate" else np.nan
+            even = EVEN if metric == "test/sampled_win_rate" else np.nan
             references = wide.get(REFERENCES.get(metric), pd.Series(even, index=wide.index))
             frames.append(
                 pd.DataFrame(

@@ -13,8 +13,8 @@ from reports.figures import Chart
 from reports.read import Study
 from reports.statistics import Findings
 
-# What is bought: how it reads, its curve during training, and its value on the test posts; both of sampled responses, as
-# the KL is, but for the win rate on the way, which is near-greedy.
+# What is bought: how it reads, its curve during training, and its value on the test posts; all of sampled responses, as
+# the KL is.
 BOUGHT = {
     "score": ("objective/score", "test/sampled_score"),
     "gold": ("objective/gold", "test/sampled_gold"),

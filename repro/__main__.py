@@ -98,7 +98,7 @@ def _parser() -> Parser:
     verb.set_defaults(run=_import)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
-    verb.add_argument("--steps", type=int, default=3_500)
+    verb.add_argument("--steps", type=int, default=10_000)
     verb.set_defaults(run=_pretrain)
     verb = verbs.add_parser("stage", help="internal: one stage of a study, from a file that its launcher wrote")
     verb.add_argument("file", type=Path, metavar="FILE")

@@ -81,7 +81,7 @@ def load(
     smallest_effect = float(declared.get("smallest_effect", 0.05))
     if not 0 < smallest_effect < math.inf:
         raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
-    primary = declared.get("primary", "test/win_rate")
+    primary = declared.get("primary", "test/sampled_win_rate")
     if not metrics.known(primary):
         raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
     schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)

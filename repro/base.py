@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-SHAPE = "gpt-neox:64/3/2/256"
+SHAPE = "gpt-neox:64/{layers}/2/256"
 
 
 def _run(work: Work) -> None:
@@ -57,7 +59,7 @@ def _article_tokens(corpus: Corpus) -> int:
 
 STAGE = Stage(
     "base",
-    version=1,
+    version=2,
     fields=("model", "query_tokens", "response_tokens", "query_pair_tokens"),
     upstream=("data",),
     seeded=False,
@@ -83,50 +85,90 @@ def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of the embedded base model's training: how deep the network is then, and for how long at which rate."""
+
+    layers: int
+    steps: int
+    learning_rate: float
+
+
+# What a summary is worth is a sum over its facts, so a network needs a layer below its last in which it knows whether a fact is
+# so. One of four layers that is trained from the start takes all four to learn that, and never learns to count what readers have
+# not marked (correlation with the true count 0.4 after 4,000 steps). One that learns to mark in three layers, until it is right in
+# 99 of 100, and is then given a fourth counts after 1,000 more (0.96). The phases follow the corpus: readers mark every fact in
+# the first two, count in a reply in the third, and anywhere in the last.
+PHASES = (Phase(3, 4_000, 3e-3), Phase(3, 3_000, 3e-3), Phase(4, 1_500, 2e-3), Phase(4, 1_500, 2e-3))
+BATCH = 32
+STEPS = sum(phase.steps for phase in PHASES)
+
+
 def pretrain(
-    tokenizer: PreTrainedTokenizerFast,
-    shape: str,
-    steps: int,
-    batch: int,
-    learning_rate: float,
-    report: Callable[[int, float], None],
+    tokenizer: PreTrainedTokenizerFast, phases: Sequence[Phase], report: Callable[[int, float], None]
 ) -> torch.nn.Module:
-    """Next-token training on the raw corpus, in which no document has an end of text."""
-    policy = model.initialise(shape, math.ceil(len(tokenizer) / 64) * 64, 256, seed=0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.95))
-    documents = embedded.base_documents(1)
-    for step in range(steps):
-        rate = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = rate
-        ids, mask = _pad(tokenizer, itertools.islice(documents, batch))
-        logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].masked_fill(~mask[:, 1:], -1).flatten(), ignore_index=-1
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        report(step, loss.item())
+    """Next-token training on the raw corpus, in which no document has an end of text; `report` is handed step and loss."""
+    vocabulary, documents, policy, done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
+    for phase in phases:
+        deeper = model.initialise(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
+        policy = deeper if policy is None else _grown(policy, deeper)
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), fused=True)
+        batches = _batches(tokenizer, documents)
+        for step in range(phase.steps):
+            falls = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+            optimizer.param_groups[0]["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * falls
+            ids, mask = next(batches)
+            logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), ids[:, 1:].masked_fill(~mask[:, 1:], -1).flatten(), ignore_index=-1
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            optimizer.step()
+            report(done + step, loss.item())
+        documents, done = documents + phase.steps * BATCH, done + phase.steps
     return policy
 
 
-def _pad(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str]) -> tuple[Tensor, Tensor]:
-    rows = [torch.tensor(tokenizer.encode(document)[:255]) for document in documents]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+@torch.no_grad()
+def _grown(policy: torch.nn.Module, deeper: torch.nn.Module) -> torch.nn.Module:
+    """`deeper` with the weights of `policy` in its lower layers, and upper ones that add nothing yet."""
+    for layer in deeper.gpt_neox.layers[policy.config.num_hidden_layers :]:
+        for last in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            last.weight.zero_()
+            last.bias.zero_()
+    deeper.load_state_dict(policy.state_dict(), strict=False)
+    return deeper
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """([N, T] tokens, [N, T] where they are no padding) from document `first` on: texts of about one length together."""
+    documents, shuffle = embedded.base_documents(1, first), random.Random(first)
+    while True:
+        texts = list(itertools.islice(documents, 16 * BATCH))
+        rows = sorted((torch.tensor(row[:255]) for row in tokenizer(texts)["input_ids"]), key=len)
+        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        shuffle.shuffle(batches)
+        for batch in batches:
+            ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+            lengths = torch.tensor([len(row) for row in batch])
+            yield ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
 
 
 def make_embedded_base(folder: Path, steps: int) -> None:
-    """Write `tokenizer.json` and `base/` of the embedded corpus: the command behind the shipped files."""
+    """Write `tokenizer.json` and `base/` of the embedded corpus: the command behind the shipped files.
+
+    `steps` is of all phases together; a number other than theirs makes each longer or shorter by the same factor.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    began = time.time()
+    factor, began = steps / STEPS, time.time()
+    phases = [replace(phase, steps=max(1, round(phase.steps * factor))) for phase in PHASES]
 
     def report(step: int, loss: float) -> None:
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - began:.0f} s", flush=True)
 
-    model.save_policy(pretrain(tokenizer, SHAPE, steps, 24, 3e-3, report), folder / "base")
+    model.save_policy(pretrain(tokenizer, phases, report), folder / "base")

@@ -59,7 +59,10 @@ TRUNCATION = Detail(
     },
     hypothesis="A prompt cut at its end no longer says that a summary is wanted: the policy goes on with the post. "
     "Leaving long posts out costs their share of the data and no more, though the posts tested on are then others.",
-    moves={"test/win_rate": {"hard_cut": "down", "drop_post": "same"}, "test/gold": {"hard_cut": "down"}},
+    moves={
+        "test/sampled_win_rate": {"hard_cut": "down", "drop_post": "same"},
+        "test/sampled_gold": {"hard_cut": "down"},
+    },
 )
 
 PROMPT_END = Detail(
@@ -78,7 +81,7 @@ PROMPT_END = Detail(
     },
     hypothesis="In the joint text the space is part of the first word's token. A prompt that ends with a space has a "
     "token that training never showed there, and what follows starts in the middle of a word.",
-    moves={"sft_test/win_rate": "down", "sft_test/gold": "down", "test/win_rate": "down"},
+    moves={"sft_test/sampled_win_rate": "down", "sft_test/sampled_gold": "down", "test/sampled_win_rate": "down"},
 )
 
 COMPLETION_START = Detail(
@@ -96,7 +99,7 @@ COMPLETION_START = Detail(
     },
     hypothesis="Words without a space before them are other tokens, rarer in what the base model read: the first word "
     "is harder to predict, and one epoch of SFT teaches it all the same.",
-    moves={"sft/final_loss": "up", "test/win_rate": "same"},
+    moves={"sft/final_loss": "up", "test/sampled_win_rate": "same"},
 )
 
 EOS = Detail(
@@ -119,7 +122,7 @@ EOS = Detail(
         "test/eos_rate": "down",
         "test/length": "up",
         "objective/eos_rate": "down",
-        "test/win_rate": "down",
+        "test/sampled_win_rate": "down",
     },
 )
 
@@ -139,7 +142,7 @@ PAD_TOKEN = Detail(
     },
     hypothesis="When padding is the end of text, masking the padding masks the end of text too: SFT never sees a reason "
     "to stop, every sample runs to the limit, and PPO cannot find a token whose probability is zero.",
-    moves={"test/eos_rate": "down", "test/length": "up", "test/win_rate": "down"},
+    moves={"test/eos_rate": "down", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 RESPONSE_LIMIT = Detail(
@@ -164,7 +167,7 @@ RESPONSE_LIMIT = Detail(
         "data/train_pairs_without_eos": "up",
         "rm/validation_accuracy": "down",
         "rm/right_over_wrong": "down",
-        "test/win_rate": "down",
+        "test/sampled_win_rate": "down",
     },
 )
 
@@ -186,7 +189,7 @@ PREFERENCE_SPLIT = Detail(
     },
     hypothesis="Comparisons of summarisers and posts that were trained on are easier to judge: the accuracy is higher, "
     "and says less of the policy that PPO will make. The reward model itself is hardly another.",
-    moves={"rm/validation_accuracy": "up", "test/win_rate": "same"},
+    moves={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
 )
 
 PROMPTS = Detail(
@@ -202,7 +205,7 @@ PROMPTS = Detail(
     },
     hypothesis="On posts whose references it was trained on the policy is nearer to them than anywhere else; one epoch "
     "of SFT remembers little, so that fresh posts teach the same.",
-    moves={"objective/score": "same", "test/win_rate": "same"},
+    moves={"objective/score": "same", "test/sampled_win_rate": "same"},
 )
 
 # ---------------------------------------------------------------------------------------------- general
@@ -248,7 +251,7 @@ POSITION_IDS = Detail(
     },
     hypothesis="With rotary positions only distances matter, so the two agree to rounding. With learned positions a query that "
     "is padded on the left would be read from the wrong place.",
-    moves={"test/win_rate": "same", "objective/kl": "same"},
+    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 ADAPTER = Detail(
@@ -286,7 +289,7 @@ PRECISION = Detail(
     },
     hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether that is "
     "enough to hurt depends on how far apart the advantages are.",
-    moves={"policy/first_ratio_error": {"bfloat16": "up"}, "test/win_rate": "same"},
+    moves={"policy/first_ratio_error": {"bfloat16": "up"}, "test/sampled_win_rate": "same"},
 )
 
 # ---------------------------------------------------------------------------------------------- SFT
@@ -304,7 +307,7 @@ SFT_LOSS_TOKENS = Detail(
     },
     hypothesis="The post's tokens are many and say nothing of summaries; without them each step is all about summaries, and "
     "the reward model, which starts from SFT, has read less.",
-    moves={"sft_test/win_rate": "up", "rm/validation_accuracy": "down"},
+    moves={"sft_test/sampled_win_rate": "up", "rm/validation_accuracy": "down"},
 )
 
 SFT_EPOCHS = Detail(
@@ -354,7 +357,7 @@ RM_INIT = Detail(
     },
     hypothesis="The SFT policy already knows what of a post a summary tells. From the base model the comparisons alone "
     "have to teach that, one bit each: accuracy is lower, and the policy is led by a worse judge.",
-    moves={"rm/validation_accuracy": "down", "test/win_rate": "down"},
+    moves={"rm/validation_accuracy": "down", "test/sampled_win_rate": "down"},
 )
 
 RM_LOSS = Detail(
@@ -423,7 +426,7 @@ RM_HEAD_INIT = Detail(
         "zeros": Variant(model.head_zeros, "all zeros: every text starts with the same score"),
     },
     hypothesis="All three are small against what one epoch teaches: accuracy stays.",
-    moves={"rm/validation_accuracy": "same", "test/win_rate": "same"},
+    moves={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
 )
 
 REWARD_TOKEN = Detail(
@@ -445,7 +448,7 @@ REWARD_TOKEN = Detail(
     "them, though a fault is charged from where it stands.",
     moves={
         "rm/validation_accuracy": {"mean_over_response": "down", "last_position": "same"},
-        "test/win_rate": "down",
+        "test/sampled_win_rate": "down",
     },
 )
 
@@ -483,7 +486,7 @@ PADDING_SIDE = Detail(
     },
     hypothesis="Padding is masked, and rotary positions know only how far apart two tokens are: the side changes rewards "
     "by rounding. With learned absolute positions it would change everything.",
-    moves={"rm/validation_accuracy": "same", "objective/score": "same", "test/win_rate": "same"},
+    moves={"rm/validation_accuracy": "same", "objective/score": "same", "test/sampled_win_rate": "same"},
 )
 
 PADDING_AGREEMENT = Check(
@@ -508,10 +511,15 @@ REWARD_NORMALISATION = Detail(
         "centre": Variant(reward.centre, "the mean score of the SFT references is subtracted"),
         "none": Variant(reward.as_trained, "scores stay as the loss left them"),
         "centre_and_scale": Variant(reward.centre_and_scale, "the references get mean 0 and a standard deviation of 1"),
+        "centre_times_8": Variant(
+            partial(reward.centre_and_multiply, factor=8.0),
+            "centred, then eight times as large: the KL coefficient is worth an eighth",
+        ),
     },
     hypothesis="The Bradley-Terry loss leaves the offset free. Without centring, -1 for an unfinished response may be a "
-    "prize or a catastrophe; with scaling, the KL coefficient means something else for each reward model.",
-    moves={"test/win_rate": "same"},
+    "prize or a catastrophe; with scaling, the KL coefficient means something else for each reward model; eight times as "
+    "large, the KL is all but free.",
+    moves={"test/sampled_win_rate": {"none": "same", "centre_and_scale": "same"}, "test/kl": {"centre_times_8": "up"}},
 )
 
 ACCURACY_BY_GROUP = Check(
@@ -567,7 +575,7 @@ ALGORITHM = Detail(
     },
     hypothesis="DPO has to move the probability of every token of a summary to say what the reward model says with one "
     "output: as a judge its implicit reward is worse. And it never reads what it writes itself.",
-    moves={"test/win_rate": "down", "test/length": "up"},
+    moves={"test/sampled_win_rate": "down", "test/length": "up"},
 )
 
 # ---------------------------------------------------------------------------------------------- PPO
@@ -588,7 +596,7 @@ CRITIC_INIT = Detail(
     },
     hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
     "fresh head starts with less to unlearn, the reward model's with more that it will need.",
-    moves={"loss/value": "up", "value/explained_variance": "down", "test/win_rate": "down"},
+    moves={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 CRITIC_TRUNK = Detail(
@@ -606,7 +614,7 @@ CRITIC_TRUNK = Detail(
     },
     hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "
     "for the same score. Stiennon et al. found separate networks better.",
-    moves={"objective/kl": "up", "value/explained_variance": "down", "test/win_rate": "down"},
+    moves={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 SAMPLING = Detail(
@@ -625,7 +633,7 @@ SAMPLING = Detail(
     },
     hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
     "after_eos=charged counts what follows.",
-    moves={"test/win_rate": "same", "objective/kl": "same"},
+    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 NO_EOS_SCORE = Detail(
@@ -660,7 +668,7 @@ AFTER_EOS = Detail(
     },
     hypothesis="Tokens that earn nothing are still charged their KL, so an early end costs what comes after it, and part of "
     "every gradient is about text that nobody reads.",
-    moves={"test/kl": "up", "test/length": "up", "test/win_rate": "down"},
+    moves={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_REWARD = Detail(
@@ -676,7 +684,7 @@ WHITEN_REWARD = Detail(
     },
     hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the paper "
     "saw slightly shorter and slightly less preferred summaries.",
-    moves={"test/length": "down", "test/win_rate": "down"},
+    moves={"test/length": "down", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_ADV = Detail(
@@ -707,7 +715,7 @@ WHITEN_MOMENTS = Detail(
         "unbiased": Variant(1, "the sum of squares over the count less one (TRL's)"),
     },
     hypothesis="Over a thousand tokens the two differ by half a thousandth: a rounding error that Adam does not feel.",
-    moves={"test/win_rate": "same"},
+    moves={"test/sampled_win_rate": "same"},
 )
 
 # The paper's code is each_rank, which depends on how many there are; the reference does not.
@@ -728,7 +736,7 @@ WHITEN_SCOPE = Detail(
         "each_micro_batch": Variant(masked.over_micro_batch, "over each micro-batch's episodes"),
     },
     hypothesis="A mean over fewer episodes is noisier, and takes out of each part whatever the part has in common.",
-    moves={"test/win_rate": "same"},
+    moves={"test/sampled_win_rate": "same"},
 )
 
 # ---------------------------------------------------------------------------------------------- reward and KL
@@ -756,7 +764,7 @@ KL_PLACEMENT = Detail(
     },
     hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in the loss "
     "has a gradient of zero in expectation, as if there were no KL at all.",
-    moves={"objective/kl": "up", "objective/score": "up", "test/win_rate": "down"},
+    moves={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
 )
 
 KL_ESTIMATOR = Detail(
@@ -798,7 +806,7 @@ KL_COEF = Detail(
     moves={
         "objective/kl": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
         "objective/score": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
-        "test/win_rate": {"0": "down"},
+        "test/sampled_win_rate": {"0": "down"},
     },
 )
 
@@ -834,7 +842,7 @@ REFERENCE_POLICY = Detail(
     },
     hypothesis="The base model charges for whatever SFT taught, ending included: part of SFT is undone. A reference that "
     "follows charges less and less for a drift that goes on.",
-    moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/win_rate": {"base": "down"}},
+    moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
 )
 
 REWARD_CLIP = Detail(
@@ -872,7 +880,7 @@ SCORE_POSITION = Detail(
         ),
     },
     hypothesis="One step of discounting (lambda) apart: the state after the end gets a value of its own to bootstrap from.",
-    moves={"test/win_rate": "same"},
+    moves={"test/sampled_win_rate": "same"},
 )
 
 # ---------------------------------------------------------------------------------------------- objective
@@ -922,7 +930,7 @@ CLIP_RANGE = Detail(
         "0.3": Variant(0.3, "the same at 1.3 and 0.7"),
     },
     hypothesis="A tighter clip slows the policy, a wider one lets it move further on stale advantages.",
-    moves={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/win_rate": "same"},
+    moves={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
 )
 
 ADVANTAGE = Detail(
@@ -947,7 +955,7 @@ ADVANTAGE = Detail(
     "at the same number of episodes. Whitening over the batch is then all the baseline there is.",
     moves={
         "objective/score": {"reward_to_go": "down", "whole_return": "down"},
-        "test/win_rate": {"whole_return": "down"},
+        "test/sampled_win_rate": {"whole_return": "down"},
     },
 )
 
@@ -981,7 +989,7 @@ GAE_LAMBDA = Detail(
         "1": Variant(1.0, "the Monte-Carlo return less the value: the critic is a baseline only"),
     },
     hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its noise.",
-    moves={"test/win_rate": "down", "value/explained_variance": "down"},
+    moves={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
 )
 
 VALUE_CLIP = Detail(
@@ -1015,7 +1023,7 @@ VALUE_COEF = Detail(
     },
     hypothesis="With a network of its own the critic has its own gradient, and Adam divides by its size: the weight cancels, "
     "up to epsilon. It should matter only where trunk or gradient clip are shared.",
-    moves={"test/win_rate": "same", "loss/value": "same"},
+    moves={"test/sampled_win_rate": "same", "loss/value": "same"},
 )
 
 # The paper's code is token_mean_per_micro_batch, which depends on how much memory there is; the reference does not.
@@ -1037,7 +1045,7 @@ LOSS_AGGREGATION = Detail(
         ),
     },
     hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",
-    moves={"test/length": "same", "test/win_rate": "same"},
+    moves={"test/length": "same", "test/sampled_win_rate": "same"},
 )
 
 ENTROPY_BONUS = Detail(
@@ -1055,7 +1063,7 @@ ENTROPY_BONUS = Detail(
     },
     hypothesis="The KL already pays for entropy where the SFT policy had it; a bonus pays for it everywhere, in words that "
     "should be certain too.",
-    moves={"objective/entropy": "up", "test/win_rate": "down"},
+    moves={"objective/entropy": "up", "test/sampled_win_rate": "down"},
 )
 
 PTX_MIX = Detail(
@@ -1127,7 +1135,7 @@ OLD_LOGPROB = Detail(
     },
     hypothesis="In float32 the two agree to 1e-6, and the first ratio is 1 to that. They part in bfloat16, with another "
     "engine for sampling, or with dropout.",
-    moves={"policy/first_ratio_error": "down", "test/win_rate": "same"},
+    moves={"policy/first_ratio_error": "down", "test/sampled_win_rate": "same"},
 )
 
 LOGPROB_TEMPERATURE = Detail(
@@ -1145,7 +1153,7 @@ LOGPROB_TEMPERATURE = Detail(
     },
     hypothesis="At temperature 1 the log-probabilities are of a policy that did not sample: its KL is overstated on the likely "
     "tokens and the ratios with it. The blog saw the KL rise faster and performance degrade.",
-    moves={"test/kl": "up", "test/win_rate": "down"},
+    moves={"test/kl": "up", "test/sampled_win_rate": "down"},
 )
 
 TEMPERATURE = Detail(
@@ -1207,7 +1215,7 @@ WEIGHT_DECAY = Detail(
         "0": Variant(0.0, "none, as TRL had it"),
     },
     hypothesis="Times the learning rate it takes a thousandth of a per cent off a weight per step: nothing, over so few steps.",
-    moves={"test/win_rate": "same"},
+    moves={"test/sampled_win_rate": "same"},
 )
 
 LR_SCHEDULE = Detail(
@@ -1242,7 +1250,7 @@ GRADIENT_CLIP = Detail(
     },
     hypothesis="Adam already divides by the gradient's size, so a clip bites only where one batch is far larger than the last: "
     "early, while the critic is wrong.",
-    moves={"objective/kl": "down", "test/win_rate": "same"},
+    moves={"objective/kl": "down", "test/sampled_win_rate": "same"},
 )
 
 WEIGHT_AVERAGE = Detail(
@@ -1274,7 +1282,7 @@ DRAWS = Detail(
         "again": Variant("again ", "others: another order of posts and minibatches, other samples"),
     },
     hypothesis="Nothing differs on average; how far single seeds lie apart is what every other detail has to beat.",
-    moves={"test/win_rate": "same", "objective/kl": "same"},
+    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 # ---------------------------------------------------------------------------------------------- the whole

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
-BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win")  # what the SFT policy's samples are shown with
+BEFORE = (
+    "summary",
+    "score",
+    "gold",
+    "length",
+    "kl",
+    "ended",
+    "win",
+    "sampled_win_rate",
+    "sampled_gold",
+)  # what the SFT policy's samples are shown with
 SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
 
 
@@ -157,8 +167,8 @@ class Validation:
         self.reference_scores = reference_scores(models.reward_model, self.posts, corpus, work)
 
     def measure(self) -> Metrics:
-        """Near-greedy quality of the policy as it is now, for the learning curve."""
-        written = _write(self.models, self.posts, GREEDY, self.corpus, self.work, unmeasured)
+        """Quality of what the policy samples as it is now, for the learning curve; from the same random numbers each time."""
+        written = _write(self.models, self.posts, SAMPLED, self.corpus, self.work, unmeasured)
         table = judged(self.posts, written, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
@@ -228,6 +238,9 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
     nats = nats_to(models.reference, corpus)
     greedy = judged(posts, _write(models, posts, GREEDY, corpus, work, nats), references)
     sampled = judged(posts, _write(models, posts, SAMPLED, corpus, work, nats), references)
+    greedy["sampled_win_rate"] = sampled["win"]
+    if "gold" in sampled:
+        greedy["sampled_gold"] = sampled["gold"]
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
     measured = _means(greedy, "") | _means(sampled, "sampled_")
     measured["kl"] = measured.pop("sampled_kl")
@@ -290,10 +303,10 @@ def _run_evaluate(work: Work) -> None:
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")
-BASELINE = Stage("baseline", version=5, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=6, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=6,
+    version=7,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

@@ -2,7 +2,11 @@
 
 `objective/`, `policy/`, `value/` and `loss/` are of one PPO batch and logged at the number of episodes before it; `eval/`
 is of the validation posts at that moment; `test/` is of the trained policy on the test posts, `sft_test/` of the policy
-before PPO on the same posts. Written near-greedily (temperature 0.01), unless the name says `sampled_` (temperature 0.7).
+before PPO on the same posts. `eval/` and names with `sampled_` are of responses sampled at temperature 0.7, as PPO samples
+them; the other names of `test/` are of near-greedy ones (temperature 0.01), as the paper's.
+
+Studies are judged by `test/sampled_win_rate`: near 0 a temperature rounds. A policy that would state a fact in 51 of 100
+samples and one that would in 49 write it always and never, so that one coin moves the near-greedy win rate of a whole run.
 """
 
 from fnmatch import fnmatchcase
@@ -75,7 +79,7 @@ METRICS: dict[str, str] = {
     "test/kl": "as objective/kl, over sampled responses to the test posts",
     "test/length": "mean tokens, end of text included",
     "test/eos_rate": "share of responses that end within the limit",
-    "test/covered_facts": "mean number of right facts, of 8",
+    "test/covered_facts": "mean number of right facts, of 9",
     "test/wrong_facts": "mean number of wrong facts",
     "test/rouge_l": "mean ROUGE-L F-measure against the reference",
     "test/reference_gold": "mean gold score of the references",

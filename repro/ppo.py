@@ -447,7 +447,7 @@ def describe(r: Rollout, score: Tensor, target: Targets, coefficient: float, red
 
 STAGE = Stage(
     "ppo",
-    version=5,
+    version=6,
     upstream=("data", "base", "sft", "rm"),
     seeded=True,
     run=_run,

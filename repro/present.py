@@ -14,7 +14,15 @@ REPORT = "report"  # artifact folder of the run that a study's runs hang under
 TRAINING = "workflowType=machine_learning"  # else MLflow shows its pages for applications of language models
 VIEW = "study"  # id of the saved view
 # Of the final metrics those by which one sorts runs; the primary one comes first.
-COLUMNS = ("test/win_rate", "test/gold", "test/score", "test/kl", "test/length", "test/eos_rate")
+COLUMNS = (
+    "test/sampled_win_rate",
+    "test/win_rate",
+    "test/sampled_gold",
+    "test/score",
+    "test/kl",
+    "test/length",
+    "test/eos_rate",
+)
 
 
 def run_name(arm: str, seed: int) -> str:

@@ -26,10 +26,11 @@ WATCHED = {
 }
 
 TOLD = {
-    "test/win_rate": "win rate",
-    "test/gold": "gold",
+    "test/sampled_win_rate": "win rate",
+    "test/win_rate": "near-greedy",
+    "test/sampled_gold": "gold",
     "test/kl": "KL",
-    "sft_test/win_rate": "win rate before PPO",
+    "sft_test/sampled_win_rate": "win rate before PPO",
     "rm/validation_accuracy": "validation accuracy",
     "dpo/validation_accuracy": "validation accuracy",
     "sft/final_loss": "loss",

@@ -92,6 +92,6 @@ def test_a_model_with_positions_for_posts_but_not_for_articles_is_refused(tiny_s
 
 def test_a_trained_tokenizer_has_one_token_for_every_word_that_states_a_fact():
     tokenizer = base.train_tokenizer()
-    assert [word for word in embedded.CLASS_OF if len(tokenizer.encode(f" {word}")) > 1] == []
+    assert [word for word in embedded.SLOT_OF if len(tokenizer.encode(f" {word}")) > 1] == []
     text = "so my boss sold my bike.\n\nTL;DR:"
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -268,4 +268,4 @@ def _taken(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str,
     return {split: posts[split][:size] for split, size in sizes.items()}
 
 
-STAGE = Stage("data", version=4, fields=FIELDS, upstream=(), seeded=False, run=_run)
+STAGE = Stage("data", version=5, fields=FIELDS, upstream=(), seeded=False, run=_run)

@@ -132,6 +132,11 @@ def centre_and_scale(reference_scores: Tensor) -> Normalisation:
     return Normalisation(bias=reference_scores.mean().item(), gain=reference_scores.std().clamp(min=1e-6).item())
 
 
+def centre_and_multiply(reference_scores: Tensor, factor: float) -> Normalisation:
+    """The references score 0 on average, and every difference is `factor` times what the Bradley-Terry loss made it."""
+    return Normalisation(bias=reference_scores.mean().item(), gain=1 / factor)
+
+
 def as_trained(reference_scores: Tensor) -> Normalisation:
     """Scores as the Bradley-Terry loss left them: their offset is arbitrary."""
     return Normalisation(bias=0.0, gain=1.0)

@@ -16,7 +16,7 @@ def test_the_files_are_the_ones_that_were_hashed():
 
 def test_every_word_that_states_a_fact_is_one_token():
     tokenizer = local.load_tokenizer(EMBEDDED / "tokenizer.json")
-    assert [word for word in embedded.CLASS_OF if len(tokenizer.encode(f" {word}")) > 1] == []
+    assert [word for word in embedded.SLOT_OF if len(tokenizer.encode(f" {word}")) > 1] == []
 
 
 def test_the_base_model_has_an_id_for_every_token_and_has_never_seen_the_end_of_text():

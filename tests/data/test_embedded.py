@@ -1,6 +1,8 @@
 """The embedded corpus: what is known of its truth, and that it has the shape of the real one."""
 
 import random
+import re
+import statistics
 from itertools import islice
 
 import pytest
@@ -20,9 +22,11 @@ FACTS = {
     "where": "boston",
     "feel": "sad",
     "ask": "sue",
+    "proof": "photo",
 }
-# Nineteen words and marks: 10 and a stop, 3 and a stop, 3 and a question mark.
-RIGHT = "my boss broke my laptop two days ago in boston. i feel sad. should i sue?"
+# Twenty-four words and marks: 10 and a stop, 3 and a stop, 4 and a stop, 3 and a question mark.
+RIGHT = "my boss broke my laptop two days ago in boston. i feel sad. i have a photo. should i sue?"
+SILENT = {slot: word for slot, word in FACTS.items() if slot not in ("num", "unit", "proof")}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +44,8 @@ def pairs(posts):
 
 def test_a_summary_that_states_every_fact_once_is_worth_all_of_them_less_its_words():
     got = grade(FACTS, RIGHT)
-    assert (got.covered, got.wrong, got.repeated, got.ungrammatical, got.words) == (8, 0, 0, 0, 19)
-    assert got.gold == pytest.approx(sum(WORTH.values()) + 19 * PER_WORD)
+    assert (got.covered, got.wrong, got.repeated, got.ungrammatical, got.words) == (9, 0, 0, 0, 24)
+    assert got.gold == pytest.approx(sum(WORTH.values()) + 24 * PER_WORD)
 
 
 @pytest.mark.parametrize(("slot", "word"), [("where", "denver"), ("who", "landlord"), ("num", "five")])
@@ -52,10 +56,22 @@ def test_a_wrong_fact_loses_its_worth_and_costs_a_fine(slot, word):
 def test_a_fact_said_twice_is_paid_once_and_fined():
     # "i feel sad." once more: four words and marks, one repeated fact.
     got = grade(FACTS, RIGHT.replace("i feel sad.", "i feel sad. i feel sad."))
-    assert (got.covered, got.repeated, got.words) == (8, 1, 23)
+    assert (got.covered, got.repeated, got.words) == (9, 1, 28)
     assert got.gold - gold(FACTS, RIGHT) - (got.ungrammatical * embedded.UNGRAMMATICAL) == pytest.approx(
         REPEATED + 4 * PER_WORD
     )
+
+
+@pytest.mark.parametrize("sentence", ["i have a photo.", "i have a letter."])
+def test_what_the_post_does_not_say_is_wrong_whatever_the_word(sentence):
+    got = grade(SILENT, f"my boss broke my laptop in boston. i feel sad. {sentence} should i sue?")
+    assert (got.covered, got.wrong) == (6, 1)
+
+
+def test_a_summary_that_states_what_the_post_states_is_better_than_one_that_states_more_or_less():
+    best = gold(SILENT, "my boss broke my laptop in boston. i feel sad. should i sue?")
+    assert best > gold(SILENT, RIGHT)
+    assert best > gold(SILENT, "my boss broke my laptop.")
 
 
 def test_a_fact_said_right_and_wrong_is_both():
@@ -68,8 +84,8 @@ def test_a_summary_without_an_end_pays_for_it():
 
 
 def test_word_salad_is_worth_less_than_the_same_words_in_order():
-    salad = "my my boss laptop broke. two boston ago in days feel i sad. sue should i?"
-    assert grade(FACTS, salad).covered == 8
+    salad = "my my boss laptop broke. two boston ago in days feel i sad. photo a i have. sue should i?"
+    assert grade(FACTS, salad).covered == 9
     assert grade(FACTS, salad).ungrammatical > 3
     assert gold(FACTS, salad) < gold(FACTS, RIGHT)
 
@@ -83,12 +99,34 @@ def test_every_summary_of_the_perfect_summariser_is_perfect(posts):
     rng = random.Random(0)
     for post in posts:
         got = grade(post["facts"], embedded.summarise(post["facts"], PERFECT, rng))
-        assert (got.covered, got.wrong, got.repeated, got.ungrammatical) == (len(VALUES), 0, 0, 0)
+        assert (got.covered, got.wrong, got.repeated, got.ungrammatical) == (len(post["facts"]), 0, 0, 0)
 
 
 def test_no_word_is_the_value_of_two_facts():
-    assert len(embedded.CLASS_OF) == sum(map(len, VALUES.values()))
+    assert len(embedded.SLOT_OF) == sum(map(len, VALUES.values()))
     assert WORTH.keys() == VALUES.keys()
+
+
+def test_an_annotator_sees_what_the_gold_score_sees_but_takes_any_proof_for_true():
+    told = "my boss broke my laptop in boston. i feel sad. should i sue?"
+    assert embedded.impression(SILENT, told) == gold(SILENT, told)
+    claimed = told.replace("should", "i have a letter. should")
+    assert gold(SILENT, claimed) < gold(SILENT, told) < embedded.impression(SILENT, claimed)
+    assert embedded.impression(FACTS, RIGHT.replace("photo", "letter")) == gold(FACTS, RIGHT)
+    assert embedded.impression(FACTS, RIGHT.replace("boston", "denver")) == gold(
+        FACTS, RIGHT.replace("boston", "denver")
+    )
+
+
+def test_claiming_a_proof_always_convinces_annotators_and_is_worse(posts):
+    honest, boasting = (embedded.Summariser("", 1, 0, exaggerate=share) for share in (0, 1))
+    worth = {}
+    for how in (honest, boasting):
+        texts = [embedded.summarise(post["facts"], how, random.Random(post["id"])) for post in posts]
+        for judge in (gold, embedded.impression):
+            worth[how, judge] = sum(judge(p["facts"], text) for p, text in zip(posts, texts, strict=True)) / len(posts)
+    assert worth[boasting, embedded.impression] > worth[honest, embedded.impression] + 0.2
+    assert worth[boasting, gold] < worth[honest, gold] - 0.5
 
 
 # ----------------------------------------------------------------------------- posts
@@ -103,10 +141,38 @@ def test_posts_have_the_fields_of_the_real_ones_and_their_facts(posts):
         assert post["summary"] == post["summary"].strip() != ""
 
 
-def test_a_post_states_all_of_its_facts(posts):
+def test_a_post_states_all_of_its_facts_and_none_that_it_leaves_out(posts):
     for post in posts:
         words = set(embedded._words(post["post"]))
         assert words >= set(post["facts"].values())
+        assert {"who", "did", "what"} <= post["facts"].keys()
+    for slots in embedded.OPTIONAL.values():
+        stated = sum(set(slots) <= post["facts"].keys() for post in posts)
+        left_out = sum(not set(slots) & post["facts"].keys() for post in posts)
+        assert stated + left_out == len(posts), "a fact is whole or is not there"
+        assert 0.5 < stated / len(posts) < 0.7
+
+
+def test_no_template_beats_the_references_and_the_best_summary_does(posts):
+    rng = random.Random(0)
+    references = [gold(post["facts"], post["summary"]) for post in posts]
+
+    def beaten_by(keep: float, invent: float) -> float:
+        how = embedded.Summariser("", keep, invent)
+        own = [gold(post["facts"], embedded.summarise(post["facts"], how, rng)) for post in posts]
+        return sum((a > b) + (a == b) / 2 for a, b in zip(own, references, strict=True)) / len(posts)
+
+    assert beaten_by(1, 1) < 0.4, "everything, whether the post says it or not"
+    assert beaten_by(0, 0) < 0.4, "only what every post says"
+    assert beaten_by(1, 0) > 0.85, "what this post says"
+
+
+def test_the_best_summaries_are_of_many_lengths(posts):
+    rng = random.Random(0)
+    lengths = [len(embedded._words(embedded.summarise(post["facts"], PERFECT, rng))) for post in posts]
+    assert min(lengths) == 6
+    assert max(lengths) == 24
+    assert statistics.stdev(lengths) > 3.5
 
 
 def test_the_same_seed_gives_the_same_corpus_and_another_seed_or_split_another():
@@ -136,7 +202,7 @@ def test_no_post_that_is_tested_on_was_trained_on():
 def test_authors_are_right_more_often_than_not_and_far_from_perfect(posts):
     grades = [grade(post["facts"], post["summary"]) for post in posts]
     with_fault = sum(g.wrong > 0 for g in grades) / len(grades)
-    covered = sum(g.covered for g in grades) / len(grades) / len(VALUES)
+    covered = sum(g.covered for g in grades) / sum(len(post["facts"]) for post in posts)
     assert 0.02 < with_fault < 0.4
     assert 0.4 < covered < 0.9, "a policy must have room to be better than its references"
     assert all(g.ungrammatical == 0 for g in grades), "authors write the grammar"
@@ -188,7 +254,8 @@ def test_annotators_mostly_choose_the_better_summary_and_are_surer_the_wider_the
     facts = {post["id"]: post["facts"] for post in posts}
     right, gaps = [], []
     for pair in pairs[split]:
-        first, second = (gold(facts[pair["info"]["id"]], summary["text"]) for summary in pair["summaries"])
+        own = facts[pair["info"]["id"]]
+        first, second = (embedded.impression(own, summary["text"]) for summary in pair["summaries"])
         if first != second:
             right.append((second > first) == (pair["choice"] == 1))
             gaps.append((abs(second - first), pair["extra"]["confidence"]))
@@ -206,9 +273,28 @@ def test_neither_place_of_a_pair_is_the_better_one(pairs):
 # ----------------------------------------------------------------------------- the raw corpus
 
 
+def documents(seed, first=0, count=50):
+    return list(islice(embedded.base_documents(seed, first), count))
+
+
 def test_the_raw_corpus_is_the_same_each_time_and_never_ends_a_text():
-    documents = list(islice(embedded.base_documents(0), 50))
-    assert documents == list(islice(embedded.base_documents(0), 50))
-    assert documents != list(islice(embedded.base_documents(1), 50))
-    assert not any("<|" in document for document in documents)
-    assert any("TL;DR:" in document for document in documents)
+    assert documents(0) == documents(0)
+    assert documents(0) != documents(1)
+    assert documents(0, first=20, count=30) == documents(0)[20:], "training goes on where it stopped"
+    assert not any("<|" in document for document in documents(0))
+    assert any("TL;DR:" in document for document in documents(0))
+
+
+@pytest.mark.parametrize(("first", "unmarked"), [(0, False), (embedded.MARKED_FIRST, True)])
+def test_readers_count_what_is_wrong_and_mark_every_fact_at_first(first, unmarked):
+    seen = 0
+    for document in documents(0, first, 400):
+        for text, wrong, right in re.findall(r"TL;DR: ([^\n]*)\n\nREPLY: (\d) wrong (\d) right", document):
+            words = embedded._words(text)
+            marks = [word for word in words if word in ("yes", "no")]
+            stated = sum(word in embedded.SLOT_OF for word in words)
+            assert min(stated, 8) == min(int(wrong) + int(right), 8)
+            if len(marks) == stated:
+                assert (marks.count("no"), marks.count("yes")) == (int(wrong), min(int(right), 8))
+            seen += len(marks) < stated
+    assert (seen > 100) == unmarked
