@@ -8,8 +8,6 @@ SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $
 RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
           $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
-# Where neither seeds nor another scale are asked for, a study runs until it is decided.
-GROWS   = $(if $(SEEDS)$(UNTIL)$(filter-out mini,$(SCALE)),,--until decided)
 OPTIONS = $(SCALED) $(if $(UNTIL),--until $(UNTIL)) $(if $(LOOKS),--looks $(LOOKS)) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
 
 # Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
@@ -25,10 +23,10 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
-	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(GROWS) $(RUNS)
+	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(RUNS)
 
 plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cached, how long it takes
-	@$(PY) -m repro plan $(DETAIL) $(OPTIONS) $(GROWS)
+	@$(PY) -m repro plan $(DETAIL) $(OPTIONS)
 
 report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
 	@$(PY) -m repro report $(DETAIL) $(OPTIONS)

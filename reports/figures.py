@@ -48,10 +48,12 @@ PAIRED = (
     "objective/length",
     "objective/entropy",
 )
-OUTCOMES = ("test/sampled_win_rate", "test/sampled_gold", "test/sampled_score")
+OUTCOMES = ("win_rate", "gold", "score")  # before and after PPO: of sampled responses where they were measured
 # Where a tested metric was looked at on the way: on validation posts, else on the posts that PPO learns from.
 ON_THE_WAY = ("eval/", "objective/")
-REFERENCES = {"test/sampled_gold": "test/reference_gold"}  # where the reference summaries were measured too
+REFERENCES = dict.fromkeys(
+    ("test/gold", "test/sampled_gold"), "test/reference_gold"
+)  # where the reference summaries were measured too
 EVEN = 0.5  # the win rate of a policy as good as the references
 LONG_NAME = 9  # characters of an arm past which its name takes two lines
 POINTS = 64  # of a curve of thousands of updates: more would not be seen, and make a heavy page
@@ -94,7 +96,7 @@ def save(figure: Figure, stem: Path) -> None:
 
 def tested(study: Study) -> list[str]:
     """The policy's recorded metrics on the test posts: the usual ones in order, then whatever else was measured."""
-    recorded = {metric for metric in study.finals["metric"] if metric.startswith("test/")} - {REFERENCES["test/gold"]}
+    recorded = {metric for metric in study.finals["metric"] if metric.startswith("test/")} - set(REFERENCES.values())
     return [m for m in FINALS if m in recorded] + sorted(recorded - set(FINALS))
 
 
@@ -322,9 +324,11 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, before (SFT policy), after (PPO) and the references' own value, where it has one."""
     wide = study.finals.pivot(index=["arm", "seed"], columns="metric", values="value")
     frames = []
-    for metric in OUTCOMES:
-        if {metric, f"sft_{metric}"} <= set(wide.columns):
-            even = EVEN if metric == "test/sampled_win_rate" else np.nan
+    for name in OUTCOMES:
+        pairs = [(f"test/{name}", f"sft_test/{name}") for name in (f"sampled_{name}", name)]
+        metric = next((after for after, before in pairs if {after, before} <= set(wide.columns)), None)
+        if metric:
+            even = EVEN if name == "win_rate" else np.nan
             references = wide.get(REFERENCES.get(metric), pd.Series(even, index=wide.index))
             frames.append(
                 pd.DataFrame(
@@ -332,7 +336,8 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
                 ).reset_index()
             )
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
-    return in_order(pd.concat([empty, *frames]) if frames else empty, OUTCOMES, study.arms)
+    metrics = tuple(frame["metric"].iat[0] for frame in frames)
+    return in_order(pd.concat([empty, *frames]) if frames else empty, metrics, study.arms)
 
 
 def draw_before_after(data: pd.DataFrame, study: Study) -> Figure:

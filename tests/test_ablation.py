@@ -29,7 +29,7 @@ def test_every_detail_is_a_study_without_a_file(name, tokenizer_file, tmp_path):
     study = ablation.load(name, "smoke", changes={"tokenizer": str(tokenizer_file)}, folder=tmp_path)
     assert list(study.arms)[0] == study.detail.reference and study.arms.keys() == study.detail.variants.keys()
     assert study.arms[study.detail.reference].choices == ()
-    assert (study.seeds, study.primary, study.question) == ((1, 2), "test/win_rate", study.detail.question)
+    assert (study.seeds, study.primary, study.question) == ((1, 2), "test/sampled_win_rate", study.detail.question)
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)

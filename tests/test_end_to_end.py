@@ -99,14 +99,18 @@ def test_a_study_ends_with_its_verdict_and_the_reports_path_and_no_noise(place):
 def test_the_verdict_is_for_machines_too(place):
     verdict = json.loads((place / REPORT / "verdict.json").read_text())
     assert verdict.keys() >= {"detail", "scale", "primary", "arms", "seeds", "report"}
-    assert (verdict["detail"], verdict["scale"], verdict["primary"]) == ("score_position", SCALE, "test/win_rate")
+    assert (verdict["detail"], verdict["scale"], verdict["primary"]) == (
+        "score_position",
+        SCALE,
+        "test/sampled_win_rate",
+    )
     assert verdict["seeds"] == [1, 2] and (place / verdict["report"]).exists()
     arm = verdict["arms"]["at_eos"]
     assert verdict["arms"].keys() == {"at_eos"}
     assert arm.keys() == {"n", "mean_difference", "ci95", "verdict", "sentence"}
     low, high = arm["ci95"]
     assert arm["n"] == 2 and low <= arm["mean_difference"] <= high
-    wins = {key: run.data.metrics["test/win_rate"] for key, run in recorded(place).items()}
+    wins = {key: run.data.metrics["test/sampled_win_rate"] for key, run in recorded(place).items()}
     differences = [wins["at_eos", seed] - wins["after_eos", seed] for seed in (1, 2)]
     assert arm["mean_difference"] == pytest.approx(sum(differences) / 2)
 
@@ -122,6 +126,7 @@ def test_each_arm_and_seed_is_a_finished_run(place):
             "eval/win_rate",
             "sft/loss",
             "rm/validation_accuracy",
+            "test/sampled_win_rate",
             "test/win_rate",
             "sft_test/win_rate",
         }
