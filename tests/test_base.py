@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from repro import base, model
-from repro.data import ARTICLES, embedded
+from repro.data import ARTICLES, embedded, local
 from repro.errors import UserError
 from repro.stage import Budget, Work
 
@@ -95,3 +95,38 @@ def test_a_trained_tokenizer_has_one_token_for_every_word_that_states_a_fact():
     assert [word for word in embedded.SLOT_OF if len(tokenizer.encode(f" {word}")) > 1] == []
     text = "so my boss sold my bike.\n\nTL;DR:"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# ----------------------------------------------------------------------------- making the embedded base model
+
+
+def test_a_network_that_was_given_a_layer_says_what_it_said_without():
+    shallow, deeper = (model.initialise(base.SHAPE.format(layers=layers), 640, 256, seed=5) for layers in (3, 4))
+    ids = torch.randint(640, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = shallow(input_ids=ids).logits
+        grown = base._grown(shallow, deeper)
+        assert torch.allclose(grown(input_ids=ids).logits, before, atol=1e-5)
+    assert grown.config.num_hidden_layers == 4
+
+
+def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a_word(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(base, "BATCH", 2)
+    monkeypatch.setattr(base, "_grown", lambda policy, deeper: seen.append(deeper.config.num_hidden_layers) or deeper)
+    base.make_embedded_base(tmp_path, steps=8)
+    assert seen == [3, 4, 4], "after the first phase"
+    made = model.load_policy(tmp_path / "base")
+    tokenizer = local.load_tokenizer(tmp_path / "tokenizer.json")
+    assert made.config.num_hidden_layers == 4
+    words = [" edit:", " update:", " anyway", " sorry", " so", " now", " there"]
+    embedding = made.get_input_embeddings().weight
+    mean = embedding[[tokenizer.encode(word)[0] for word in words]].mean(0)
+    assert torch.allclose(embedding[tokenizer.eos_token_id], mean)
+
+
+def test_texts_of_a_batch_are_of_about_one_length(monkeypatch):
+    monkeypatch.setattr(base, "BATCH", 4)
+    batches = base._batches(base.train_tokenizer(documents=500), 0)
+    spreads = [lengths.max() - lengths.min() for lengths in (next(batches)[1].sum(1) for _ in range(16))]
+    assert sorted(spreads)[8] < 20
