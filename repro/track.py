@@ -197,7 +197,12 @@ class Tracker:
             splits[split] = splits.get(split, "") + digests[file]
         sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
         datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
-        self.client.log_inputs(run.run_id, datasets=datasets)
+        try:
+            self.client.log_inputs(run.run_id, datasets=datasets)
+        except STORE_ERRORS as error:  # another process wrote the same between this one's look and its own writing
+            if "UNIQUE constraint" not in str(error):
+                raise
+            self.client.log_inputs(run.run_id, datasets=datasets)
         checks = folder / describe.FILE
         if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
             self.client.log_text(run.run_id, checks.read_text(), DATA_CHECKS)

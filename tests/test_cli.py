@@ -82,7 +82,7 @@ def test_docs_are_written_and_checked(place, monkeypatch, capsys):
 def test_a_plan_tells_what_would_run_and_writes_no_more_than_how_fast_it_found_the_computer(tiny, place, capsys):
     assert main(["plan", "whiten_adv", *tiny, "--seeds", "4", "5"]) == 0
     told = capsys.readouterr().out
-    assert "arms shift_and_scale, scale_only, off; seeds 4 5; primary metric test/win_rate" in told
+    assert "arms shift_and_scale, scale_only, off; seeds 4 5; primary metric test/sampled_win_rate" in told
     rows = [line.split() for line in told.splitlines()]
     assert {row[0]: row[1:4] for row in rows if row[:1] and row[0] in pipeline.BY_NAME} == {
         "data": ["1", "yes", "0/1"],
