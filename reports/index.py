@@ -103,14 +103,22 @@ def _card(study: Study, page: Path, root: Path) -> dict:
 
 
 def _missing(study: Study) -> int:
-    """How many of the study's arms and seeds have no run."""
-    return len(study.arms) * len(study.seeds) - len(study.runs)
+    """How many runs there should be and are not; an arm that a look decided about was to run no further."""
+    planned = dict.fromkeys(study.arms, study.seeds)
+    if study.looks:
+        planned = statistics.stopped_at(study, statistics.judge(study, _pairs(study))[1])
+    return sum(map(len, planned.values())) - len(study.runs)
+
+
+def _pairs(study: Study) -> pd.DataFrame:
+    """The differences of single seeds on the primary metric."""
+    own = study.finals[study.finals["metric"] == study.primary].assign(step=0)
+    return statistics.differences(own, study.reference)
 
 
 def compare(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each arm's verdict and interval on the primary metric, and the differences of single seeds behind them."""
-    own = study.finals[study.finals["metric"] == study.primary].assign(step=0)
-    pairs = statistics.differences(own, study.reference)
+    pairs = _pairs(study)
     rows, _ = statistics.judge(study, pairs)
     return rows.assign(smallest_effect=study.smallest_effect, primary=study.primary), pairs
 

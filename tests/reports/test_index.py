@@ -93,6 +93,20 @@ def test_what_is_missing_is_said(uri, root):
     assert html.count("no page yet") == 3 and "only the reference arm has runs" in html
 
 
+def test_an_arm_that_a_look_decided_about_has_lost_no_runs(tmp_path):
+    uri, rates = f"sqlite:///{tmp_path / 'mlflow.db'}", (0.50, 0.51, 0.49, 0.50, 0.52, 0.48)
+    decided = tuple(rate - 0.2 + seed / 1000 for seed, rate in enumerate(rates[:4]))
+    wild = tuple(rate + step for rate, step in zip(rates, (0.2, -0.2, 0.1, -0.1, 0.2, -0.2), strict=True))
+    plan = {"looks": "4 6", "smallest_effect": "0.05", "primary": "test/win_rate", "higher_is_better": "true"}
+    put(uri, "alpha", "mini", {"ref": rates, "down": decided, "wild": wild}, **plan)
+    client = MlflowClient(uri)
+    for name, value in plan.items():
+        client.set_experiment_tag(client.get_experiment_by_name("alpha-mini").experiment_id, name, value)
+    (study,) = read_store(uri)[0]
+    assert study.looks == (4, 6) and dict(index.compare(study)[0].set_index("arm")["n"]) == {"down": 4, "wild": 6}
+    assert index._missing(study) == 0
+
+
 def test_a_page_older_than_its_newest_run_is_marked(root, tmp_path_factory):
     uri = f"sqlite:///{tmp_path_factory.mktemp('aged') / 'mlflow.db'}"
     put(uri, "alpha", "mini", {"ref": (0.5,)})
