@@ -34,8 +34,14 @@ NO_SPREAD = "all differences are equal: the metric does not move at this scale"
 ENDED = ("finished", "diverged", "failed")  # outcomes after which nothing more comes of a run
 TOO_FEW = "an interval needs two paired seeds"
 # Final metrics that are a mean over test posts, and the column of the samples that holds each post's own value.
-PER_POST = {f"test/{name}": column for name, column in {"win_rate": "win", "gold": "gold", "score": "score"}.items()}
-PER_POST |= {"test/length": "length"} | {f"test/sampled_{name}": f"sampled_{name}" for name in ("win_rate", "gold")}
+PER_POST = {
+    "test/sampled_win_rate": "sampled_win_rate",
+    "test/sampled_gold": "sampled_gold",
+    "test/win_rate": "win",
+    "test/gold": "gold",
+    "test/score": "score",
+    "test/length": "length",
+}
 PREDICTED = {"up": 1, "down": -1, "same": 0}
 
 

@@ -25,17 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
-BEFORE = (
-    "summary",
-    "score",
-    "gold",
-    "length",
-    "kl",
-    "ended",
-    "win",
-    "sampled_win_rate",
-    "sampled_gold",
-)  # what the SFT policy's samples are shown with
+# What the SFT policy's samples are shown with.
+BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win", "sampled_win_rate", "sampled_gold")
 SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
 
 

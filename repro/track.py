@@ -200,7 +200,7 @@ class Tracker:
         try:
             self.client.log_inputs(run.run_id, datasets=datasets)
         except STORE_ERRORS as error:  # another process wrote the same between this one's look and its own writing
-            if "UNIQUE constraint" not in str(error):
+            if "unique constraint" not in str(error).lower():
                 raise
             self.client.log_inputs(run.run_id, datasets=datasets)
         checks = folder / describe.FILE
