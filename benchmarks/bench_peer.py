@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.bench import SHAPES
 from benchmarks.turns import Side, Spread, disturbed, ratios, seconds_of, take_turns
-from repro.__main__ import Parser
+from repro.__main__ import Parser, pairs_of
 from repro.errors import UserError
 from repro.machine import commit, cores, described
 from repro.scale import SCALES, find
@@ -48,17 +48,10 @@ def load_of(what: str, arguments: argparse.Namespace) -> dict:
             f"--what {what!r} is unknown; it is ppo:SHAPE ({', '.join(SHAPES)}), {', '.join(STAGES)} or chain:SCALE "
             f"({', '.join(name for name, scale in SCALES.items() if scale.corpus == 'embedded')})"
         )
-    changes = _changes(arguments.set)
+    changes = pairs_of("--set", arguments.set, "field=value, as episodes=64")
     scale = find(of, changes)
     load = {"scale": of, "changes": changes, "seed": 1, "threads": threads or scale.threads, "cache": arguments.cache}
     return load | ({"kind": "chain"} if kind == "chain" else {"kind": "stage", "stage": kind})
-
-
-def _changes(words: list[str]) -> dict[str, str]:
-    wrong = [word for word in words if "=" not in word]
-    if wrong:
-        raise UserError(f"--set takes field=value, not {wrong[0]!r}")
-    return dict(word.split("=", 1) for word in words)
 
 
 # ---------------------------------------------------------------------------------------------- who is timed

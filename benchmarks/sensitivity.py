@@ -5,22 +5,21 @@ must show; it counts as seen where the mean of its paired differences is as far 
 control, which is the reference with other random numbers in PPO. Interrupted, the same command goes on where it stopped.
 """
 
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from repro import details, scale, stage
+from repro import details, pipeline, scale, stage
+from repro.__main__ import Parser, pairs_of
 from repro.detail import Recipe
 from repro.errors import UserError
 from repro.job import prepare_process
 from repro.launch import workers_of
 from repro.machine import cores
-from repro.pipeline import BY_NAME, keys
 
 PRIMARY = "test/sampled_win_rate"
 SHOWN = (PRIMARY, "test/win_rate", "test/sampled_gold", "test/kl", "test/sampled_length")
@@ -44,8 +43,7 @@ class Contrast:
 
     def scale(self, base: scale.Scale) -> scale.Scale:
         fields = {name: getattr(base, name) * factor for name, factor in self.factors.items()}
-        whole = {name: int(value) if isinstance(getattr(base, name), int) else value for name, value in fields.items()}
-        return scale.find(base.name, {name: str(value) for name, value in whole.items()}) if whole else base
+        return replace(base, **{name: type(getattr(base, name))(value) for name, value in fields.items()})
 
 
 REFERENCE, CONTROL = Contrast("reference", 0), Contrast("control: other draws", 0, {"draws": "again"})
@@ -69,7 +67,7 @@ PLANTED = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sensitivity", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.sensitivity", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
     parser.add_argument("--control-seeds", type=int, nargs="+", default=[], help="more seeds of reference and control")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORDS", help="contrasts whose names contain these")
@@ -80,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
     try:
-        base = scale.find(given.scale, dict(change.split("=", 1) for change in given.set))
+        given = parser.parse_args(arguments)
+        base = scale.find(given.scale, pairs_of("--set", given.set, "field=value, as test_posts=1024"))
         chosen = [c for c in PLANTED if not given.only or any(words in c.name for words in given.only)]
         pairs = dict.fromkeys((*given.seeds, *given.control_seeds))
         if len(pairs) < 2:
@@ -114,11 +112,7 @@ def _all_of(wanted: Sequence[tuple[Contrast, int]], base: scale.Scale, cache: Pa
 
 def run(arm: Contrast, seed: int, base: scale.Scale, cache: Path) -> dict:
     """The whole chain of an arm: its metrics, and the learning curve of the policy on validation posts."""
-    recipe, budget = arm.recipe(), arm.scale(base)
-    known, folders = keys(recipe, budget, seed), {}
-    for name in ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate"):
-        folders[name] = stage.run_or_reuse(BY_NAME[name], recipe, budget, seed, known, cache, lambda _: None)
-    metrics = {}
+    folders, metrics = pipeline.run(arm.recipe(), arm.scale(base), seed, cache), {}
     for folder in folders.values():
         metrics |= json.loads((folder / stage.RESULT).read_text())["metrics"]
     journal = [line["metrics"] for line in stage.read_journal(folders["ppo"])]

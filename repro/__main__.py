@@ -127,7 +127,7 @@ def _engine(arguments: argparse.Namespace, studies):
     from repro import launch, slurm
     from repro.detail import nearest
 
-    asked = _pairs("--slurm", arguments.slurm, slurm.FORM)
+    asked = pairs_of("--slurm", arguments.slurm, slurm.FORM)
     if arguments.engine == "slurm":
         return slurm.engine(studies[0].scale, asked, sum(len(study.arms) * len(study.seeds) for study in studies))
     if arguments.engine != "local":
@@ -216,14 +216,15 @@ def _study(arguments: argparse.Namespace):
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, str]:
-    return _pairs("--set", arguments.set, "FIELD=VALUE, as episodes=512")
+    return pairs_of("--set", arguments.set, "FIELD=VALUE, as episodes=512")
 
 
 def _company(arguments: argparse.Namespace) -> dict[str, str]:
-    return _pairs("--with", getattr(arguments, "with"), "DETAIL=LABEL, as kl_estimator=k3")
+    return pairs_of("--with", getattr(arguments, "with"), "DETAIL=LABEL, as kl_estimator=k3")
 
 
-def _pairs(option: str, words: Sequence[str], form: str) -> dict[str, str]:
+def pairs_of(option: str, words: Sequence[str], form: str) -> dict[str, str]:
+    """What NAME=VALUE words say; UserError, with the form that is wanted, where one says nothing or a name comes twice."""
     pairs = {}
     for word in words:
         name, equals, value = word.partition("=")

@@ -96,9 +96,9 @@ class Phase:
 
 # What a summary is worth is a sum over its facts, so a network needs a layer below its last in which it knows whether a fact
 # is so. One of four layers that is trained from the start takes all four to learn that, and never learns to count what
-# readers have not marked (correlation with the true count 0.4 after 4,000 steps, on a draft of this corpus). One that learns to mark in three layers,
-# until it is right in 99 of 100, and is then given a fourth counts after 1,000 more (0.96). The phases follow the corpus:
-# readers mark every fact in the first two, count in a reply in the third, and anywhere in the last.
+# readers have not marked (correlation with the true count 0.4 after 4,000 steps, on a draft of this corpus). One that learns
+# to mark in three layers, until it is right in 99 of 100, and is then given a fourth counts after 1,000 more (0.96). The
+# phases follow the corpus: readers mark every fact in the first two, count in a reply in the third, and anywhere in the last.
 PHASES = (Phase(3, 4_000, 3e-3), Phase(3, 3_000, 3e-3), Phase(4, 1_500, 2e-3), Phase(4, 1_500, 2e-3))
 BATCH = 32
 STEPS = sum(phase.steps for phase in PHASES)

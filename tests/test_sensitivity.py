@@ -38,6 +38,8 @@ def test_each_contrast_changes_something_and_says_beforehand_where_it_goes():
 def test_budgets_are_those_that_the_names_say(words, field, value):
     (contrast,) = [contrast for contrast in PLANTED if words in contrast.name]
     assert getattr(contrast.scale(MINI), field) == value
+    changed = scale.find("mini", {"test_posts": "64"})
+    assert (getattr(contrast.scale(changed), field), contrast.scale(changed).test_posts) == (value, 64)
 
 
 def test_a_contrast_is_seen_two_spreads_of_the_control_away_and_in_the_direction_that_was_expected():
@@ -76,7 +78,13 @@ def test_the_command_runs_every_arm_of_every_seed_prints_a_table_and_writes_what
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"), [(["--seeds", "1"], "two seeds or more"), (["--set", "episodes=many"], "episodes")]
+    ("words", "problem"),
+    [
+        (["--seeds", "1"], "two seeds or more"),
+        (["--set", "episodes=many"], "episodes"),
+        (["--set", "episodes"], "field=value"),
+        (["--seeds", "one"], "invalid int value"),
+    ],
 )
 def test_what_makes_no_sense_is_one_line_and_exit_code_2(words, problem, capsys):
     assert sensitivity.main(words) == 2
