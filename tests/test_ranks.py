@@ -14,6 +14,7 @@ from repro import pipeline, ranks
 
 # Nothing divides by two, or by the micro-batch; each step is kept, so that saving is tried too.
 SMALL = dict(
+    corpus_seed=6,  # no comparison is of a text with itself: rounding would say which of the two is better
     posts=48,
     validation_posts=7,
     test_posts=9,
@@ -125,12 +126,9 @@ def test_two_ranks_are_one_to_rounding_from_stage_to_stage(alone, tmp_path, shar
     for name in ("sft", "rm", "baseline", "ppo", "evaluate"):
         one, two = cache / keys[name], tmp_path / keys[name]
         for expected, found in zip(numbers(one), numbers(two), strict=True):
-            # A ratio beside its clip may fall on either side of it, and so may one comparison of 22 whose texts are alike.
-            steps = ("clip_fraction", "explained", "accuracy", "calibration_error")
-            smooth = {k: v for k, v in expected.items() if not any(step in k for step in steps)}
+            # A ratio beside its clip may fall on either side of it.
+            smooth = {k: v for k, v in expected.items() if "clip_fraction" not in k and "explained" not in k}
             assert found.keys() == expected.keys()
-            for step in (k for k in expected if k in ("rm/validation_accuracy", "rm/calibration_error")):
-                assert found[step] == pytest.approx(expected[step], abs=1.01 / 22)
             assert {k: found[k] for k in smooth} == pytest.approx(smooth, abs=2e-4, rel=1e-3)
         expected, found = weights(one), weights(two)
         assert found.keys() == expected.keys()
