@@ -51,9 +51,8 @@ PAIRED = (
 OUTCOMES = ("win_rate", "gold", "score")  # before and after PPO: of sampled responses where they were measured
 # Where a tested metric was looked at on the way: on validation posts, else on the posts that PPO learns from.
 ON_THE_WAY = ("eval/", "objective/")
-REFERENCES = dict.fromkeys(
-    ("test/gold", "test/sampled_gold"), "test/reference_gold"
-)  # where the reference summaries were measured too
+# Where the reference summaries were measured too.
+REFERENCES = dict.fromkeys(("test/gold", "test/sampled_gold"), "test/reference_gold")
 EVEN = 0.5  # the win rate of a policy as good as the references
 LONG_NAME = 9  # characters of an arm past which its name takes two lines
 POINTS = 64  # of a curve of thousands of updates: more would not be seen, and make a heavy page
@@ -118,7 +117,7 @@ def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
 
 def on_the_way(metric: str) -> str:
     """The curve that shows a tested metric during training: the first that is a panel; nothing where none is."""
-    name = metric.removeprefix("test/")
+    name = metric.removeprefix("test/").removeprefix("sampled_")
     return next((way + name for way in ON_THE_WAY if metric != name and way + name in PANELS), "")
 
 

@@ -32,6 +32,7 @@ def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
     ("metric", "curve"),
     [
         ("test/win_rate", "eval/win_rate"),
+        ("test/sampled_win_rate", "eval/win_rate"),
         ("test/kl", "objective/kl"),
         ("test/rouge_l", ""),
         ("objective/kl", ""),
