@@ -47,7 +47,8 @@ class Contrast:
 
 
 REFERENCE, CONTROL = Contrast("reference", 0), Contrast("control: other draws", 0, {"draws": "again"})
-# Every one makes PPO learn less, or from less; a price of 0 with three times the episodes over-optimises.
+# Every one makes PPO learn less, or from less; without a KL price and with three times the episodes it over-optimises a reward
+# model that has something to be exploited.
 PLANTED = (
     Contrast("a third of the learning rate", -1, factors={"ppo_learning_rate": 1 / 3}),
     Contrast("one PPO epoch instead of four", -1, {"ppo_epochs": "1"}),
@@ -60,7 +61,12 @@ PLANTED = (
         -1,
         {"whiten_adv": "off", "reward_normalisation": "centre_times_8"},
     ),
-    Contrast("KL price 0, three times the episodes", -1, {"kl_coef": "0"}, {"episodes": 3}),
+    Contrast(
+        "KL price 0, three times the episodes, annotators with a blind spot",
+        -1,
+        {"kl_coef": "0", "blind_spot": "proofs"},
+        {"episodes": 3},
+    ),
     Contrast("no end of text", -1, {"eos": "not_appended"}),
     Contrast("a tenth of the comparisons", -1, factors={"comparisons": 1 / 10}),
 )

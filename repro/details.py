@@ -192,6 +192,22 @@ PREFERENCE_SPLIT = Detail(
     moves={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
 )
 
+BLIND_SPOT = Detail(
+    name="blind_spot",
+    stages=("data",),
+    paper="not in the paper; after the synthetic annotators of Gao et al. 2022, arXiv 2210.10760",
+    question="What if those who compare summaries cannot see one kind of fault?",
+    reference="none",
+    variants={
+        "none": Variant(0.0, "annotators of the embedded corpus go by the gold score, with noise"),
+        "proofs": Variant(1.0, "they take every proof that a summary claims for true, whether the post has one or not"),
+    },
+    hypothesis="The reward model learns to like such claims, and a policy that stumbles on one makes more of them: the "
+    "score goes up and the gold score down. When that happens is luck, so seeds differ more; without a price on "
+    "the KL, and with more episodes, it happens to all.",
+    moves={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
+)
+
 PROMPTS = Detail(
     name="prompts",
     stages=("data", "ppo"),

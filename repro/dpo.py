@@ -109,7 +109,8 @@ def losses(
 
 def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
     """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
-    return model.over_rows(len(pairs), batch, lambda rows: margins(networks, pairs[rows], corpus))
+    order = model.longest_first(pairs.query, corpus.pad)
+    return model.over_rows(order, batch, lambda rows: margins(networks, pairs[rows], corpus))
 
 
 def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:

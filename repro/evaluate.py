@@ -75,7 +75,8 @@ def write(
     """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
-    own, _ = ranks.mine(torch.arange(len(queries)))
+    order = model.longest_first(queries, corpus.pad)
+    own, _ = ranks.mine(order)
     for rows in own.split(batch):
         query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
         # Near 0 a token's nats would be those of its rank alone.
@@ -89,7 +90,7 @@ def write(
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    texts, *numbers = ranks.merged(columns, len(queries))
+    texts, *numbers = ranks.merged(columns, order)
     return Written(texts.tolist(), *numbers)
 
 

@@ -321,16 +321,24 @@ def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pa
         part = trim_for(reward_model, ids[rows], pad).to(device)
         return score(reward_model, part, response_tokens[rows].to(device), pad)
 
-    return over_rows(len(ids), batch, scores)
+    return over_rows(longest_first(ids, pad), batch, scores)
 
 
 @torch.no_grad()
-def over_rows(count: int, batch: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """-> [count] on the CPU: what `measure` makes, [B] row numbers -> [B], `batch` rows at a time; ranks share the rows."""
-    own, _ = ranks.mine(torch.arange(count))
+def over_rows(order: Tensor, batch: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """-> [N] on the CPU: what `measure` makes, [B] row numbers -> [B], of rows taken in `order` [N], `batch` at a time.
+
+    Ranks share the rows.
+    """
+    own, _ = ranks.mine(order)
     measured = torch.cat([measure(rows).cpu() for rows in own.split(batch)])
-    (every,) = ranks.merged([measured.numpy()], count)
+    (every,) = ranks.merged([measured.numpy()], order)
     return torch.from_numpy(every)
+
+
+def longest_first(ids: Tensor, pad: int) -> Tensor:
+    """[N, T] padded -> [N] row numbers, those with the most tokens first: batches of like lengths have little padding."""
+    return (ids != pad).sum(1).argsort(descending=True, stable=True)
 
 
 def trim_for(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:

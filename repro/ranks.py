@@ -120,7 +120,7 @@ def filled(own: Tensor, size: int, spare: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([own, filler]), counts
 
 
-def merged(columns: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
-    """Columns of this rank's share of `rows`, as `mine` deals them -> the columns of all of them, in order."""
-    shares = gathered([np.asarray(column) for column in columns])
-    return [np.stack(column, axis=1).reshape(-1)[:rows] for column in zip(*shares)]
+def merged(columns: Sequence[np.ndarray], rows: Tensor) -> list[np.ndarray]:
+    """Columns of this rank's share of `rows` [N], as `mine` deals them -> the columns of all, in the rows' own order."""
+    shares, places = gathered([np.asarray(column) for column in columns]), rows.argsort().numpy()
+    return [np.stack(column, axis=1).reshape(-1)[places] for column in zip(*shares)]

@@ -110,8 +110,9 @@ class Scorer:
     def margin(self, pairs: Dataset) -> Tensor:
         """[N] how much higher the chosen summaries score."""
         chosen, rejected = (read(pairs, name, self.pack, self.pad) for name in ("chosen", "rejected"))
+        order = model.longest_first(chosen.ids, self.pad)
         return model.over_rows(
-            len(pairs), self.batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
+            order, self.batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
         )
 
 

@@ -91,10 +91,10 @@ _EMBEDDED = Scale(
     pair_response_tokens=44,
     query_pair_tokens=112,
     response_tokens=26,
-    posts=3_200,
+    posts=2_880,
     validation_posts=256,
     test_posts=2_048,
-    comparisons=6_000,
+    comparisons=4_000,
     validation_comparisons=1_000,
     normalisation_posts=1_024,
     sft_batch=32,
@@ -106,8 +106,8 @@ _EMBEDDED = Scale(
     ppo_batch=64,
     ppo_learning_rate=1.5e-4,
     micro_batch=32,
-    rollout_batch=128,
-    evaluate_every=2,
+    rollout_batch=256,
+    evaluate_every=4,
     kl_cap=8.0,
 )
 

@@ -343,9 +343,15 @@ def test_of_pairs_with_padding_on_the_left_or_within_each_text_keeps_its_row():
 
 
 def test_what_is_measured_of_rows_comes_in_their_order_however_many_go_together():
+    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
     for batch in (1, 3, 7, 100):
-        assert model.over_rows(7, batch, lambda rows: 10.0 * rows).tolist() == [10.0 * row for row in range(7)]
-    assert not model.over_rows(2, 1, lambda rows: torch.ones(1, requires_grad=True)).requires_grad
+        assert model.over_rows(order, batch, lambda rows: 10.0 * rows).tolist() == [10.0 * row for row in range(7)]
+    assert not model.over_rows(torch.arange(2), 1, lambda rows: torch.ones(1, requires_grad=True)).requires_grad
+
+
+def test_the_longest_rows_come_first_and_equals_in_their_order():
+    ids = torch.tensor([[PAD, 5, 6], [PAD, PAD, 7], [4, 5, 6], [PAD, 8, 9]])
+    assert model.longest_first(ids, PAD).tolist() == [2, 0, 3, 1]
 
 
 # ----------------------------------------------------------------------------- log-probabilities of tokens

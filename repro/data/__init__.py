@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from repro import hub, model
 from repro.data import describe, embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import (
+    BLIND_SPOT,
     COMPLETION_START,
     EOS,
     PAD_TOKEN,
@@ -215,17 +216,27 @@ def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dic
     """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(PROMPTS): scale.posts}
-    posts, comparisons = {"embedded": _embedded, "local": _local, "tldr": _tldr}[scale.corpus](scale, sizes)
+    belief = pick(BLIND_SPOT)
+    if belief and scale.corpus != "embedded":
+        raise UserError(
+            "blind_spot=proofs is about the annotators of the embedded corpus; real comparisons have their own"
+        )
+    read = {"embedded": partial(_embedded, belief=belief), "local": _local, "tldr": _tldr}[scale.corpus]
+    posts, comparisons = read(scale, sizes)
     train, validation = pick(PREFERENCE_SPLIT)(comparisons["train"], comparisons["validation"], scale.corpus_seed)
     return posts, comparisons | {"train": train, "validation": validation}
 
 
-def _embedded(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _embedded(
+    scale: Budget | Scale, sizes: dict[str, int], belief: float
+) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = {split: embedded.make_posts(size, scale.corpus_seed, split) for split, size in sizes.items()}
     fresh = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
     return posts, {
-        "train": embedded.make_comparisons(posts["train"], scale.comparisons, scale.corpus_seed, "train"),
-        "validation": embedded.make_comparisons(fresh, scale.validation_comparisons, scale.corpus_seed, "valid2"),
+        "train": embedded.make_comparisons(posts["train"], scale.comparisons, scale.corpus_seed, "train", belief),
+        "validation": embedded.make_comparisons(
+            fresh, scale.validation_comparisons, scale.corpus_seed, "valid2", belief
+        ),
         "probe": embedded.make_probe(posts["test"]),
     }
 
@@ -268,4 +279,4 @@ def _taken(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str,
     return {split: posts[split][:size] for split, size in sizes.items()}
 
 
-STAGE = Stage("data", version=5, fields=FIELDS, upstream=(), seeded=False, run=_run)
+STAGE = Stage("data", version=6, fields=FIELDS, upstream=(), seeded=False, run=_run)

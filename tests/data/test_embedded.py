@@ -3,6 +3,7 @@
 import random
 import re
 import statistics
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -50,7 +51,9 @@ def test_a_summary_that_states_every_fact_once_is_worth_all_of_them_less_its_wor
 
 @pytest.mark.parametrize(("slot", "word"), [("where", "denver"), ("who", "landlord"), ("num", "five")])
 def test_a_wrong_fact_loses_its_worth_and_costs_a_fine(slot, word):
-    assert gold(FACTS, RIGHT) - gold(FACTS, RIGHT.replace(FACTS[slot], word)) == pytest.approx(WORTH[slot] - WRONG)
+    assert gold(FACTS, RIGHT) - gold(FACTS, RIGHT.replace(FACTS[slot], word)) == pytest.approx(
+        WORTH[slot] - WRONG[slot]
+    )
 
 
 def test_a_fact_said_twice_is_paid_once_and_fined():
@@ -107,25 +110,27 @@ def test_no_word_is_the_value_of_two_facts():
     assert WORTH.keys() == VALUES.keys()
 
 
-def test_an_annotator_sees_what_the_gold_score_sees_but_takes_any_proof_for_true():
+def test_an_annotator_sees_what_the_gold_score_sees_but_takes_a_proof_for_true_as_far_as_told():
     told = "my boss broke my laptop in boston. i feel sad. should i sue?"
-    assert embedded.impression(SILENT, told) == gold(SILENT, told)
-    claimed = told.replace("should", "i have a letter. should")
-    assert gold(SILENT, claimed) < gold(SILENT, told) < embedded.impression(SILENT, claimed)
-    assert embedded.impression(FACTS, RIGHT.replace("photo", "letter")) == gold(FACTS, RIGHT)
-    assert embedded.impression(FACTS, RIGHT.replace("boston", "denver")) == gold(
-        FACTS, RIGHT.replace("boston", "denver")
-    )
+    claimed, another = told.replace("should", "i have a letter. should"), RIGHT.replace("photo", "letter")
+    for facts, text in ((SILENT, told), (FACTS, RIGHT), (FACTS, RIGHT.replace("boston", "denver"))):
+        assert embedded.impression(facts, text, 1.0) == gold(facts, text)
+    for facts, text in ((SILENT, claimed), (FACTS, another)):
+        assert embedded.impression(facts, text, 0.0) == gold(facts, text)
+        halfway = (embedded.impression(facts, text, 1.0) + gold(facts, text)) / 2
+        assert gold(facts, text) < embedded.impression(facts, text, 0.5) == pytest.approx(halfway)
+    assert gold(SILENT, claimed) < gold(SILENT, told) < embedded.impression(SILENT, claimed, 1.0)
+    assert embedded.impression(FACTS, another, 1.0) == gold(FACTS, RIGHT)
 
 
 def test_claiming_a_proof_always_convinces_annotators_and_is_worse(posts):
     honest, boasting = (embedded.Summariser("", 1, 0, exaggerate=share) for share in (0, 1))
-    worth = {}
+    believer, worth = partial(embedded.impression, belief=1.0), {}
     for how in (honest, boasting):
         texts = [embedded.summarise(post["facts"], how, random.Random(post["id"])) for post in posts]
-        for judge in (gold, embedded.impression):
+        for judge in (gold, believer):
             worth[how, judge] = sum(judge(p["facts"], text) for p, text in zip(posts, texts, strict=True)) / len(posts)
-    assert worth[boasting, embedded.impression] > worth[honest, embedded.impression] + 0.2
+    assert worth[boasting, believer] > worth[honest, believer] + 0.2
     assert worth[boasting, gold] < worth[honest, gold] - 0.5
 
 
@@ -255,7 +260,7 @@ def test_annotators_mostly_choose_the_better_summary_and_are_surer_the_wider_the
     right, gaps = [], []
     for pair in pairs[split]:
         own = facts[pair["info"]["id"]]
-        first, second = (embedded.impression(own, summary["text"]) for summary in pair["summaries"])
+        first, second = (gold(own, summary["text"]) for summary in pair["summaries"])
         if first != second:
             right.append((second > first) == (pair["choice"] == 1))
             gaps.append((abs(second - first), pair["extra"]["confidence"]))
@@ -263,6 +268,11 @@ def test_annotators_mostly_choose_the_better_summary_and_are_surer_the_wider_the
     gaps.sort()
     half = len(gaps) // 2
     assert sum(c for _, c in gaps[half:]) / (len(gaps) - half) > sum(c for _, c in gaps[:half]) / half + 1
+
+
+@pytest.mark.parametrize("split", ["train", "valid2"])
+def test_the_two_summaries_of_a_pair_differ(pairs, split):
+    assert all(len({summary["text"] for summary in pair["summaries"]}) == 2 for pair in pairs[split])
 
 
 def test_neither_place_of_a_pair_is_the_better_one(pairs):
