@@ -76,7 +76,9 @@ def analyse(study: Study) -> Findings:
         intervals=summary,
         verdicts=judged,
         looks=looks,
-        predictions=predictions(summary, arms, study.moves, study.primary, study.smallest_effect),
+        predictions=predictions(
+            _as_judged(summary, judged, study.primary), arms, study.moves, study.primary, study.smallest_effect
+        ),
         tally=tally(study.runs, primary, study.arms, stopped_at(study, looks)).merge(runaways(study), on="arm"),
         levels=levels(primary, study.arms),
         robust=robust(paired[paired["metric"] == study.primary], arms, study.higher_is_better),
@@ -99,6 +101,11 @@ def judge(study: Study, paired: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
         judged = judged.assign(p=judged["arm"].map(p).astype(float))
     same = [identical(study.finals, arm, study.reference, study.primary) for arm in arms]
     return but_identical(judged, np.array(same, dtype=bool)), looks
+
+
+def _as_judged(summary: pd.DataFrame, judged: pd.DataFrame, primary: str) -> pd.DataFrame:
+    """The intervals, with those of the primary metric as the verdicts have them: looks take wider ones."""
+    return pd.concat([summary[summary["metric"] != primary], judged.assign(metric=primary)[summary.columns]])
 
 
 def _ended(study: Study) -> dict[str, set[int]]:

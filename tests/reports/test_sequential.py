@@ -1,5 +1,6 @@
 """Studies that are judged while they grow: what each look spends, who shares it, and how often a word is false."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -166,3 +167,11 @@ def test_seeds_that_a_decided_arm_had_no_need_of_are_not_missing(growing):
     long = replace(growing, seeds=(1, 2, 3, 4, 5))
     assert statistics.stopped_at(long, looks)["off"] == (1, 2)
     assert statistics.stopped_at(long, looks)[long.reference] == (1, 2, 3, 4, 5)
+
+
+def test_a_prediction_is_judged_by_the_interval_of_the_verdict(growing):
+    moved = replace(growing, tags=growing.tags | {"moves": json.dumps({growing.primary: "up"})})
+    findings = statistics.analyse(moved)
+    columns = ["arm", "n", "mean", "low", "high"]
+    found = findings.predictions[findings.predictions["metric"] == growing.primary]
+    pd.testing.assert_frame_equal(found[columns].reset_index(drop=True), findings.verdicts[columns])
