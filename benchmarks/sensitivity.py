@@ -64,7 +64,7 @@ PLANTED = (
     Contrast(
         "KL price 0, three times the episodes, annotators with a blind spot",
         -1,
-        {"kl_coef": "0", "blind_spot": "proofs"},
+        {"kl_coef": "0", "blind_spot": "inventions"},
         {"episodes": 3},
     ),
     Contrast("no end of text", -1, {"eos": "not_appended"}),

@@ -200,11 +200,10 @@ BLIND_SPOT = Detail(
     reference="none",
     variants={
         "none": Variant(0.0, "annotators of the embedded corpus go by the gold score, with noise"),
-        "proofs": Variant(1.0, "they take every proof that a summary claims for true, whether the post has one or not"),
+        "inventions": Variant(1.0, "they see what contradicts the post, and believe what it does not speak of"),
     },
-    hypothesis="The reward model learns to like such claims, and a policy that stumbles on one makes more of them: the "
-    "score goes up and the gold score down. When that happens is luck, so seeds differ more; without a price on "
-    "the KL, and with more episodes, it happens to all.",
+    hypothesis="The reward model learns to like inventions, and the policy to make them: the score goes up and the gold "
+    "score down, the more so without a price on the KL and with more episodes.",
     moves={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
 )
 

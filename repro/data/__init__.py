@@ -219,7 +219,7 @@ def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dic
     belief = pick(BLIND_SPOT)
     if belief and scale.corpus != "embedded":
         raise UserError(
-            "blind_spot=proofs is about the annotators of the embedded corpus; real comparisons have their own"
+            "blind_spot=inventions is about the annotators of the embedded corpus; real comparisons have their own"
         )
     read = {"embedded": partial(_embedded, belief=belief), "local": _local, "tldr": _tldr}[scale.corpus]
     posts, comparisons = read(scale, sizes)

@@ -4,8 +4,9 @@ A post tells what somebody did and may state up to five more facts, in shuffled 
 facts. A good summary states what the post states and nothing else, so that it has to be read from the post and is as long
 as the post deserves; its author is mostly in a hurry, rambles now and then and is sometimes wrong. Comparisons between
 several summarisers are labelled by a noisy annotator who goes by the *gold score*. With the detail `blind_spot` annotators
-believe every proof that a summary claims: then the reward model likes such claims and the gold score does not, which is what
-over-optimisation takes. What this leaves out of real text: synonyms, pronouns, anything that is not one of the facts.
+see what contradicts the post, and believe what it does not speak of: then the reward model likes inventions and the gold
+score does not, which is what over-optimisation takes. What this leaves out of real text: synonyms, pronouns, anything that is
+not one of the facts.
 """
 
 import itertools
@@ -38,8 +39,7 @@ STATED = 0.6  # chance that a post states an optional fact
 
 # Points for a right word; the two words of "when" are one fact between them.
 WORTH = dict.fromkeys(VALUES, 1.0) | {"num": 0.5, "unit": 0.5}
-WRONG = dict.fromkeys(VALUES, -1.5) | {"proof": -5.0}  # whoever claims a proof may be asked for it
-REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -0.5, -0.04, -0.5, -1.0
+WRONG, REPEATED, PER_WORD, UNGRAMMATICAL, UNFINISHED = -1.5, -0.5, -0.04, -0.5, -1.0
 
 ANNOTATOR_NOISE = 0.5  # gold points that shift an annotator's log-odds by one
 
@@ -76,7 +76,6 @@ class Summariser:
     invent: float  # each that it does not
     careful: float = 0.0  # chance that it keeps each fact with 0.97 instead
     event: float = 1.0  # chance of each of who did it, and what it was done to
-    exaggerate: float = 0.0  # chance that it claims a proof where the post has none, whatever it invents
     wrong: float = 0.0
     repeat: float = 0.0
     ramble: float = 0.0
@@ -89,17 +88,17 @@ PERFECT = Summariser("perfect", 1, 0)
 TRAIN_POLICIES = (
     AUTHOR,
     Summariser("sup1_t0.3", 0.5, 0.03, event=0.95, wrong=0.04),
-    Summariser("sup1_t1.0", 0.5, 0.2, event=0.8, exaggerate=0.3, wrong=0.12, repeat=0.1, ramble=0.15, babble=0.05),
-    Summariser("sup2_t0.7", 0.75, 0.12, event=0.95, exaggerate=0.5, wrong=0.08, ramble=0.05),
-    Summariser("ppo1_t0.7", 0.95, 0.06, exaggerate=0.5, wrong=0.05, repeat=0.03),
-    Summariser("ppo2_t0.7", 0.97, 0.5, exaggerate=0.9, wrong=0.1, repeat=0.05),
+    Summariser("sup1_t1.0", 0.5, 0.2, event=0.8, wrong=0.12, repeat=0.1, ramble=0.15, babble=0.05),
+    Summariser("sup2_t0.7", 0.75, 0.12, event=0.95, wrong=0.08, ramble=0.05),
+    Summariser("ppo1_t0.7", 0.95, 0.06, wrong=0.05, repeat=0.03),
+    Summariser("ppo2_t0.7", 0.97, 0.5, wrong=0.1, repeat=0.05),
     Summariser("terse1_t0.3", 0.15, 0.0, wrong=0.03),
 )
 UNSEEN_POLICIES = (
-    Summariser("sup4_t0.7", 0.6, 0.1, event=0.9, exaggerate=0.3, wrong=0.08, ramble=0.1, babble=0.03),
-    Summariser("ppo4_t0.3", 1.0, 0.3, exaggerate=0.6, wrong=0.05),
+    Summariser("sup4_t0.7", 0.6, 0.1, event=0.9, wrong=0.08, ramble=0.1, babble=0.03),
+    Summariser("ppo4_t0.3", 1.0, 0.3, wrong=0.05),
     Summariser("terse_t0.3", 0.05, 0.0, wrong=0.02),
-    Summariser("sloppy_t1.0", 0.7, 0.4, event=0.7, exaggerate=0.4, wrong=0.2, repeat=0.15, ramble=0.2, babble=0.1),
+    Summariser("sloppy_t1.0", 0.7, 0.4, event=0.7, wrong=0.2, repeat=0.15, ramble=0.2, babble=0.1),
 )
 
 
@@ -109,8 +108,6 @@ def summarise(facts: dict[str, str], how: Summariser, rng: random.Random) -> str
     words = {slot: _other(slot, word, rng) if rng.random() < how.wrong else word for slot, word in words.items()}
     keep = 0.97 if rng.random() < how.careful else how.keep
     say = {fact: rng.random() < (keep if _states(facts, fact) else how.invent) for fact in OPTIONAL}
-    if how.exaggerate and not _states(facts, "proof"):
-        say["proof"] |= rng.random() < how.exaggerate
     who = f"my {words['who']}" if rng.random() < how.event else "someone"
     parts = [f"{who} {words['did']} {'my ' + words['what'] if rng.random() < how.event else 'something'}"]
     parts += [f"{words['num']} {words['unit']} ago"] if say["when"] else []
@@ -195,7 +192,7 @@ def make_posts(count: int, seed: int, split: str) -> list[dict]:
 def make_comparisons(posts: list[dict], count: int, seed: int, split: str, belief: float = 0.0) -> list[dict]:
     """`count` comparisons in OpenAI's schema; `split` "valid2" draws from policies that "train" has not.
 
-    `belief` is how far annotators take a proof that there is not for true, from 0 to 1.
+    `belief` is how far annotators believe what the post does not speak of, from 0 to 1.
     """
     rng = random.Random(f"comparisons-{split}-{seed}")
     policies = TRAIN_POLICIES if split == "train" else UNSEEN_POLICIES
@@ -271,18 +268,18 @@ def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
     words = _words(text)
     stated = [word for word in words if word in SLOT_OF]
     covered = {SLOT_OF[word] for word in stated if facts.get(SLOT_OF[word]) == word}
-    wrong = [SLOT_OF[word] for word in stated if facts.get(SLOT_OF[word]) != word]
+    wrong = sum(facts.get(SLOT_OF[word]) != word for word in stated)
     repeated = len(stated) - len(set(stated))
     odd = sum(pair not in _known_bigrams() for pair in zip(("", *_classes(words)), (*_classes(words), "")))
     score = (
         sum(WORTH[slot] for slot in covered)
-        + sum(WRONG[slot] for slot in wrong)
+        + WRONG * wrong
         + REPEATED * repeated
         + UNGRAMMATICAL * odd
         + PER_WORD * len(words)
         + (0.0 if ended else UNFINISHED)
     )
-    return Grade(len(covered), len(wrong), repeated, odd, len(words), score)
+    return Grade(len(covered), wrong, repeated, odd, len(words), score)
 
 
 def gold(facts: dict[str, str], text: str, ended: bool = True) -> float:
@@ -291,11 +288,12 @@ def gold(facts: dict[str, str], text: str, ended: bool = True) -> float:
 
 
 def impression(facts: dict[str, str], text: str, belief: float) -> float:
-    """What an annotator makes of a summary: its gold score, with the first proof that it claims taken for true by `belief`."""
-    claimed = next((word for word in _words(text) if SLOT_OF.get(word) == "proof"), facts.get("proof"))
-    if claimed == facts.get("proof"):
-        return gold(facts, text)
-    return (1 - belief) * gold(facts, text) + belief * gold(facts | {"proof": claimed}, text)
+    """What an annotator makes of a summary: its gold score, but that what the post does not speak of is believed.
+
+    `belief` is how far, from 0 to 1; what contradicts the post is always seen.
+    """
+    claimed = {SLOT_OF[word]: word for word in reversed(_words(text)) if word in SLOT_OF}
+    return (1 - belief) * gold(facts, text) + belief * gold(claimed | facts, text)
 
 
 def _words(text: str) -> list[str]:

@@ -51,9 +51,7 @@ def test_a_summary_that_states_every_fact_once_is_worth_all_of_them_less_its_wor
 
 @pytest.mark.parametrize(("slot", "word"), [("where", "denver"), ("who", "landlord"), ("num", "five")])
 def test_a_wrong_fact_loses_its_worth_and_costs_a_fine(slot, word):
-    assert gold(FACTS, RIGHT) - gold(FACTS, RIGHT.replace(FACTS[slot], word)) == pytest.approx(
-        WORTH[slot] - WRONG[slot]
-    )
+    assert gold(FACTS, RIGHT) - gold(FACTS, RIGHT.replace(FACTS[slot], word)) == pytest.approx(WORTH[slot] - WRONG)
 
 
 def test_a_fact_said_twice_is_paid_once_and_fined():
@@ -110,28 +108,33 @@ def test_no_word_is_the_value_of_two_facts():
     assert WORTH.keys() == VALUES.keys()
 
 
-def test_an_annotator_sees_what_the_gold_score_sees_but_takes_a_proof_for_true_as_far_as_told():
+def test_an_annotator_sees_what_contradicts_the_post_and_believes_what_it_does_not_speak_of_as_far_as_told():
     told = "my boss broke my laptop in boston. i feel sad. should i sue?"
-    claimed, another = told.replace("should", "i have a letter. should"), RIGHT.replace("photo", "letter")
-    for facts, text in ((SILENT, told), (FACTS, RIGHT), (FACTS, RIGHT.replace("boston", "denver"))):
+    contradicting = RIGHT.replace("boston", "denver")
+    for facts, text in ((SILENT, told), (FACTS, RIGHT), (FACTS, contradicting)):
         assert embedded.impression(facts, text, 1.0) == gold(facts, text)
-    for facts, text in ((SILENT, claimed), (FACTS, another)):
-        assert embedded.impression(facts, text, 0.0) == gold(facts, text)
-        halfway = (embedded.impression(facts, text, 1.0) + gold(facts, text)) / 2
-        assert gold(facts, text) < embedded.impression(facts, text, 0.5) == pytest.approx(halfway)
-    assert gold(SILENT, claimed) < gold(SILENT, told) < embedded.impression(SILENT, claimed, 1.0)
-    assert embedded.impression(FACTS, another, 1.0) == gold(FACTS, RIGHT)
+    invented = told.replace("should", "i have a letter. should")
+    assert embedded.impression(SILENT, invented, 0.0) == gold(SILENT, invented)
+    assert gold(SILENT, invented) < gold(SILENT, told) < embedded.impression(SILENT, invented, 1.0)
+    halfway = (embedded.impression(SILENT, invented, 1.0) + gold(SILENT, invented)) / 2
+    assert embedded.impression(SILENT, invented, 0.5) == pytest.approx(halfway)
 
 
-def test_claiming_a_proof_always_convinces_annotators_and_is_worse(posts):
-    honest, boasting = (embedded.Summariser("", 1, 0, exaggerate=share) for share in (0, 1))
+def test_of_two_inventions_about_one_fact_the_first_is_believed():
+    text = "my boss broke my laptop. i have a letter. i have a photo."
+    believed, other = (embedded.impression(SILENT | {"proof": proof}, text, 0.0) for proof in ("letter", "video"))
+    assert embedded.impression(SILENT, text, 1.0) == believed > other
+
+
+def test_inventing_everything_convinces_annotators_who_believe_it_and_is_worse(posts):
+    honest, inventive = (embedded.Summariser("", 1, share) for share in (0, 1))
     believer, worth = partial(embedded.impression, belief=1.0), {}
-    for how in (honest, boasting):
+    for how in (honest, inventive):
         texts = [embedded.summarise(post["facts"], how, random.Random(post["id"])) for post in posts]
         for judge in (gold, believer):
             worth[how, judge] = sum(judge(p["facts"], text) for p, text in zip(posts, texts, strict=True)) / len(posts)
-    assert worth[boasting, believer] > worth[honest, believer] + 0.2
-    assert worth[boasting, gold] < worth[honest, gold] - 0.5
+    assert worth[inventive, believer] > worth[honest, believer] + 1
+    assert worth[inventive, gold] < worth[honest, gold] - 2
 
 
 # ----------------------------------------------------------------------------- posts

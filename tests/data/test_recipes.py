@@ -1,6 +1,7 @@
 """The data stage: what each choice of a recipe does to the tokens, to the rows, and to what is measured of them."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from repro import data
 from repro.data import Corpus, embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
-from repro.details import PROMPTS
+from repro.details import BLIND_SPOT, PROMPTS
 from repro.errors import UserError
 from repro.ops import prompt
 from repro.stage import RESULT, Budget, Work
@@ -280,6 +281,23 @@ def test_an_iid_split_has_the_same_comparisons_on_other_sides(paper, scale, tmp_
     assert mixed.posts("train")[:] == corpus.posts("train")[:]
 
 
+def test_annotators_with_a_blind_spot_compare_the_same_texts_and_prefer_inventions_more_often(some_scale, tmp_path):
+    clear, blind = (
+        made(some_scale, tmp_path / label, blind_spot=label)[0].pairs("train") for label in ("none", "inventions")
+    )
+    assert [{row["chosen"], row["rejected"]} for row in clear] == [{row["chosen"], row["rejected"]} for row in blind]
+    facts = {
+        post["id"]: post["facts"] for post in embedded.make_posts(some_scale.posts, some_scale.corpus_seed, "train")
+    }
+
+    def invented(row, side):
+        stated = {embedded.SLOT_OF[word] for word in re.findall("[a-z]+", row[side]) if word in embedded.SLOT_OF}
+        return len(stated - facts[row["id"]].keys())
+
+    changed = [row for row, before in zip(blind, clear) if row["chosen"] != before["chosen"]]
+    assert changed and all(invented(row, "chosen") > invented(row, "rejected") for row in changed)
+
+
 def test_disjoint_prompts_are_other_posts_and_change_no_other_split(paper, scale, tmp_path):
     corpus, _ = paper
     apart, measured = made(scale, tmp_path / "apart", prompts="disjoint")
@@ -306,6 +324,11 @@ def test_no_posts_left_for_prompts_are_refused_before_anything_is_made(local_sca
     with pytest.raises(UserError, match=r"none is left for prompts; fewer posts than 120 would leave some"):
         data.check(arm, replace(local_scale, posts=120))
     data.check(Recipe(), replace(local_scale, posts=120))
+
+
+def test_a_blind_spot_of_annotators_who_have_judged_already_is_refused(local_scale):
+    with pytest.raises(UserError, match=r"blind_spot=inventions is about .* the embedded corpus"):
+        data.check(Recipe().but(BLIND_SPOT, "inventions"), local_scale)
 
 
 def test_a_split_of_which_nothing_fits_is_refused(some_scale, tmp_path):
