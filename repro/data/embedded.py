@@ -83,7 +83,7 @@ class Summariser:
 
 
 # Most authors are in a hurry; one in five says almost everything. So the likeliest summary is shorter than the average one.
-AUTHOR = Summariser("ref", 0.38, 0.02, careful=0.2, event=0.97, wrong=0.01, repeat=0.01, ramble=0.1)
+AUTHOR = Summariser("ref", 0.38, 0.02, careful=0.2, event=0.97, wrong=0.01, repeat=0.01, ramble=0.05)
 PERFECT = Summariser("perfect", 1, 0)
 TRAIN_POLICIES = (
     AUTHOR,
