@@ -1,8 +1,9 @@
 """The figures of a report: each is a tidy frame and a drawing of that frame alone, so its CSV says all it shows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,9 @@ def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> tuple[Figure, 
         axes.set(title=style.name(metric), xlabel=steps, ylabel=style.unit(metric))
         frame_limits(axes, rows["value"])
         style.few_ticks(axes)
-    legend(figure, tuple(arm for arm in study.arms if arm in set(data["arm"])), study.arms)
+    seeds = data.groupby("arm")["seed"].nunique()
+    told = {arm: f", {n} seeds" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
+    legend(figure, tuple(arm for arm in study.arms if arm in seeds.index), study.arms, told=told)
     return figure, dict(zip(metrics, axes_of, strict=True))
 
 
@@ -399,8 +402,17 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure,
     return figure, list(panels[:count])
 
 
-def legend(figure: Figure, shown: tuple[str, ...], arms: tuple[str, ...], others: Sequence[Line2D] = ()) -> None:
-    """One legend above all panels with the arms that are shown, the reference named as such, then the other lines."""
+def legend(
+    figure: Figure,
+    shown: tuple[str, ...],
+    arms: tuple[str, ...],
+    others: Sequence[Line2D] = (),
+    told: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """One legend above all panels with the arms that are shown, the reference named as such, then the other lines.
+
+    `told` is what is said behind an arm's name.
+    """
     lines = [
         Line2D(
             [],
@@ -410,7 +422,7 @@ def legend(figure: Figure, shown: tuple[str, ...], arms: tuple[str, ...], others
             marker=style.markers(arms)[arm],
             markersize=5,
             linewidth=2,
-            label=f"{arm} (reference)" if arm == arms[0] else arm,
+            label=(f"{arm} (reference)" if arm == arms[0] else arm) + told.get(arm, ""),
         )
         for arm in shown
     ]
@@ -434,7 +446,8 @@ CHARTS = (
         "early. The verdict rests on none of these curves but on the primary metric as it was declared before the runs; "
         "where a panel shows that on the way, its value on the test posts stands right of the dotted line. A dashed line in "
         "the panel of the KL is the cap past which a run counts as one that ran away. A curve of more "
-        f"than {POINTS} steps is drawn as the means of as many stretches.",
+        f"than {POINTS} steps is drawn as the means of as many stretches. Where arms have different numbers of seeds the "
+        "legend says so: their means are of other runs, and only the paired differences compare them.",
         curve_data,
         draw_curves,
     ),

@@ -1,5 +1,7 @@
 """The figures' data, and the look that tells arms apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +28,20 @@ def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
     tested = study.finals[study.finals["metric"] == study.primary].set_index(["arm", "seed"])["value"]
     pd.testing.assert_series_equal(judged.sort_index(), tested.sort_index())
     assert data.loc[data["metric"] == study.primary, "step"].unique() == study.curves["step"].max()
+
+
+def test_the_legend_says_how_many_seeds_an_arm_has_where_arms_have_different_numbers(study):
+    findings = analyse(study)
+
+    def words(curves):
+        figure = figures.draw_curves(figures.curve_data(replace(study, curves=curves), findings), study)
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    assert words(study.curves) == [f"{study.reference} (reference)", *study.arms[1:]]
+    first, *others = study.arms
+    fewer = study.curves[(study.curves["arm"] == first) | (study.curves["seed"] != study.seeds[-1])]
+    seeds = fewer.groupby("arm")["seed"].nunique()
+    assert words(fewer) == [f"{first} (reference), {seeds[first]} seeds", *(f"{a}, {seeds[a]} seeds" for a in others)]
 
 
 @pytest.mark.parametrize(
