@@ -136,7 +136,7 @@ def test_mlflow_loads_the_policy_with_its_tokenizer_and_it_ends(study, cache, pu
         written = pipe.tokenizer.decode(whole[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         assert written and answer["generated_text"] == written
         told = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/policy").predict("SUBREDDIT: r/AskReddit")
-        assert [text.strip() for text in told] == [written.strip()]  # MLflow strips what it serves
+        assert told == [written.strip()]  # MLflow strips what it serves
 
 
 def test_a_policy_says_its_arm_and_scores_and_nothing_of_this_machine(cache, published):

@@ -1,7 +1,6 @@
 """The data stage: what each choice of a recipe does to the tokens, to the rows, and to what is measured of them."""
 
 import json
-import re
 from collections import Counter
 from dataclasses import replace
 
@@ -290,12 +289,12 @@ def test_annotators_with_a_blind_spot_compare_the_same_texts_and_prefer_inventio
         post["id"]: post["facts"] for post in embedded.make_posts(some_scale.posts, some_scale.corpus_seed, "train")
     }
 
-    def invented(row, side):
-        stated = {embedded.SLOT_OF[word] for word in re.findall("[a-z]+", row[side]) if word in embedded.SLOT_OF}
-        return len(stated - facts[row["id"]].keys())
+    def believed(row, side):
+        sceptic, believer = (embedded.impression(facts[row["id"]], row[side], belief) for belief in (0.0, 1.0))
+        return believer - sceptic
 
     changed = [row for row, before in zip(blind, clear) if row["chosen"] != before["chosen"]]
-    assert changed and all(invented(row, "chosen") > invented(row, "rejected") for row in changed)
+    assert changed and all(believed(row, "chosen") > believed(row, "rejected") for row in changed)
 
 
 def test_disjoint_prompts_are_other_posts_and_change_no_other_split(paper, scale, tmp_path):
