@@ -132,15 +132,33 @@ def pretrain(
 
 
 @torch.no_grad()
-def _begin_end_of_text(policy: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Put the embedding of the end of text, which no document has, at the mean of the words behind which readers count.
+def begin_end_of_text(policy: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Put both embeddings of the end of text, which no document has, at the mean of the words with which readers begin.
 
-    A new token commonly starts at the mean of known ones. From where random weights left it, a reward model needs several
-    times the comparisons before it reads at the end of text what the network knows of the facts.
+    A new token commonly starts at the mean of known ones. Readers begin where a summary has ended and count behind their
+    first word, so that this mean is likely where a text should end, and is read as the start of a judgement. From where
+    random weights left the input row, a reward model needs several times the comparisons before it reads at the end of
+    text what the network knows of the facts; from where training left the output row (as far from every text as unused
+    tokens), SFT spends most of its steps on ending texts at all.
     """
     words = [tokenizer.encode(lead)[0] for lead in embedded.LEADS if lead.strip(" .\n").islower()]
-    embedding = policy.get_input_embeddings().weight
-    embedding[tokenizer.eos_token_id] = embedding[words].mean(0)
+    for embedding in (policy.get_input_embeddings().weight, policy.get_output_embeddings().weight):
+        embedding[tokenizer.eos_token_id] = embedding[words].mean(0)
+
+
+@torch.no_grad()
+def bring_outputs_to_unit_size(policy: torch.nn.Module) -> None:
+    """Scale the final hidden states to a root mean square of about one, and the output embedding up by as much.
+
+    The logits stay as they were. A head of standard deviation 1/sqrt(d + 1) on top (N+ detail 11) then starts with outputs
+    of about N(0, 1), as on a network whose norms have not been trained; on larger hidden states the offset with which it
+    starts, which comparisons of two texts never correct, is what the critic inherits away from the end of text.
+    """
+    norm = policy.gpt_neox.final_layer_norm
+    size = (norm.weight.square() + norm.bias.square()).mean().sqrt()
+    for parameter in (norm.weight, norm.bias):
+        parameter.div_(size)
+    policy.get_output_embeddings().weight.mul_(size)
 
 
 @torch.no_grad()
@@ -185,5 +203,6 @@ def make_embedded_base(folder: Path, steps: int) -> None:
             print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - began:.0f} s", flush=True)
 
     policy = pretrain(tokenizer, phases, report)
-    _begin_end_of_text(policy, tokenizer)
+    begin_end_of_text(policy, tokenizer)
+    bring_outputs_to_unit_size(policy)
     model.save_policy(policy, folder / "base")

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from repro import base, model
 from repro.data import ARTICLES, embedded, local
 from repro.errors import UserError
+from repro.scale import EMBEDDED
 from repro.stage import Budget, Work
 
 # ----------------------------------------------------------------------------- reproducible
@@ -119,10 +120,43 @@ def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a
     made = model.load_policy(tmp_path / "base")
     tokenizer = local.load_tokenizer(tmp_path / "tokenizer.json")
     assert made.config.num_hidden_layers == 4
+    assert_end_of_text_begins_as_a_word(made, tokenizer)
+    assert output_size(made).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def assert_end_of_text_begins_as_a_word(policy, tokenizer):
     words = [" edit:", " update:", " anyway", " sorry", " so", " now", " there"]
-    embedding = made.get_input_embeddings().weight
-    mean = embedding[[tokenizer.encode(word)[0] for word in words]].mean(0)
-    assert torch.allclose(embedding[tokenizer.eos_token_id], mean)
+    for embedding in (policy.get_input_embeddings().weight, policy.get_output_embeddings().weight):
+        mean = embedding[[tokenizer.encode(word)[0] for word in words]].mean(0)
+        assert torch.allclose(embedding[tokenizer.eos_token_id], mean, atol=1e-5)
+
+
+def output_size(policy):
+    """The root mean square of final hidden states whose normalised values have mean 0 and spread 1."""
+    norm = policy.gpt_neox.final_layer_norm
+    return (norm.weight.square() + norm.bias.square()).mean().sqrt()
+
+
+def test_the_shipped_base_was_left_as_the_recipe_leaves_one():
+    shipped = model.load_policy(EMBEDDED / "base")
+    assert_end_of_text_begins_as_a_word(shipped, local.load_tokenizer(EMBEDDED / "tokenizer.json"))
+    assert output_size(shipped).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_unit_spread():
+    policy = model.initialise(base.SHAPE.format(layers=2), 640, 64, seed=5)
+    norm = policy.gpt_neox.final_layer_norm
+    with torch.no_grad():
+        norm.weight.mul_(3.0).add_(torch.linspace(-1, 1, 64))
+        norm.bias.add_(0.7)
+        ids = torch.randint(640, (8, 32), generator=torch.Generator().manual_seed(0))
+        before = policy(input_ids=ids).logits
+        base.bring_outputs_to_unit_size(policy)
+        assert torch.allclose(policy(input_ids=ids).logits, before, atol=1e-4)
+        hidden = policy.base_model(input_ids=ids).last_hidden_state
+        heads = nn.Linear(64, 4_000)
+        model.head_normal(heads, torch.Generator().manual_seed(0))
+        assert heads(hidden).std().item() == pytest.approx(1.0, abs=0.05)
 
 
 def test_texts_of_a_batch_are_of_about_one_length(monkeypatch):
