@@ -125,10 +125,12 @@ def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a
 
 
 def assert_end_of_text_begins_as_a_word(policy, tokenizer):
-    words = [" edit:", " update:", " anyway", " sorry", " so", " now", " there"]
-    for embedding in (policy.get_input_embeddings().weight, policy.get_output_embeddings().weight):
-        mean = embedding[[tokenizer.encode(word)[0] for word in words]].mean(0)
-        assert torch.allclose(embedding[tokenizer.eos_token_id], mean, atol=1e-5)
+    words = [tokenizer.encode(word)[0] for word in (" edit:", " update:", " anyway", " sorry", " so", " now", " there")]
+    read, written = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
+    end, mean = read[tokenizer.eos_token_id], read[words].mean(0)
+    assert nn.functional.cosine_similarity(end, mean, dim=0).item() == pytest.approx(1.0, abs=1e-5)
+    assert end.norm().item() == pytest.approx(read[words].norm(dim=1).mean().item(), rel=1e-5)
+    assert torch.allclose(written[tokenizer.eos_token_id], written[words].mean(0), atol=1e-5)
 
 
 def output_size(policy):
