@@ -860,6 +860,21 @@ REFERENCE_POLICY = Detail(
     moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
 )
 
+REWARD_SOURCE = Detail(
+    name="reward_source",
+    stages=("ppo",),
+    paper="not in N+; the gold reward of Gao et al. 2022, arXiv 2210.10760",
+    question="What would PPO reach if nothing were lost in the reward model?",
+    reference="reward_model",
+    variants={
+        "reward_model": Variant("reward_model", "the reward model's score of the response"),
+        "gold": Variant("gold", "the gold score of the embedded corpus, less its mean over the SFT references"),
+    },
+    hypothesis="The gold score has no holes and no noise: the policy ends better by what the reward model got wrong, and two "
+    "runs are closer together. It is the ceiling of this recipe, not of the task.",
+    moves={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
+)
+
 REWARD_CLIP = Detail(
     name="reward_clip",
     stages=("ppo",),
@@ -1468,6 +1483,20 @@ def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
         raise UserError(
             f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs each rank to have all weights, and sharding={sharding} deals "
             "them out; take sharding=none where the model fits"
+        )
+
+
+# What these need of a corpus is known of the embedded one alone: the facts of its posts, and its annotators.
+OF_THE_EMBEDDED_CORPUS = (BLIND_SPOT, REWARD_SOURCE)
+
+
+def check_corpus(recipe: Recipe, corpus: str) -> None:
+    """UserError where an arm changes the embedded corpus's annotators or asks for its gold score, on another corpus."""
+    chosen = [f"{name}={label}" for name, label in recipe.choices if DETAILS[name] in OF_THE_EMBEDDED_CORPUS]
+    if chosen and corpus != "embedded":
+        raise UserError(
+            f"{chosen[0]} is about the embedded corpus, whose facts and annotators are known; corpus={corpus} has its own, "
+            "and nobody knows them"
         )
 
 

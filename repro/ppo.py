@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ from repro.details import (
     PTX_MIX,
     REFERENCE_POLICY,
     REWARD_CLIP,
+    REWARD_SOURCE,
     SAMPLING,
     SCORE_POSITION,
     TEMPERATURE,
@@ -73,6 +75,7 @@ from repro.types import Metrics, Rollout, Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def learn(work: Work) -> None:
     """The loop: roll out, set targets, improve over epochs and minibatches, log."""
     pick, scale, accelerator, setting = work.pick, work.scale, work.accelerator, _load(work)
     models, corpus = setting.models, setting.corpus
-    posts = corpus.posts(pick(PROMPTS))
+    posts, rewarded = corpus.posts(pick(PROMPTS)), SOURCES[pick(REWARD_SOURCE)](corpus)
     queries = column(posts, "query_token")
     average = pick(WEIGHT_AVERAGE)(models.policy.network)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
@@ -136,18 +139,18 @@ def learn(work: Work) -> None:
     validation = evaluate.Validation(models, corpus, work)
     torch.manual_seed(work.seed_of("dropout"))
     keep = partial(_keep, setting, average)
-    numbers = {"sampled": Random(sampled), "order": Random(order), "texts": Random(drawn)}
-    moving = average.held() | pick(REFERENCE_POLICY).held(models.reference)
-    checkpoints = Checkpoints(work, diary=diary, **numbers, **moving)
+    moving = {"sampled": Random(sampled), "order": Random(order), "texts": Random(drawn)}
+    moving |= average.held() | pick(REFERENCE_POLICY).held(models.reference)
+    checkpoints = Checkpoints(work, diary=diary, **moving)
     done = checkpoints.start
     prices = checkpoints.values.get("prices", Prices(pick(KL_COEF), pick(POLICY_OBJECTIVE).price))
-
     batches = optimise.endless_batches(len(queries), scale.ppo_batch, shuffle)
     for update, rows in islice(enumerate(batches), done, updates):
         optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(LR_SCHEDULE)(update, updates))
         uniform = torch.rand(len(rows), scale.response_tokens, generator=sampled)
         own, counts = ranks.mine(torch.arange(len(rows)))
-        rollout = roll_out(setting, queries[rows[own]], uniform[own])[counts]
+        here = posts.select(rows[own[counts]].tolist())
+        rollout = rewarded(roll_out(setting, queries[rows[own]], uniform[own])[counts], here)
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
         if update % scale.evaluate_every == 0:
             models.policy.eval()
@@ -163,7 +166,7 @@ def learn(work: Work) -> None:
         measured |= {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
         measured["policy/first_ratio_error"] = steps[0]["policy/ratio_error"]
         measured["policy/sampler_gap"] = steps[0]["policy/sampler_gap"]
-        measured |= evaluate.true_quality(here := posts.select(rows[own[counts]].tolist()), rollout, corpus)
+        measured |= evaluate.true_quality(here, rollout, corpus)
         diverged = not math.isfinite(measured["loss/total"])
         diary.note(update, here, rollout, target, uniform[own[counts]], diverged)
         work.log(update * scale.ppo_batch, measured)
@@ -280,6 +283,30 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
         counted=pick(AFTER_EOS)(last, response.shape[1]),
         has_eos=has_eos,
     )
+
+
+Rewarded = Callable[[Rollout, "Dataset"], Rollout]  # episodes, and the posts that they are about
+
+
+def as_scored(_: Corpus) -> Rewarded:
+    """Episodes are paid what the reward model gave them."""
+    return lambda rollout, posts: rollout
+
+
+def by_gold(corpus: Corpus) -> Rewarded:
+    """Episodes are paid their gold score less the mean of the SFT references', as a reward model's scores are centred."""
+    posts = corpus.posts("train")
+    centre = evaluate.gold_of(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
+
+    def rewarded(r: Rollout, posts: Dataset) -> Rollout:
+        texts = corpus.decode(text.truncate_after_eos(r.response, corpus.eos, corpus.pad))
+        gold = evaluate.gold_of(posts, texts, r.has_eos.cpu().numpy())["gold"]
+        return replace(r, score=torch.tensor(gold.to_numpy() - centre).to(r.score))
+
+    return rewarded
+
+
+SOURCES = {"reward_model": as_scored, "gold": by_gold}
 
 
 def targets(

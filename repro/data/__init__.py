@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from repro import hub, model
+from repro import details, hub, model
 from repro.data import describe, embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import (
@@ -136,6 +136,7 @@ def check(recipe: Recipe, scale: Scale) -> None:
     """
     pick = Pick(recipe, "data")
     _require_pair(pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
+    details.check_corpus(recipe, scale.corpus)
     _read(scale, pick)
 
 
@@ -216,12 +217,7 @@ def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dic
     """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(PROMPTS): scale.posts}
-    belief = pick(BLIND_SPOT)
-    if belief and scale.corpus != "embedded":
-        raise UserError(
-            "blind_spot=inventions is about the annotators of the embedded corpus; real comparisons have their own"
-        )
-    read = {"embedded": partial(_embedded, belief=belief), "local": _local, "tldr": _tldr}[scale.corpus]
+    read = {"embedded": partial(_embedded, belief=pick(BLIND_SPOT)), "local": _local, "tldr": _tldr}[scale.corpus]
     posts, comparisons = read(scale, sizes)
     train, validation = pick(PREFERENCE_SPLIT)(comparisons["train"], comparisons["validation"], scale.corpus_seed)
     return posts, comparisons | {"train": train, "validation": validation}
