@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from tiny import (
 from torch.distributions import Categorical, kl_divergence
 
 from repro import model, optimise, ppo, ranks
+from repro.data import Corpus, embedded
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.ops.masked import one_rank
 from repro.ppo import Prices
@@ -861,6 +863,37 @@ def test_the_reference_can_follow_the_policy_a_hundredth_of_the_way(references):
         expected = 0.99 * kept[update - 1] + 0.01 * policies[update]
         torch.testing.assert_close(kept[update], expected, atol=1e-7, rtol=1e-6)
         assert not torch.equal(kept[update], kept[update - 1])
+
+
+def paid_by_gold(corpus, texts, ended=True):
+    """The scores of these summaries of the training posts; behind each end of text stands a word that states a fact."""
+    room = 60
+    tokens = [corpus.tokenizer.encode(f" {text}") + [corpus.eos] + corpus.tokenizer.encode(" boston") for text in texts]
+    response = torch.tensor([row + [corpus.pad] * (room - len(row)) for row in tokens])
+    last = (response == corpus.eos).int().argmax(1)
+    made = made_up_rollout(last.tolist(), [ended] * len(texts), tokens=room)
+    return ppo.SOURCES["gold"](corpus)(replace(made, response=response), corpus.posts("train")).score
+
+
+def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_what_the_gold_score_takes(tiny_run):
+    corpus = Corpus(tiny_run["data"])
+    posts = corpus.posts("train")
+    references, facts = posts["reference"], [json.loads(known) for known in posts["facts"]]
+    wrong = [embedded.slip(text, random.Random(0)) for text in references]
+    honest, lies, cut = (paid_by_gold(corpus, *given) for given in ((references,), (wrong,), (references, False)))
+    assert honest.mean().item() == pytest.approx(0.0, abs=1e-5)
+    costs = (
+        [embedded.gold(*pair) for pair in zip(facts, references)],
+        [embedded.gold(*pair) for pair in zip(facts, wrong)],
+    )
+    expected = torch.tensor(costs[0]) - torch.tensor(costs[1])
+    assert expected.max() > 1
+    torch.testing.assert_close(honest - lies, expected.to(honest), **CLOSE)
+    torch.testing.assert_close(honest - cut, torch.full_like(cut, -embedded.UNFINISHED), **CLOSE)
+
+
+def test_unless_a_recipe_says_so_episodes_are_paid_the_reward_models_score(tiny_run):
+    assert ppo.SOURCES["reward_model"](Corpus(tiny_run["data"]))(AWKWARD, None) is AWKWARD
 
 
 def test_the_first_pass_of_every_update_starts_at_ratio_one(tiny_scale, run_stage):

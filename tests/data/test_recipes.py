@@ -11,7 +11,7 @@ from repro import data
 from repro.data import Corpus, embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
-from repro.details import BLIND_SPOT, PROMPTS
+from repro.details import BLIND_SPOT, PROMPTS, REWARD_SOURCE
 from repro.errors import UserError
 from repro.ops import prompt
 from repro.stage import RESULT, Budget, Work
@@ -325,9 +325,12 @@ def test_no_posts_left_for_prompts_are_refused_before_anything_is_made(local_sca
     data.check(Recipe(), replace(local_scale, posts=120))
 
 
-def test_a_blind_spot_of_annotators_who_have_judged_already_is_refused(local_scale):
-    with pytest.raises(UserError, match=r"blind_spot=inventions is about .* the embedded corpus"):
-        data.check(Recipe().but(BLIND_SPOT, "inventions"), local_scale)
+@pytest.mark.parametrize(("detail", "label"), [(BLIND_SPOT, "inventions"), (REWARD_SOURCE, "gold")])
+def test_what_is_known_of_the_embedded_corpus_alone_is_refused_of_another(local_scale, detail, label):
+    with pytest.raises(
+        UserError, match=rf"{detail.name}={label} is about the embedded corpus, .*; corpus=local has its own"
+    ):
+        data.check(Recipe().but(detail, label), local_scale)
 
 
 def test_a_split_of_which_nothing_fits_is_refused(some_scale, tmp_path):
