@@ -33,7 +33,7 @@ def test_each_contrast_changes_something_and_says_beforehand_where_it_goes():
 
 @pytest.mark.parametrize(
     ("words", "field", "value"),
-    [("half the episodes", "episodes", 640), ("three times", "episodes", 3840), ("tenth", "comparisons", 400)],
+    [("half the episodes", "episodes", 640), ("three times", "episodes", 3840), ("tenth", "comparisons", 600)],
 )
 def test_budgets_are_those_that_the_names_say(words, field, value):
     (contrast,) = [contrast for contrast in PLANTED if words in contrast.name]
