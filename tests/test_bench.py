@@ -148,7 +148,7 @@ def test_what_it_cannot_do_is_one_line(words, told, capsys):
 
 def test_a_reduced_scale_has_whole_batches():
     scale = stages.reduced(SCALES["mini"], 0.25)
-    assert (scale.posts, scale.comparisons, scale.episodes) == (768, 1000, 320)
+    assert (scale.posts, scale.comparisons, scale.episodes) == (512, 1496, 320)
     assert stages.reduced(SCALES["mini"], 1.0) is SCALES["mini"]
 
 
