@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -98,7 +99,7 @@ def _parser() -> Parser:
     verb.set_defaults(run=_import)
     verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
-    verb.add_argument("--steps", type=int, default=10_000)
+    verb.add_argument("--steps", type=_at_least_one, default=10_000, help="of all its phases together (10000)")
     verb.set_defaults(run=_pretrain)
     verb = verbs.add_parser("stage", help="internal: one stage of a study, from a file that its launcher wrote")
     verb.add_argument("file", type=Path, metavar="FILE")
@@ -169,8 +170,8 @@ def _add_judge(verbs) -> None:
     verb.add_argument("--temperature", type=float, default=argparse.SUPPRESS, help="the endpoint's own")
     verb.add_argument("--max-tokens", type=_at_least_one, default=512, metavar="N", help="of an answer (512)")
     verb.add_argument("--threads", type=_at_least_one, default=8, metavar="N", help="questions at a time (8)")
-    verb.add_argument("--price-in", type=float, default=argparse.SUPPRESS, metavar="X", help="of a million asked")
-    verb.add_argument("--price-out", type=float, default=argparse.SUPPRESS, metavar="X", help="of a million answered")
+    verb.add_argument("--price-in", type=_money, default=argparse.SUPPRESS, metavar="X", help="of a million asked")
+    verb.add_argument("--price-out", type=_money, default=argparse.SUPPRESS, metavar="X", help="of a million answered")
     verb.add_argument("--yes", action="store_true", help="ask the judge without asking here first")
     verb.set_defaults(run=_judge)
 
@@ -248,8 +249,8 @@ def _cache_path() -> Path:
 def _writable(folder: Path, kind: str, remedy: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=folder):  # a name of its own: studies that start together try the same folder
+            pass
     except OSError as error:
         raise UserError(f"the {kind} folder {folder} is not writable ({error.strerror}); {remedy}") from None
     return folder
@@ -795,6 +796,16 @@ def _compare(agreements) -> int:
 
 def _bytes(number: int) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.2f} MB"
+
+
+def _money(word: str) -> float:
+    try:
+        price = float(word)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise argparse.ArgumentTypeError(f"{word} is not a price: a number that is 0 or more, and finite")
+    return price
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:

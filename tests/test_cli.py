@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,28 @@ def test_a_cache_that_cannot_be_written_is_told(verb, tiny, place, monkeypatch, 
     monkeypatch.setenv("REPRO_CACHE", "file/cache")
     assert "the cache folder file/cache is not writable" in error_of(capsys, [verb, "whiten_adv", *tiny])
     assert [path.name for path in place.iterdir()] == ["file"]
+
+
+def test_studies_that_start_together_do_not_refuse_each_others_folder(tmp_path):
+    tried = [tmp_path / "cache"] * 400
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda folder: command_line._writable(folder, "cache", "set another"), tried))
+    assert list(tried[0].iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["pretrain", "base", "--steps", "0"], "0 is not a whole number above 0"),
+        (["judge", "whiten_adv", "--model", "m", "--price-in", "nan", "--price-out", "1"], "nan is not a price"),
+        (["judge", "whiten_adv", "--model", "m", "--price-in", "1", "--price-out", "-2"], "-2 is not a price"),
+        (["judge", "whiten_adv", "--model", "m", "--price-in", "1", "--price-out", "inf"], "inf is not a price"),
+        (["judge", "whiten_adv", "--model", "m", "--price-in", "a", "--price-out", "1"], "a is not a price"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(words, problem, place, capsys):
+    assert problem in error_of(capsys, words)
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", ["report", "run"])
