@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import mlflow
 from alembic.script import ScriptDirectory
@@ -35,10 +36,44 @@ STUDY = "study"  # the tag `role` of the run that all runs of a study hang under
 
 
 def client() -> MlflowClient:
-    """A client of the store in use; UserError for one of another version, which MLflow would migrate unasked."""
-    if is_file(store_uri()) and database(store_uri()).is_file() and database(store_uri()).stat().st_size:
-        require_schema(database(store_uri()))
+    """A client of the store in use, made now if need be; UserError for one of another version, which MLflow would migrate."""
+    if is_file(store_uri()) and database(store_uri()).name:
+        file = database(store_uri()).resolve()
+        if not file.is_file() or _is_half_made(file):
+            _make_tables(file)
+        require_schema(file)
     return MlflowClient(tracking_uri=store_uri())
+
+
+def _make_tables(file: Path) -> None:
+    """Make a sqlite store under another name and rename it: killed in the meantime, it leaves none, and no half of one.
+
+    Whoever calls it holds `alone`, so that what lies there under such a name is of processes that are no more.
+    """
+    for left in file.parent.glob(f"{file.name}.*.partial*"):
+        left.unlink()
+    partial = file.with_name(f"{file.name}.{uuid4().hex[:8]}.partial")
+    uri = make_url(store_uri()).set(database=str(partial)).render_as_string(hide_password=False)
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    partial.replace(file)
+
+
+def _is_half_made(file: Path) -> bool:
+    """Whether a sqlite file is empty, or was left by a process that was killed while MLflow made its tables in it.
+
+    Then it has tables of MLflow alone, and no experiment: MLflow makes the first one when all tables are there.
+    """
+    from mlflow.store.db.base_sql_model import Base
+
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as tables:
+            names = {name for (name,) in tables.execute("select name from sqlite_master where type = 'table'")}
+            if "experiments" in names and tables.execute("select 1 from experiments limit 1").fetchone():
+                return False
+    except sqlite3.Error:
+        return False
+    known = Base.metadata.tables.keys() | {"alembic_version"}
+    return all(name in known or name.startswith("_alembic_tmp") for name in names)
 
 
 @cache

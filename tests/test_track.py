@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from recorded import artifacts, everything, parent, points, publish, publish_to, recorded, runs
 
 from repro import launch, model, pipeline, stage, track
+from repro import store as stores
 from repro.data import Corpus
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
@@ -430,6 +433,61 @@ def test_a_store_that_goes_away_and_comes_back_misses_nothing(study, cache, stor
 
 def gone(*_, **__):
     raise MlflowException("the server is down. Try again\nlater")
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """The file of a store that is not there yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mlflow.db"
+
+
+def experiments():
+    return [each.name for each in stores.client().search_experiments()]
+
+
+def test_a_store_that_is_killed_while_it_is_born_leaves_none_and_the_next_study_makes_one(nowhere, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stores.client()
+    assert not nowhere.exists() and list(nowhere.parent.glob("mlflow.db.*.partial"))
+    assert experiments() == ["Default"]
+    assert not list(nowhere.parent.glob("mlflow.db.*.partial"))
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        "delete from experiments",
+        "drop table alembic_version",
+        "drop table latest_metrics",
+        "drop table experiments",
+        "",
+    ],
+)
+def test_a_store_that_an_earlier_version_left_half_made_is_made_again(killed, empty_store, nowhere):
+    if killed:
+        shutil.copy(empty_store, nowhere)
+        with closing(sqlite3.connect(nowhere)) as tables, tables:
+            tables.execute("delete from experiments")
+            tables.execute(killed)
+    else:
+        nowhere.touch()
+    assert experiments() == ["Default"]
+
+
+@pytest.mark.parametrize(
+    "holds",
+    ["create table mine (number integer)", "create table runs (id integer); create table mine (number integer)"],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(holds, nowhere):
+    with closing(sqlite3.connect(nowhere)) as tables, tables:
+        tables.executescript(holds)
+    before = nowhere.read_bytes()
+    with pytest.raises(UserError, match="mlflow.db is not an MLflow store"):
+        stores.client()
+    assert nowhere.read_bytes() == before
 
 
 def test_a_deleted_experiment_is_not_written_to(study, cache, store):
