@@ -66,7 +66,8 @@ def _is_half_made(file: Path) -> bool:
     from mlflow.store.db.base_sql_model import Base
 
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as tables:
+        # Not read-only: what a killed process had begun to write is rolled back first.
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as tables:
             names = {name for (name,) in tables.execute("select name from sqlite_master where type = 'table'")}
             if "experiments" in names and tables.execute("select 1 from experiments limit 1").fetchone():
                 return False

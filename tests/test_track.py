@@ -477,6 +477,23 @@ def test_a_store_that_an_earlier_version_left_half_made_is_made_again(killed, em
     assert experiments() == ["Default"]
 
 
+def test_what_a_killed_process_had_begun_to_write_is_rolled_back_first(empty_store, nowhere, tmp_path):
+    (tmp_path / "other").mkdir()
+    busy = shutil.copy(empty_store, tmp_path / "other" / "mlflow.db")
+    with closing(sqlite3.connect(busy)) as tables:
+        tables.execute("delete from experiments")
+        tables.commit()
+        tables.execute("pragma cache_size = 1")  # so that a transaction reaches the file before it ends
+        tables.execute("create table _alembic_tmp_metrics (key text)")
+        tables.executemany("insert into _alembic_tmp_metrics values (?)", [("x" * 4_000,)] * 50)
+        shutil.copy(f"{busy}-journal", f"{nowhere}-journal")
+        shutil.copy(busy, nowhere)
+    assert experiments() == ["Default"]
+    with closing(sqlite3.connect(nowhere)) as tables:
+        assert tables.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert not tables.execute("select 1 from sqlite_master where name = '_alembic_tmp_metrics'").fetchone()
+
+
 @pytest.mark.parametrize(
     "holds",
     ["create table mine (number integer)", "create table runs (id integer); create table mine (number integer)"],
