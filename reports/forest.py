@@ -203,7 +203,7 @@ def scatter(data: pd.DataFrame) -> Figure:
         face = colour if row.corrected == row.verdict else "white"
         axes.plot(row.kl, row.mean, marker=marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=0.9)
     if data["kl"].abs().max() > 20 * max(data["kl"].abs().median(), 0.05):
-        axes.set_xscale("symlog", linthresh=1)
+        style.symmetric_log(axes, 1.0)
     axes.set(xlabel="difference in KL to the SFT policy [nats]", ylabel="difference to the paper's choice")
     axes.margins(0.12)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settled, so that names know where the points are

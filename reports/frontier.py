@@ -101,7 +101,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     axes.set(xlim=figures.padded(rows["kl"]), ylim=figures.padded(rows["value"]))
     style.few_ticks(axes)
     if rows["kl"].max() > figures.WIDE * rows["kl"].abs().median():
-        axes.set_xscale("symlog", linthresh=max(1.0, float(rows["kl"].median())))
+        style.symmetric_log(axes, max(1.0, float(rows["kl"].median())))
 
 
 def _path(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:

@@ -146,6 +146,12 @@ def markers(arms: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(arms, _cycled(MARKERS, len(arms)), strict=True))
 
 
+def symmetric_log(axes: Axes, linear: float) -> None:
+    """A horizontal axis that is logarithmic past `linear` on either side, with numbers as they are spelled elsewhere."""
+    axes.set_xscale("symlog", linthresh=linear)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+
+
 def few_ticks(axes: Axes, axis: str = "both") -> None:
     """At most five steps of numbers along an axis that is not logarithmic: small panels have no room for more."""
     for name, one in (("x", axes.xaxis), ("y", axes.yaxis)):

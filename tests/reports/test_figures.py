@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from reports import figures, style
@@ -128,3 +129,13 @@ def test_limits_follow_the_seeds_and_a_wide_positive_curve_is_logarithmic():
     assert axes.get_ylim() == pytest.approx((-0.08, 1.08)) and axes.get_yscale() == "linear"
     figures.frame_limits(axes, pd.Series([1.0, 1.0, 1.0, 500.0]))
     assert axes.get_yscale() == "log"
+
+
+def test_numbers_of_an_axis_that_is_logarithmic_on_both_sides_are_spelled_as_elsewhere():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([-30, 0.5, 40], [0, 1, 2])
+    style.symmetric_log(axes, 1.0)
+    figure.canvas.draw()
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"−10", "0", "1", "10"} <= set(shown) and not any("$" in text for text in shown)
