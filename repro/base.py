@@ -135,9 +135,9 @@ def pretrain(
 def begin_end_of_text(policy: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     """Start the end of text, which no document has, as readers' first words: behind it they count, where a text ends it stands.
 
-    As an input it is the mean of those words' embeddings, as long as they are: then a reward model reads at the end of text
-    what the network knows of the facts after a few hundred comparisons, and from the mean itself (less than half as long) or
-    from random weights on some seeds not at all. As an output it is the plain mean, as a new token commonly starts: SFT
+    As an input it is the mean of those words' embeddings, as long as they are: from the mean itself (less than half as long),
+    and more so from random weights, a reward model needs more comparisons before it reads at the end of text what the
+    network knows of the facts. As an output it is the plain mean, as a new token commonly starts: SFT
     learns to end most texts, and PPO to end all; as long as the words it would end nearly every text from the start.
     """
     words = [tokenizer.encode(lead)[0] for lead in embedded.LEADS if lead.strip(" .\n").islower()]

@@ -188,12 +188,17 @@ def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, wo
     return model.score_rows(reward_model, whole, own, corpus.pad, work.scale.rollout_batch)
 
 
+def gold_of_rollout(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
+    """`gold_of` a rollout's responses, each about one of the posts."""
+    finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
+    return gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())
+
+
 def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
     import pandas as pd
 
-    finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
-    table = pd.concat(ranks.gathered(gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())))
+    table = pd.concat(ranks.gathered(gold_of_rollout(posts, rollout, corpus)))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from repro import base, data, evaluate, ppo, rm, sft, stage
 from repro.detail import Recipe
+from repro.details import check_corpus
 from repro.scale import Scale
 from repro.stage import Stage
 
@@ -21,6 +22,7 @@ def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
 
 
 def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[str], None] = print) -> dict[str, Path]:
-    """Run, or reuse, every stage; the artefacts' folders by stage."""
+    """Run, or reuse, every stage; the artefacts' folders by stage. UserError for an arm that the corpus cannot serve."""
+    check_corpus(recipe, scale.corpus)
     known = keys(recipe, scale, seed)
     return {each.name: stage.run_or_reuse(each, recipe, scale, seed, known, cache, warn) for each in STAGES}

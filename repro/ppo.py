@@ -299,8 +299,7 @@ def by_gold(corpus: Corpus) -> Rewarded:
     centre = evaluate.gold_of(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
 
     def rewarded(r: Rollout, posts: Dataset) -> Rollout:
-        texts = corpus.decode(text.truncate_after_eos(r.response, corpus.eos, corpus.pad))
-        gold = evaluate.gold_of(posts, texts, r.has_eos.cpu().numpy())["gold"]
+        gold = evaluate.gold_of_rollout(posts, r, corpus)["gold"]
         return replace(r, score=torch.tensor(gold.to_numpy() - centre).to(r.score))
 
     return rewarded

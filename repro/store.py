@@ -61,18 +61,20 @@ def _make_tables(file: Path) -> None:
 def _is_half_made(file: Path) -> bool:
     """Whether a sqlite file is empty, or was left by a process that was killed while MLflow made its tables in it.
 
-    Then it has tables of MLflow alone, and no experiment: MLflow makes the first one when all tables are there.
+    Then it has tables of MLflow alone, no run and no experiment: MLflow makes the first one when all tables are there.
     """
-    from mlflow.store.db.base_sql_model import Base
-
     try:
         # Not read-only: what a killed process had begun to write is rolled back first.
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as tables:
             names = {name for (name,) in tables.execute("select name from sqlite_master where type = 'table'")}
-            if "experiments" in names and tables.execute("select 1 from experiments limit 1").fetchone():
-                return False
+            for held in {"experiments", "runs"} & names:
+                if tables.execute(f"select 1 from {held} limit 1").fetchone():
+                    return False
     except sqlite3.Error:
         return False
+    import mlflow.store.db.utils  # noqa: F401  it reads every module that declares tables, which are known only then
+    from mlflow.store.db.base_sql_model import Base
+
     known = Base.metadata.tables.keys() | {"alembic_version"}
     return all(name in known or name.startswith("_alembic_tmp") for name in names)
 
@@ -176,7 +178,8 @@ def find_study(detail: str, scale: str) -> Experiment:
 
 
 def _require_file() -> None:
-    if is_file(store_uri()) and not database(store_uri()).is_file():  # MLflow would make an empty one
+    file = database(store_uri()).resolve()
+    if is_file(store_uri()) and (not file.is_file() or _is_half_made(file)):  # who reads makes none
         raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
 
 

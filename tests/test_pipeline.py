@@ -1,10 +1,13 @@
 """The pipeline: its order, and what two arms of a study share."""
 
+from dataclasses import replace
+
 import pytest
 
 from repro import detail, pipeline, stage
 from repro.detail import Recipe
-from repro.details import GAMMA, REWARD_NORMALISATION
+from repro.details import BLIND_SPOT, GAMMA, REWARD_NORMALISATION, REWARD_SOURCE
+from repro.errors import UserError
 
 
 def test_the_stages_are_those_that_details_may_name_and_each_comes_after_what_it_reads():
@@ -36,3 +39,10 @@ def test_a_second_arm_makes_only_what_the_first_has_not(tiny_scale, tiny_run, mo
     assert differ(folders, tiny_run) == set(made)
     assert pipeline.run(arm, tiny_scale, 1, cache, warn=pytest.fail) == folders
     assert made == ["ppo", "evaluate"], "the second time all of it is there"
+
+
+def test_an_arm_that_the_corpus_cannot_serve_is_refused_before_any_stage(tiny_scale, tmp_path):
+    for choice, label in ((BLIND_SPOT, "inventions"), (REWARD_SOURCE, "gold")):
+        with pytest.raises(UserError, match=f"{choice.name}={label} is about the embedded corpus"):
+            pipeline.run(Recipe().but(choice, label), replace(tiny_scale, corpus="local"), 1, tmp_path)
+    assert not list(tmp_path.iterdir())

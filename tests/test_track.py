@@ -8,8 +8,11 @@ import os
 import platform
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -475,6 +478,32 @@ def test_a_store_that_an_earlier_version_left_half_made_is_made_again(killed, em
     else:
         nowhere.touch()
     assert experiments() == ["Default"]
+
+
+HALF_MADE = "delete from experiments; drop table alembic_version"
+
+
+def test_a_process_that_has_opened_no_store_knows_a_half_made_one_too(empty_store, nowhere):
+    shutil.copy(empty_store, nowhere)
+    with closing(sqlite3.connect(nowhere)) as tables, tables:
+        tables.executescript(HALF_MADE)
+    code = "from repro import store; print([each.name for each in store.client().search_experiments()])"
+    root = str(Path(__file__).parents[1])
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "['Default']"
+
+
+def test_who_reads_a_half_made_store_is_told_that_there_is_none_and_makes_none(empty_store, nowhere):
+    shutil.copy(empty_store, nowhere)
+    with closing(sqlite3.connect(nowhere)) as tables, tables:
+        tables.executescript(HALF_MADE)
+    before = nowhere.read_bytes()
+    for read in (stores.recorded_studies, partial(stores.find_study, "whiten_adv", "mini")):
+        with pytest.raises(UserError, match="there is no MLflow store .* yet; run a study"):
+            read()
+    assert nowhere.read_bytes() == before
 
 
 def test_what_a_killed_process_had_begun_to_write_is_rolled_back_first(empty_store, nowhere, tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from repro import details, hub, model
+from repro import hub, model
 from repro.data import describe, embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import (
@@ -25,6 +25,7 @@ from repro.details import (
     PROMPTS,
     RESPONSE_LIMIT,
     TRUNCATION,
+    check_corpus,
 )
 from repro.errors import UserError
 from repro.scale import Scale
@@ -136,7 +137,7 @@ def check(recipe: Recipe, scale: Scale) -> None:
     """
     pick = Pick(recipe, "data")
     _require_pair(pick(PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
-    details.check_corpus(recipe, scale.corpus)
+    check_corpus(recipe, scale.corpus)
     _read(scale, pick)
 
 
