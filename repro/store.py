@@ -178,8 +178,10 @@ def find_study(detail: str, scale: str) -> Experiment:
 
 
 def _require_file() -> None:
+    if not is_file(store_uri()):
+        return
     file = database(store_uri()).resolve()
-    if is_file(store_uri()) and (not file.is_file() or _is_half_made(file)):  # who reads makes none
+    if not file.is_file() or _is_half_made(file):  # who reads makes none
         raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
 
 
