@@ -7,7 +7,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from repro.job import prepare_process
+from repro.engine.job import prepare_process
 
 
 class Apart:

@@ -24,10 +24,10 @@ from benchmarks.load import Shape, Tokens, ppo_seconds, setting_of, stage_second
 from benchmarks.stages import Timed, run_stages
 from benchmarks.turns import Spread
 from repro.__main__ import Parser
+from repro.engine.flops import Network, network_of
+from repro.engine.machine import cores, described
 from repro.errors import UserError
-from repro.flops import Network, network_of
-from repro.machine import cores, described
-from repro.scale import SCALES
+from repro.study.scale import SCALES
 
 __all__ = ["SHAPES", "Shape", "Tokens", "ppo_seconds", "stage_seconds"]
 SHAPES = {

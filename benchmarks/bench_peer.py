@@ -21,9 +21,9 @@ from rich.table import Table
 from benchmarks.bench import SHAPES
 from benchmarks.turns import Side, Spread, disturbed, ratios, seconds_of, take_turns
 from repro.__main__ import Parser, pairs_of
+from repro.engine.machine import commit, cores, described
 from repro.errors import UserError
-from repro.machine import commit, cores, described
-from repro.scale import SCALES, find
+from repro.study.scale import SCALES, find
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / ".venv-peer" / "bin" / "python"

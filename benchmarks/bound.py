@@ -2,7 +2,7 @@
 
 Products of one shape are timed once and counted as often as they occur, in float32, into memory that is there already: all
 else that a load does, from softmax to Python, is what it takes beyond the bound. Which products there are says
-`repro/flops.py`, without work whose result nobody reads.
+`repro/engine/flops.py`, without work whose result nobody reads.
 """
 
 import statistics
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from repro.flops import LEAN, Lengths, Network, Passes, Product, Stages, repeated, rollout, total, update
-from repro.scale import Scale
+from repro.engine.flops import LEAN, Lengths, Network, Passes, Product, Stages, repeated, rollout, total, update
+from repro.study.scale import Scale
 
 SECONDS = 0.03  # of repetitions of one shape, or two where those take longer
 

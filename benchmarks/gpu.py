@@ -24,10 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import Tokens
-from repro import cost, generate, model, optimise, ppo
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
-from repro.scale import SCALES, Scale
+from repro.engine import cost
+from repro.models import generate, model
+from repro.stages import optimise, ppo
+from repro.study.scale import SCALES, Scale
 
 TINY = replace(
     SCALES["smoke"],
@@ -54,7 +56,7 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians over updates: seconds of each phase; then rates, shares of the peak, and the two forecasts of `repro/cost.py`.
+    """Medians over updates: seconds of each phase; then rates, shares of the peak, and the two forecasts of `engine/cost.py`.
 
     A share is FLOPs / seconds / peak: of the update `update_flops` a `batch` over the seconds of "update", of the whole
     `rollout_flops` and `update_flops` over those of "whole". FLOPs are an episode's, as `cost.rollout_flops` and

@@ -18,11 +18,12 @@ import torch
 from accelerate import Accelerator
 
 import repro
-from repro import model, optimise, ppo, stage
 from repro.detail import Pick, Recipe
-from repro.job import prepare_process
-from repro.pipeline import BY_NAME, STAGES, keys
-from repro.scale import find
+from repro.engine.job import prepare_process
+from repro.engine.pipeline import BY_NAME, STAGES, keys
+from repro.models import model
+from repro.stages import optimise, ppo, stage
+from repro.study.scale import find
 
 
 @dataclass(frozen=True)

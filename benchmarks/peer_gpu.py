@@ -80,7 +80,7 @@ def _trainer(shape: str, batch: int, micro_batch: int, updates: int) -> Any:
     from trl.experimental.ppo import PPOTrainer
 
     from benchmarks import gpu
-    from repro import model
+    from repro.models import model
 
     scale = gpu.scale_of(shape, batch)
     mixed = model.mixed_as_declared(scale.precision)

@@ -13,13 +13,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from repro import details, pipeline, scale, stage
+from repro import details
 from repro.__main__ import Parser, pairs_of
 from repro.detail import Recipe
+from repro.engine import pipeline
+from repro.engine.job import prepare_process
+from repro.engine.launch import workers_of
+from repro.engine.machine import cores
 from repro.errors import UserError
-from repro.job import prepare_process
-from repro.launch import workers_of
-from repro.machine import cores
+from repro.stages import stage
+from repro.study import scale
 
 PRIMARY = "test/sampled_win_rate"
 SHOWN = (PRIMARY, "test/win_rate", "test/sampled_gold", "test/kl", "test/sampled_length")

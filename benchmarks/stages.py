@@ -7,13 +7,13 @@ from pathlib import Path
 
 from benchmarks import bound
 from benchmarks.apart import Apart
-from repro import stage
-from repro.cost import network_of, passes_of
-from repro.data import Corpus, column
 from repro.detail import Recipe
-from repro.flops import Lengths
-from repro.pipeline import BY_NAME, STAGES, keys
-from repro.scale import SCALES, Scale
+from repro.engine.cost import network_of, passes_of
+from repro.engine.flops import Lengths
+from repro.engine.pipeline import BY_NAME, STAGES, keys
+from repro.stages import stage
+from repro.stages.corpus import Corpus, column
+from repro.study.scale import SCALES, Scale
 
 SEED = 1
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from repro.engine.machine import cores
 from repro.errors import UserError
-from repro.machine import cores
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ def _add_engine(verb: argparse.ArgumentParser) -> None:
 
 def _engine(arguments: argparse.Namespace, studies):
     """Where the jobs of the studies run."""
-    from repro import launch, slurm
     from repro.detail import nearest
+    from repro.engine import launch, slurm
 
     asked = pairs_of("--slurm", arguments.slurm, slurm.FORM)
     if arguments.engine == "slurm":
@@ -139,7 +139,7 @@ def _engine(arguments: argparse.Namespace, studies):
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    from repro import job
+    from repro.engine import job
 
     ending = job.perform(arguments.file)
     if ending.code:
@@ -177,7 +177,7 @@ def _add_judge(verbs) -> None:
 
 
 def _details(arguments: argparse.Namespace) -> int:
-    from repro import catalogue
+    from repro.cli import catalogue
 
     chosen = [catalogue.find(arguments.name)] if arguments.name else list(catalogue.entries().values())
     if arguments.json:
@@ -190,7 +190,7 @@ def _details(arguments: argparse.Namespace) -> int:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from repro import docs
+    from repro.cli import docs
 
     if not arguments.check:
         docs.write()
@@ -202,7 +202,7 @@ def _docs(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace):
-    from repro import ablation
+    from repro.study import ablation
 
     return ablation.load(
         arguments.study,
@@ -258,7 +258,7 @@ def _writable(folder: Path, kind: str, remedy: str) -> Path:
 
 def _plan(arguments: argparse.Namespace) -> int:
     study = _study(arguments)
-    from repro import cost, forecast, launch, speed
+    from repro.engine import cost, forecast, launch, speed
 
     cache = _cache()
     board = launch.board_of(study, cache)
@@ -313,7 +313,7 @@ def _seconds_since_start() -> float:
 
 def _workers(scale) -> tuple[int, str]:
     """As many as a plan counts on here: one where this machine has too few GPUs, and why a run would be refused."""
-    from repro import launch
+    from repro.engine import launch
 
     try:
         return launch.workers_for(scale), ""
@@ -341,7 +341,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_seeds(study, cache: Path, engine, command: str):
     """Run all arms and seeds of a study; where it stands then."""
-    from repro import launch
+    from repro.engine import launch
 
     board = launch.board_of(study, cache)
     console.print(
@@ -374,7 +374,7 @@ def _run_until_decided(study, cache: Path, engine, command: str):
 def _undecided(study) -> list[str]:
     """The study's arms about which the store's runs decide nothing yet."""
     from reports import index, read
-    from repro.store import store_uri, usable_store
+    from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
         rows, _ = index.compare(read.read_outline(study.detail.name, study.scale.name, store_uri()))
@@ -384,7 +384,7 @@ def _undecided(study) -> list[str]:
 def _require_its_looks(study) -> None:
     """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
     from reports import read
-    from repro.store import store_uri, usable_store
+    from repro.tracking.store import store_uri, usable_store
 
     try:
         with usable_store():
@@ -410,7 +410,7 @@ def _numbers(values) -> str:
 
 def _build_and_publish(detail: str, scale: str) -> None:
     """A study's page, there and in the store beside its runs, and the index."""
-    from repro.track import publish_report
+    from repro.tracking.track import publish_report
 
     path, verdict = _build(detail, scale)
     publish_report(detail, scale, path.parent, verdict)
@@ -419,7 +419,8 @@ def _build_and_publish(detail: str, scale: str) -> None:
 
 def _check_data(studies, board) -> None:
     """UserError where an arm's data or starting point would be refused, before anything of what is left is run."""
-    from repro import atlas, data, launch
+    from repro.engine import atlas, launch
+    from repro.stages import data
 
     for recipe in atlas.recipes(studies) if not board.over else ():
         data.check(recipe, studies[0].scale)
@@ -433,7 +434,7 @@ def _tell_of_failures(board) -> None:
 
 def _tell_of_no_gpu(scale, engine, board) -> None:
     """It is run all the same: its budgets may be small."""
-    from repro import cost, launch
+    from repro.engine import cost, launch
 
     if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
         print(
@@ -453,15 +454,15 @@ def _execute(study, board, engine, command: str) -> None:
     """Run what is left to run, shown and tracked."""
     if not board.over:
         engine.prepare()
-    from repro.track import Tracker
+    from repro.tracking.track import Tracker
 
     _follow(board, engine, Tracker(study, board, command))
 
 
 def _follow(board, engine, tracker) -> None:
     """Run the board's jobs; whoever tracks them is told as they go on, and closed at the end."""
-    from repro.launch import Board
-    from repro.progress import Progress
+    from repro.cli.progress import Progress
+    from repro.engine.launch import Board
 
     with Progress(board, engine.workers, console) as progress:
 
@@ -479,7 +480,7 @@ def _follow(board, engine, tracker) -> None:
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    from repro import atlas, cost
+    from repro.engine import atlas, cost
 
     studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, _changes(arguments), _cache_path())
     _require_report_folder()
@@ -509,12 +510,12 @@ def _atlas(arguments: argparse.Namespace) -> int:
 
 def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
     """Run what is left to run; the page of an interrupted atlas shows what there is."""
-    from repro import atlas
-    from repro.store import require_store
+    from repro.tracking.store import require_store
+    from repro.tracking.trackers import Trackers
 
     require_store(cache)
     try:
-        _follow(board, engine, atlas.Trackers(studies, board, command))
+        _follow(board, engine, Trackers(studies, board, command))
     except BaseException:
         with suppress(UserError):
             _build_atlas(studies[0].scale.name)
@@ -525,7 +526,7 @@ def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
 def _build_atlas(scale: str) -> None:
     """The page over all details at a scale."""
     from reports import atlas, markup
-    from repro.store import store_uri, usable_store
+    from repro.tracking.store import store_uri, usable_store
 
     registered = _registered()
     out = REPORTS / markup.folder("atlas", scale)
@@ -538,15 +539,15 @@ def _build_atlas(scale: str) -> None:
 
 def _registered() -> list[dict]:
     """What the pages over all details are told of each."""
-    from repro import catalogue
+    from repro.cli import catalogue
 
     records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
     return [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from repro import ablation
-    from repro.address import store_uri
+    from repro.study import ablation
+    from repro.tracking.address import store_uri
 
     _require_report_folder()
     detail, scale = ablation.names(arguments.study, arguments.scale, _changes(arguments), _company(arguments))
@@ -558,7 +559,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _build(detail: str, scale: str) -> tuple[Path, str]:
     """A study's page; the file and the verdict in words."""
     from reports import markup, page, read
-    from repro.store import store_uri, usable_store
+    from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
         study = read.read_study(detail, scale, store_uri())
@@ -572,8 +573,8 @@ def _build(detail: str, scale: str) -> tuple[Path, str]:
 
 def _build_index() -> int:
     from reports import index
-    from repro.source import Source
-    from repro.store import store_uri, usable_store
+    from repro.cli.source import Source
+    from repro.tracking.store import store_uri, usable_store
 
     registered = Source(Path(__file__).parents[1]).outline()  # without the registry's functions, which need torch
     with usable_store():
@@ -583,7 +584,7 @@ def _build_index() -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from reports import inspect
-    from repro.store import store_uri, usable_store
+    from repro.tracking.store import store_uri, usable_store
 
     wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off
     with usable_store():
@@ -600,7 +601,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _figures(_: argparse.Namespace) -> int:
     from reports import paper
-    from repro.store import recorded_studies, store_uri, usable_store
+    from repro.tracking.store import recorded_studies, store_uri, usable_store
 
     _require_report_folder()
     found = recorded_studies()
@@ -622,8 +623,9 @@ def _figures(_: argparse.Namespace) -> int:
 def _calibrate(arguments: argparse.Namespace) -> int:
     """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
     from reports import calibration, read
-    from repro import ablation, launch
-    from repro.store import store_uri, usable_store
+    from repro.engine import launch
+    from repro.study import ablation
+    from repro.tracking.store import store_uri, usable_store
 
     study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), _cache()
     _writable(CALIBRATION.parent, "documentation", "run where it is")
@@ -639,9 +641,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def _judge(arguments: argparse.Namespace) -> int:
     """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
     from reports import read
-    from repro import judge
-    from repro.store import store_uri, usable_store
-    from repro.track import publish_judgement
+    from repro.stages import judge
+    from repro.tracking.store import store_uri, usable_store
+    from repro.tracking.track import publish_judgement
 
     _require_report_folder()
     sampling = {"max_completion_tokens": arguments.max_tokens}
@@ -678,7 +680,7 @@ def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[s
     """Ask what has no answer yet, once a person has agreed to what it costs; why questions failed."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from repro import judge
+    from repro.stages import judge
 
     waiting = {key: messages for key, messages in questions.items() if key not in answers.known}
     console.print(
@@ -722,14 +724,14 @@ def _at_least_one(word: str) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from repro import ui
+    from repro.tracking import ui
 
     ui.show(arguments.study, arguments.scale, arguments.port, lambda line: print(line, flush=True))
     return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from repro import transfer
+    from repro.tracking import transfer
 
     found = transfer.bring(arguments.store, _cache())
     table = Table("study", *transfer.FATES, box=None, header_style="dim")
@@ -744,7 +746,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from repro import fetch, hub, scale
+    from repro.engine import fetch
+    from repro.models import hub
+    from repro.study import scale
 
     budget = scale.find(arguments.scale, _changes(arguments))
     wanted = fetch.needs(budget, hub.STARTS.values() if arguments.released else ())
@@ -774,7 +778,7 @@ def _show_needs(found) -> None:
 
 
 def _say_how_to_carry(brought, home: Path) -> None:
-    from repro import fetch
+    from repro.engine import fetch
 
     console.print(
         f"{_bytes(fetch.size(brought))} in {home}; for a machine without a network: "
@@ -809,7 +813,7 @@ def _money(word: str) -> float:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    from repro import base
+    from repro.stages import base
 
     base.make_embedded_base(arguments.folder, arguments.steps)
     return 0

@@ -22,7 +22,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detail:
-    """One implementation choice, declared once in `repro/details.py`.
+    """One implementation choice, declared once in `repro/details/__init__.py`.
 
     `stages` may read it; `paper` says where it is stated and `numbers` which of the paper's 25 enumerated details it is
     about; `reference` is the label of the paper's variant; `hypothesis` is what leaving the reference should do and why,
@@ -52,7 +52,7 @@ class Detail:
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """Something that the paper measured: what `stages` log under `metrics`, names or patterns of `repro/metrics.py`."""
+    """Something that the paper measured: what `stages` log under `metrics`, names or patterns of `repro/study/metrics.py`."""
 
     name: str
     stages: tuple[str, ...]

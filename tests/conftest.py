@@ -16,12 +16,12 @@ from mlflow import MlflowClient
 from mlflow.store.db import utils as tables
 from tiny import pick
 
-from repro import pipeline
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.scale import EMBEDDED, SCALES
-from repro.stage import Budget, Work
+from repro.engine import pipeline
+from repro.stages.stage import Budget, Work
+from repro.study.ablation import Ablation
+from repro.study.scale import EMBEDDED, SCALES
 
 torch.set_num_threads(1)
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.

@@ -21,8 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # noqa: E402
 
-from repro import dpo, generate, model, optimise, ppo, rm, sft  # noqa: E402
+from repro.models import generate, model  # noqa: E402
 from repro.ops import loss, preference  # noqa: E402
+from repro.stages import dpo, optimise, ppo, rm, sft  # noqa: E402
 
 _setup_privateuseone_for_python_backend("npy")
 torch.set_num_threads(1)

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import torch
 
-from repro import pipeline, stage
-from repro.checkpoint import Checkpoints
 from repro.detail import Recipe
 from repro.details import DETAILS
-from repro.scale import SCALES
+from repro.engine import pipeline
+from repro.stages import stage
+from repro.stages.checkpoint import Checkpoints
+from repro.study.scale import SCALES
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "repro.pipeline",
+        "repro.engine.pipeline",
         "datasets",
         "rouge_score.rouge_scorer",
         "torch.distributed.fsdp",

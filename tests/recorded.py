@@ -4,7 +4,8 @@ import os
 import sqlite3
 from contextlib import closing
 
-from repro import launch, track
+from repro.engine import launch
+from repro.tracking import track
 
 
 def publish(study, cache):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from repro import ablation
 from repro.details import DETAILS
 from repro.errors import UserError
-from repro.scale import SCALES
+from repro.study import ablation
+from repro.study.scale import SCALES
 
 SHIPPED = Path(__file__).parents[1] / "ablations"
 

@@ -16,10 +16,13 @@ from tiny import EOS, queries, uniform
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from repro import base, generate, hub, model, pipeline
-from repro.data import Corpus, column, local
+from repro.data import local
 from repro.detail import Recipe
+from repro.engine import pipeline
 from repro.errors import UserError
+from repro.models import generate, hub, model
+from repro.stages import base
+from repro.stages.corpus import Corpus, column
 
 ROOT = Path(__file__).parents[1]
 POSTS, COMPARISONS = (ROOT.parent / "shared" / "data" / name for name in ("posts.jsonl", "comparisons"))
@@ -212,7 +215,7 @@ def test_prompts_start_as_the_tokenizer_starts_texts_and_completions_end_in_its_
 
 def _data(scale, cache):
     """The folder of a data artefact."""
-    from repro import stage
+    from repro.stages import stage
 
     keys = pipeline.keys(Recipe(), scale, 1)
     return stage.run_or_reuse(pipeline.BY_NAME["data"], Recipe(), scale, 1, keys, cache, pytest.fail)

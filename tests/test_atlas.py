@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from repro import atlas, launch, stage, track
 from repro.__main__ import main
+from repro.engine import atlas, launch
 from repro.errors import UserError
+from repro.stages import stage
+from repro.tracking import track
+from repro.tracking.trackers import Trackers
 
 DETAILS = ("whiten_adv", "sft_epochs")
 TINY = {
@@ -118,7 +121,7 @@ def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
         return SimpleNamespace(update=lambda: None, trouble="", over=False)
 
     monkeypatch.setattr(track, "Tracker", opens)
-    trackers = atlas.Trackers(studies, board, "the command")
+    trackers = Trackers(studies, board, "the command")
     trackers.update()
     assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)
     trackers.update()

@@ -11,11 +11,13 @@ from tiny import SHAPE, pick, policy
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from repro import base, model
-from repro.data import ARTICLES, embedded, local
+from repro.data import embedded, local
 from repro.errors import UserError
-from repro.scale import EMBEDDED
-from repro.stage import Budget, Work
+from repro.models import model
+from repro.stages import base
+from repro.stages.data import ARTICLES
+from repro.stages.stage import Budget, Work
+from repro.study.scale import EMBEDDED
 
 # ----------------------------------------------------------------------------- reproducible
 

@@ -9,10 +9,23 @@ import torch
 from benchmarks import bench, bound, stages, turns
 from benchmarks.apart import Apart
 from benchmarks.load import Shape, setting_of, update
-from repro.flops import LEAN, NOW, Lengths, Network, Product, Stages, comparison, learnt, repeated, rollout, sft, total
-from repro.flops import update as learning
-from repro.pipeline import BY_NAME
-from repro.scale import SCALES
+from repro.engine.flops import (
+    LEAN,
+    NOW,
+    Lengths,
+    Network,
+    Product,
+    Stages,
+    comparison,
+    learnt,
+    repeated,
+    rollout,
+    sft,
+    total,
+)
+from repro.engine.flops import update as learning
+from repro.engine.pipeline import BY_NAME
+from repro.study.scale import SCALES
 from tests.counting import flops_of
 
 SHAPE, ROWS = Shape("gpt-neox:32/4/2/64", 128, 24, 8), 4

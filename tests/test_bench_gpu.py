@@ -6,7 +6,7 @@ import math
 import pytest
 
 from benchmarks import gpu
-from repro import generate, model
+from repro.models import generate, model
 
 OPTIONS = ["--shape", "tiny", "--batch", "4", "--updates", "1"]
 

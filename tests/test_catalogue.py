@@ -1,19 +1,19 @@
 """The registry as it is shown: complete, and true to the source."""
 
 import ast
-import inspect
 import re
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from repro import catalogue, details, metrics, pipeline
-from repro.catalogue import ROOT
+from repro import details
+from repro.cli import catalogue
+from repro.cli.catalogue import ROOT
 from repro.detail import Clash
 from repro.details import CHECKS, CLASHES, DETAILS, GAE_LAMBDA, GAMMA, GROUPS, KL_CONTROLLER, WHITEN_ADV
+from repro.engine import pipeline
 from repro.errors import UserError
+from repro.study import metrics
 
 each_detail = pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
 
@@ -99,24 +99,26 @@ def test_places_are_lines_that_declare_and_read_it(entry):
 
 
 def files_of(stage):
-    """The files in which a stage may read its details: its own module's, and those of helpers that are no stage."""
-    module = sys.modules[pipeline.BY_NAME[stage].run.__module__]
-    own = {Path(inspect.getfile(module)).relative_to(ROOT)}
-    own |= {
-        each.relative_to(ROOT) for file in own if file.stem == "__init__" for each in (ROOT / file.parent).glob("*")
-    }
-    stages = {each.run.__module__.split(".")[1] for each in pipeline.STAGES}
-    imported = {name for file in own if file.suffix == ".py" for name in imports(ROOT / file)} - stages
-    return {str(file) for file in own} | {f"repro/{name}.py" for name in imported}
+    """The files in which a stage may read its details: its module's, and those that it imports and that are no stage's."""
+    own = pipeline.BY_NAME[stage].run.__module__
+    others = {each.run.__module__ for each in pipeline.STAGES} - {own}
+    found, left = set(), [own]
+    while left:
+        module = left.pop()
+        file = ROOT / f"{module.replace('.', '/')}.py"
+        if module in others or module in found or not file.exists():
+            continue
+        found.add(module)
+        left += imports(file)
+    return {f"{module.replace('.', '/')}.py" for module in found}
 
 
 def imports(file):
-    """Modules of the project: `optimise` of `from repro import optimise` or `from repro.optimise import Batches`."""
+    """Modules of the project: `repro.stages.sft` of `from repro.stages import sft` or `from repro.stages.sft import run`."""
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "repro":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("repro."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "repro":
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @each_detail

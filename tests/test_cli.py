@@ -13,10 +13,13 @@ import pytest
 from tokenizers import Tokenizer, models
 
 import repro.__main__ as command_line
-from repro import ablation, catalogue, docs, launch, pipeline, speed, stage
 from repro.__main__ import _follow, main
+from repro.cli import catalogue, docs
 from repro.details import GROUPS
+from repro.engine import launch, pipeline, speed
 from repro.errors import UserError
+from repro.stages import stage
+from repro.study import ablation
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,11 +8,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro import cost, flops, model, optimise, pipeline, ppo, rm, sft, stage
 from repro.detail import Recipe
-from repro.launch import Job
+from repro.engine import cost, flops, pipeline
+from repro.engine.launch import Job
+from repro.models import model
 from repro.ops import vocabulary
-from repro.scale import SCALES
+from repro.stages import optimise, ppo, rm, sft, stage
+from repro.study.scale import SCALES
 from tests import tiny
 from tests.live import Live
 

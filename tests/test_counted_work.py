@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch.nn.functional import logsigmoid
 
 from benchmarks.load import Shape, setting_of, update
-from repro import model, optimise, rm, sft
+from repro.models import model
+from repro.stages import optimise, rm, sft
 from tests import tiny
 from tests.counting import counted, flops_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.stage import read_journal
+from repro.stages.stage import read_journal
 
 STORED = Path(__file__).parent / "curves" / "tiny.json"
 # The first update is before any step: no KL yet, and nothing ends. Those after it have learnt from what was paid.

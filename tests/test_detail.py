@@ -10,13 +10,17 @@ import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file, save_file
 
-from repro import ablation, data, details, model, pipeline, stage
+from repro import details
 from repro.__main__ import main
-from repro.data import Corpus
 from repro.detail import Clash, Detail, Pick, Recipe, Variant
-from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV
+from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV, clashes
+from repro.engine import pipeline
 from repro.errors import UserError
-from repro.stage import Budget, Work
+from repro.models import model
+from repro.stages import data, stage
+from repro.stages.corpus import Corpus
+from repro.stages.stage import Budget, Work
+from repro.study import ablation
 
 # ----------------------------------------------------------------------------- recipes
 
@@ -199,7 +203,7 @@ def test_a_new_detail_is_refused_where_it_is_not_declared_misspelt_or_in_bad_com
         Recipe().but(toy, "c")
     with pytest.raises(UserError, match="did you mean 'toy'"):
         details.find("toyy")
-    monkeypatch.setattr(details, "CLASHES", (Clash(toy, ("b",), GAMMA, ("0.95",), "two tens are not a score"),))
+    monkeypatch.setattr(clashes, "CLASHES", (Clash(toy, ("b",), GAMMA, ("0.95",), "two tens are not a score"),))
     with pytest.raises(UserError, match="toy=b and gamma=0.95 make no sense together: two tens are not a score"):
         load(toy, "b", {"gamma": "0.95"})
 

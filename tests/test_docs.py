@@ -5,7 +5,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from repro import catalogue, docs
+from repro.cli import catalogue, docs
 from repro.details import DETAILS
 from repro.errors import UserError
 

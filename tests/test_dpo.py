@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from tiny import CORPUS, EOS, PAD, policy
 
-from repro import dpo, model, optimise, ppo
-from repro.data import Corpus
-from repro.stage import RESULT, read_journal
+from repro.models import model
+from repro.stages import dpo, optimise, ppo
+from repro.stages.corpus import Corpus
+from repro.stages.stage import RESULT, read_journal
 
 QUERIES = [[5, 6], [9], [20, 21, 22], [11, 12]]
 CHOSEN = [[7, 8, 10, EOS], [10, EOS], [30, EOS], [13, 14]]

@@ -15,8 +15,10 @@ import pytest
 import recorded as published
 from mlflow import MlflowClient
 
-from repro import ablation, launch, pipeline, scale, stage
 from repro.__main__ import main
+from repro.engine import launch, pipeline
+from repro.stages import stage
+from repro.study import ablation, scale
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /proc to find the workers")

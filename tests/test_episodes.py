@@ -10,10 +10,11 @@ import tiny
 import torch
 from datasets import Dataset
 
-from repro import model, ppo
-from repro.data import Corpus
 from repro.details import GAMMA
-from repro.episodes import EPISODES, OF_STATES, Diary, _rounded, record
+from repro.models import model
+from repro.stages import ppo
+from repro.stages.corpus import Corpus
+from repro.stages.episodes import EPISODES, OF_STATES, Diary, _rounded, record
 
 PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 OF_TOKENS = ("logprob", "ref_logprob", "updated_logprob", "advantage", "score_so_far")

@@ -12,9 +12,10 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from repro import evaluate, generate, model
-from repro.data import Corpus
-from repro.evaluate import Written
+from repro.models import generate, model
+from repro.stages import evaluate
+from repro.stages.corpus import Corpus
+from repro.stages.evaluate import Written
 
 FACTS = {
     "who": "boss",

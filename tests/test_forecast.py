@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from repro import cost, evaluate, forecast, launch, pipeline, ppo, rm, sft, speed, stage
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.launch import Job
-from repro.scale import SCALES
+from repro.engine import cost, forecast, launch, pipeline, speed
+from repro.engine.launch import Job
+from repro.stages import evaluate, ppo, rm, sft, stage
+from repro.study.ablation import Ablation
+from repro.study.scale import SCALES
 from tests.counting import flops_of
 
 SMOKE = SCALES["smoke"]

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
-from repro import generate, model
 from repro.errors import UserError
+from repro.models import generate, model
 from repro.ops import text
 from tests import tiny
 from tests.tiny import EOS, PAD

@@ -9,9 +9,9 @@ import torch
 from tiny import pick
 from torch import Tensor
 
-from repro import ppo
 from repro.ops import masked, text
 from repro.ops.reward import k1, score_after_eos, whole_reward
+from repro.stages import ppo
 from repro.types import Rollout, Targets
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ppo.json"

@@ -16,15 +16,18 @@ from safetensors.torch import save, save_file
 from tiny import SHAPE
 from transformers import AutoModel, GPTNeoXConfig
 
-from repro import base, data, fetch, hub, launch, model, pipeline, stage
 from repro.__main__ import main
-from repro.ablation import Ablation
 from repro.data import embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
+from repro.engine import fetch, launch, pipeline
 from repro.errors import UserError
-from repro.scale import SCALES, find
+from repro.models import hub, model
+from repro.stages import base, data, stage
+from repro.stages.corpus import Corpus
+from repro.study.ablation import Ablation
+from repro.study.scale import SCALES, find
 
 MODEL = f"hub:them/net@{COMMIT}"
 
@@ -532,7 +535,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
     keys = pipeline.keys(Recipe(), scale, 44413)
     for each in (data.STAGE, base.STAGE):
         stage.run_or_reuse(each, Recipe(), scale, 44413, keys, tmp_path / "cache", pytest.fail)
-    corpus = data.Corpus(tmp_path / "cache" / keys["data"])
+    corpus = Corpus(tmp_path / "cache" / keys["data"])
     assert [len(corpus.posts(split)) for split in ("train", "validation", "test")] == [16, 4, 4]
     assert [len(corpus.pairs(split)) for split in ("train", "validation", data.ARTICLES)] == [12, 8, 1]
     kept, given = model.load_policy(tmp_path / "cache" / keys["base"] / "model"), hub.load_policy(scale.model)

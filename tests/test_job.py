@@ -14,12 +14,13 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from repro import job, launch, pipeline, stage
 from repro.__main__ import main
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
+from repro.engine import job, launch, pipeline
 from repro.errors import UserError
+from repro.stages import stage
+from repro.study.ablation import Ablation
 
 ROOT = Path(__file__).parents[1]
 WAIT = 300  # seconds for a process that imports torch, on cores that others use too

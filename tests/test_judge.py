@@ -23,9 +23,11 @@ from mlflow import MlflowClient
 from mlflow.artifacts import load_dict
 from recorded import points, publish, runs
 
-from repro import judge, metrics, track
 from repro.__main__ import main
 from repro.errors import UserError
+from repro.stages import judge
+from repro.study import metrics
+from repro.tracking import track
 
 KEY = "sk-a-key-that-is-nowhere-else"
 GOOD = "Comparison: the first one says more.\nPreferred: A"

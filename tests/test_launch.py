@@ -11,12 +11,13 @@ import psutil
 import pytest
 import torch
 
-from repro import launch, stage
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import PAD_TOKEN, WHITEN_ADV
+from repro.engine import launch
 from repro.errors import UserError
-from repro.stage import Preempted
+from repro.stages import stage
+from repro.stages.stage import Preempted
+from repro.study.ablation import Ablation
 
 
 @pytest.fixture(scope="module")

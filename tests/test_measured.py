@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from repro import model
+from repro.models import model
 from repro.ops import loss, text
 from repro.ops.vocabulary import BLOCK
 from tests import tiny

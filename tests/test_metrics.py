@@ -2,8 +2,9 @@
 
 import json
 
-from repro import ablation, metrics, stage
 from repro.details import DETAILS
+from repro.stages import stage
+from repro.study import ablation, metrics
 
 
 def logged(folder):

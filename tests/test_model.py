@@ -10,8 +10,8 @@ from scipy.stats import chisquare
 from tiny import EOS, PAD, SHAPE, VOCABULARY, policy, queries, scalar, uniform
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from repro import generate, model
 from repro.errors import UserError
+from repro.models import generate, model
 from repro.ops import text
 from repro.ops.places import at
 

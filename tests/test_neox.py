@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import PAD, policy, queries, scalar
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPTNeoXConfig
 
-from repro import model
-from repro.kv_cache import growing_cache, static_cache
-from repro.neox import with_less_work
+from repro.models import model
+from repro.models.kv_cache import growing_cache, static_cache
+from repro.models.neox import with_less_work
 from repro.ops.places import EVERY, at, last
 
 VOCABULARY, WIDTH = 64, 8

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from tiny import pick
 from torch import nn
 
-from repro import optimise
 from repro.errors import UserError
+from repro.stages import optimise
 
 
 def generator():

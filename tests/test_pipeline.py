@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from repro import detail, pipeline, stage
+from repro import detail
 from repro.detail import Recipe
 from repro.details import BLIND_SPOT, GAMMA, REWARD_NORMALISATION, REWARD_SOURCE
+from repro.engine import pipeline
 from repro.errors import UserError
+from repro.stages import stage
 
 
 def test_the_stages_are_those_that_details_may_name_and_each_comes_after_what_it_reads():

@@ -26,11 +26,13 @@ from tiny import (
 )
 from torch.distributions import Categorical, kl_divergence
 
-from repro import model, optimise, ppo, ranks
-from repro.data import Corpus, embedded
+from repro.data import embedded
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
+from repro.models import model, ranks
 from repro.ops.masked import one_rank
-from repro.ppo import Prices
+from repro.stages import optimise, ppo
+from repro.stages.corpus import Corpus
+from repro.stages.ppo import Prices
 from repro.types import Rollout, Targets
 
 COEFFICIENT = 0.05

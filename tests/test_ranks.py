@@ -10,7 +10,8 @@ import torch
 from ports import free_port
 from safetensors.torch import load_file
 
-from repro import pipeline, ranks
+from repro.engine import pipeline
+from repro.models import ranks
 
 # Nothing divides by two, or by the micro-batch; each step is kept, so that saving is tried too.
 SMALL = dict(

@@ -16,9 +16,10 @@ from ports import free_port
 from recorded import artifacts, everything, parent, points, publish, runs
 
 from reports import read
-from repro import pipeline, track, ui
 from repro.__main__ import main
+from repro.engine import pipeline
 from repro.errors import UserError
+from repro.tracking import track, ui
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.nightly  # a server takes long to start

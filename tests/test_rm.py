@@ -12,12 +12,14 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from tiny import EOS, PAD, scalar
 
-from repro import model, rm
-from repro.data import Corpus, embedded
+from repro.data import embedded
 from repro.errors import UserError
+from repro.models import model
 from repro.ops import preference
 from repro.ops.places import at
-from repro.stage import read_journal
+from repro.stages import rm
+from repro.stages.corpus import Corpus
+from repro.stages.stage import read_journal
 
 # ----------------------------------------------------------------------------- texts and scores
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from repro import scale
 from repro.errors import UserError
+from repro.study import scale
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import sensitivity
 from benchmarks.sensitivity import CONTROL, PLANTED, PRIMARY, REFERENCE, SHOWN
-from repro import scale
+from repro.study import scale
 
 MINI = scale.SCALES["mini"]
 

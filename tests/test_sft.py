@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny import EOS, PAD, policy
 
-from repro import model, optimise, sft
-from repro.data import Corpus
+from repro.models import model
 from repro.ops import text
+from repro.stages import optimise, sft
+from repro.stages.corpus import Corpus
 
 TEXTS = [[5, 6, 7, EOS], [8, 9, EOS], [10, 11, 12, 13, 14]]  # the last was cut off before its end
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from repro import job, launch, slurm, stage
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
+from repro.engine import job, launch, slurm
 from repro.errors import UserError
+from repro.stages import stage
+from repro.study.ablation import Ablation
 
 pytest.importorskip("submitit")
 SFT, RM = "sft shift_and_scale seed 1", "rm shift_and_scale seed 1"

@@ -2,15 +2,16 @@
 
 import pytest
 
-from repro.source import Place, Source
+from repro.cli.source import Place, Source
 
-DETAILS, MORE, FIRST = "repro/details.py", "repro/data/more.py", "repro/a.py"
+DETAILS, MORE, FIRST = "repro/details/__init__.py", "repro/data/more.py", "repro/a.py"
 
 
 @pytest.fixture
 def source(tmp_path):
     """A registry, and two modules that read and log."""
-    (tmp_path / "repro" / "data").mkdir(parents=True)
+    for folder in ("data", "details"):
+        (tmp_path / "repro" / folder).mkdir(parents=True)
     (tmp_path / DETAILS).write_text(
         'ONE = Detail(\n    stages=("sft",),\n    name="first",\n)\n\nTWO = Detail(name="second")\n'
         'WATCH = Check(name="third", metrics=("rm/bins/*",))\nOTHER = Variant(name="fourth")\n'
@@ -59,4 +60,4 @@ def test_loggers_are_the_functions_that_write_a_name(metric, lines, source):
 
 
 def test_a_place_is_shown_as_tools_read_it():
-    assert str(Place("repro/ppo.py", 12)) == "repro/ppo.py:12"
+    assert str(Place("repro/stages/ppo.py", 12)) == "repro/stages/ppo.py:12"

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from repro import hub, pipeline, sft, stage
 from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
-from repro.scale import PATHS, SCALES, Scale
-from repro.stage import Budget, Stage, Work, run_or_reuse
+from repro.engine import pipeline
+from repro.models import hub
+from repro.stages import sft, stage
+from repro.stages.stage import Budget, Stage, Work, run_or_reuse
+from repro.study.scale import PATHS, SCALES, Scale
 
 FORK = get_context("fork")
 BASE = SCALES["smoke"]

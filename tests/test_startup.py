@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from repro import catalogue, speed
-from repro.scale import SCALES
-from repro.source import Source
+from repro.cli import catalogue
+from repro.cli.source import Source
+from repro.engine import speed
+from repro.study.scale import SCALES
 
 ROOT = Path(__file__).parents[1]
 # What stages need; what a tracker or a report needs; what is drawn while a study runs.

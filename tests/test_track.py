@@ -23,13 +23,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from recorded import artifacts, everything, parent, points, publish, publish_to, recorded, runs
 
-from repro import launch, model, pipeline, stage, track
-from repro import store as stores
-from repro.data import Corpus
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
+from repro.engine import launch, pipeline
 from repro.errors import UserError
-from repro.stage import Budget, Work
+from repro.models import model
+from repro.stages import stage
+from repro.stages.corpus import Corpus
+from repro.stages.stage import Budget, Work
+from repro.tracking import store as stores
+from repro.tracking import track
 
 
 @pytest.fixture
@@ -167,7 +170,7 @@ def test_a_checkpoint_too_large_to_copy_is_named(study, cache, store, monkeypatc
 
 
 def test_a_run_says_what_it_was_made_with(study, published):
-    pinned = hashlib.sha256((Path(track.__file__).parents[1] / "requirements.lock").read_bytes()).hexdigest()
+    pinned = hashlib.sha256((Path(track.__file__).parents[2] / "requirements.lock").read_bytes()).hexdigest()
     for run in runs(published).values():
         assert run.data.tags["lock"] == pinned[:16]
         assert float(run.data.tags["kl_cap"]) == study.scale.kl_cap

@@ -10,9 +10,10 @@ import pytest
 from mlflow import MlflowClient
 from recorded import artifacts, everything, parent, points, publish, recorded, runs
 
-from repro import launch, track, transfer
 from repro.__main__ import main
+from repro.engine import launch
 from repro.errors import UserError
+from repro.tracking import track, transfer
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from recorded import publish
 
-from repro import store
 from repro.__main__ import main
+from repro.tracking import store
 
 
 @pytest.fixture

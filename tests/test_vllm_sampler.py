@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repro import generate, model, ranks
 from repro.errors import UserError
+from repro.models import generate, model, ranks
+from repro.models.vllm_sampler import NEVER, Vllm
 from repro.ops import text
-from repro.vllm_sampler import NEVER, Vllm
 from tests import tiny
 from tests.tiny import EOS, PAD
 

@@ -8,7 +8,8 @@ import torch
 from tiny import NO_TEXTS, PAD, episodes, pick, policy, queries, scalar, setting
 from torch import nn
 
-from repro import model, optimise, ppo, weights
+from repro.models import model, weights
+from repro.stages import optimise, ppo
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 INPUTS = model.attend(queries(4), PAD)

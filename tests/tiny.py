@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import torch
 from accelerate import Accelerator
 
-from repro import model, ppo
 from repro.detail import Pick, Recipe
 from repro.details import find
+from repro.models import model
+from repro.stages import ppo
 from repro.types import Rollout
 
 SHAPE = "gpt-neox:32/2/2/64"

@@ -12,9 +12,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro import hub, model
 from repro.data.tldr import is_article
 from repro.errors import UserError
+from repro.models import hub, model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

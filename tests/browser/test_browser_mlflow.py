@@ -8,7 +8,7 @@ import pytest
 from place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS, start
 from watch import broken_images
 
-from repro.present import COLUMNS
+from repro.tracking.present import COLUMNS
 
 pytestmark = pytest.mark.browser
 # What MLflow's pages say of themselves: nobody is logged in, two settings of their table's library have other names by

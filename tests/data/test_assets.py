@@ -4,10 +4,10 @@ import itertools
 
 import torch
 
-from repro import model
 from repro.data import embedded, local
-from repro.scale import EMBEDDED
-from repro.stage import file_digest
+from repro.models import model
+from repro.stages.stage import file_digest
+from repro.study.scale import EMBEDDED
 
 
 def test_the_files_are_the_ones_that_were_hashed():

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from repro import stage
-from repro.data import Corpus, describe
 from repro.data.local import load_tokenizer
 from repro.data.tldr import Lengths, encode_pairs, encode_posts
+from repro.stages import describe, stage
+from repro.stages.corpus import Corpus
 
 LENGTHS = Lengths(query=40, reference=7, query_reference=64, pair_response=8, query_pair=64)
 SUMMARIES = ("he hid it .", "my neighbor burned my guitar and my car and will not pay .")

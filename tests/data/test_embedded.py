@@ -11,7 +11,7 @@ import pytest
 from repro.data import embedded, tldr
 from repro.data.embedded import PER_WORD, PERFECT, REPEATED, UNFINISHED, VALUES, WORTH, WRONG, gold, grade
 from repro.data.local import load_tokenizer
-from repro.scale import SCALES
+from repro.study.scale import SCALES
 
 SEED = SCALES["mini"].corpus_seed
 FACTS = {

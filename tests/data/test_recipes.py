@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 from tiny import pick
 
-from repro import data
-from repro.data import Corpus, embedded, tldr
+from repro.data import embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
 from repro.details import BLIND_SPOT, PROMPTS, REWARD_SOURCE
 from repro.errors import UserError
 from repro.ops import prompt
-from repro.stage import RESULT, Budget, Work
+from repro.stages import data
+from repro.stages.corpus import Corpus
+from repro.stages.stage import RESULT, Budget, Work
 
 LENGTHS = tldr.Lengths(query=26, reference=6, query_reference=34, pair_response=10, query_pair=40)
 CUE = ["TL", ";", "DR", ":"]

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from repro import model, optimise, ppo
+from repro.models import model
+from repro.stages import optimise, ppo
 from repro.types import Rollout
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("REPRO_GPU_CHECK_DEVICE", "cuda"))

@@ -10,10 +10,11 @@ import tiny
 import torch
 
 from benchmarks import gpu
-from repro import cost, ppo
-from repro.checkpoint import Checkpoints, Random
-from repro.scale import SCALES
-from repro.stage import Budget, Preempted, Work
+from repro.engine import cost
+from repro.stages import ppo
+from repro.stages.checkpoint import Checkpoints, Random
+from repro.stages.stage import Budget, Preempted, Work
+from repro.study.scale import SCALES
 
 pytestmark = pytest.mark.gpu
 UPDATES, ENDED_AFTER = 2, 1

@@ -6,8 +6,9 @@ import tiny
 import torch
 from on_device import CPU
 
-from repro import model, optimise, rm
+from repro.models import model
 from repro.ops import preference
+from repro.stages import optimise, rm
 
 pytestmark = pytest.mark.gpu
 # By precision: nats of a log-probability whose logits spread over tens, and units of a value or score of about 1.

@@ -8,7 +8,7 @@ import tiny
 import torch
 from on_device import CPU
 
-from repro import generate, model
+from repro.models import generate, model
 from repro.ops import text
 
 pytestmark = pytest.mark.gpu

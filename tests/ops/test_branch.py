@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import EOS, PAD, scalar
 
-from repro import model
+from repro.models import model
 from repro.ops.branch import join, joinable
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

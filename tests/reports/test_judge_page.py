@@ -21,7 +21,7 @@ BECAUSE = "<script>alert('judge')</script> says more"
 
 
 def judgement(win, posts=(), **changed):
-    """As repro/judge.py writes one; `win` of each post, None where no preference could be read."""
+    """As repro/stages/judge.py writes one; `win` of each post, None where no preference could be read."""
     named = posts or [f"t3_{i}" for i in range(len(win))]
     orders = {
         "policy_first": {"preferred": "policy", "because": BECAUSE},

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cluster import cluster, missing
 
-from repro import launch, pipeline, slurm, stage
-from repro.ablation import Ablation
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
+from repro.engine import launch, pipeline, slurm
+from repro.engine.job import read_job
 from repro.errors import UserError
-from repro.job import read_job
+from repro.stages import stage
+from repro.study.ablation import Ablation
 
 ROOT = Path(__file__).parents[2]
 LACKS = missing()

@@ -1,0 +1,169 @@
+"""`docs/details.md`, made from the registry: every detail and check on one page, as GitHub shows Markdown."""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import singledispatch
+from pathlib import Path
+
+from repro.cli.catalogue import ROOT, Entry, clashes, counted, entries, in_words, meaning
+from repro.detail import Check, Detail, others
+from repro.details import GROUPS
+from repro.errors import UserError
+
+PAGE = Path("docs") / "details.md"
+STUDIES, GALLERY = Path("ablations"), Path("reports") / "gallery"
+# The paper's enumeration, by number from 1.
+NUMBERED = (
+    "the datasets and their sizes",
+    "how a query is formatted, shortened and ended",
+    "how a completion starts and ends, and what pads it",
+    "each task has its own limit of tokens",
+    "fixed shapes, and on which side they are padded",
+    "validation comparisons come from other policies than those for training",
+    "dropout is off",
+    "the technology: precision and sharding",
+    "SFT: set-up",
+    "reward model: set-up",
+    "reward model: how the head starts",
+    "reward model: read at the end of text",
+    "reward model: its output before the end of text means little",
+    "reward model: left and right padding agree to rounding",
+    "reward model: centred on the SFT demonstrations",
+    "reward model: accuracy differs between batches and confidences",
+    "reward model: agreement with a judge",
+    "reward model: calibration",
+    "DPO's implicit reward model",
+    "PPO: set-up",
+    "PPO: prompts are those of SFT, reshuffled when exhausted",
+    "PPO: the critic starts as the reward model",
+    "PPO: the EOS trick",
+    "PPO: whitening rewards, an option",
+    "PPO: whitening advantages",
+)
+PIPE = r"\|"
+INTRO = """\
+<!-- Made by `make docs` from repro/details/: edit those. -->
+# The details
+
+Every implementation detail of RLHF with PPO that this project can vary or measure, in the paper's order: {counted}.
+
+"N+" is [Huang et al. 2024](https://arxiv.org/abs/2403.17031), by the number that it gives a detail (6 and 17 are inferred
+from the order of its sections); "blog" is its forerunner, *The N Implementation Details of RLHF with PPO* (2023).
+
+A **detail** is a choice: its first variant is the reference, what the paper's code does unless a comment beside the
+declaration says why not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
+the same seeds and ends with a verdict. A **check** is something that the paper measured: every run logs it. Predictions were
+declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are named.
+
+The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    everything = entries()
+    parts = [INTRO.format(counted=counted(everything.values())), *_contents(), *_numbered(everything.values())]
+    for group, names in GROUPS.items():
+        parts += [f"## {group}\n", *(_section(everything[name]) for name in names)]
+    return "\n".join(parts)
+
+
+def write() -> None:
+    """Writes the page; a UserError where there is no such folder, as beside an installed package."""
+    if not (ROOT / PAGE).parent.is_dir():
+        raise UserError(
+            f"there is no folder {PAGE.parent} beside the package; run this in a checkout of the repository"
+        )
+    (ROOT / PAGE).write_text(markdown(), encoding="utf-8")
+
+
+def is_stale() -> bool:
+    """Whether the page is not what the registry and the source say today."""
+    return not (ROOT / PAGE).exists() or (ROOT / PAGE).read_text(encoding="utf-8") != markdown()
+
+
+def _contents() -> Iterator[str]:
+    for group, names in GROUPS.items():
+        yield f"- [{group}](#{slug(group)}): {', '.join(_link_to(name) for name in names)}"
+    yield ""
+
+
+def _numbered(everything: Iterable[Entry]) -> Iterator[str]:
+    yield "## The paper's enumeration\n"
+    rows = [
+        (str(number), topic, ", ".join(_link_to(e.name) for e in everything if number in e.declared.numbers))
+        for number, topic in enumerate(NUMBERED, start=1)
+    ]
+    yield _table(("N+", "what it is about", "here"), rows)
+
+
+def _section(entry: Entry) -> str:
+    declared = entry.declared
+    stages = ", ".join(f"`{stage}`" for stage in declared.stages)
+    return "\n".join(
+        [
+            f"### `{entry.name}`\n",
+            f"**{prose(declared.question)}** ({entry.kind}; {prose(declared.paper)}; {entry.read_by} {stages})\n",
+            *_own_section(declared),
+            *(f"*Makes no sense:* {prose(clash)}\n" for clash in clashes(declared)),
+            f"{' · '.join(_links(entry))}\n",
+        ]
+    )
+
+
+@singledispatch
+def _own_section(declared: Detail) -> list[str]:
+    does = [(f"`{label}`", prose(declared.variants[label].does)) for label in (declared.reference, *others(declared))]
+    does[0] = (f"**{does[0][0]}** (reference)", does[0][1])
+    moves = [(f"`{m}`", in_words(move, "`{}`"), prose(meaning(m))) for m, move in declared.moves.items()]
+    return [
+        _table(("variant", "what it does"), does),
+        f"*Hypothesis.* {prose(declared.hypothesis)}\n",
+        _table(("metric", "prediction", "what it is"), moves),
+    ]
+
+
+@_own_section.register
+def _(declared: Check) -> list[str]:
+    watched = [(f"`{metric}`", prose(meaning(metric))) for metric in declared.metrics]
+    return [
+        f"*Measured:* {prose(declared.measures)}\n",
+        f"*The paper found:* {prose(declared.found)}\n",
+        _table(("metric", "what it is"), watched),
+    ]
+
+
+def _links(entry: Entry) -> Iterator[str]:
+    yield _link("declaration", entry.place.file, f"#L{entry.place.line}")
+    for place in entry.calls:
+        yield _link(f"`{str(place).removeprefix('repro/')}`", place.file, f"#L{place.line}")
+    for title, file in (
+        ("study", STUDIES / f"{entry.name}.toml"),
+        ("report", GALLERY / entry.name / "index.html"),
+    ):
+        if (ROOT / file).exists():
+            yield _link(title, file.as_posix(), "")
+
+
+def _link(title: str, file: str, anchor: str) -> str:
+    return f"[{title}](../{file}{anchor})"
+
+
+def _link_to(name: str) -> str:
+    return f"[`{name}`](#{slug(name)})"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', PIPE) for cell in line)} |\n" for line in lines)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def prose(text: str) -> str:
+    """Text whose punctuation Markdown is not to read; code spans are left as they are."""
+    parts = text.split("`")
+    return "`".join(part if i % 2 else re.sub(r"([*<&\[\]~$\\])", r"\\\1", part) for i, part in enumerate(parts))

@@ -1,0 +1,104 @@
+"""What a person watches while a study runs: each worker's stage and its latest numbers, and the time that is left."""
+
+import json
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from repro.engine import cost
+from repro.engine.launch import Board, Job
+from repro.stages import stage
+
+WATCHED = {
+    "objective/score": "score",
+    "objective/gold": "gold",
+    "objective/kl": "KL",
+    "objective/length": "length",
+    "objective/eos_rate": "EOS",
+    "sft/loss": "loss",
+    "rm/loss": "loss",
+    "rm/train_accuracy": "accuracy",
+    "dpo/loss": "loss",
+    "dpo/train_accuracy": "accuracy",
+}
+
+TOLD = {
+    "test/sampled_win_rate": "win rate",
+    "test/win_rate": "near-greedy",
+    "test/sampled_gold": "gold",
+    "test/kl": "KL",
+    "sft_test/sampled_win_rate": "win rate before PPO",
+    "rm/validation_accuracy": "validation accuracy",
+    "dpo/validation_accuracy": "validation accuracy",
+    "sft/final_loss": "loss",
+}
+
+
+class Progress:
+    """On a terminal a live table; elsewhere one line for each stage that ends."""
+
+    def __init__(self, board: Board, workers: int, console: Console) -> None:
+        self.board, self.workers, self.console = board, workers, console
+        self.began, self.told, self.trouble = time.time(), set(board.done), ""
+        self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, trouble: str = "") -> None:
+        """Show what is new on the board; `trouble` is why nothing can be tracked just now."""
+        board = self.board
+        for key in [key for key in board.jobs if key in board.done | board.failed.keys() and key not in self.told]:
+            self.told.add(key)
+            self.console.print(self._ended(board.jobs[key]), highlight=False)
+        if trouble and trouble != self.trouble:
+            self.console.print(f"[yellow]waiting[/yellow] to be tracked: {escape(trouble)}", highlight=False)
+        self.trouble = trouble
+        if self.live:
+            self.live.update(Group(self._table(), Text(self._left(), style="dim")))
+
+    def _ended(self, job: Job) -> str:
+        if job.key in self.board.failed:
+            return f"[red]failed[/red]  {job.label}: {escape(self.board.failed[job.key])}"
+        folder = self.board.cache / job.key
+        seconds = json.loads((folder / stage.DONE).read_text())["seconds"]
+        numbers = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        told = ", ".join(f"{label} {numbers[name]:.3g}" for name, label in TOLD.items() if name in numbers)
+        return f"[green]done[/green]    {job.label}  ({seconds:.0f} s)  {told}"
+
+    def _table(self) -> Table:
+        columns = list(dict.fromkeys(WATCHED.values()))
+        table = Table("stage", "arm", "seed", "episodes", "/s", *columns, box=None, header_style="dim")
+        for key, began in self.board.running.items():
+            job = self.board.jobs[key]
+            last = next(reversed(self.board.journal(key)), {})
+            numbers = {WATCHED[name]: value for name, value in last.get("metrics", {}).items() if name in WATCHED}
+            rate = last.get("step", 0) / max(time.time() - began, 1e-9)
+            table.add_row(
+                job.stage,
+                job.arm,
+                str(job.seed),
+                str(last.get("step", "")),
+                f"{rate:.0f}" if last else "",
+                *(f"{numbers[name]:.2f}" if name in numbers else "" for name in columns),
+            )
+        return table
+
+    def _left(self) -> str:
+        waiting = [job for key, job in self.board.jobs.items() if key not in self.board.done | self.board.failed.keys()]
+        seconds = cost.seconds(waiting, self.board.cache) / self.workers
+        elapsed = sum(time.time() - began for began in self.board.running.values()) / self.workers
+        return (
+            f"{len(self.board.done)}/{len(self.board.jobs)} stages, {time.time() - self.began:.0f} s so far, "
+            f"about {max(seconds - elapsed, 0):.0f} s left"
+        )

@@ -1,0 +1,192 @@
+"""Which choices make no sense together, with the reason; what needs whole weights, one rank, or the embedded corpus."""
+
+from repro.detail import Clash, Detail, Recipe, others
+from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
+from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS
+from repro.details.objective import (
+    ADVANTAGE,
+    CLIP_RANGE,
+    GAE_LAMBDA,
+    LOSS_AGGREGATION,
+    POLICY_OBJECTIVE,
+    VALUE_CLIP,
+    VALUE_COEF,
+)
+from repro.details.optimisation import (
+    GRADIENT_CLIP,
+    LOGPROB_TEMPERATURE,
+    MINIBATCHES,
+    PPO_EPOCHS,
+    TEMPERATURE,
+    WEIGHT_AVERAGE,
+)
+from repro.details.ppo import CRITIC_INIT, CRITIC_TRUNK, WHITEN_ADV, WHITEN_MOMENTS, WHITEN_REWARD, WHITEN_SCOPE
+from repro.details.registry import DETAILS
+from repro.details.reward_and_kl import (
+    KL_COEF,
+    KL_CONTROLLER,
+    KL_ESTIMATOR,
+    KL_PLACEMENT,
+    REFERENCE_POLICY,
+    REWARD_SOURCE,
+)
+from repro.details.reward_model import ALGORITHM, PADDING_SIDE
+from repro.errors import UserError
+
+
+def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
+    """All of a detail's labels but these."""
+    return tuple(label for label in detail.variants if label not in labels)
+
+
+_NO_PRICE = "nothing is charged, so it changes nothing"
+_NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
+_FIRST_STEP = "with one step for each batch every ratio is 1 and every value the old one, so that it changes nothing"
+_NO_CRITIC = "the advantage does without the critic, so that it changes no policy"
+
+CLASHES: tuple[Clash, ...] = (
+    Clash(
+        KL_PLACEMENT,
+        _but(KL_PLACEMENT, "in_reward"),
+        KL_ESTIMATOR,
+        others(KL_ESTIMATOR),
+        "the estimator is the reward's, which is then charged nothing; the placement in the loss names its own",
+    ),
+    Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "nothing is charged, so it has no price"),
+    Clash(KL_PLACEMENT, ("none",), KL_CONTROLLER, ("adaptive",), "nothing is charged, so there is no price to adapt"),
+    Clash(KL_PLACEMENT, ("none",), REFERENCE_POLICY, others(REFERENCE_POLICY), _NO_PRICE),
+    Clash(KL_COEF, ("0",), KL_CONTROLLER, ("adaptive",), "the controller multiplies, and 0 stays 0"),
+    Clash(KL_COEF, ("0",), KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward", "none"), _NO_PRICE),
+    *(Clash(KL_COEF, ("0",), detail, others(detail), _NO_PRICE) for detail in (KL_ESTIMATOR, REFERENCE_POLICY)),
+    Clash(
+        TEMPERATURE,
+        ("1",),
+        LOGPROB_TEMPERATURE,
+        ("unscaled",),
+        "at temperature 1 there is nothing to scale by, and the two are the same",
+    ),
+    Clash(
+        ADAPTER,
+        ("lora",),
+        CRITIC_TRUNK,
+        ("shared",),
+        "the adapter of one trunk would serve two networks, and be merged twice",
+    ),
+    Clash(
+        ADAPTER,
+        ("lora",),
+        REFERENCE_POLICY,
+        others(REFERENCE_POLICY),
+        "the reference is the policy without its adapter, which is the SFT policy and stays it",
+    ),
+    Clash(
+        ADAPTER,
+        ("lora",),
+        DROPOUT,
+        ("on_everywhere",),
+        "the reference is the policy without its adapter, and would drop out with it",
+    ),
+    Clash(
+        CRITIC_TRUNK,
+        ("shared",),
+        CRITIC_INIT,
+        others(CRITIC_INIT),
+        "a critic on the policy's trunk has no trunk of its own to start from, and its head starts at zero",
+    ),
+    Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "lambda is GAE's: nothing else reads it"),
+    *(
+        Clash(
+            ADVANTAGE,
+            ("reward_to_go", "whole_return"),
+            detail,
+            others(detail),
+            _NO_CRITIC,
+            beside=((CRITIC_TRUNK, ("separate",)), (GRADIENT_CLIP, ("none",))),
+        )
+        for detail in (CRITIC_INIT, VALUE_CLIP, VALUE_COEF)
+    ),
+    *(
+        Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)),))
+        for detail, labels in (
+            (CLIP_RANGE, others(CLIP_RANGE)),
+            (VALUE_CLIP, others(VALUE_CLIP)),
+            (POLICY_OBJECTIVE, ("unclipped", "kl_penalty", "adaptive_kl_penalty")),
+        )
+    ),
+    Clash(POLICY_OBJECTIVE, _but(POLICY_OBJECTIVE, "clipped"), CLIP_RANGE, others(CLIP_RANGE), "nothing is clipped"),
+    *(
+        Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
+        for detail in (WHITEN_MOMENTS, WHITEN_SCOPE)
+    ),
+    *(
+        Clash(
+            ALGORITHM, ("dpo",), detail, others(detail), "DPO has neither episodes nor a critic: it does not read this"
+        )
+        for detail in DETAILS.values()
+        if detail.stages == ("ppo",) and detail is not ALGORITHM
+    ),
+    Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO learns from comparisons and has no prompts"),
+    Clash(
+        ALGORITHM,
+        ("dpo",),
+        PROMPT_END,
+        ("trailing_space",),
+        "DPO joins prompt and summary as tokens, and the summary brings its own space",
+    ),
+    Clash(ALGORITHM, ("dpo",), POSITION_IDS, others(POSITION_IDS), "DPO does not read this"),
+    Clash(ALGORITHM, ("dpo",), PADDING_SIDE, ("right_then_right",), "DPO scores nothing"),
+    Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO's dropout is off"),
+)
+
+
+# What each of these computes depends on how many ranks there are, so keys say it.
+RANK_DEPENDENT = {
+    (WHITEN_SCOPE.name, "each_rank"),
+    (WHITEN_SCOPE.name, "each_micro_batch"),
+    (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
+}
+# And these follow or copy weights, of which a rank that shares them has a part.
+NEEDS_WHOLE_WEIGHTS = (ADAPTER, WEIGHT_AVERAGE), ((REFERENCE_POLICY.name, "moving_average"),)
+
+
+def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
+    """UserError where ranks would share the weights (Scale.sharding) of an arm that needs them whole, or in a way that rounds.
+
+    DeepSpeed's bfloat16 rounds every buffer too: rotary frequencies, and the bias that centres a reward.
+    """
+    if sharding == "none":
+        return
+    if sharding != "fsdp" and precision != "float32":
+        raise UserError(
+            f"sharding={sharding} rounds the reward's bias and the rotary frequencies to bfloat16, and has never been tried; "
+            "take sharding=fsdp, or precision=float32"
+        )
+    details, choices = NEEDS_WHOLE_WEIGHTS
+    chosen = [(detail.name, recipe.label(detail)) for detail in DETAILS.values()]
+    unfit = [detail.name for detail in details if recipe.label(detail) != detail.reference]
+    unfit += [name for name, label in chosen if (name, label) in choices]
+    if unfit:
+        raise UserError(
+            f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs each rank to have all weights, and sharding={sharding} deals "
+            "them out; take sharding=none where the model fits"
+        )
+
+
+# What these need of a corpus is known of the embedded one alone: the facts of its posts, and its annotators.
+EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE)
+
+
+def check_corpus(recipe: Recipe, corpus: str) -> None:
+    """UserError where an arm changes the embedded corpus's annotators or asks for its gold score, on another corpus."""
+    chosen = [f"{name}={label}" for name, label in recipe.choices if DETAILS[name] in EMBEDDED_ONLY]
+    if chosen and corpus != "embedded":
+        raise UserError(
+            f"{chosen[0]} is about the embedded corpus, whose facts and annotators are known; corpus={corpus} has its own, "
+            "and nobody knows them"
+        )
+
+
+def check(recipe: Recipe) -> None:
+    """UserError, by name and with the reason, where the recipe's choices make no sense together."""
+    for clash in CLASHES:
+        clash.check(recipe)

@@ -1,0 +1,19 @@
+"""The control: a detail that changes nothing but random numbers."""
+
+from repro.detail import Detail, Variant
+
+GROUP = "Control"
+
+DRAWS = Detail(
+    name="draws",
+    stages=("ppo",),
+    paper="a control, of no paper: the recipe against itself",
+    question="How far apart are two runs that differ in nothing but PPO's luck?",
+    reference="first",
+    variants={
+        "first": Variant("", "the random numbers that all arms of a seed share"),
+        "again": Variant("again ", "others: another order of posts and minibatches, other samples"),
+    },
+    hypothesis="Nothing differs on average; how far single seeds lie apart is what every other detail has to beat.",
+    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+)

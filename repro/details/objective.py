@@ -1,0 +1,207 @@
+"""PPO's objective: advantage, clipping, value loss, and how losses of tokens are averaged."""
+
+from functools import partial
+
+from repro.detail import Detail, Variant
+from repro.ops import advantage, loss
+
+GROUP = "Objective"
+
+POLICY_OBJECTIVE = Detail(
+    name="policy_objective",
+    stages=("ppo",),
+    paper="N+ section 7; Schulman et al. 2017, sections 3 and 4 and table 1",
+    numbers=(20,),
+    question="What should keep a step near the policy that sampled?",
+    reference="clipped",
+    variants={
+        "clipped": Variant(
+            loss.Objective(loss.clipped),
+            "PPO's clip: no gradient once a ratio has left the range on the side that its advantage asks for",
+        ),
+        "unclipped": Variant(loss.Objective(loss.unclipped), "nothing: ratio times advantage"),
+        "kl_penalty": Variant(
+            loss.Objective(loss.penalised, price=1.0), "ratio times advantage, less the KL from the policy that sampled"
+        ),
+        "adaptive_kl_penalty": Variant(
+            loss.Objective(loss.penalised, price=1.0, adapt=partial(loss.adaptive_price, target=0.01)),
+            "the same at a price that doubles or halves after each batch, to keep that KL near 0.01 before its last step",
+        ),
+        "policy_gradient": Variant(
+            loss.Objective(loss.policy_gradient), "log-probability times advantage, as if every pass were the first"
+        ),
+    },
+    hypothesis="Four passes over a batch push a favoured token as far as they are let. Without a clip or a penalty the policy "
+    "moves further per batch, on advantages that no longer hold.",
+    moves={
+        "policy/approx_kl": {"unclipped": "up", "policy_gradient": "up"},
+        "objective/kl": {"unclipped": "up", "policy_gradient": "up"},
+    },
+)
+
+CLIP_RANGE = Detail(
+    name="clip_range",
+    stages=("ppo",),
+    paper="N+ table 7; Schulman et al. 2017, table 1",
+    numbers=(20,),
+    question="How far may a token's probability move per batch?",
+    reference="0.2",
+    variants={
+        "0.2": Variant(0.2, "a ratio earns nothing past 1.2, or below 0.8 where the advantage is negative"),
+        "0.1": Variant(0.1, "the same at 1.1 and 0.9"),
+        "0.3": Variant(0.3, "the same at 1.3 and 0.7"),
+    },
+    hypothesis="A tighter clip slows the policy, a wider one lets it move further on stale advantages.",
+    moves={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
+)
+
+ADVANTAGE = Detail(
+    name="advantage",
+    stages=("ppo",),
+    paper="N+ table 7 (GAE); Schulman et al. 2016; Mnih et al. 2016",
+    numbers=(20,),
+    question="How should a token's advantage be estimated?",
+    reference="gae",
+    variants={
+        "gae": Variant(
+            advantage.from_gae,
+            "all n-step estimates, weighted by powers of lambda; gae_lambda 0 is one-step TD, 1 Monte Carlo",
+        ),
+        "n_step": Variant(partial(advantage.n_step, steps=5), "five rewards, then the critic"),
+        "reward_to_go": Variant(advantage.reward_to_go, "all rewards from here on, without the critic"),
+        "whole_return": Variant(
+            advantage.whole_return, "the whole episode's return on every token, without the critic"
+        ),
+    },
+    hypothesis="Without the critic every token of a good episode is praised alike: more variance per batch, so slower learning "
+    "at the same number of episodes. Whitening over the batch is then all the baseline there is.",
+    moves={
+        "objective/score": {"reward_to_go": "down", "whole_return": "down"},
+        "test/sampled_win_rate": {"whole_return": "down"},
+    },
+)
+
+GAMMA = Detail(
+    name="gamma",
+    stages=("ppo",),
+    paper="N+ table 7; Stiennon et al. 2020, footnote 8",
+    numbers=(20,),
+    question="Should rewards be discounted?",
+    reference="1",
+    variants={
+        "1": Variant(1.0, "a score counts the same however late it comes"),
+        "0.99": Variant(0.99, "a hundredth less per token"),
+        "0.95": Variant(0.95, "a twentieth less per token: after 20 tokens a third is left"),
+    },
+    hypothesis="A discount pays for ending sooner.",
+    moves={"test/length": "down"},
+)
+
+GAE_LAMBDA = Detail(
+    name="gae_lambda",
+    stages=("ppo",),
+    paper="N+ table 7; Schulman et al. 2016",
+    numbers=(20,),
+    question="How much of the advantage should rest on the critic?",
+    reference="0.95",
+    variants={
+        "0.95": Variant(0.95, "mostly on the rewards"),
+        "0": Variant(0.0, "the one-step temporal difference: all on the critic"),
+        "0.9": Variant(0.9, "a little more on the critic"),
+        "1": Variant(1.0, "the Monte-Carlo return less the value: the critic is a baseline only"),
+    },
+    hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its noise.",
+    moves={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
+)
+
+VALUE_CLIP = Detail(
+    name="value_clip",
+    stages=("ppo",),
+    paper="N+ table 7; blog, on value clipping",
+    numbers=(20,),
+    question="Does clipping the value loss matter?",
+    reference="0.2",
+    variants={
+        "0.2": Variant(
+            partial(loss.clip_value, clip=0.2), "the worse of the value's error and its clipped twin's counts"
+        ),
+        "off": Variant(loss.free_value, "the plain squared error"),
+    },
+    hypothesis="Clipped, the critic moves at most 0.2 per batch where its targets are far off: it fits later.",
+    moves={"loss/value": "down", "value/explained_variance": "up"},
+)
+
+VALUE_COEF = Detail(
+    name="value_coef",
+    stages=("ppo",),
+    paper="N+ table 7 (c1); Schulman et al. 2017, equation 9",
+    numbers=(20,),
+    question="How heavily should the critic's loss weigh?",
+    reference="0.1",
+    variants={
+        "0.1": Variant(0.1, "a tenth of the policy's"),
+        "0.5": Variant(0.5, "half of it"),
+        "1": Variant(1.0, "as much"),
+    },
+    hypothesis="With a network of its own the critic has its own gradient, and Adam divides by its size: the weight cancels, "
+    "up to epsilon. It should matter only where trunk or gradient clip are shared.",
+    moves={"test/sampled_win_rate": "same", "loss/value": "same"},
+)
+
+# The paper's code is token_mean_per_micro_batch, which depends on how much memory there is; the reference does not.
+LOSS_AGGREGATION = Detail(
+    name="loss_aggregation",
+    stages=("ppo",),
+    paper="N+ code (masked mean per micro-batch); GRPO; Dr. GRPO",
+    numbers=(20,),
+    question="Over what should the per-token losses be averaged?",
+    reference="token_mean",
+    variants={
+        "token_mean": Variant(loss.token_mean, "every token of the optimizer step counts alike, however it is split"),
+        "token_mean_per_micro_batch": Variant(
+            loss.token_mean_per_micro_batch, "over each micro-batch's tokens, then over micro-batches: the paper's code"
+        ),
+        "sequence_mean": Variant(loss.sequence_mean, "over each response's tokens, then over responses (GRPO)"),
+        "sum_over_limit": Variant(
+            loss.sum_over_limit, "a sum over tokens, divided by the limit and the episodes (Dr. GRPO)"
+        ),
+    },
+    hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",
+    moves={"test/length": "same", "test/sampled_win_rate": "same"},
+)
+
+ENTROPY_BONUS = Detail(
+    name="entropy_bonus",
+    stages=("ppo",),
+    paper="N+ code (none); Schulman et al. 2017, equation 9 (c2)",
+    numbers=(20,),
+    question="Should the policy be paid for staying random?",
+    reference="none",
+    variants={
+        "none": Variant((), "no bonus"),
+        "0.01": Variant(
+            (partial(loss.entropy_bonus, coefficient=0.01),), "0.01 per nat of each token's entropy, in the loss"
+        ),
+    },
+    hypothesis="The KL already pays for entropy where the SFT policy had it; a bonus pays for it everywhere, in words that "
+    "should be certain too.",
+    moves={"objective/entropy": "up", "test/sampled_win_rate": "down"},
+)
+
+PTX_MIX = Detail(
+    name="ptx_mix",
+    stages=("ppo",),
+    paper="not in N+; InstructGPT, equation 2 (pretraining gradients)",
+    question="Should language modelling go on beside PPO?",
+    reference="off",
+    variants={
+        "off": Variant(loss.Mix(0.0, 0.0), "the policy's loss is PPO's alone"),
+        "1": Variant(
+            loss.Mix(1.0, 1.0),
+            "one SFT text per episode, its next-token loss at coefficient 1; there is no pretraining set",
+        ),
+        "27.8": Variant(loss.Mix(27.8, 1.0), "the same at InstructGPT's coefficient"),
+    },
+    hypothesis="A second anchor to the SFT set: the policy stays nearer, and at 27.8 Adam sees little but the anchor.",
+    moves={"objective/kl": "down", "objective/score": "down"},
+)

@@ -1,0 +1,195 @@
+"""Epochs and minibatches, temperatures, Adam, learning rate, averages."""
+
+import math
+from functools import partial
+
+import torch
+
+from repro.detail import Detail, Variant
+from repro.models import weights
+from repro.ops import optim, text
+
+GROUP = "Optimisation and sampling"
+
+PPO_EPOCHS = Detail(
+    name="ppo_epochs",
+    stages=("ppo",),
+    paper="N+ table 7",
+    numbers=(20,),
+    question="How often should a batch be used?",
+    reference="4",
+    variants={
+        "4": Variant(4, "four passes"),
+        "1": Variant(1, "one: on-policy"),
+        "2": Variant(2, "two passes"),
+        "8": Variant(8, "eight passes"),
+    },
+    hypothesis="Fewer passes learn less from each batch; more go further off-policy and clip more.",
+    moves={
+        "policy/clip_fraction": {"1": "down", "2": "down", "8": "up"},
+        "policy/approx_kl": {"1": "down", "2": "down", "8": "up"},
+    },
+)
+
+MINIBATCHES = Detail(
+    name="minibatches",
+    stages=("ppo",),
+    paper="N+ table 7; blog, on minibatches; InstructGPT, appendix E.11",
+    numbers=(20,),
+    question="Into how many optimizer steps should a pass be divided?",
+    reference="1",
+    variants={
+        "1": Variant(1, "one step per pass, over the whole batch"),
+        "4": Variant(4, "four steps, over a quarter of the episodes each"),
+        "8": Variant(8, "eight steps, over an eighth each"),
+    },
+    hypothesis="More and noisier steps at the same learning rate: the policy goes further per batch, and clips more.",
+    moves={"policy/approx_kl": "up", "policy/clip_fraction": "up", "objective/kl": "up"},
+)
+
+OLD_LOGPROB = Detail(
+    name="old_logprob",
+    stages=("ppo",),
+    paper="N+ code (the sampler's; an older version recomputed them)",
+    numbers=(20,),
+    question="Where should the old log-probabilities come from?",
+    reference="from_sampler",
+    variants={
+        "from_sampler": Variant(text.as_sampled, "from the logits that were sampled from"),
+        "recomputed": Variant(text.computed_again, "from a forward pass as the update makes it"),
+    },
+    hypothesis="In float32 the two agree to 1e-6, and the first ratio is 1 to that. They part in bfloat16, with another "
+    "engine for sampling, or with dropout.",
+    moves={"policy/first_ratio_error": "down", "test/sampled_win_rate": "same"},
+)
+
+LOGPROB_TEMPERATURE = Detail(
+    name="logprob_temperature",
+    stages=("ppo",),
+    paper="blog, on scaling logits by the temperature",
+    numbers=(20,),
+    question="Should log-probabilities be those of the temperature that is sampled at?",
+    reference="scaled",
+    variants={
+        "scaled": Variant(
+            text.at_temperature, "old, new and reference log-probabilities are at the sampling temperature"
+        ),
+        "unscaled": Variant(text.without_temperature, "all three are at temperature 1"),
+    },
+    hypothesis="At temperature 1 the log-probabilities are of a policy that did not sample: its KL is overstated on the likely "
+    "tokens and the ratios with it. The blog saw the KL rise faster and performance degrade.",
+    moves={"test/kl": "up", "test/sampled_win_rate": "down"},
+)
+
+TEMPERATURE = Detail(
+    name="temperature",
+    stages=("ppo",),
+    paper="N+ table 7; InstructGPT samples at 1",
+    numbers=(20,),
+    question="At which temperature should PPO sample?",
+    reference="0.7",
+    variants={
+        "0.7": Variant(0.7, "sharper than the policy's own distribution"),
+        "1": Variant(1.0, "the policy's own distribution"),
+    },
+    hypothesis="At 1 more of what is sampled is poor, and more of it new: the score in training is lower, the entropy higher.",
+    moves={"objective/entropy": "up", "objective/score": "down"},
+)
+
+ADAM_EPSILON = Detail(
+    name="adam_epsilon",
+    stages=("sft", "rm", "ppo"),
+    paper="N+ details 9, 10 and 20",
+    numbers=(9, 10, 20),
+    question="Does Adam's epsilon matter?",
+    reference="1e-5",
+    variants={
+        "1e-5": Variant(1e-5, "the paper's, and the 2019 code's"),
+        "1e-8": Variant(1e-8, "PyTorch's default"),
+    },
+    hypothesis="Where gradients are near 1e-5, as in PPO's whitened, averaged loss, a large epsilon damps the steps: "
+    "without it the policy moves further.",
+    moves={"policy/approx_kl": "up"},
+)
+
+ADAM_FLAVOUR = Detail(
+    name="adam_flavour",
+    stages=("sft", "rm", "ppo"),
+    paper="blog, on Adam",
+    numbers=(9, 10, 20),
+    question="Does it matter where Adam puts its epsilon?",
+    reference="pytorch",
+    variants={
+        "pytorch": Variant(torch.optim.AdamW, "beside the corrected second moment"),
+        "tensorflow": Variant(weights.TensorFlowAdam, "beside the uncorrected one: early steps are smaller"),
+    },
+    hypothesis="At epsilon 1e-5 the first steps shrink several-fold, which is what the 2019 results were made with; the blog "
+    "saw a sixth of the policy KL after two epochs.",
+    moves={"policy/approx_kl": "down"},
+)
+
+WEIGHT_DECAY = Detail(
+    name="weight_decay",
+    stages=("sft", "rm", "ppo"),
+    paper="N+ code (PyTorch's default)",
+    numbers=(9, 10, 20),
+    question="Does AdamW's weight decay matter?",
+    reference="0.01",
+    variants={
+        "0.01": Variant(0.01, "PyTorch's default, which the paper never set"),
+        "0": Variant(0.0, "none, as TRL had it"),
+    },
+    hypothesis="Times the learning rate it takes a thousandth of a per cent off a weight per step: nothing, over so few steps.",
+    moves={"test/sampled_win_rate": "same"},
+)
+
+LR_SCHEDULE = Detail(
+    name="lr_schedule",
+    stages=("ppo",),
+    paper="N+ table 7 and code (linear by hand); InstructGPT holds it constant",
+    numbers=(20,),
+    question="Which learning-rate schedule should PPO have?",
+    reference="linear",
+    variants={
+        "linear": Variant(optim.linear_to_zero, "a straight line from the full rate to 0"),
+        "constant": Variant(optim.constant, "the full rate to the last update"),
+        "cosine": Variant(optim.cosine_to_zero, "half a cosine from the full rate to 0"),
+    },
+    hypothesis="At a constant rate the policy goes on moving to the end: further from the reference, with a higher score.",
+    moves={
+        "objective/kl": {"constant": "up", "cosine": "same"},
+        "objective/score": {"constant": "up", "cosine": "same"},
+    },
+)
+
+GRADIENT_CLIP = Detail(
+    name="gradient_clip",
+    stages=("ppo",),
+    paper="N+ code (none); PPO for games clips at 0.5",
+    numbers=(20,),
+    question="Should gradients be clipped?",
+    reference="none",
+    variants={
+        "none": Variant(math.inf, "gradients of any length"),
+        "1": Variant(1.0, "policy's and critic's gradient together no longer than 1"),
+    },
+    hypothesis="Adam already divides by the gradient's size, so a clip bites only where one batch is far larger than the last: "
+    "early, while the critic is wrong.",
+    moves={"objective/kl": "down", "test/sampled_win_rate": "same"},
+)
+
+WEIGHT_AVERAGE = Detail(
+    name="weight_average",
+    stages=("ppo",),
+    paper="not in N+; InstructGPT, appendix C.4",
+    question="Should the policy that is kept be an average over its steps?",
+    reference="none",
+    variants={
+        "none": Variant(weights.LastWeights, "the policy after its last step"),
+        "0.992": Variant(
+            partial(weights.averaged_weights, keep=0.992), "an exponential moving average over optimizer steps"
+        ),
+    },
+    hypothesis="Over few steps the average lags behind the policy: it is nearer to the SFT policy in KL and in score.",
+    moves={"test/kl": "down", "test/score": "down"},
+)

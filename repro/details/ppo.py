@@ -1,0 +1,166 @@
+"""PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 20 to 25)."""
+
+from repro.detail import Detail, Variant
+from repro.models import model
+from repro.ops import masked, reward, text
+
+GROUP = "PPO"
+
+CRITIC_INIT = Detail(
+    name="critic_init",
+    stages=("ppo",),
+    paper="N+ detail 22",
+    numbers=(22,),
+    question="Should the critic start as the reward model?",
+    reference="from_reward_model",
+    variants={
+        "from_reward_model": Variant(model.critic_from_reward_model, "a copy of it, its normalisation included"),
+        "sft_trunk_random_head": Variant(
+            model.critic_with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
+        ),
+        "sft_trunk_zero_head": Variant(model.critic_with_zero_head, "the SFT policy's trunk, a head of zeros"),
+    },
+    hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
+    "fresh head starts with less to unlearn, the reward model's with more that it will need.",
+    moves={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+)
+
+CRITIC_TRUNK = Detail(
+    name="critic_trunk",
+    stages=("ppo",),
+    paper="N+ detail 22; blog, on the value head; Stiennon et al. 2020, appendix G.1",
+    numbers=(22,),
+    question="May policy and critic share their trunk?",
+    reference="separate",
+    variants={
+        "separate": Variant(model.critic_of_its_own, "a network of its own"),
+        "shared": Variant(
+            model.critic_on_policy, "a head of zeros on the policy's trunk, whose weights both losses move"
+        ),
+    },
+    hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "
+    "for the same score. Stiennon et al. found separate networks better.",
+    moves={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+)
+
+SAMPLING = Detail(
+    name="sampling",
+    stages=("ppo",),
+    paper="N+ details 23.1 and 23.2",
+    numbers=(23,),
+    question="Should sampling go on after the end of text?",
+    reference="fixed_length_then_truncate",
+    variants={
+        "fixed_length_then_truncate": Variant(
+            text.go_on,
+            "every response has as many tokens as the limit; the reward model sees it cut after its end of text",
+        ),
+        "stop_at_eos": Variant(text.stop, "after its end of text a response gets padding"),
+    },
+    hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
+    "after_eos=charged counts what follows.",
+    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+)
+
+NO_EOS_SCORE = Detail(
+    name="no_eos_score",
+    stages=("ppo",),
+    paper="N+ detail 23.3 (the EOS trick)",
+    numbers=(23,),
+    question="What should a response that does not end be paid?",
+    reference="replace_with_minus_one",
+    variants={
+        "replace_with_minus_one": Variant(
+            reward.replace_with_minus_one, "its score is -1, whatever the reward model says"
+        ),
+        "subtract_one": Variant(reward.subtract_one, "it loses 1 of its score (TRL's missing_eos_penalty)"),
+        "keep": Variant(reward.keep_score, "the reward model's score of the cut-off text stands"),
+    },
+    hypothesis="The reward model was trained on texts that end; what it says of a cut-off one is noise. Unless that is "
+    "replaced, nothing teaches the policy to finish within the limit.",
+    moves={"test/eos_rate": "down", "objective/eos_rate": "down", "test/length": "up"},
+)
+
+AFTER_EOS = Detail(
+    name="after_eos",
+    stages=("ppo",),
+    paper="N+ detail 23.2 (the code's older version, before masks)",
+    numbers=(23,),
+    question="What if the tokens after the end of text count too?",
+    reference="masked",
+    variants={
+        "masked": Variant(text.up_to_end, "KL, whitening and both losses stop at the end of text"),
+        "charged": Variant(text.to_the_limit, "they go on to the limit, over tokens that the reward model never sees"),
+    },
+    hypothesis="Tokens that earn nothing are still charged their KL, so an early end costs what comes after it, and part of "
+    "every gradient is about text that nobody reads.",
+    moves={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
+)
+
+WHITEN_REWARD = Detail(
+    name="whiten_reward",
+    stages=("ppo",),
+    paper="N+ detail 24",
+    numbers=(24,),
+    question="Should per-token rewards be whitened?",
+    reference="off",
+    variants={
+        "off": Variant(masked.unchanged, "rewards enter as they are"),
+        "scale_only": Variant(masked.scale, "divided by their spread over the batch, their mean kept"),
+    },
+    hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the paper "
+    "saw slightly shorter and slightly less preferred summaries.",
+    moves={"test/length": "down", "test/sampled_win_rate": "down"},
+)
+
+WHITEN_ADV = Detail(
+    name="whiten_adv",
+    stages=("ppo",),
+    paper="N+ detail 25",
+    numbers=(25,),
+    question="Does whitening the advantages matter?",
+    reference="shift_and_scale",
+    variants={
+        "shift_and_scale": Variant(masked.whiten, "mean 0 and spread 1 over the batch's response tokens"),
+        "scale_only": Variant(masked.scale, "spread 1, their mean kept"),
+        "off": Variant(masked.unchanged, "advantages enter as they are"),
+    },
+    hypothesis="Without it the step size follows the scale of the reward: larger policy KL early, unstable late.",
+    moves={"policy/approx_kl": "up", "objective/kl": "up"},
+)
+
+WHITEN_MOMENTS = Detail(
+    name="whiten_moments",
+    stages=("ppo",),
+    paper="N+ details 24 and 25 (code); blog, on whitening",
+    numbers=(24, 25),
+    question="Which variance should whitening divide by?",
+    reference="biased",
+    variants={
+        "biased": Variant(0, "the sum of squares over the count"),
+        "unbiased": Variant(1, "the sum of squares over the count less one (TRL's)"),
+    },
+    hypothesis="Over a thousand tokens the two differ by half a thousandth: a rounding error that Adam does not feel.",
+    moves={"test/sampled_win_rate": "same"},
+)
+
+# The paper's code is each_rank, which depends on how many there are; the reference does not.
+WHITEN_SCOPE = Detail(
+    name="whiten_scope",
+    stages=("ppo",),
+    paper="N+ detail 25 (code: per rank); blog, on whitening",
+    numbers=(24, 25),
+    question="Over which episodes should whitening take its mean and spread?",
+    reference="whole_batch",
+    variants={
+        "whole_batch": Variant(
+            masked.over_batch, "over all episodes of all ranks, so the answer does not depend on the machine"
+        ),
+        "each_rank": Variant(
+            masked.over_rank, "over each rank's episodes, as the paper's code does; on one rank the same"
+        ),
+        "each_micro_batch": Variant(masked.over_micro_batch, "over each micro-batch's episodes"),
+    },
+    hypothesis="A mean over fewer episodes is noisier, and takes out of each part whatever the part has in common.",
+    moves={"test/sampled_win_rate": "same"},
+)

@@ -1,0 +1,24 @@
+"""The registry: every detail and check by its name, and the groups in the paper's order."""
+
+from repro.detail import Check, Detail, nearest
+from repro.details import control, data, general, objective, optimisation, ppo, reward_and_kl, reward_model, sft
+from repro.errors import UserError
+
+PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, objective, optimisation, control)  # the paper's order
+
+ENTRIES = tuple(each for part in PARTS for each in vars(part).values() if isinstance(each, Detail | Check))
+DETAILS: dict[str, Detail] = {each.name: each for each in ENTRIES if isinstance(each, Detail)}
+CHECKS: dict[str, Check] = {each.name: each for each in ENTRIES if isinstance(each, Check)}
+# Group title -> names, in the order of declaration.
+GROUPS = {
+    part.GROUP: tuple(each.name for each in vars(part).values() if isinstance(each, Detail | Check)) for part in PARTS
+}
+
+
+def find(name: str) -> Detail:
+    """The detail of that name; a UserError names the nearest when there is none."""
+    if name in CHECKS:
+        raise UserError(f"{name} is a check, not a choice: every run makes it, and the report of any detail shows it")
+    if name not in DETAILS:
+        raise UserError(f"there is no detail {name!r}; {nearest(name, DETAILS)}")
+    return DETAILS[name]

@@ -1,0 +1,167 @@
+"""What an episode is paid: score, KL to the reference policy, and where both are placed."""
+
+import math
+from functools import partial
+
+from repro.detail import Detail, Variant
+from repro.models import weights
+from repro.ops import reward
+
+GROUP = "Reward and KL"
+
+KL_PLACEMENT = Detail(
+    name="kl_placement",
+    stages=("ppo",),
+    paper="N+ section 7; Ziegler et al. 2019, equation 2; blog, on the per-token KL",
+    question="Should the KL to the reference policy be a reward or a loss?",
+    reference="in_reward",
+    variants={
+        "in_reward": Variant(
+            reward.KL(reward.charged, reward.no_kl), "each token pays for itself, and for those that follow"
+        ),
+        "in_loss_k2": Variant(
+            reward.KL(reward.free, reward.k2), "half the squared log-ratio is added to the loss: the KL's gradient"
+        ),
+        "in_loss_k3": Variant(
+            reward.KL(reward.free, reward.k3), "q/p - 1 - log(q/p) is added: the forward KL's gradient (GRPO)"
+        ),
+        "in_loss_k1": Variant(
+            reward.KL(reward.free, reward.k1), "the log-ratio is added: its gradient is 0 in expectation"
+        ),
+        "none": Variant(reward.KL(reward.free, reward.no_kl), "nothing holds the policy"),
+    },
+    hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in the loss "
+    "has a gradient of zero in expectation, as if there were no KL at all.",
+    moves={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
+)
+
+KL_ESTIMATOR = Detail(
+    name="kl_estimator",
+    stages=("ppo",),
+    paper="N+ section 7; Schulman, approximating KL divergence (2020)",
+    question="Which per-token estimate of the KL should the reward be charged?",
+    reference="k1",
+    variants={
+        "k1": Variant(reward.from_samples(reward.k1), "log p - log q of the sampled token: unbiased, of either sign"),
+        "k2": Variant(reward.from_samples(reward.k2), "half its square: never negative, biased"),
+        "k3": Variant(reward.from_samples(reward.k3), "q/p - 1 - log(q/p): never negative, unbiased"),
+        "whole_vocabulary": Variant(
+            reward.over_vocabulary, "the sum over every token that could have been drawn: exact"
+        ),
+    },
+    hypothesis="k2, k3 and the exact sum are never negative: no token earns by being likelier under the reference, so more is "
+    "charged in all and the policy stays nearer.",
+    moves={"objective/kl": "down", "objective/score": "down"},
+)
+
+KL_COEF = Detail(
+    name="kl_coef",
+    stages=("ppo",),
+    paper="N+ table 7 (beta); InstructGPT, appendix E.7",
+    numbers=(20,),
+    question="How dear should it be to leave the reference policy?",
+    reference="0.05",
+    variants={
+        "0.05": Variant(0.05, "a nat costs 0.05 points of score"),
+        "0": Variant(0.0, "it costs nothing"),
+        "0.01": Variant(0.01, "a fifth of the paper's price"),
+        "0.02": Variant(0.02, "InstructGPT's best were 0.01 and 0.02"),
+        "0.1": Variant(0.1, "twice the paper's price"),
+        "0.2": Variant(0.2, "four times the paper's price"),
+    },
+    hypothesis="At 0 nothing holds the policy where the reward model was trained: its score goes on rising while the "
+    "summaries get worse. A dearer KL keeps the score lower and the summaries near the SFT policy's.",
+    moves={
+        "objective/kl": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
+        "objective/score": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
+        "test/sampled_win_rate": {"0": "down"},
+    },
+)
+
+KL_CONTROLLER = Detail(
+    name="kl_controller",
+    stages=("ppo",),
+    paper="blog, on the adaptive KL; Ziegler et al. 2019, section 2.2",
+    question="Should the KL coefficient adapt to a target?",
+    reference="fixed",
+    variants={
+        "fixed": Variant(reward.fixed_coefficient, "the coefficient never changes"),
+        "adaptive": Variant(
+            reward.adaptive_coefficient, "it is nudged so that an episode's KL nears 6 nats, over 10,000 episodes"
+        ),
+    },
+    hypothesis="Below its target of 6 nats the controller cheapens the KL, and the policy drifts towards the target.",
+    moves={"objective/kl_coefficient": "down", "objective/kl": "up"},
+)
+
+REFERENCE_POLICY = Detail(
+    name="reference_policy",
+    stages=("ppo",),
+    paper="N+ section 7; others measure to the base model, or let the reference move",
+    question="Which policy should the KL be measured to?",
+    reference="sft",
+    variants={
+        "sft": Variant(weights.Reference("sft"), "the SFT policy, frozen"),
+        "base": Variant(weights.Reference("base"), "the pre-trained model, which has never seen a summary end"),
+        "moving_average": Variant(
+            weights.Reference("sft", partial(weights.follow, keep=0.99)),
+            "starts as the SFT policy and moves by a hundredth towards the policy after each update",
+        ),
+    },
+    hypothesis="The base model charges for whatever SFT taught, ending included: part of SFT is undone. A reference that "
+    "follows charges less and less for a drift that goes on.",
+    moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
+)
+
+REWARD_SOURCE = Detail(
+    name="reward_source",
+    stages=("ppo",),
+    paper="not in N+; the gold reward of Gao et al. 2022, arXiv 2210.10760",
+    question="What would PPO reach if nothing were lost in the reward model?",
+    reference="reward_model",
+    variants={
+        "reward_model": Variant("reward_model", "the reward model's score of the response"),
+        "gold": Variant("gold", "the gold score of the embedded corpus, less its mean over the SFT references"),
+    },
+    hypothesis="The gold score has no holes and no noise: the policy ends better by what the reward model got wrong, and two "
+    "runs are closer together. It is the ceiling of this recipe, not of the task.",
+    moves={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
+)
+
+REWARD_CLIP = Detail(
+    name="reward_clip",
+    stages=("ppo",),
+    paper="not in N+; PPO-max (Zheng et al. 2023) clips",
+    question="Should the reward model's score be clipped?",
+    reference="none",
+    variants={
+        "none": Variant(partial(reward.clip_score, limit=math.inf), "scores enter as they are"),
+        "5": Variant(
+            partial(reward.clip_score, limit=5.0), "no further than 5 from 0: rarely reached by a centred model"
+        ),
+        "1": Variant(
+            partial(reward.clip_score, limit=1.0),
+            "no further than 1 from 0: a good summary and an excellent one earn alike",
+        ),
+    },
+    hypothesis="A clip that binds takes the reward for going on: the score stops at the limit, and with it the hacking.",
+    moves={"objective/score": {"5": "same", "1": "down"}, "objective/kl": {"1": "down"}},
+)
+
+SCORE_POSITION = Detail(
+    name="score_position",
+    stages=("ppo",),
+    paper="N+ section 7 (code: index after the end of text)",
+    question="Is the score paid in the state after the end of text, or on it?",
+    reference="after_eos",
+    variants={
+        "after_eos": Variant(
+            reward.score_after_eos, "in the terminal state, one after the last token; on it where there is no room"
+        ),
+        "at_eos": Variant(
+            reward.score_at_eos, "on the last token itself; the state after it keeps its value, and is drawn to 0"
+        ),
+    },
+    hypothesis="One step of discounting (lambda) apart: the state after the end gets a value of its own to bootstrap from.",
+    moves={"test/sampled_win_rate": "same"},
+)

@@ -1,0 +1,50 @@
+"""The atlas: the studies of many details on one board, so that every stage they share is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro.detail import Recipe
+from repro.details import DETAILS
+from repro.engine import cost, launch, pipeline
+from repro.engine.launch import Board, Job
+from repro.stages import stage
+from repro.study import ablation
+from repro.study.ablation import Ablation
+
+
+def studies(
+    names: Sequence[str], scale: str, seeds: Sequence[str], changes: Mapping[str, str], cache: Path
+) -> list[Ablation]:
+    """The studies of the named details, or of all; those with the least left to run come first."""
+    found = [ablation.in_atlas(name, scale, seeds, changes) for name in dict.fromkeys(names or DETAILS)]
+    return sorted(found, key=lambda study: _left(study, cache))
+
+
+def _left(study: Ablation, cache: Path) -> float:
+    """Core-seconds of the study's own stages; the reference's are everybody's."""
+    shared = reference_jobs(study)
+    own = {key: job for key, job in launch.jobs_of(study).items() if key not in shared}
+    return cost.seconds([job for key, job in own.items() if not stage.cached(cache / key)], cache)
+
+
+def reference_jobs(study: Ablation) -> dict[str, Job]:
+    """The stages of the reference arm, which are the same in every study."""
+    return launch.jobs_of(study, arms=[study.detail.reference])
+
+
+def recipes(found: Sequence[Ablation]) -> list[Recipe]:
+    """One recipe for each way in which the data is made."""
+    by_key = {
+        pipeline.keys(recipe, study.scale, 0)["data"]: recipe for study in found for recipe in study.arms.values()
+    }
+    return list(by_key.values())
+
+
+def board_of(found: Sequence[Ablation], cache: Path) -> Board:
+    """The jobs of all studies: the references' first, then study by study."""
+    jobs = reference_jobs(found[0])
+    for study in found:
+        jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}
+    return launch.board_for(jobs, cache)

@@ -1,0 +1,50 @@
+"""How long a whole study will take on this computer's workers, from the command to its report, and how that is known."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from repro.engine import cost
+from repro.engine.launch import Job
+
+SIDE_BY_SIDE = 1.1  # times as long, where each core has a worker: they share memory and its cache
+PUBLISHING = 1.0  # seconds for each run of a study
+REPORT = 10.0  # seconds of the page, its figures and the index
+
+
+def wall(jobs: Iterable[Job], cache_folder: Path, workers: int, start_up: float = 0.0) -> float:
+    """Seconds from the command to the report: workers start, share the jobs as the launcher does, and all is published."""
+    jobs = list(jobs)
+    if not jobs:
+        return 0.0
+    busy, before = min(workers, len(jobs)), cost.history(cache_folder)
+    slower = SIDE_BY_SIDE if busy > 1 and not cost.for_gpu(jobs[0].scale) else 1.0  # the past ran side by side too
+    taken = {
+        job.key: seconds * (1.0 if (job.stage, job.scale.name) in before else slower)
+        for job, seconds in zip(jobs, cost.each_seconds(jobs, cache_folder))
+    }
+    runs = {(job.arm, job.seed) for job in jobs if job.stage == "ppo"}
+    return start_up + makespan(jobs, taken, busy) + PUBLISHING * len(runs) + REPORT
+
+
+def makespan(jobs: Iterable[Job], taken: Mapping[str, float], workers: int) -> float:
+    """Seconds until all are done, where a free worker takes the first job in order that has what it needs."""
+    waiting, running, now = {job.key: job for job in jobs}, {}, 0.0
+    while waiting or running:
+        missing = waiting.keys() | running.keys()
+        ready = [job for job in waiting.values() if not missing & set(job.needs)]
+        for job in ready[: workers - len(running)]:
+            running[job.key] = now + taken[job.key]
+            del waiting[job.key]
+        first = min(running, key=running.__getitem__)
+        now = running.pop(first)
+    return now
+
+
+def sources(jobs: Iterable[Job], cache_folder: Path, otherwise: str) -> list[str]:
+    """Where the seconds of the stages come from, a line each: from here, or in the words that are given."""
+    before, names = cost.history(cache_folder), list(dict.fromkeys((job.stage, job.scale.name) for job in jobs))
+    found = {
+        "measured here before": [name for name, scale in names if (name, scale) in before],
+        otherwise: [name for name, scale in names if (name, scale) not in before],
+    }
+    return [f"{', '.join(stages)}: {how}" for how, stages in found.items() if stages]

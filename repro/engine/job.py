@@ -1,0 +1,291 @@
+"""One stage of one arm and seed, as something to hand over: a file that says which, and the processes that do it.
+
+`python -m repro stage FILE` ends with 0 where the artefact is there, with 1 where the stage failed, 2 for input that a
+person must correct, and 75 where it was told to end (EX_TEMPFAIL: whoever schedules it may start it again).
+"""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from repro import details as d
+from repro.detail import Recipe
+from repro.engine import pipeline
+from repro.errors import UserError
+from repro.stages import stage
+from repro.stages.stage import Preempted
+from repro.study.scale import Scale
+
+DONE, FAILED, WRONG, PREEMPTED = 0, 1, 2, os.EX_TEMPFAIL
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHARINGS = {"none": "ddp", "fsdp": "fsdp2", "zero2": "zero2", "zero3": "zero3_offload"}  # -> accelerate's file for GPUs
+ENDING_SECONDS = 300  # that ranks have for a checkpoint once they are told to end
+# What a stage may need: brought before one begins, since its seconds are measured and the first would have waited for all.
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "pandas",
+    "pyarrow.parquet",
+    "repro.models.kv_cache",
+    "torch.distributed.fsdp",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
+STARTED_BY = "REPRO_STARTED_BY"  # the process that a job ends with
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one arm and seed; the first arm that needs it names it."""
+
+    key: str
+    stage: str
+    arm: str
+    recipe: Recipe
+    scale: Scale
+    seed: int
+    keys: dict[str, str]
+
+    @property
+    def needs(self) -> list[str]:
+        return [self.keys[name] for name in pipeline.BY_NAME[self.stage].upstream]
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage} {self.arm} seed {self.seed}"
+
+    @property
+    def computes(self) -> bool:
+        """Whether the stage runs a model, on a GPU if there is one: the others read and write files."""
+        return self.stage in d.PRECISION.stages
+
+    @property
+    def ranks(self) -> int:
+        return self.scale.processes if self.computes else 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: an exit code, and why in words."""
+
+    code: int
+    why: str = ""
+    trace: str = ""
+
+
+def check(scale: Scale, gpus: bool) -> None:
+    """UserError where the scale's ranks cannot share their work in its way, with or without GPUs."""
+    if scale.sharding == "none":
+        return
+    if scale.processes == 1:
+        raise UserError(
+            f"sharding={scale.sharding} is among several ranks; set processes to 2 or more, or sharding=none"
+        )
+    if scale.sharding.startswith("zero") and not gpus:
+        raise UserError(f"sharding={scale.sharding} needs GPUs; on a CPU there are none and fsdp")
+    if scale.sharding.startswith("zero") and not find_spec("deepspeed"):
+        raise UserError(
+            f"sharding={scale.sharding} needs DeepSpeed; install it with pip install deepspeed, or use fsdp"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- the file
+
+
+def write_job(job: Job, cache: Path) -> Path:
+    """The file that says which job it is; `read_job` gives it back, in any process that sees the cache."""
+    told = asdict(job) | {"recipe": job.recipe.choices, "cache": str(cache.absolute())}
+    path = cache.absolute() / "jobs" / f"{job.key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(told, indent=1, default=str))
+    os.replace(partial, path)
+    return path
+
+
+def read_job(path: Path) -> tuple[Job, Path]:
+    """A job and its cache; UserError where the file is none, or another version's."""
+    try:
+        told = json.loads(path.read_text())
+        cache, recipe = Path(told.pop("cache")), Recipe(tuple((name, label) for name, label in told.pop("recipe")))
+        # JSON knows no tuples.
+        budget = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("scale").items()}
+        scale = Scale(**budget)
+        return Job(recipe=recipe, scale=scale, **told), cache
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no job of this version ({type(error).__name__}: {error}); run the study again, which writes it"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------- in its process
+
+
+def perform(path: Path) -> Ending:
+    """Make the artefact of the job in the file, alone or as one of its ranks."""
+    signal.signal(signal.SIGTERM, _preempt)
+    try:
+        job, cache = read_job(path)
+    except UserError as wrong:
+        return Ending(WRONG, str(wrong))
+    _end_with_starter()
+    prepare_process(job.scale.threads)
+    try:
+        _check_key(job)
+        stage.run_or_reuse(
+            pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
+        )
+        return Ending(DONE)
+    except Preempted as ended:
+        return _told(job, cache, Ending(PREEMPTED, str(ended)))
+    except UserError as wrong:
+        return _told(job, cache, Ending(WRONG, str(wrong)))
+    except Exception as error:
+        return _told(job, cache, failure(job, cache, error))
+
+
+def failure(job: Job, cache: Path, error: Exception) -> Ending:
+    """A stage's exception in words; its traceback is in a file beside the artefact's place."""
+    log, trace = cache / f"{job.key}.error.txt", traceback.format_exc()
+    log.write_text(trace)
+    return Ending(FAILED, f"{type(error).__name__}: {error} (the traceback is in {log})", trace)
+
+
+def prepare_process(threads: int) -> None:
+    """A process that runs stages: its share of the cores, and quiet libraries."""
+    for library in LIBRARIES:
+        import_module(library)
+    gc.freeze()  # what they made stays: the search for circles at each stage's end passes it over
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    torch.set_num_threads(threads)
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+
+
+def _preempt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Preempted("told to end before there was a checkpoint")
+
+
+def _check_key(job: Job) -> None:
+    """UserError where this process would compute something else than the key says."""
+    here = stage.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
+    if here != job.key:
+        raise UserError(
+            f"{job.label} is {job.key} where it was planned and {here} here: the code, the data or the device's "
+            "precision differ; plan where it runs, or set precision=float32 or precision=bfloat16"
+        )
+
+
+def _end_with_starter() -> None:
+    """No rank outlives the process that started them all, however that one ended."""
+    if STARTED_BY in os.environ:
+        threading.Thread(target=_end_after, args=(int(os.environ[STARTED_BY]),), daemon=True).start()
+
+
+def _end_after(starter: int) -> None:
+    while True:
+        try:
+            os.kill(starter, 0)
+        except ProcessLookupError:
+            os._exit(FAILED)
+        time.sleep(1)
+
+
+def _endings(cache: Path, key: str) -> Path:
+    return cache / "jobs" / f"{key}.endings"
+
+
+def _told(job: Job, cache: Path, ending: Ending) -> Ending:
+    """Kept for whoever started the ranks: their launcher has one exit code for all that can happen to them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
+    folder = _endings(cache, job.key)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.environ.get('RANK', '0')}.json"
+    path.with_suffix(".partial").write_text(json.dumps(asdict(ending) | {"time": time.time()}))
+    os.replace(path.with_suffix(".partial"), path)
+    return ending
+
+
+# --------------------------------------------------------------------------------------------- in another process
+
+
+def run_apart(path: Path, log: IO) -> Ending:
+    """The job of the file in processes of its own, one for each rank, which end when this one is told to (SIGTERM)."""
+    job, cache = read_job(path)
+    forget(job, cache)
+    environment = os.environ | {STARTED_BY: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(ENDING_SECONDS)}
+    process = subprocess.Popen(_command(job, path), stdout=log, stderr=subprocess.STDOUT, env=environment)
+    with _terms_passed_on(process) as asked:
+        process.wait()
+    if process.returncode == 0:
+        return Ending(DONE)
+    return Ending(PREEMPTED, "told to end") if asked.is_set() else ending_of(job, cache)
+
+
+def _command(job: Job, path: Path) -> list[str]:
+    if job.ranks == 1:
+        return [sys.executable, "-m", "repro", "stage", str(path)]
+    options = ["--config_file", str(config(job.scale.sharding)), "--num_processes", str(job.ranks)]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", "repro", "stage", str(path)]
+
+
+def config(sharding: str) -> Path:
+    """Accelerate's file for ranks that share their work in that way, on this machine's GPUs or its CPU."""
+    on_cpu = sharding == "none" and not torch.cuda.is_available()
+    return CONFIGS / f"{'cpu' if on_cpu else SHARINGS[sharding]}.yaml"
+
+
+@contextmanager
+def _terms_passed_on(process: subprocess.Popen):
+    """An event that is set once this process was told to end, and the other one told so too, once."""
+    asked = threading.Event()
+
+    def pass_on(*_: object) -> None:
+        if not asked.is_set():
+            asked.set()
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def forget(job: Job, cache: Path) -> None:
+    """How the job ended before is no news any more."""
+    shutil.rmtree(_endings(cache, job.key), ignore_errors=True)
+
+
+def ending_of(job: Job, cache: Path) -> Ending:
+    """What its ranks say: the earliest failure is the reason of the others', and of those that were then told to end."""
+    found = [json.loads(file.read_text()) for file in _endings(cache, job.key).glob("*.json")]
+    found.sort(key=lambda told: (told["code"] == PREEMPTED, told.pop("time")))
+    if not found:
+        return Ending(FAILED, "its processes ended without a word; out of memory?")
+    ending = Ending(**found[0])
+    if ending.trace:
+        (cache / f"{job.key}.error.txt").write_text(ending.trace)
+    return ending

@@ -1,0 +1,28 @@
+"""One arm and seed: data -> base -> sft -> rm -> ppo -> evaluate, as stages that know their keys."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from repro.detail import Recipe
+from repro.details import check_corpus
+from repro.stages import base, data, evaluate, ppo, rm, sft, stage
+from repro.stages.stage import Stage
+from repro.study.scale import Scale
+
+STAGES: tuple[Stage, ...] = (data.STAGE, base.STAGE, sft.STAGE, rm.STAGE, evaluate.BASELINE, ppo.STAGE, evaluate.STAGE)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
+    """The key of every stage of an arm and seed, in order: equal keys are shared between arms."""
+    found: dict[str, str] = {}
+    for each in STAGES:
+        found[each.name] = stage.key(each, recipe, scale, seed, found)
+    return found
+
+
+def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[str], None] = print) -> dict[str, Path]:
+    """Run, or reuse, every stage; the artefacts' folders by stage. UserError for an arm that the corpus cannot serve."""
+    check_corpus(recipe, scale.corpus)
+    known = keys(recipe, scale, seed)
+    return {each.name: stage.run_or_reuse(each, recipe, scale, seed, known, cache, warn) for each in STAGES}

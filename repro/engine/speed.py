@@ -1,0 +1,219 @@
+"""How fast this computer is at what a scale's stages are made of: measured in seconds, and remembered beside the cache.
+
+Each part of a stage (`repro/engine/flops.py`) has a speed of its own, in operations of its matrix products a second: on small
+networks most of the time goes elsewhere, and how much differs. So real steps are timed, of random weights at the scale's
+shape, as many rows of them as seconds allow.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import date
+from math import isfinite
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from repro.detail import Pick, Recipe
+from repro.engine import flops
+from repro.engine.machine import processor
+from repro.models import model
+from repro.stages import optimise, ppo, rm, sft
+from repro.study.scale import Scale
+
+FILE = "speed.json"
+FLOPS = 2.5e10  # of one core in float32 where nothing has been measured
+SECONDS = 4.0  # after which no further part is measured
+LIKE = {"answer": "roll out", "sft": "update", "read": "rm"}
+OPERATIONS = 3e9  # of a step that is timed: a third of a second of a slow core
+ENOUGH = 0.8  # seconds, after which a step is not repeated
+DRAWN = 8e9  # of a rollout, which is slow on a few rows: a step of decoding takes as long for one as for many
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Operations a second of each part, and when that was measured and in how many seconds; nothing where it was not."""
+
+    parts: dict[str, float]
+    seconds: float = 0.0
+    date: str = ""
+
+    def of(self, part: str) -> float:
+        """Of a part that was not reached that of what is most like it; answers are drawn as rollouts are."""
+        return self.parts.get(part) or self.parts.get(LIKE.get(part, "")) or min(self.parts.values(), default=FLOPS)
+
+    def __str__(self) -> str:
+        if not self.seconds:
+            return "from arithmetic, at a speed that nobody has measured here"
+        return f"estimated from a {max(1, round(self.seconds))}-second measurement of {self.date} on {processor()}"
+
+
+UNMEASURED = Speeds({})
+
+
+def remembered(cache_folder: Path, scale: Scale) -> Speeds:
+    """What was measured on this computer for a scale of this shape; UNMEASURED where nothing was."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Speeds(**json.loads((cache_folder / FILE).read_text())[_key(scale)])
+    return UNMEASURED
+
+
+def known(cache_folder: Path, scale: Scale) -> Speeds:
+    """The same, measured now where nothing was."""
+    found = remembered(cache_folder, scale)
+    if found == UNMEASURED and isfinite(flops.network_of(scale.model).body):
+        found = measure(scale)
+        remember(cache_folder, scale, found)
+    return found
+
+
+def remember(cache_folder: Path, scale: Scale, found: Speeds) -> None:
+    """Beside what is remembered of other scales; a cache that cannot be written is measured again."""
+    file, kept = cache_folder / FILE, {}
+    with suppress(OSError, ValueError):
+        kept = json.loads(file.read_text())
+    with suppress(OSError):
+        written = file.with_suffix(f".{os.getpid()}")
+        written.write_text(json.dumps(kept | {_key(scale): asdict(found)}, indent=1))
+        os.replace(written, file)
+
+
+def _key(scale: Scale) -> str:
+    """All that the speeds depend on: the computer, the libraries, and the shapes of a step."""
+    n = flops.network_of(scale.model)
+    shape = [n.hidden, n.layers, n.heads, n.intermediate, n.vocabulary, *asdict(flops.Lengths.most(scale)).values()]
+    rows = [scale.sft_batch, scale.rm_batch, scale.ppo_batch, scale.micro_batch, scale.rollout_batch]
+    here = [platform.node(), processor(), f"{scale.threads} threads", f"torch {torch.__version__}"]
+    return ", ".join([*here, "/".join(f"{number:g}" for number in shape + rows)])
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+
+
+def measure(scale: Scale) -> Speeds:
+    """A few seconds' worth of real steps on as many threads as a worker has, what takes longest in a study first."""
+    began, found = time.perf_counter(), {}
+    with _threads(scale.threads):
+        steps = _Steps(scale)
+        parts = {
+            "rm": steps.rm,
+            "update": steps.update,
+            "roll out": steps.roll_out,
+            "sft": steps.sft,
+            "read": steps.read,
+        }
+        for name, part in parts.items():
+            if time.perf_counter() - began < SECONDS:
+                found[name] = part()
+    return Speeds(found, time.perf_counter() - began, date.today().isoformat())
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rate(operations: float, step: Callable[[], object]) -> float:
+    """Operations a second; the first time sets libraries up, and does where it alone took long.
+
+    One thread's seconds are those of the processor: it is remembered, and who else was busy just now is not what it tells.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    for _ in range(2):
+        began = clock()
+        step()
+        taken = clock() - began
+        if taken > ENOUGH:
+            break
+    return operations / taken
+
+
+class _Steps:
+    """One step of each part, of networks with random weights; each method gives operations a second."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale, self.n, self.lengths = scale, flops.network_of(scale.model), flops.Lengths.most(scale)
+        n, self.pad = self.n, int(self.n.vocabulary)
+        shape = f"gpt-neox:{n.hidden}/{n.layers}/{n.heads}/{n.intermediate}"
+        policy, reference, critic, judge = (model.initialise(shape, self.pad, 2_048, seed) for seed in range(4))
+        critic, judge = model.ScalarModel(critic.base_model), model.ScalarModel(judge.base_model)
+        self.policy, self.critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
+        self.models = ppo.Models(policy, critic, model.frozen(reference), model.frozen(judge))
+        from accelerate import Accelerator  # a plan of what was measured before does without
+
+        self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
+        self.optimizer = optimise.adamw([policy, critic], 1e-6, self.pick)
+
+    def rows(self, most: int, operations: float, in_all: float = OPERATIONS) -> int:
+        """As many rows as the stage has, or as there is time for."""
+        return max(1, min(most, int(in_all / operations)))
+
+    def ids(self, rows: int, tokens: int) -> torch.Tensor:
+        return torch.randint(2, self.pad, (rows, tokens))
+
+    def setting(self, rows: int) -> ppo.Setting:
+        tokens = SimpleNamespace(pad=self.pad, eos=-1)
+        how = ppo.sampling(self.pick)
+        return ppo.Setting(self.models, self.optimizer, tokens, self.pick, self.accelerator, how, rows, rows)
+
+    def sft(self) -> float:
+        text = self.lengths.text
+        rows = self.rows(min(self.scale.micro_batch, self.scale.sft_batch), flops.total(flops.sft(self.n, 1, text)))
+        ids = self.ids(rows, text)
+        every = torch.ones_like(ids, dtype=torch.bool)
+        return _rate(
+            flops.total(flops.sft(self.n, rows, text)),
+            lambda: self._learn(sft.token_loss(self.policy, ids, every, self.pad) / ids.numel()),
+        )
+
+    def rm(self) -> float:
+        query, pair = self.lengths.query, self.lengths.pair
+        of_one = flops.total(flops.comparison(self.n, 1, query, pair))
+        rows = self.rows(min(self.scale.micro_batch, self.scale.rm_batch), of_one)
+        ids, count = self.ids(rows, pair), torch.full((rows,), pair - query)
+        texts = [rm.Texts(ids, count), rm.Texts(torch.cat([ids[:, :query], self.ids(rows, pair - query)], 1), count)]
+        return _rate(
+            rows * of_one,
+            lambda: self._learn(-logsigmoid(rm.margins(self.critic, *texts, self.pad)).mean()),
+        )
+
+    def _learn(self, loss: torch.Tensor) -> None:
+        optimise.step(self.accelerator, self.optimizer, [loss])
+
+    def roll_out(self) -> float:
+        """Those that the update has left, if it came before."""
+        query, response = self.lengths.query, self.lengths.response
+        of_one = flops.total(flops.rollout(self.n, 1, query, response))
+        rows = self.rows(min(self.scale.rollout_batch, self.scale.ppo_batch), of_one, DRAWN)
+        return _rate(rows * of_one, lambda: self._episodes(rows))
+
+    def _episodes(self, rows: int) -> ppo.Rollout:
+        uniform = torch.rand(rows, self.lengths.response)
+        return ppo.roll_out(self.setting(rows), self.ids(rows, self.lengths.query), uniform)
+
+    def update(self) -> float:
+        query, response = self.lengths.query, self.lengths.response
+        of_one = flops.total(flops.update(self.n, 1, query, response))
+        rows = self.rows(min(self.scale.micro_batch, self.scale.ppo_batch), of_one)
+        setting, prices, no_texts = self.setting(rows), ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
+        rollout = self._episodes(rows)
+        target, _ = ppo.targets(rollout, prices.reference, rows, self.pick)
+        return _rate(rows * of_one, lambda: ppo.improve(setting, rollout, target, no_texts, prices))
+
+    def read(self) -> float:
+        pair = self.lengths.pair
+        of_one = flops.total(flops.forward(self.n, 1, pair, 1))
+        rows = self.rows(self.scale.rollout_batch, of_one)
+        ids, count = self.ids(rows, pair), torch.full((rows,), pair - self.lengths.query)
+        return _rate(rows * of_one, lambda: model.score_rows(self.models.reward_model, ids, count, self.pad, rows))

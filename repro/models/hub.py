@@ -1,0 +1,377 @@
+"""Models and data from the Hugging Face hub, offline first: what a field of Scale names becomes a path on this machine.
+
+A source is a path, or `hub:OWNER/NAME@REVISION`; data is `hub:datasets/OWNER/NAME@REVISION`, and `/FILE` or `/FOLDER` behind
+the revision is a part of it. The library's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT. Weights are read from
+safetensors, or from a pickle of nothing but weights where a repository has no other. Left out: code from the hub.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro.errors import UserError
+
+if TYPE_CHECKING:  # imported where they are used: a Scale is parsed without any of them
+    from huggingface_hub import DryRunFileInfo
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from repro.models.model import ScalarModel
+
+PREFIX = "hub:"
+FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
+# A revision has a slash only where the hub itself makes the branch, as for its conversions to parquet.
+REFERENCE = re.compile(
+    r"hub:(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)"
+    r"@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[^/@\s]+)(?:/(?P<part>[^\s@]+))?"
+)
+TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration, vocabulary and merges, sentencepiece, chat template
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that there is
+ROWS = ("*.parquet", "*.jsonl", "*.json")  # the first kind that there is
+ESSENTIAL = {
+    "model": WEIGHTS,
+    "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model"),
+    "data": ROWS,
+}
+NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")  # what `datasets` writes beside the rows
+RELEASED = Path(__file__).parents[1] / "data" / "released.csv"
+STARTS = {"sft_from": "sft", "rm_from": "rm", "policy_from": "ppo"}  # field of Scale -> stage in that table
+# Of GPT-NeoX in transformers 4.33: a causal mask, its fill value and rotary frequencies, which no training changes.
+OLD_BUFFERS = re.compile(r"lm_backbone\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository of the hub at a revision, or the `part` of it below a folder; `kind` is "model" or "dataset"."""
+
+    kind: str
+    repo: str
+    revision: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        owner = f"datasets/{self.repo}" if self.kind == "dataset" else self.repo
+        return f"{PREFIX}{owner}@{self.revision}{'/' * bool(self.part)}{self.part}"
+
+
+def is_reference(source: str | Path) -> bool:
+    return str(source).startswith(PREFIX)
+
+
+def parse(source: str | Path) -> Reference:
+    """The reference that a text spells; UserError where it spells none."""
+    found = REFERENCE.fullmatch(str(source))
+    if not found:
+        raise UserError(f"{str(source)!r} is no reference to the hub; write {FORM}")
+    kind = "dataset" if found["datasets"] else "model"
+    return Reference(kind, found["repo"], found["revision"], (found["part"] or "").rstrip("/"))
+
+
+def resolve(source: str | Path, what: str) -> Path:
+    """The path of a "model", a "tokenizer" or "data": of a reference what is cached, or else what is downloaded now."""
+    if not is_reference(source):
+        return Path(source)
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    reference = parse(source)
+    try:
+        return _at(reference, cached(reference, what))
+    except LocalEntryNotFoundError:
+        return _at(reference, download(reference, what))
+
+
+def is_here(source: str | Path, what: str) -> bool:
+    """Whether `resolve` would need no network."""
+    if not is_reference(source):
+        return Path(source).exists()
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return cached(parse(source), what).is_dir()
+    except LocalEntryNotFoundError:
+        return False
+
+
+def cached(reference: Reference, what: str) -> Path:
+    """The folder in the library's cache; its LocalEntryNotFoundError where a file that is needed is missing."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = Path(_snapshot(reference, [], local_files_only=True))
+    here = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    files = wanted(here, what, reference.part)
+    missing = _lost_shards(folder, files)
+    if missing or not _essential(files, what, reference.part):
+        raise LocalEntryNotFoundError(f"{', '.join(missing) or what} is missing in {folder}")
+    # The library knows what a complete copy has, where it once listed the repository.
+    _snapshot(reference, _patterns(here, what, reference.part), local_files_only=True)
+    return folder
+
+
+def listed(reference: Reference, what: str) -> list[str]:
+    """The files that are needed, as the hub lists them now; UserError where it cannot be asked, or has none."""
+    from huggingface_hub import HfApi
+
+    try:
+        # Asked once: its `list_repo_files` tries for half a minute before it says that there is no network.
+        told = HfApi().repo_info(reference.repo, repo_type=reference.kind, revision=reference.revision)
+        every = [each.rfilename for each in told.siblings]
+    except Exception as error:  # the library's, those of its HTTP client and the system's have no class in common
+        raise _explained(reference, error) from error
+    files = wanted(every, what, reference.part)
+    if not _essential(files, what, reference.part):
+        raise UserError(f"{reference} has none of {', '.join(ESSENTIAL[what])}; it is no {what} that can be read here")
+    return files
+
+
+def download(reference: Reference, what: str) -> Path:
+    """The folder in the library's cache, after what was missing of it has come from the hub; UserError if it cannot."""
+    files = listed(reference, what)
+    try:
+        return Path(_snapshot(reference, files))
+    except Exception as error:  # as above
+        raise _explained(reference, error) from error
+
+
+def would_download(reference: Reference, what: str) -> list[DryRunFileInfo]:
+    """The files that are needed with their bytes and whether each is here already; UserError as `download`."""
+    files = listed(reference, what)
+    try:
+        return _snapshot(reference, files, dry_run=True)
+    except Exception as error:  # as above
+        raise _explained(reference, error) from error
+
+
+def wanted(names: Iterable[str], what: str, part: str = "") -> list[str]:
+    """Of a repository's files those that a "model", "tokenizer" or "data" needs, by name; of weights the safer kind."""
+    names = sorted(names)
+    if part in names:
+        return [part]
+    patterns = _patterns(names, what, part)
+    return [name for name in _beside(names, what, part) if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _beside(names: Sequence[str], what: str, part: str) -> list[str]:
+    """Those that may be of use: of a model those that lie together, since what is deeper is another format's."""
+    below = f"{part}/" if part else ""
+    inside = [name for name in names if name.startswith(below) and Path(name).name not in NOT_ROWS]
+    return inside if what == "data" else [name for name in inside if "/" not in name.removeprefix(below)]
+
+
+def _patterns(names: Sequence[str], what: str, part: str) -> list[str]:
+    """What the files that are needed are called, where these are all that there are."""
+    if part in names:
+        return [part]
+    below = f"{part}/" if part else ""
+    kinds = {"model": WEIGHTS, "tokenizer": (), "data": ROWS}[what]
+    texts = () if what == "data" else TEXTS
+    return [f"{below}{each}" for each in (*texts, *_first_kind(_beside(names, what, part), kinds))]
+
+
+def _first_kind(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The first kind of file that there is, if there is any."""
+    return next(([kind] for kind in kinds if any(fnmatch(Path(name).name, kind) for name in names)), [])
+
+
+def _essential(files: Sequence[str], what: str, part: str) -> bool:
+    """Whether there is what cannot be done without; a part that is a file was asked for as it is."""
+    return bool(files) and (files == [part] or bool(_first_kind(files, ESSENTIAL[what])))
+
+
+def _lost_shards(folder: Path, files: Sequence[str]) -> list[str]:
+    """The files that an index of the weights names and that are not there."""
+    suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in _first_kind(files, WEIGHTS))
+    indices = [file for file in files if file.endswith(suffixes)]
+    named = {name for index in indices for name in json.loads((folder / index).read_text())["weight_map"].values()}
+    return sorted(named - {Path(file).name for file in files})
+
+
+def _snapshot(reference: Reference, patterns: Sequence[str], **how: bool) -> Any:
+    """The library's `snapshot_download`: a path, or with `dry_run` what it would download."""
+    from huggingface_hub import snapshot_download
+
+    deeper = f"{reference.part}/*/*" if reference.part else "*/*"
+    return snapshot_download(
+        reference.repo,
+        repo_type=reference.kind,
+        revision=reference.revision,
+        allow_patterns=list(patterns),
+        ignore_patterns=[deeper] if reference.kind == "model" else list(NOT_ROWS),
+        **how,
+    )
+
+
+def _at(reference: Reference, folder: Path) -> Path:
+    return folder / reference.part if reference.part else folder
+
+
+def _explained(reference: Reference, error: Exception) -> UserError:
+    """Why it did not come from the hub, and what a person can do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return UserError(f"{reference} is behind a form on the hub; fill it in there and run `hf auth login`")
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        return UserError(f"the hub has no {reference.kind} {reference.repo}, or not for you; write {FORM}")
+    if isinstance(error, RevisionNotFoundError):
+        return UserError(f"{reference.repo} has no revision {reference.revision}; give one that the hub lists")
+    why = next(iter(str(error).splitlines()), "")
+    return UserError(
+        f"{reference} is not complete in {constants.HF_HUB_CACHE}, and the hub cannot be asked for it "
+        f"({type(error).__name__}: {why}); run `python -m repro fetch SCALE` on a machine with a network, bring its "
+        f"cache here with `rsync -a THERE:.cache/huggingface/ {constants.HF_HOME}/`, and set HF_HUB_OFFLINE=1"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- starting points
+
+
+@cache
+def released() -> dict[tuple[str, str, int], Reference]:
+    """(base model, stage, seed) -> the checkpoint that the paper's authors published of it (their release_runs.csv)."""
+    with RELEASED.open(newline="") as file:
+        return {
+            (row["model"], row["stage"], int(row["seed"])): Reference("model", row["repo"], row["revision"])
+            for row in csv.DictReader(file)
+        }
+
+
+def start_source(value: str, model_source: str, seed: int, stage: str) -> str:
+    """What a starting point names for a seed: "released" the authors' of the stage (sft, rm, ppo, dpo), else itself."""
+    if value != "released":
+        return value.replace("{seed}", str(seed))
+    base = parse(model_source).repo if is_reference(model_source) else str(model_source)
+    found = released().get((base, stage, seed))
+    if not found:
+        seeds = sorted(each for name, kind, each in released() if (name, kind) == (base, stage))
+        bases = dict.fromkeys(name for name, kind, _ in released() if kind == stage)
+        raise UserError(
+            f"the authors released no {stage} checkpoint of seed {seed} of {base}; there are seeds "
+            + (f"{' '.join(map(str, seeds))}" if seeds else f"only of {', '.join(f'hub:{name}' for name in bases)}")
+        )
+    return str(found)
+
+
+def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
+    """The folder of a starting point that is not trained here, as `start_source` names it; downloaded if need be."""
+    if not value:
+        raise LookupError(f"there is no starting point for {stage}: it is trained here")
+    source = start_source(value, model_source, seed, stage)
+    folder = resolve(source, "model")
+    if not folder.is_dir():
+        raise UserError(
+            f"{source!r}, where {stage} of seed {seed} starts, is no folder; give one with config.json and weights"
+        )
+    return folder
+
+
+def load_policy(source: str | Path) -> PreTrainedModel:
+    """A causal language model in float32, strictly: weights that are missing or do not fit are an error, not random."""
+    from repro.models import model
+
+    folder = resolve(source, "model")
+    try:
+        policy, told = model.read_network(folder, trust_remote_code=False, output_loading_info=True)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{folder}: no causal language model ({str(error).splitlines()[0]}); give another") from error
+    wrong = sorted({*told["missing_keys"], *(str(each) for each in told["mismatched_keys"])})
+    if wrong:
+        raise UserError(f"{folder}: weights are missing or do not fit: {_few(wrong)}; give a whole checkpoint")
+    return model.positioned(policy)
+
+
+def load_released_reward_model(folder: Path) -> ScalarModel:
+    """The authors' reward model as ours, strictly: backbone, head with its bias, and the bias that centres the reward.
+
+    Theirs is `scalar_head(hidden) - config.bias` on a GPT-NeoX without a language head, at the last token that is no padding.
+    """
+    import torch
+    from transformers import AutoModel
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from repro.models import model
+
+    config = _released_config(folder)
+    shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
+    network = model.ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
+    weights = {name: value for name, value in _weights(folder).items() if not OLD_BUFFERS.fullmatch(name)}
+    expected = {
+        _their_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
+    }
+    _require_same(folder, expected, weights)
+    ours = {name: weights[_their_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
+    network.load_state_dict(ours | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True)
+    return model.positioned(network)
+
+
+def is_released_reward_model(folder: Path) -> bool:
+    """Whether a folder holds a reward model as the authors saved theirs, and not as `model.save_scalar` does."""
+    return (folder / "config.json").is_file() and "base_config" in json.loads((folder / "config.json").read_text())
+
+
+def _released_config(folder: Path) -> dict:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read ({error}); give a reward model's folder") from error
+    lacking = [name for name in ("base_config", "hidden_size", "bias") if name not in config]
+    if lacking:
+        raise UserError(
+            f"{folder / 'config.json'}: {', '.join(lacking)} is missing; a reward model as the paper's authors saved theirs, "
+            "with the bias that centres its reward, is needed"
+        )
+    return config
+
+
+def _their_name(name: str) -> str:
+    return name.replace("trunk.", "lm_backbone.", 1) if name.startswith("trunk.") else f"scalar_{name}"
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, shard by shard."""
+    import torch
+    from safetensors.torch import load_file
+
+    kinds = _first_kind([file.name for file in folder.iterdir()], WEIGHTS)
+    files = [file for kind in kinds for file in sorted(folder.glob(kind))]
+    if not files:
+        raise UserError(f"{folder}: no weights; {' or '.join(WEIGHTS)} is needed")
+    try:
+        shards = [
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+            for file in files
+        ]
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{folder}: a pickle of more than weights, which is not opened; give safetensors") from error
+    return {name: value for shard in shards for name, value in shard.items()}
+
+
+def _require_same(folder: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    wrong = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "of another shape": {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape},
+    }
+    told = [f"{what}: {_few(sorted(names))}" for what, names in wrong.items() if names]
+    if told:
+        raise UserError(f"{folder}: not the weights of its configuration ({'; '.join(told)}); give a whole checkpoint")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

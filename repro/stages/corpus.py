@@ -1,0 +1,63 @@
+"""The data stage's artefact, opened: the tokenizer, and posts and comparisons by split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data artefact, opened: the tokenizer, and the splits as `datasets`."""
+
+    folder: Path
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+
+    @property
+    def pad(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def eos(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def posts(self, split: str) -> Dataset:
+        """Posts of "train", "validation", "test" or, where the recipe asks for it, "prompts"."""
+        from datasets import load_from_disk
+
+        return load_from_disk(self.folder / "posts" / split)
+
+    def pairs(self, split: str) -> Dataset:
+        """Comparisons of "train" or "validation"; where there are any, of "validation_cnndm", whose texts are articles.
+
+        Of "probe", where facts are known, right against wrong summaries.
+        """
+        from datasets import load_from_disk
+
+        return load_from_disk(self.folder / "pairs" / split)
+
+    def has_pairs(self, split: str) -> bool:
+        return (self.folder / "pairs" / split).is_dir()
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """[N, R] -> N texts without special tokens or surrounding space."""
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def column(rows: Dataset, name: str) -> Tensor:
+    """A column of numbers as an [N] tensor, or of equally long token lists as an [N, T] tensor."""
+    return torch.from_numpy(rows.select_columns(name).with_format("numpy")[:][name]).long()

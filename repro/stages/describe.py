@@ -1,0 +1,137 @@
+"""What a corpus holds, as the paper checks it (N+ section 3): lengths, labels, policies, and posts that splits share."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+    from repro.stages.corpus import Corpus
+
+FILE = "checks.json"
+ROWS_AT_ONCE = 10_000
+# What is counted -> its column of ids, and where the limit may hide some of its tokens, the column that counts them all.
+OF_POSTS = {
+    "query": ("query_token", ""),
+    "reference": ("reference_response_token", "reference_response_tokens"),
+    "query + reference": ("query_reference_response_token", ""),
+}
+OF_PAIRS = {
+    "query": ("query_token", ""),
+    "chosen": ("chosen_token", "chosen_tokens"),
+    "rejected": ("rejected_token", "rejected_tokens"),
+    "query + chosen": ("query_chosen_token", ""),
+    "query + rejected": ("query_rejected_token", ""),
+}
+SPACES = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}", " ")  # as vocabularies spell one
+
+
+def write(corpus: Corpus, origin: str, posts: Mapping[str, Sequence], pairs: Mapping[str, Sequence]) -> None:
+    """Writes as JSON into the artefact what `posts_checks` and `pairs_checks` say of each split, and `shared`.
+
+    `posts` and `pairs` are the rows that each split was made of; `origin` is where they come from, in the scale's word.
+    """
+    tokenizer, splits = corpus.tokenizer, {split: corpus.posts(split) for split in posts}
+    compared = {split: corpus.pairs(split) for split in pairs}
+    told = {
+        "corpus": origin,
+        "posts": {split: posts_checks(rows, len(posts[split]), tokenizer) for split, rows in splits.items()},
+        "pairs": {split: pairs_checks(rows, len(pairs[split]), tokenizer) for split, rows in compared.items()},
+        "shared": shared(
+            {f"posts/{split}": rows for split, rows in splits.items()}
+            | {f"pairs/{split}": rows for split, rows in compared.items()}
+        ),
+    }
+    (corpus.folder / FILE).write_text(json.dumps(told))
+
+
+def posts_checks(rows: Dataset, given: int, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Lengths of prompt, reference and both, and how references begin and end; `given` counts those left out too."""
+    told = {what: _lengths(rows, *columns, tokenizer) for what, columns in OF_POSTS.items()}
+    told["query"]["cut"] = int(sum(rows["cut"][:]))
+    return {"given": given, "rows": len(rows), "lengths": told} | _ends(rows, ("reference_response_token",), tokenizer)
+
+
+def pairs_checks(rows: Dataset, given: int, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """As `posts_checks`, with the labellers' confidence (-1: none given), batches, policies and pairs of policies.
+
+    Which prompts were shortened is not known of comparisons: of these there is no `cut`.
+    """
+    told = {what: _lengths(rows, *columns, tokenizer) for what, columns in OF_PAIRS.items()}
+    del told["query"]["cut"]
+    chosen, rejected = (Counter(rows[f"{side}_policy"][:]) for side in ("chosen", "rejected"))
+    met = zip(rows["chosen_policy"][:], rows["rejected_policy"][:], strict=True)
+    return {
+        "given": given,
+        "rows": len(rows),
+        "lengths": told,
+        **_ends(rows, ("chosen_token", "rejected_token"), tokenizer),
+        "confidence": _counted(rows["confidence"][:]),
+        "batches": _counted(rows["batch"][:]),
+        "policies": {name: [chosen[name], rejected[name]] for name in sorted(chosen | rejected)},
+        "policy_pairs": _counted(" vs ".join(sorted(pair)) for pair in met),
+    }
+
+
+def shared(splits: Mapping[str, Dataset]) -> list[dict[str, Any]]:
+    """Of each split's posts, how many another one has too: by their id, or by the very same prompt."""
+    texts = {name: dict(zip(rows["id"][:], rows["query"][:], strict=True)) for name, rows in splits.items()}
+    known = {name: set(own.values()) for name, own in texts.items()}
+    return [
+        {
+            "of": one,
+            "in": other,
+            "posts": sum(post in texts[other] or text in known[other] for post, text in texts[one].items()),
+            "all": len(texts[one]),
+        }
+        for one, other in permutations(splits, 2)
+    ]
+
+
+def _lengths(rows: Dataset, name: str, counted: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """`counts`, of which entry n is how many rows have n tokens, the `limit`, and how many rows it `cut`.
+
+    An end of text that serves as padding is not counted; a row that fills its width without one counts as cut.
+    """
+    limit, counts, cut = rows.features[name].length, np.zeros(1, dtype=int), 0
+    for batch in _batches(rows, [name, *filter(None, [counted])]):
+        ids = batch[name]
+        lengths = batch[counted] if counted else (ids != tokenizer.pad_token_id).sum(1)
+        counts = _added(counts, np.bincount(lengths))
+        cut += int((~np.isin(ids[:, -1], (tokenizer.pad_token_id, tokenizer.eos_token_id))).sum())
+    return {"limit": limit, "cut": cut, "counts": counts.tolist()}
+
+
+def _ends(rows: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Of all texts in these columns, how many begin with a space and how many have an end of text."""
+    first, ended = Counter(), 0
+    for batch in _batches(rows, list(names)):
+        for ids in batch.values():
+            first.update(ids[:, 0].tolist())
+            ended += int((ids == tokenizer.eos_token_id).any(1).sum())
+    spaced = sum(n for token, n in first.items() if tokenizer.convert_ids_to_tokens(token).startswith(SPACES))
+    return {"texts": len(rows) * len(names), "start_with_space": spaced, "end": ended}
+
+
+def _batches(rows: Dataset, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+    """The columns some rows at a time: all ids of a large split at once would take more memory than the tables do."""
+    return rows.select_columns(names).with_format("numpy").iter(ROWS_AT_ONCE)
+
+
+def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The sum of two histograms of which either may be the longer."""
+    length = max(len(one), len(other))
+    return np.pad(one, (0, length - len(one))) + np.pad(other, (0, length - len(other)))
+
+
+def _counted(values: Iterable) -> dict[str, int]:
+    """How often each value is there, the most frequent first, by name where equal."""
+    return {str(value): n for value, n in sorted(Counter(values).items(), key=lambda each: (-each[1], str(each[0])))}

@@ -1,0 +1,135 @@
+"""DPO: the policy learns from the comparisons without a reward model and without sampling (N+ detail 19).
+
+Its log-ratio to the SFT policy, times beta, stands for the reward (Rafailov et al. 2023, equation 7). Data and batch are
+the reward model's, so that the accuracy of this implicit reward can be held against the trained one. Left out of published
+variants: label smoothing, and a division by the summary's length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from repro import details as d
+from repro.models import model, ranks
+from repro.ops.masked import keep
+from repro.ops.optim import cosine_to_zero
+from repro.ops.preference import accuracy, bradley_terry
+from repro.ops.text import last_token
+from repro.stages import optimise
+from repro.stages.checkpoint import Checkpoints
+from repro.stages.corpus import Corpus, column
+from repro.stages.stage import Work
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+BETA = 0.05  # the paper's (DETAILS 2, DPO)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N comparisons: [N, Q] left-padded queries, and [N, S] right-padded summaries twice."""
+
+    query: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Pairs:
+        return Pairs(self.query[rows], self.chosen[rows], self.rejected[rows])
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+def read(pairs: Dataset) -> Pairs:
+    return Pairs(*(column(pairs, f"{name}_token") for name in ("query", "chosen", "rejected")))
+
+
+def learn(work: Work) -> None:
+    """One pass over the training comparisons, in the place of PPO."""
+    scale, accelerator, corpus = work.scale, work.accelerator, Corpus(work.inputs["data"])
+    policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
+    policy = model.set_dropout(policy, 0.0)
+    policy, optimizer = model.prepared(
+        accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick)
+    )
+    reference = model.held_in(model.frozen(reference), scale.frozen_weights)
+    networks = policy, model.placed(reference, accelerator)
+    pairs, outcome = read(corpus.pairs("train")), "finished"
+    steps = len(pairs) // scale.rm_batch
+    batches = optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(d.DRAWS) + "shuffle"))
+    checkpoints = Checkpoints(work)
+    step = checkpoints.start - 1
+    for step, rows in islice(enumerate(batches), checkpoints.start, None):
+        optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
+        seen: list[Tensor] = []
+        with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
+            parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, seen)
+            loss = optimise.step(accelerator, optimizer, parts)
+        margin = torch.cat(sum(ranks.gathered(seen), []))
+        measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
+        work.log_mean((step + 1) * scale.rm_batch, measured, steps)
+        if not math.isfinite(loss):
+            outcome = "diverged"
+            break
+        checkpoints.after(step + 1)
+    checkpoints.over(step + 1)
+    validation = read(corpus.pairs("validation"))
+    margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
+    weights = model.gathered(accelerator, policy)
+    model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
+    work.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
+
+
+Networks = tuple[nn.Module, nn.Module]  # the policy and its reference
+
+
+def losses(
+    accelerator: Accelerator,
+    networks: Networks,
+    pairs: Pairs,
+    rows: Tensor,
+    corpus: Corpus,
+    micro_batch: int,
+    seen: list[Tensor],
+) -> Iterator[Tensor]:
+    """Each of this rank's micro-batches' share of the mean of -log sigmoid(margin) over the rows; notes the margins."""
+    for part, real in optimise.shared(accelerator, networks[0], optimise.dealt(rows, micro_batch)):
+        margin, real = margins(networks, pairs[part], corpus), real.to(accelerator.device)
+        seen.append(margin.detach()[real].cpu())
+        yield keep(bradley_terry(margin), real).sum() / len(rows)
+
+
+def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
+    """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
+    order = model.longest_first(pairs.query, corpus.pad)
+    return model.over_rows(order, batch, lambda rows: margins(networks, pairs[rows], corpus))
+
+
+def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:
+    """-> [B]: beta times how much more the policy has raised the chosen summary's log-probability than the other's."""
+    policy, reference = networks
+    device = next(policy.parameters()).device
+    query = model.trim_left(torch.cat([pairs.query, pairs.query]), corpus.pad).to(device)
+    response = torch.cat([pairs.chosen, pairs.rejected]).to(device)
+    with torch.no_grad():
+        before = summary_logprobs(reference, query, response, corpus)
+    chosen, rejected = (summary_logprobs(policy, query, response, corpus) - before).chunk(2)
+    return BETA * (chosen - rejected)
+
+
+def summary_logprobs(policy: nn.Module, query: Tensor, response: Tensor, corpus: Corpus) -> Tensor:
+    """[B, Q], [B, S] -> [B]: log-probability in nats of the whole summary, its end of text included."""
+    last, _ = last_token(response, corpus.eos)
+    # The end is found by its token, since padding may be the same one: then neither to be trimmed nor to be counted.
+    response = response[:, : int(last.max()) + 1]
+    logprob = model.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
+    return keep(logprob, torch.arange(response.shape[1], device=response.device) <= last[:, None]).sum(1)

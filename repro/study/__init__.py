@@ -1,0 +1,1 @@
+"""What is asked: budgets (Scale), studies (Ablation), and every metric with its definition."""

@@ -1,0 +1,226 @@
+"""A study: the arms of one detail, its seeds and scale, and what was declared before its runs."""
+
+import math
+import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from repro.detail import Detail, Recipe, nearest
+from repro.errors import UserError
+from repro.study import metrics, scale
+from repro.study.scale import Scale
+
+FOLDER = Path("ablations")
+DECIDED = "decided"  # what a study with looks runs until
+LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
+FEWEST = 3  # seeds at a first look: the interval of two reaches nine of their spreads to either side
+_KINDS = {
+    "detail": str,
+    "question": str,
+    "scale": str,
+    "set": dict,
+    "with": dict,
+    "seeds": list,
+    "looks": list,
+    "arms": list,
+    "primary": str,
+    "higher_is_better": bool,
+    "smallest_effect": (int, float),
+}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Arms by label, the reference's first; the verdict is on `primary`, in whose unit `smallest_effect` is.
+
+    With `looks` the study grows: it is judged at so many of its seeds, one number after another, until all is decided.
+    """
+
+    detail: Detail
+    question: str
+    arms: Mapping[str, Recipe]
+    seeds: tuple[int, ...]
+    scale: Scale
+    primary: str
+    higher_is_better: bool
+    smallest_effect: float
+    looks: tuple[int, ...] = ()
+
+    def at(self, look: int, arms: Collection[str]) -> "Ablation":
+        """The part of the study that a look needs: the reference and these arms, on the first `look` seeds."""
+        kept = {label: recipe for label, recipe in self.arms.items() if label in {self.detail.reference, *arms}}
+        return replace(self, arms=kept, seeds=self.seeds[:look])
+
+
+def load(
+    name: str,
+    scale_name: str = "",
+    seeds: Sequence[str] = (),
+    changes: Mapping[str, str] = {},
+    company: Mapping[str, str] = {},
+    arms: Sequence[str] = (),
+    folder: Path = FOLDER,
+    until: str = "",
+    looks: Sequence[str] = (),
+) -> Ablation:
+    """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file.
+
+    `company` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
+    by looks. UserError where an arm or a schedule makes no sense.
+    """
+    from repro import details  # brings torch, for the functions of its variants; `names` does without
+
+    if "seeds" in changes:
+        raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
+    declared = _declared(name, folder)
+    detail = details.find(declared["detail"])
+    company = _company(declared, company)
+    budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
+    smallest_effect = float(declared.get("smallest_effect", 0.05))
+    if not 0 < smallest_effect < math.inf:
+        raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
+    primary = declared.get("primary", "test/sampled_win_rate")
+    if not metrics.known(primary):
+        raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
+    schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
+    chosen = _arms(detail, arms or declared.get("arms", detail.variants), company)
+    for recipe in chosen.values():
+        details.check_sharing(recipe, budget.sharding, budget.precision)
+    return Ablation(
+        detail=detail,
+        question=declared.get("question", detail.question),
+        arms=chosen,
+        seeds=tuple(range(1, schedule[-1] + 1))
+        if schedule
+        else _seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
+        scale=replace(budget, name=_beside(budget.name, company)),
+        primary=primary,
+        higher_is_better=declared.get("higher_is_better", True),
+        smallest_effect=smallest_effect,
+        looks=schedule,
+    )
+
+
+def in_atlas(name: str, scale_name: str, seeds: Sequence[str], changes: Mapping[str, str] = {}) -> Ablation:
+    """The study of a detail as the atlas runs it: every variant, at the scale's own budget and the paper's company."""
+    study = load(name, scale_name, seeds, changes)
+    budget = scale.find(scale_name, changes)
+    return replace(study, arms=_arms(study.detail, study.detail.variants, {}), scale=budget)
+
+
+def names(
+    name: str,
+    scale_name: str = "",
+    changes: Mapping[str, str] = {},
+    company: Mapping[str, str] = {},
+    folder: Path = FOLDER,
+) -> tuple[str, str]:
+    """Detail and scale as the store calls them: all that a report has to know of the study."""
+    path = folder / f"{name}.toml"
+    declared = _read(path) if path.exists() else {"detail": name}
+    full = scale.full_name(*_scale_and_changes(declared, scale_name, changes))
+    return declared["detail"], _beside(full, _company(declared, company))
+
+
+def _declared(name: str, folder: Path) -> dict:
+    from repro import details
+
+    path = folder / f"{name}.toml"
+    return _read(path) if path.exists() else {"detail": details.find(name).name}
+
+
+def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) -> dict[str, Recipe]:
+    """Label -> recipe, the reference first; UserError for a label that is none, or that does not go with the company."""
+    from repro import details
+
+    base = Recipe()
+    for name, label in company.items():
+        base = base.but(details.find(name), label)
+    arms = {label: base.but(detail, label) for label in dict.fromkeys([detail.reference, *map(str, labels)])}
+    for recipe in arms.values():
+        details.check(recipe)
+    return arms
+
+
+def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
+    """What is given, over the file's `with`."""
+    company = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
+    if declared["detail"] in company:
+        raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
+    if not company:
+        return {}
+    from repro import details
+
+    # What the reference does anyway is no company.
+    return {name: label for name, label in company.items() if label != details.find(name).reference}
+
+
+def _beside(scale_name: str, company: Mapping[str, str]) -> str:
+    """What a scale is called where all arms make further choices: another study."""
+    return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(company.items()))]))
+
+
+def _is_own(declared: Mapping, scale_name: str) -> bool:
+    """Whether the study runs at the file's scale: its seeds and `set` are about that and no other."""
+    return scale_name in ("", declared.get("scale", "mini"))
+
+
+def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What is given, over what the file declares."""
+    own = declared.get("scale", "mini")
+    declared_changes = declared.get("set", {}) if _is_own(declared, scale_name) else {}
+    return scale_name or own, {name: str(value) for name, value in declared_changes.items()} | dict(changes)
+
+
+def _read(path: Path) -> dict:
+    try:
+        declared = tomllib.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}; correct it") from None
+    for field, value in declared.items():
+        if field not in _KINDS:
+            raise UserError(f"{path}: there is no field {field!r}; {nearest(field, _KINDS)}")
+        if not isinstance(value, _KINDS[field]):
+            raise UserError(f"{path}: {field} = {value!r} has the wrong type; see another file of {path.parent}/")
+    if "detail" not in declared:
+        raise UserError(f'{path}: the field detail is missing; say which detail it varies, as detail = "whiten_adv"')
+    return declared
+
+
+def _looks(until: str, words: Sequence[object], given: bool, seeds: Sequence[str]) -> tuple[int, ...]:
+    """The schedule of a study that runs until it is decided; none of one that does not."""
+    if not until:
+        if given:
+            raise UserError(
+                "--looks is the schedule of a study that grows; add --until decided (with make: UNTIL=decided)"
+            )
+        return ()
+    if until != DECIDED:
+        raise UserError(f"--until {until!r} is not known; give --until {DECIDED}, or --seeds for a number of your own")
+    if seeds:
+        raise UserError(
+            f"--until {DECIDED} takes seeds 1, 2, ... as its looks need them; leave --seeds out, or give "
+            "--looks 4 6 8 12 with other numbers"
+        )
+    shown = " ".join(map(str, words))
+    try:
+        looks = tuple(int(str(word)) for word in words)
+    except ValueError:
+        raise UserError(f"looks {shown!r} are not all integers; give numbers of seeds, as 4 6 8 12") from None
+    if not looks or looks[0] < FEWEST or any(later <= look for look, later in pairwise(looks)):
+        raise UserError(f"looks {shown} must be growing numbers of seeds, the first at least {FEWEST}, as 4 6 8 12")
+    return looks
+
+
+def _seeds(words: Sequence[object]) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(str(word)) for word in words)
+    except ValueError:
+        raise UserError(f"seeds {' '.join(map(str, words))!r} are not all integers; give some, as 1 2 3") from None
+    if not seeds:
+        raise UserError("there are no seeds; give at least one, better three")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds {' '.join(map(str, seeds))} repeat; give each once")
+    return seeds

@@ -1,0 +1,294 @@
+"""Scale: the budget of a run, and nothing else. A choice that changes what is computed is a Detail."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from repro.detail import nearest
+from repro.errors import UserError
+from repro.models import hub
+from repro.models.shape import parse_shape
+
+EMBEDDED = Path(__file__).parents[1] / "data" / "embedded_assets"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Model, data, episodes, batch sizes, lengths, precision. Lengths are in tokens, learning rates per AdamW step."""
+
+    name: str
+    corpus: str  # "embedded", "local" (files, split here) or "tldr" (files that say which split each row is of)
+    # A source is a path, or hub:OWNER/NAME@REVISION (data: hub:datasets/OWNER/NAME@REVISION), as repro/models/hub.py says.
+    tokenizer: str  # source of a tokenizer.json, or of a folder with a tokenizer
+    model: str  # source of a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
+    posts_file: str = ""  # source of posts; not of the embedded corpus
+    comparisons_file: str = ""  # source of comparisons; not of the embedded corpus
+    sft_from: str = ""  # source of the SFT policy; "released": the authors' own; {seed} is the seed; "": trained here
+    rm_from: str = ""  # the same of the reward model
+    policy_from: str = ""  # the same of the policy after PPO
+
+    corpus_seed: int = 20261120
+    posts: int = 10_000
+    validation_posts: int = 256
+    test_posts: int = 512
+    comparisons: int = 20_000
+    validation_comparisons: int = 2_000
+
+    query_tokens: int = 512
+    reference_tokens: int = 53
+    query_reference_tokens: int = 562
+    pair_response_tokens: int = 169
+    query_pair_tokens: int = 638
+    response_tokens: int = 53
+
+    sft_batch: int = 128
+    sft_learning_rate: float = 3e-6
+    rm_batch: int = 64
+    rm_learning_rate: float = 3e-6
+    dpo_learning_rate: float = 3e-6  # of DPO, where it takes the place of PPO; its batch is the reward model's
+    normalisation_posts: int = 1_000_000  # SFT references that the reward model is centred on
+    episodes: int = 1_000_000
+    ppo_batch: int = 512
+    ppo_learning_rate: float = 3e-6
+    micro_batch: int = 64  # rows of one forward and backward pass
+    rollout_batch: int = 64  # rows of one sampling or scoring pass
+    evaluate_every: int = 1  # PPO updates between evaluations on validation posts
+
+    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; or "bfloat16", or "float32"
+    frozen_weights: str = "float32"  # what reference and reward model are held in; "bfloat16" halves their memory
+    recompute: str = "nothing"  # "layers": activations of each layer again in the backward pass, for memory
+    sampler: str = "eager"  # how responses are drawn: "eager", "static" (fixed cache, CUDA graphs) or "vllm"
+    threads: int = 1  # of one worker
+    processes: int = 1  # ranks of one training stage, one device each
+    sharding: str = "none"  # how ranks share the learners: "none" (DDP), "fsdp", "zero2" or "zero3"
+    checkpoint_every: int = 0  # optimizer steps, or updates of PPO, between checkpoints; 0 for none
+    keep_every: int = 0  # every how many checkpoints the weights are kept for good; 0 for none
+    seeds: tuple[int, ...] = (1, 2, 3)
+    kl_cap: float = 35.0  # nats from the SFT policy past which a run is listed as run away; no run is stopped by it
+
+
+MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
+WORDS = {
+    "corpus": ("embedded", "local", "tldr"),
+    "precision": ("auto", "bfloat16", "float32"),
+    "frozen_weights": ("float32", "bfloat16"),
+    "recompute": ("nothing", "layers"),
+    "sampler": ("eager", "static", "vllm"),
+    "sharding": ("none", "fsdp", "zero2", "zero3"),
+}
+PATHS = ("tokenizer", "posts_file", "comparisons_file")
+SOURCES = ("model", *PATHS, *hub.STARTS)
+_EMBEDDED = Scale(
+    name="mini",
+    corpus="embedded",
+    tokenizer=str(EMBEDDED / "tokenizer.json"),
+    model=str(EMBEDDED / "base"),
+    query_tokens=68,
+    reference_tokens=26,
+    query_reference_tokens=94,
+    pair_response_tokens=44,
+    query_pair_tokens=112,
+    response_tokens=26,
+    posts=2_048,
+    validation_posts=256,
+    test_posts=2_048,
+    comparisons=6_000,
+    validation_comparisons=1_000,
+    normalisation_posts=1_024,
+    sft_batch=32,
+    sft_learning_rate=1e-3,
+    rm_batch=8,
+    rm_learning_rate=5e-4,
+    dpo_learning_rate=2e-5,
+    episodes=1_280,
+    ppo_batch=64,
+    ppo_learning_rate=1.5e-4,
+    micro_batch=32,
+    rollout_batch=256,
+    evaluate_every=4,
+    kl_cap=8.0,
+)
+
+# The commit of a repository's main branch, which is what the authors loaded, where it is known for certain; else a branch
+# that nobody moves. `fetch` records the commit that each stood for.
+PYTHIA = {
+    "160m": "582159a2dfe3e712a8d47ae83dec95ae3bde8e7e",
+    "410m": "c4fc8d586d62df497f1f9b69d66d3ca419992d3e",
+    "1b": "7199d8fc61a6d565cd1f3c62bf11525b563e13b2",
+    "1.4b": "step143000",  # the model's card: the same checkpoint as main
+    "2.8b": "7d977fed8c4ce9649816af8cd5fe36a639cbe5b2",
+    "6.9b": "372b1c08d9b5b0fc18ce86bbf294930e26e66ed5",
+}
+
+
+def _pythia(size: str, **fits: object) -> Scale:
+    """The paper's setting for a Pythia, and what `fits` into 80 GB a GPU."""
+    return Scale(
+        name=f"pythia-{size}",
+        corpus="tldr",
+        # The authors tokenised the data once, with this one, for models of all sizes: the data stage is shared too.
+        tokenizer=f"hub:EleutherAI/pythia-1b-deduped@{PYTHIA['1b']}",
+        model=f"hub:EleutherAI/pythia-{size}-deduped@{PYTHIA[size]}",
+        posts_file="hub:datasets/vwxyzjn/summarize_from_feedback_tldr_3_filtered@main",
+        # The repository itself has a script in place of rows; the hub's own conversion of it has the rows.
+        comparisons_file="hub:datasets/openai/summarize_from_feedback@refs/convert/parquet/comparisons",
+        posts=116_722,  # all, of which 911 batches are trained on (N+ details 1 and 9)
+        validation_posts=512,  # one batch of PPO at each evaluation, as the paper; of 6,447
+        test_posts=6_553,  # all
+        comparisons=92_858,  # all, of which 1,450 batches are trained on (N+ detail 10)
+        validation_comparisons=86_086,  # all that there are; about 2,280 are of articles, and kept apart (N+ detail 6)
+        evaluate_every=20,
+        frozen_weights="bfloat16",
+        sampler="static",
+        threads=8,
+        checkpoint_every=100,
+        keep_every=5,
+        seeds=(44413, 55513, 66613, 77713),
+        **fits,
+    )
+
+
+SCALES: dict[str, Scale] = {
+    scale.name: scale
+    for scale in (
+        replace(
+            _EMBEDDED,
+            name="smoke",
+            posts=512,
+            validation_posts=32,
+            test_posts=32,
+            comparisons=256,
+            validation_comparisons=64,
+            episodes=128,
+            ppo_batch=32,
+            micro_batch=16,
+            evaluate_every=2,
+            seeds=(1, 2),
+        ),
+        _EMBEDDED,
+        Scale(
+            name="local",
+            corpus="local",
+            tokenizer="",
+            model="gpt-neox:128/6/4/512",
+            posts=256,
+            validation_posts=16,
+            test_posts=32,
+            comparisons=256,
+            validation_comparisons=96,
+            sft_batch=16,
+            sft_learning_rate=1e-3,
+            rm_batch=16,
+            rm_learning_rate=3e-4,
+            dpo_learning_rate=1e-4,
+            normalisation_posts=64,
+            episodes=64,
+            ppo_batch=16,
+            ppo_learning_rate=1e-4,
+            micro_batch=4,
+            rollout_batch=8,
+            evaluate_every=2,
+        ),
+        # Memory of PPO's updates, in GB a GPU: 32 bytes a parameter for policy and critic with gradients and Adam's moments
+        # in float32, 4 for reference and reward model in bfloat16, 4 for the copies that autocast keeps; about
+        # 32 * 565 tokens * width * layers bytes of activations a row and network, 4 * width where layers are recomputed;
+        # of logits no more than 1.4, whatever the micro-batch, and as much for their layer's gradient.
+        # Largest at 1.4b: 44 + 5 + 5, 0.9 * 2 a row, and 0.7. Where ranks share the learners, rollouts take more than
+        # updates: at 2.8b 43 + 11, and 6 of cache.
+        _pythia("160m", micro_batch=64, rollout_batch=256),
+        _pythia("410m", micro_batch=32, rollout_batch=256),
+        _pythia("1b", micro_batch=16, rollout_batch=128),
+        _pythia("1.4b", micro_batch=4, rollout_batch=64),
+        _pythia("2.8b", micro_batch=8, rollout_batch=32, recompute="layers", processes=2, sharding="fsdp"),
+        _pythia("6.9b", micro_batch=4, rollout_batch=16, recompute="layers", processes=8, sharding="fsdp"),
+    )
+}
+
+
+def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
+    """The preset of that name, with fields changed from text; a UserError says which field or value is wrong."""
+    if name not in SCALES:
+        raise UserError(f"there is no scale {name!r}; {nearest(name, SCALES)}")
+    scale = SCALES[name]
+    kinds = {field.name: field.type for field in fields(Scale) if field.name != "name"}
+    for field, value in changes.items():
+        if field not in kinds:
+            raise UserError(f"a scale has no field {field!r}; {nearest(field, kinds)}")
+        scale = replace(scale, **{field: _parse(field, value, kinds[field])})
+    return _checked(replace(scale, name=full_name(name, changes)))
+
+
+def full_name(name: str, changes: Mapping[str, str]) -> str:
+    """What a preset with changes is called: a changed budget is another scale, a path to data is not."""
+    budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in PATHS]
+    return short("-".join([name, *budget]))
+
+
+def short(name: str) -> str:
+    """A name that can name a folder: a long one is cut, and told apart by its hash."""
+    return name if len(name) <= 80 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _in_a_name(value: str) -> str:
+    """It becomes part of a folder's name; of a path only the last part says something."""
+    named = value.startswith((hub.PREFIX, "gpt-neox:")) or "/" not in value
+    return value.replace("/", "_") if named else Path(value).name
+
+
+def _parse(field: str, text: str, kind: type) -> object:
+    try:
+        return tuple(int(part) for part in text.split(",")) if kind == tuple[int, ...] else kind(text)
+    except ValueError:
+        raise UserError(f"{field}={text!r} is not {'an integer' if kind is int else 'a number'}") from None
+
+
+def _checked(scale: Scale) -> Scale:
+    _check_sources(scale)
+    for field, words in WORDS.items():
+        if getattr(scale, field) not in words:
+            raise UserError(f"{field}={getattr(scale, field)!r} is unknown; {nearest(getattr(scale, field), words)}")
+    for field in fields(scale):
+        value = getattr(scale, field.name)
+        if field.type is int and value < (field.name not in MAY_BE_NONE) and field.name != "corpus_seed":
+            raise UserError(f"{field.name}={value} must be at least {int(field.name not in MAY_BE_NONE)}")
+        if field.type is float and not 0 < value < math.inf:
+            raise UserError(f"{field.name}={value} must be above 0, and finite")
+    for field, batch in (
+        ("episodes", "ppo_batch"),
+        ("posts", "ppo_batch"),
+        ("posts", "sft_batch"),
+        ("comparisons", "rm_batch"),
+    ):
+        if getattr(scale, field) < getattr(scale, batch):
+            raise UserError(
+                f"{field}={getattr(scale, field)} is less than one batch; "
+                f"it must be at least {batch}={getattr(scale, batch)}"
+            )
+    return scale
+
+
+def _check_sources(scale: Scale) -> None:
+    """UserError for a source that is missing, is no path here, or spells no reference; the hub is not asked."""
+    for field in PATHS if scale.corpus in ("local", "tldr") else ():
+        if not getattr(scale, field):
+            raise UserError(
+                f'scale {scale.corpus} needs {field}; give --set {field}=PATH (with make: SET="{field}=PATH ...")'
+            )
+    for field in SOURCES:
+        source = getattr(scale, field)
+        if hub.is_reference(source):
+            _check_reference(field, source)
+        elif field == "model" and not Path(source).exists():
+            parse_shape(source)
+        elif source == "released" and field in hub.STARTS:
+            hub.start_source(source, scale.model, scale.seeds[0], hub.STARTS[field])
+        elif source and "{seed}" not in source and not Path(source).exists():
+            raise UserError(f"{field} {source!r} does not exist; give the path of a file or folder that does")
+
+
+def _check_reference(field: str, source: str) -> None:
+    kind, needed = hub.parse(source.replace("{seed}", "0")).kind, "dataset" if field.endswith("_file") else "model"
+    if kind != needed:
+        raise UserError(f"{field}={source!r} is a {kind} on the hub, and a {needed} is needed; write {hub.FORM}")

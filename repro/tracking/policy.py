@@ -1,0 +1,70 @@
+"""A run's final policy as a model that MLflow itself loads: `mlflow.transformers.load_model("runs:/RUN_ID/policy")`."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow.transformers
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from repro.errors import UserError
+from repro.models import model
+
+NAME = "policy"
+REQUIREMENTS = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate")]
+
+
+class Unpackable(Exception):
+    """A checkpoint that does not load, or that MLflow does not take."""
+
+
+Save = Callable[[Path], None]  # writes the model to a folder that is not there yet
+
+
+def publish(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str], save: Save) -> str:
+    """Id of the run's policy in the store: the one that is there, or a new one; what an interrupt left of one goes."""
+    found = store.search_logged_models([experiment], f"source_run_id = '{run}'")
+    ready = [each for each in found if each.status == LoggedModelStatus.READY]
+    for each in found:
+        if each not in ready:
+            store.delete_logged_model(each.model_id)
+    made = ready[0] if ready else _log(store, experiment, run, tags, save)
+    if made.model_id not in {each.model_id for each in store.get_run(run).outputs.model_outputs}:
+        store.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
+    return made.model_id
+
+
+def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str], save: Save) -> LoggedModel:
+    made = store.create_logged_model(experiment, NAME, source_run_id=run, tags=dict(tags), model_type="policy")
+    with TemporaryDirectory() as place:
+        try:
+            save(Path(place) / NAME)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a library says of a file that is damaged, or of a kind unknown to it
+            raise Unpackable(f"{type(error).__name__}: {error}") from error
+        store.log_model_artifacts(made.model_id, str(Path(place) / NAME))
+    return store.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+
+
+def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) -> None:
+    """A policy and its tokenizer as MLflow saves them; its answers are greedy and end after `response_tokens` at the latest."""
+    # MLflow could copy the files unread, but asks transformers 5 for a class where that has a name by now.
+    logging.disable_progress_bar()
+    network, words = model.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    network.generation_config.update(do_sample=False, max_new_tokens=response_tokens, **ends)
+    # Where it lies is of this machine; and a name that no hub can have is not looked for on one.
+    network.name_or_path = network.config.name_or_path = f"{NAME}/{checkpoint.parent.name}/{checkpoint.name}"
+    mlflow.transformers.save_model(
+        {"model": network, "tokenizer": words},
+        folder,
+        task="text-generation",
+        model_config={"return_full_text": False},  # what a person is told is the answer, not the question again
+        pip_requirements=REQUIREMENTS,
+    )
+    (folder / "LICENSE.txt").unlink(missing_ok=True)  # it says to look for one on a hub

@@ -1,0 +1,430 @@
+"""Publishes in MLflow what the stages left in their folders, and the reports that are built from it.
+
+A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
+MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
+and step.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as Recorded
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from repro.details import DETAILS
+from repro.engine import fetch, pipeline
+from repro.engine.launch import Board
+from repro.engine.pipeline import STAGES
+from repro.errors import UserError
+from repro.stages import describe, stage
+from repro.study.ablation import Ablation
+from repro.tracking import policy, present
+from repro.tracking.store import (
+    METRICS_AT_ONCE,
+    PARAMS_AT_ONCE,
+    STORE_ERRORS,
+    STUDY,
+    alone,
+    client,
+    find_study,
+    gist,
+    open_experiment,
+    runs_of,
+    store_uri,
+    usable_store,
+)
+
+DATA_CHECKS, EPISODES = "data.json", "episodes.json"
+JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag of its digest
+REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
+ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
+LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
+PARENT = "mlflow.parentRunId"
+PLAN = ("detail", "scale", "question", "hypothesis", "paper", "primary", "higher_is_better")  # what a study's run says
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
+
+
+@dataclass
+class Run:
+    """One arm and seed in the store, and up to which time each stage's journal is there."""
+
+    run_id: str
+    arm: str
+    seed: int
+    keys: Mapping[str, str]
+    over: bool
+    model: str = ""  # id of its policy in the store
+    until: dict[str, float] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+
+
+class Tracker:
+    """Publishes a study while it runs: call `update` as often as you like, and `close` at the end.
+
+    `trouble` says why the last `update` failed: it is made good by the next one that does not.
+    """
+
+    def __init__(self, study: Ablation, board: Board, command: str) -> None:
+        self.study, self.board, self.trouble = study, board, ""
+        self.described: set[str] = set()  # keys of the data whose checks are in the store
+        with usable_store(), alone(board.cache):
+            self.client, experiment = open_experiment(study.detail.name, study.scale.name)
+            self.experiment = experiment.experiment_id
+            found = runs_of(self.client, self.experiment)
+            known = {run.data.tags["record"]: run for run in found if "record" in run.data.tags}
+            facts = _facts(study, command)
+            places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
+            parent = _study_run(self.client, experiment, found, facts, places)
+            self.parent = parent.info.run_id
+            self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
+            # Whether every run is published to its end, and the one that they hang under with them.
+            self.over = parent.info.status == "FINISHED" and all(run.over for run in self.runs)
+            if not self.over:
+                self.client.update_run(self.parent, status="RUNNING")
+
+    def _open(self, arm: str, seed: int, known: Mapping[str, Recorded], facts: Mapping[str, str]) -> Run:
+        """The run of this arm and seed: the one that is there, or a new one that says what was declared before it."""
+        recipe = self.study.arms[arm]
+        keys = pipeline.keys(recipe, self.study.scale, seed)
+        identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
+        record = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        asked = str(time.time_ns())
+        if record in known:
+            if _replaced(known[record], known.values()):
+                self.client.set_tag(known[record].info.run_id, "asked", asked)
+            return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
+        tags = {
+            **facts,
+            PARENT: self.parent,
+            present.NOTE: present.run_note(self.study, arm, seed),
+            "record": record,
+            "asked": asked,
+            "arm": arm,
+            "seed": str(seed),
+            "reference": str(arm == self.study.detail.reference).lower(),
+            "recipe": json.dumps(dict(recipe.choices)),
+            **{f"stage.{name}": key for name, key in keys.items()},
+        }
+        run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
+        params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
+        params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
+        listed = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(listed), PARAMS_AT_ONCE):
+            self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
+        return Run(run.info.run_id, arm, seed, keys, over=False)
+
+    def _take_up(self, run: Recorded) -> bool:
+        """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
+        complete = run.info.status == "FINISHED" and run.data.tags.get("complete") == "true"
+        if not complete:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            for tag in {"outcome", "error"} & run.data.tags.keys():
+                self.client.delete_tag(run.info.run_id, tag)
+        return complete
+
+    def update(self) -> None:
+        """Publish what the journals have gained since the last call."""
+        try:
+            self._publish_all()
+            self.trouble = ""
+        except STORE_ERRORS as error:
+            self.trouble = gist(error)
+
+    def _publish_all(self) -> None:
+        for run in self.runs:
+            if not run.over:
+                self._publish(run)
+        if not self.over and all(run.over for run in self.runs):
+            self.client.set_terminated(self.parent)
+            self.over = True
+
+    def _publish(self, run: Run) -> None:
+        for each in STAGES:
+            key = run.keys[each.name]
+            done = key in self.board.done
+            folder = self.board.cache / key
+            if done and each.name not in run.finished:
+                self._curves(run, each.name, stage.read_journal(folder))
+                self._final(run, each.name, folder)
+                run.finished.add(each.name)
+            elif key in self.board.running:
+                self._curves(run, each.name, self.board.journal(key))
+        failed = [self.board.failed[key] for key in run.keys.values() if key in self.board.failed]
+        if failed or len(run.finished) == len(STAGES):
+            self._end(run, failed)
+
+    def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
+        # By time, not by count: a stage that begins again has a new journal.
+        fresh = [line for line in lines if line["time"] > run.until.get(name, 0.0)]
+        metrics = [
+            Metric(metric, value, int(line["time"] * 1000), line["step"])
+            for line in fresh
+            for metric, value in line["metrics"].items()
+        ]
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self.client.log_batch(run.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+        run.until[name] = max((line["time"] for line in lines), default=0.0)
+
+    def _final(self, run: Run, name: str, folder: Path) -> None:
+        result = json.loads((folder / stage.RESULT).read_text())
+        when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
+        tags = [RunTag("outcome", result["outcome"])] if result["outcome"] != "finished" else []
+        # The policy is there before it is evaluated: MLflow's page of it shows what it scored.
+        judged = {"model_id": run.model} if name == "evaluate" and run.model else {}
+        metrics = [Metric(metric, value, when, 0, **judged) for metric, value in result["metrics"].items()]
+        self.client.log_batch(run.run_id, metrics=metrics, tags=tags)
+        log = {"data": self._log_data, "ppo": self._log_policy, "evaluate": self._log_samples}
+        if name in log:
+            log[name](run, folder)
+
+    def _log_data(self, run: Run, folder: Path) -> None:
+        digests = json.loads((folder / stage.DONE).read_text())["files"]
+        splits: dict[str, str] = {}
+        for file in sorted(file for file in digests if file.endswith(".arrow")):
+            split = Path(file).parent.as_posix()
+            splits[split] = splits.get(split, "") + digests[file]
+        sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
+        try:
+            self.client.log_inputs(run.run_id, datasets=datasets)
+        except STORE_ERRORS as error:  # another process wrote the same between this one's look and its own writing
+            if "unique constraint" not in str(error).lower():
+                raise
+            self.client.log_inputs(run.run_id, datasets=datasets)
+        checks = folder / describe.FILE
+        if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
+            self.client.log_text(run.run_id, checks.read_text(), DATA_CHECKS)
+            self.described.add(run.keys["data"])
+
+    def _log_policy(self, run: Run, folder: Path) -> None:
+        checkpoint = folder / "model"
+        if (folder / EPISODES).is_file():
+            self.client.log_artifact(run.run_id, str(folder / EPISODES))
+        if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
+            self.client.set_tag(run.run_id, "checkpoint", str(checkpoint))
+            return
+        tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
+        save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
+        tags = {"detail": self.study.detail.name, "arm": run.arm, "seed": str(run.seed)}
+        with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
+            try:
+                run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
+            except policy.Unpackable as error:  # all else about the run is there
+                self.client.set_tag(run.run_id, "policy_trouble", str(error)[:5_000])
+
+    def _log_samples(self, run: Run, folder: Path) -> None:
+        # A table is appended to, so an interrupted publication must not be repeated.
+        if any(file.path == "samples.json" for file in self.client.list_artifacts(run.run_id)):
+            return
+        rows = json.loads((folder / "samples.json").read_text())
+        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, "samples.json")
+
+    def _end(self, run: Run, failed: list[str]) -> None:
+        seconds = {}
+        for name in run.finished:
+            seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
+        told = self.client.get_run(run.run_id).data
+        outcome = "failed" if failed else told.tags.get("outcome", "finished")
+        note = present.run_note(self.study, run.arm, run.seed)
+        ending = present.outcome_note(outcome, self.study.primary, told.metrics, failed[:1])
+        self.client.log_batch(
+            run.run_id,
+            tags=[
+                RunTag("stage_seconds", json.dumps(seconds)),
+                RunTag("outcome", outcome),
+                RunTag(present.NOTE, f"{note}\n\n{ending}"),
+                RunTag("complete", str(not failed).lower()),
+                *(RunTag("error", failed[0][:5_000]) for _ in failed[:1]),
+            ],
+        )
+        self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
+        run.over = True
+
+    def close(self) -> None:
+        """Publish the rest; a run that did not get to its end is marked as killed, and taken up again next time."""
+        with usable_store():
+            self._publish_all()
+            for run in self.runs:
+                if not run.over:
+                    self.client.set_terminated(run.run_id, status="KILLED")
+            if not self.over:
+                self.client.set_terminated(self.parent, status="KILLED")
+
+
+def _study_run(
+    store: MlflowClient,
+    experiment: Experiment,
+    found: Iterable[Recorded],
+    told: Mapping[str, str],
+    places: set[tuple[str, str]],
+) -> Recorded:
+    """The run that a study's runs hang under, made unless it is there, named after all its (arm, seed).
+
+    It is for finding one's way: its runs say everything themselves, and who reads runs by arm and seed passes it over.
+    """
+    runs = [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
+    name = present.study_name(told["detail"], places | {(run.data.tags["arm"], run.data.tags["seed"]) for run in runs})
+    parents = [run for run in found if run.data.tags.get("role") == STUDY]
+    tags = {"role": STUDY} | {each: told[each] for each in PLAN}
+    parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)
+    if parent.info.run_name != name:
+        store.update_run(parent.info.run_id, name=name)
+    for run in runs:
+        if PARENT not in run.data.tags:  # it was recorded before runs had one
+            store.set_tag(run.info.run_id, PARENT, parent.info.run_id)
+    better = told["higher_is_better"] == "true"
+    for key, value in present.experiment_tags(told["primary"], better, experiment.creation_time).items():
+        if experiment.tags.get(key) != value:
+            store.set_experiment_tag(experiment.experiment_id, key, value)
+    if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
+        note = present.study_note(told, "There is no report yet.")
+        _describe(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
+    return parent
+
+
+def _describe(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
+    store.set_tag(parent.info.run_id, present.NOTE, note)
+    store.set_experiment_tag(experiment.experiment_id, present.NOTE, note)
+
+
+def gather(store: MlflowClient, experiment: Experiment) -> tuple[Recorded, Mapping[str, str]]:
+    """The run that all runs of a recorded study hang under, and the newest one's tags; UserError where there is none."""
+    found = runs_of(store, experiment.experiment_id)
+    told = [run.data.tags for run in found if {"arm", "seed", *PLAN} <= run.data.tags.keys()]
+    if not told:
+        raise UserError(f"the study {experiment.name} has no run of an arm and seed; start it")
+    return _study_run(store, experiment, found, told[0], set()), told[0]
+
+
+def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
+    """Keep a built report with its study, and have MLflow's pages say its verdict; again, it takes the earlier's place.
+
+    UserError where the store cannot be used, or holds no run of such a study.
+    """
+    with usable_store():
+        store, experiment = client(), find_study(detail, scale)
+        parent, told = gather(store, experiment)
+        drop_report(parent)
+        store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
+        verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
+        _describe(store, experiment, parent, present.study_note(told, verdict))
+        store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
+
+
+def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
+    """Keep with a run what a judge said of its summaries; again, it takes the earlier's place, or changes nothing.
+
+    UserError where the store cannot be used.
+    """
+    text = json.dumps(judgement, indent=1, allow_nan=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    with usable_store():
+        store = client()
+        if store.get_run(run_id).data.tags.get(JUDGED) == digest:
+            return
+        store.log_text(run_id, text, JUDGEMENT)
+        when = int(time.time() * 1000)
+        metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
+        store.log_batch(run_id, metrics=metrics)
+        store.set_tag(run_id, JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
+
+
+def drop_report(parent: Recorded) -> None:
+    """Remove the report that a study has, if any: a newer one may have fewer files."""
+    get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
+
+
+def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
+    """A split as MLflow shows it; `content` is what all of its files hash to."""
+    dataset = Dataset(
+        name=f"{kind}/{split}",
+        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+        source_type="local",
+        source=json.dumps({"uri": folder}),
+        profile=json.dumps({"num_rows": int(sizes[ROWS[kind].format(split)])}),
+    )
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", split)])
+
+
+def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
+    """Whether another run of the same arm and seed was asked for later: a report would take that one."""
+
+    def asked(of: Recorded) -> int:
+        return int(of.data.tags.get("asked", 0))
+
+    return any(
+        asked(other) > asked(run) and all(other.data.tags.get(name) == run.data.tags[name] for name in ("arm", "seed"))
+        for other in runs
+    )
+
+
+def _facts(study: Ablation, command: str) -> dict[str, str]:
+    """The tags that all runs of a study share."""
+    detail = study.detail
+    return {
+        "detail": detail.name,
+        "scale": study.scale.name,
+        "question": study.question,
+        "hypothesis": detail.hypothesis,
+        "moves": json.dumps(dict(detail.moves)),
+        "paper": detail.paper,
+        "primary": study.primary,
+        "higher_is_better": str(study.higher_is_better).lower(),
+        "smallest_effect": str(study.smallest_effect),
+        **({"looks": " ".join(map(str, study.looks))} if study.looks else {}),
+        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
+        "kl_cap": str(study.scale.kl_cap),
+        "commit": _commit(),
+        "lock": _lock(),
+        "machine": _machine(study.scale.threads),
+        "versions": json.dumps({name: version(name) for name in LIBRARIES}),
+        "sources": json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
+        "command": command,
+    }
+
+
+def _machine(threads: int) -> str:
+    """What computed it, without a name that would tell whose it is."""
+    accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    told = [
+        platform.machine(),
+        f"{os.cpu_count()} cores",
+        *accelerator,
+        f"{threads} thread{'s' * (threads > 1)} a worker",
+    ]
+    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
+
+
+def _lock() -> str:
+    """Digest of the pinned requirements; which of them are installed is said beside it."""
+    file = Path(__file__).parents[2] / "requirements.lock"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
+
+
+def _commit() -> str:
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    return answer.stdout.strip() or "not a git checkout"
+
+
+def _short(value: Any) -> str:
+    """A path by its last part: where it lies on this machine is nobody's business."""
+    text = str(value)
+    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

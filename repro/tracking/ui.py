@@ -1,0 +1,85 @@
+"""MLflow's own pages, opened on a study."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from urllib.request import urlopen
+
+from repro.errors import UserError
+from repro.tracking import present
+from repro.tracking.store import find_study, store_uri
+
+HOST = "127.0.0.1"
+PATIENCE = 90  # seconds that MLflow gets to answer; a first start compiles it
+
+
+def show(detail: str, scale: str, port: int, tell: Callable[[str], None]) -> None:
+    """Tell and open the address of a study, and serve it until an interrupt unless the store is a server's anyway.
+
+    UserError where there is no such study, the port is taken, or MLflow does not start.
+    """
+    page = present.study_address(find_study(detail, scale).experiment_id)
+    if store_uri().startswith(("http://", "https://")):
+        _open(f"{store_uri().rstrip('/')}/{page}", tell)
+        return
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # the server ends with the terminal, too
+    with server(store_uri(), port) as (address, process):
+        _open(f"{address}/{page}", tell)
+        tell("Ctrl-C ends it")
+        with suppress(KeyboardInterrupt):
+            process.wait()
+
+
+def _open(address: str, tell: Callable[[str], None]) -> None:
+    tell(address)
+    if sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        webbrowser.open(address)
+
+
+@contextmanager
+def server(store: str, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
+    """MLflow's server on a store, on this machine alone, from when it answers: (address, process).
+
+    UserError where the port is taken or it does not start.
+    """
+    address = f"http://{HOST}:{port}"
+    with socket.socket() as tried:
+        if tried.connect_ex((HOST, port)) == 0:
+            raise UserError(
+                f"port {port} is taken, by an earlier one of these perhaps; give another: make ui PORT={port + 1}"
+            )
+    words = ["mlflow", "server", "--backend-store-uri", store, "--host", HOST, "--port", str(port), "--workers", "1"]
+    quiet = {"MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
+    with TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words, "--uvicorn-opts", "--log-level warning"],
+            env=os.environ | quiet,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,  # it has children of its own, and they are to end with it
+        )
+        try:
+            if not _answers(f"{address}/health", process):
+                said.seek(0)
+                raise UserError(f"MLflow's server does not answer at {address}; it says: {said.read()[-300:].strip()}")
+            yield address, process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # it has nothing to save, and is slow to end by itself
+            process.wait()
+
+
+def _answers(address: str, process: subprocess.Popen) -> bool:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(OSError), urlopen(address, timeout=2):
+            return True
+        time.sleep(0.2)
+    return False
