@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 import repro
 from repro.detail import Pick, Recipe
+from repro.engine import artefacts
 from repro.engine.job import prepare_process
 from repro.engine.pipeline import BY_NAME, STAGES, keys
 from repro.models import model
@@ -103,7 +104,7 @@ def _made(scale, seed: int, folder: Path, names: list[str]) -> dict[str, float]:
     """Makes the stages that the folder does not hold: seconds of each, as they were written beside it."""
     known = keys(Recipe(), scale, seed)
     for name in names:
-        stage.run_or_reuse(BY_NAME[name], Recipe(), scale, seed, known, folder, lambda _: None)
+        artefacts.run_or_reuse(BY_NAME[name], Recipe(), scale, seed, known, folder, lambda _: None)
     return {name: json.loads((folder / known[name] / stage.DONE).read_text())["seconds"] for name in names}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import bound
 from benchmarks.apart import Apart
 from repro.detail import Recipe
+from repro.engine import artefacts
 from repro.engine.cost import network_of, passes_of
 from repro.engine.flops import Lengths
 from repro.engine.pipeline import BY_NAME, STAGES, keys
@@ -65,7 +66,7 @@ def run_stages(name: str, budget: float) -> dict:
 def _made(name: str, scale: Scale, folder: str) -> float:
     """Seconds of a stage, made in this process."""
     known = keys(Recipe(), scale, SEED)
-    made = stage.run_or_reuse(BY_NAME[name], Recipe(), scale, SEED, known, Path(folder), lambda _: None)
+    made = artefacts.run_or_reuse(BY_NAME[name], Recipe(), scale, SEED, known, Path(folder), lambda _: None)
     return json.loads((made / stage.DONE).read_text())["seconds"]
 
 

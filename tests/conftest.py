@@ -19,7 +19,7 @@ from tiny import pick
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.engine import pipeline
-from repro.stages.stage import Budget, Work
+from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
 
@@ -172,7 +172,7 @@ def run_stage(tiny_scale, tiny_run, tmp_path):
         out = tmp_path / "-".join([stage.name, *choices, *choices.values()])
         out.mkdir()
         stage.run(
-            Work(
+            StageContext(
                 stage.name,
                 pick(stage.name, **choices),
                 Budget(tiny_scale, stage.fields),

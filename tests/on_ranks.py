@@ -16,7 +16,7 @@ import torch
 
 from repro.detail import Recipe
 from repro.details import DETAILS
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.stages import stage
 from repro.stages.checkpoint import Checkpoints
 from repro.study.scale import SCALES
@@ -64,7 +64,7 @@ def _work(cache, stages, recipe, scale, place, errors, at, how):
         _end_at(at, getattr(signal, how))
     for name in stages:
         try:
-            stage.run_or_reuse(pipeline.BY_NAME[name], recipe, scale, 1, keys, Path(cache), print)
+            artefacts.run_or_reuse(pipeline.BY_NAME[name], recipe, scale, 1, keys, Path(cache), print)
         except stage.Preempted:
             sys.exit(75)
 

@@ -215,10 +215,10 @@ def test_prompts_start_as_the_tokenizer_starts_texts_and_completions_end_in_its_
 
 def _data(scale, cache):
     """The folder of a data artefact."""
-    from repro.stages import stage
+    from repro.engine import artefacts
 
     keys = pipeline.keys(Recipe(), scale, 1)
-    return stage.run_or_reuse(pipeline.BY_NAME["data"], Recipe(), scale, 1, keys, cache, pytest.fail)
+    return artefacts.run_or_reuse(pipeline.BY_NAME["data"], Recipe(), scale, 1, keys, cache, pytest.fail)
 
 
 # ----------------------------------------------------------------------------- GGUF

@@ -16,7 +16,7 @@ from repro.errors import UserError
 from repro.models import model
 from repro.stages import base
 from repro.stages.data import ARTICLES
-from repro.stages.stage import Budget, Work
+from repro.stages.stage import Budget, StageContext
 from repro.study.scale import EMBEDDED
 
 # ----------------------------------------------------------------------------- reproducible
@@ -63,7 +63,7 @@ def test_positions_that_count_padding_are_counted_from_the_mask_instead_and_stay
 
 def run(scale, data, out):
     out.mkdir()
-    base.STAGE.run(Work("base", pick("base"), Budget(scale, base.STAGE.fields), "auto", 0, {"data": data}, out))
+    base.STAGE.run(StageContext("base", pick("base"), Budget(scale, base.STAGE.fields), "auto", 0, {"data": data}, out))
     return model.load_policy(out / "model")
 
 

@@ -14,12 +14,12 @@ from repro import details
 from repro.__main__ import main
 from repro.detail import Clash, Detail, Pick, Recipe, Variant
 from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV, clashes
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.errors import UserError
 from repro.models import model
 from repro.stages import data, stage
 from repro.stages.corpus import Corpus
-from repro.stages.stage import Budget, Work
+from repro.stages.stage import Budget, StageContext
 from repro.study import ablation
 
 # ----------------------------------------------------------------------------- recipes
@@ -175,8 +175,8 @@ def test_a_new_detail_is_run_cached_and_noted_by_its_declaration_and_its_call_si
     each, found = toy_stage(toy), {}
     for label, ours in (("a", 1.0), ("b", 2.0)):
         recipe = Recipe().but(toy, label)
-        keys = {"ppo": stage.key(each, recipe, tiny_scale, 1, {})}
-        found[label] = stage.run_or_reuse(each, recipe, tiny_scale, 1, keys, tmp_path, pytest.fail)
+        keys = {"ppo": artefacts.key(each, recipe, tiny_scale, 1, {})}
+        found[label] = artefacts.run_or_reuse(each, recipe, tiny_scale, 1, keys, tmp_path, pytest.fail)
         assert load_file(found[label] / "weights.safetensors")["weight"].tolist() == [ours, ours]
         assert json.loads((found[label] / "done.json").read_text())["read"] == ["toy"]
     assert found["a"] != found["b"]
@@ -249,7 +249,9 @@ def awkward(tiny_run, tiny_scale, tmp_path_factory):
     # Of the splits that a recipe may ask for none is missing.
     (folder / "data").mkdir()
     every = Pick(Recipe().but(PROMPTS, "disjoint"), "data")
-    data.STAGE.run(Work("data", every, Budget(tiny_scale, data.STAGE.fields), "float32", 1, {}, folder / "data"))
+    data.STAGE.run(
+        StageContext("data", every, Budget(tiny_scale, data.STAGE.fields), "float32", 1, {}, folder / "data")
+    )
     return tiny_run | {"sft": folder / "sft", "rm": folder / "rm", "data": folder / "data"}
 
 
@@ -261,7 +263,7 @@ def left_behind(awkward, tiny_scale, tmp_path_factory):
     def numbers(name, recipe):
         each, out = pipeline.BY_NAME[name], tmp_path_factory.mktemp(name)
         inputs = {upstream: awkward[upstream] for upstream in each.upstream}
-        each.run(Work(name, Pick(recipe, name), Budget(tiny_scale, each.fields), "float32", 1, inputs, out))
+        each.run(StageContext(name, Pick(recipe, name), Budget(tiny_scale, each.fields), "float32", 1, inputs, out))
         assert_finite(out)
         return numbers_of(out)
 

@@ -21,7 +21,7 @@ from repro.data import embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import fetch, launch, pipeline
+from repro.engine import artefacts, fetch, launch, pipeline
 from repro.errors import UserError
 from repro.models import hub, model
 from repro.stages import base, data, stage
@@ -180,10 +180,10 @@ def test_the_key_of_a_starting_point_for_each_seed_follows_what_lies_there(tmp_p
         (tmp_path / f"start-{seed}" / "model.safetensors").write_text(f"weights {seed}")
     toy = stage.Stage("toy", 1, ("sft_from",), (), seeded=True, run=lambda _: None)
     given = replace(SCALES["smoke"], sft_from=str(tmp_path / "start-{seed}"))
-    before = [stage.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
-    stage._tree_digest.cache_clear()
+    before = [artefacts.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
+    artefacts._tree_digest.cache_clear()
     (tmp_path / "start-2" / "model.safetensors").write_text("other weights")
-    after = [stage.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
+    after = [artefacts.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
     assert before[0] == after[0] and before[1] != after[1]
 
 
@@ -534,7 +534,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
     assert fetch.commits(scale) == dict.fromkeys(FIELDS.values(), COMMIT)
     keys = pipeline.keys(Recipe(), scale, 44413)
     for each in (data.STAGE, base.STAGE):
-        stage.run_or_reuse(each, Recipe(), scale, 44413, keys, tmp_path / "cache", pytest.fail)
+        artefacts.run_or_reuse(each, Recipe(), scale, 44413, keys, tmp_path / "cache", pytest.fail)
     corpus = Corpus(tmp_path / "cache" / keys["data"])
     assert [len(corpus.posts(split)) for split in ("train", "validation", "test")] == [16, 4, 4]
     assert [len(corpus.pairs(split)) for split in ("train", "validation", data.ARTICLES)] == [12, 8, 1]

@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from repro.__main__ import main
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import job, launch, pipeline
+from repro.engine import artefacts, job, launch, pipeline
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
@@ -37,7 +37,7 @@ def made(tiny_scale, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     keys = pipeline.keys(Recipe(), tiny_scale, 1)
     for name in ("data", "base"):
-        stage.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
+        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_a_job_comes_back_from_its_file_as_it_was(tiny_scale, tmp_path, name):
     assert {type(value) for value in vars(back.scale).values()} == {
         type(value) for value in vars(handed.scale).values()
     }
-    assert stage.key(pipeline.BY_NAME[name], back.recipe, back.scale, back.seed, back.keys) == handed.key
+    assert artefacts.key(pipeline.BY_NAME[name], back.recipe, back.scale, back.seed, back.keys) == handed.key
 
 
 def test_a_file_that_is_no_job_is_told_of(tmp_path, tiny_scale):
@@ -95,12 +95,12 @@ def test_only_stages_that_compute_have_ranks(tiny_scale):
 def test_the_verb_makes_the_artefact(made, tiny_scale):
     sft = jobs_of(tiny_scale)["sft"]
     assert end_of(start(job.write_job(sft, made))) == (0, "")
-    assert stage.cached(made / sft.key)
+    assert artefacts.cached(made / sft.key)
 
 
 def test_a_stage_that_fails_ends_with_1_and_its_traceback_in_a_file(made, tiny_scale, end_here):
     sft = jobs_of(replace(tiny_scale, sft_learning_rate=0.5))["sft"]
-    stage.partial_folder(made / sft.key).write_text("a file where the stage makes its folder")
+    artefacts.partial_folder(made / sft.key).write_text("a file where the stage makes its folder")
     code, told = end_here(job.write_job(sft, made))
     assert code == 1 and told.startswith("FileExistsError")
     assert "Traceback" in (made / f"{sft.key}.error.txt").read_text()
@@ -123,7 +123,7 @@ def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started
     for name in ("data", "base"):
         assert launch._work(jobs[name], tmp_path) == ""
     sft, path = jobs["sft"], job.write_job(jobs["sft"], tmp_path)
-    kept = stage.partial_folder(tmp_path / sft.key)
+    kept = artefacts.partial_folder(tmp_path / sft.key)
     process = start(path)
     until = time.time() + WAIT
     while len(stage.read_journal(kept)) < 4 and time.time() < until:
@@ -140,7 +140,7 @@ def test_a_stage_without_checkpoints_that_is_told_to_end_ends_with_75_and_leaves
     jobs = jobs_of(replace(tiny_scale, posts=20_000, comparisons=20_000))
     process = start(job.write_job(jobs["data"], tmp_path))
     until = time.time() + WAIT
-    while not stage.partial_folder(tmp_path / jobs["data"].key).exists() and time.time() < until:
+    while not artefacts.partial_folder(tmp_path / jobs["data"].key).exists() and time.time() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     code, told = end_of(process)
@@ -173,7 +173,7 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
     )
     assert alone.key == together.key
     assert launch._work(together, made) == "", (made / f"{together.key}.log").read_text()
-    assert stage.cached(made / together.key) and "model/model.safetensors" in files_of(made / together.key)
+    assert artefacts.cached(made / together.key) and "model/model.safetensors" in files_of(made / together.key)
     losses = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / together.key)]
     (made / together.key).rename(made / f"together-{sharding}")
     assert launch._work(alone, made) == ""
@@ -183,7 +183,7 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
 
 def test_what_breaks_a_rank_is_the_reason_of_all_of_them(made, tiny_scale):
     sft = jobs_of(replace(tiny_scale, sft_learning_rate=0.71, processes=2))["sft"]
-    stage.partial_folder(made / sft.key).write_text("a file where the first rank makes the stage's folder")
+    artefacts.partial_folder(made / sft.key).write_text("a file where the first rank makes the stage's folder")
     why = launch._work(sft, made)
     assert why.startswith("FileExistsError") and str(made / f"{sft.key}.log") in why
     assert "FileExistsError" in (made / f"{sft.key}.error.txt").read_text()

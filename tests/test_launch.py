@@ -13,7 +13,7 @@ import torch
 
 from repro.detail import Recipe
 from repro.details import PAD_TOKEN, WHITEN_ADV
-from repro.engine import launch
+from repro.engine import artefacts, launch
 from repro.errors import UserError
 from repro.stages import stage
 from repro.stages.stage import Preempted
@@ -232,7 +232,7 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
     def broken(*_, **__):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(stage, "run_or_reuse", broken)
+    monkeypatch.setattr(artefacts, "run_or_reuse", broken)
     job = next(iter(board.jobs.values()))
     log = tmp_path / f"{job.key}.error.txt"
     assert launch._work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
@@ -277,7 +277,7 @@ def test_an_interrupted_study_keeps_where_its_stages_stand_and_leaves_no_process
     board = launch.board_for(jobs, tmp_path)
     had = told_to_end(board, lambda now: len(running_lines(now, "sft")) > 3)
     sft = key_of(board, "sft shift_and_scale seed 1")
-    kept = stage.partial_folder(tmp_path / sft)
+    kept = artefacts.partial_folder(tmp_path / sft)
     before = stage.read_journal(kept)
     assert len(list((kept / stage.CHECKPOINTS).glob(f"*/{stage.DONE}"))) == 1
     assert had and not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in had)

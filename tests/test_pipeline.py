@@ -7,9 +7,8 @@ import pytest
 from repro import detail
 from repro.detail import Recipe
 from repro.details import BLIND_SPOT, GAMMA, REWARD_NORMALISATION, REWARD_SOURCE
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.errors import UserError
-from repro.stages import stage
 
 
 def test_the_stages_are_those_that_details_may_name_and_each_comes_after_what_it_reads():
@@ -33,8 +32,8 @@ def test_only_what_an_arm_or_a_seed_changes_has_another_key(tiny_scale):
 
 
 def test_a_second_arm_makes_only_what_the_first_has_not(tiny_scale, tiny_run, monkeypatch):
-    made, make = [], stage._make
-    monkeypatch.setattr(stage, "_make", lambda each, *rest: (made.append(each.name), make(each, *rest)))
+    made, make = [], artefacts._make
+    monkeypatch.setattr(artefacts, "_make", lambda each, *rest: (made.append(each.name), make(each, *rest)))
     cache, arm = tiny_run["data"].parent, Recipe().but(GAMMA, "0.99")
     folders = pipeline.run(arm, tiny_scale, 1, cache, warn=pytest.fail)
     assert made == ["ppo", "evaluate"]

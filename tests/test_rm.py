@@ -161,7 +161,9 @@ def test_the_trunk_starts_as_the_stage_that_the_recipe_names(run_stage, tiny_run
 def first_loss(folder, corpus):
     """Bradley-Terry's loss of a fresh head on this trunk over the first batch, one text at a time."""
     work = SimpleNamespace(stage="rm", seed=1)
-    generator = {name: torch.Generator().manual_seed(rm.Work.seed_of(work, name)) for name in ("head", "shuffle")}
+    generator = {
+        name: torch.Generator().manual_seed(rm.StageContext.seed_of(work, name)) for name in ("head", "shuffle")
+    }
     network = model.ScalarModel(model.load_policy(folder).base_model)
     model.head_normal(network.head, generator["head"])
     network, pairs = model.frozen(network), corpus.pairs("train")

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
+from repro.engine.artefacts import run_or_reuse
 from repro.models import hub
 from repro.stages import sft, stage
-from repro.stages.stage import Budget, Stage, Work, run_or_reuse
+from repro.stages.stage import Budget, Stage, StageContext
 from repro.study.scale import PATHS, SCALES, Scale
 
 FORK = get_context("fork")
@@ -27,9 +28,9 @@ BASE = SCALES["smoke"]
 @pytest.fixture(autouse=True)
 def fresh_digests():
     """Digests of files are remembered for the length of a process; a test that edits files must forget them."""
-    stage._tree_digest.cache_clear()
+    artefacts._tree_digest.cache_clear()
     yield
-    stage._tree_digest.cache_clear()
+    artefacts._tree_digest.cache_clear()
 
 
 @pytest.fixture
@@ -116,14 +117,16 @@ def changed(scale, field, tmp_path):
 )
 def test_a_key_changes_with_every_field_that_the_stage_may_read(each, field, scale, tmp_path):
     upstream = dict.fromkeys(each.upstream, "key")
-    keys = [stage.key(each, Recipe(), budget, 1, upstream) for budget in (scale, changed(scale, field, tmp_path))]
+    keys = [artefacts.key(each, Recipe(), budget, 1, upstream) for budget in (scale, changed(scale, field, tmp_path))]
     assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("each", pipeline.STAGES, ids=lambda each: each.name)
 def test_a_key_says_in_which_precision_this_device_computes(each, scale, monkeypatch):
     def key(precision):
-        return stage.key(each, Recipe(), replace(scale, precision=precision), 1, dict.fromkeys(each.upstream, "key"))
+        return artefacts.key(
+            each, Recipe(), replace(scale, precision=precision), 1, dict.fromkeys(each.upstream, "key")
+        )
 
     here = key("auto")
     assert here == key("float32")  # a CPU computes in float32 whatever the scale likes
@@ -137,10 +140,10 @@ def test_a_key_says_in_which_precision_this_device_computes(each, scale, monkeyp
 def test_a_key_changes_with_the_version_and_with_every_key_upstream(each, scale):
     upstream = dict.fromkeys(each.upstream, "key")
     keys = [
-        stage.key(each, Recipe(), scale, 1, upstream),
-        stage.key(replace(each, version=each.version + 1), Recipe(), scale, 1, upstream),
+        artefacts.key(each, Recipe(), scale, 1, upstream),
+        artefacts.key(replace(each, version=each.version + 1), Recipe(), scale, 1, upstream),
     ]
-    keys += [stage.key(each, Recipe(), scale, 1, upstream | {name: "other"}) for name in each.upstream]
+    keys += [artefacts.key(each, Recipe(), scale, 1, upstream | {name: "other"}) for name in each.upstream]
     assert len(set(keys)) == len(keys)
 
 
@@ -157,9 +160,9 @@ def test_no_key_depends_on_what_no_stage_may_read(scale):
 def test_fields_that_came_later_leave_keys_of_before_as_they_were(scale):
     # The key that was made before there was any of them.
     each = replace(sft.STAGE, version=1, fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch"))
-    later = replace(each, fields=(*each.fields, *stage.LATER))
+    later = replace(each, fields=(*each.fields, *artefacts.LATER))
     upstream = dict.fromkeys(each.upstream, "key")
-    assert stage.key(later, Recipe(), scale, 1, upstream) == stage.key(each, Recipe(), scale, 1, upstream)
+    assert artefacts.key(later, Recipe(), scale, 1, upstream) == artefacts.key(each, Recipe(), scale, 1, upstream)
 
 
 def test_what_says_how_a_stage_is_run_may_be_read_by_all_of_them():
@@ -173,7 +176,7 @@ def test_the_key_of_a_file_follows_what_is_in_it_and_not_where_it_lies(field, sc
     elsewhere.parent.mkdir()
     shutil.copy(getattr(scale, field), elsewhere)
     assert pipeline.keys(Recipe(), replace(scale, **{field: elsewhere}), 1) == before
-    stage._tree_digest.cache_clear()
+    artefacts._tree_digest.cache_clear()
     elsewhere.write_text("edited")
     assert pipeline.keys(Recipe(), replace(scale, **{field: elsewhere}), 1)["data"] != before["data"]
 
@@ -185,7 +188,7 @@ def test_the_key_of_a_model_follows_its_weights_however_its_folder_is_named(name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text("weights")
     before = pipeline.keys(Recipe(), replace(scale, model=name), 1)
-    stage._tree_digest.cache_clear()
+    artefacts._tree_digest.cache_clear()
     (folder / "model.safetensors").write_text("other weights")
     assert pipeline.keys(Recipe(), replace(scale, model=name), 1)["base"] != before["base"]
 
@@ -215,7 +218,7 @@ def test_a_field_of_the_budget_that_is_not_declared_is_refused():
 # ----------------------------------------------------------------------------- run or reuse
 
 
-def write_two_files(work: Work):
+def write_two_files(work: StageContext):
     (work.out / "first").write_text("one")
     (work.out / "deep").mkdir()
     (work.out / "deep" / "second").write_text("two")
@@ -334,7 +337,7 @@ def test_two_processes_at_once_make_an_artefact_once(tmp_path):
 
 @pytest.fixture
 def work(tmp_path):
-    return Work("toy", Pick(Recipe(), "ppo"), Budget(BASE, ()), "float32", 1, {}, tmp_path)
+    return StageContext("toy", Pick(Recipe(), "ppo"), Budget(BASE, ()), "float32", 1, {}, tmp_path)
 
 
 def test_a_number_that_is_not_finite_is_counted_instead_of_logged(work, tmp_path):

@@ -25,12 +25,12 @@ from recorded import artifacts, everything, parent, points, publish, publish_to,
 
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
-from repro.engine import launch, pipeline
+from repro.engine import artefacts, launch, pipeline
 from repro.errors import UserError
 from repro.models import model
 from repro.stages import stage
 from repro.stages.corpus import Corpus
-from repro.stages.stage import Budget, Work
+from repro.stages.stage import Budget, StageContext
 from repro.tracking import store as stores
 from repro.tracking import track
 
@@ -377,9 +377,9 @@ def running(study, cache, tmp_path):
     board.cache.mkdir()
     key = next(key for key, job in board.jobs.items() if job.label == "ppo off seed 1")
     board.done, board.running = set(), {key: 0.0}
-    folder = stage.partial_folder(board.cache / key)
+    folder = artefacts.partial_folder(board.cache / key)
     folder.mkdir()
-    return board, Work("ppo", Pick(Recipe(), "ppo"), Budget(study.scale, ()), "auto", 1, {}, folder)
+    return board, StageContext("ppo", Pick(Recipe(), "ppo"), Budget(study.scale, ()), "auto", 1, {}, folder)
 
 
 def test_curves_grow_while_a_stage_runs(study, store, running):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from repro.detail import Recipe
 from repro.details import DETAILS
-from repro.engine import cost, launch, pipeline
+from repro.engine import artefacts, cost, launch, pipeline
 from repro.engine.launch import Board, Job
-from repro.stages import stage
 from repro.study import ablation
 from repro.study.ablation import Ablation
 
@@ -26,7 +25,7 @@ def _left(study: Ablation, cache: Path) -> float:
     """Core-seconds of the study's own stages; the reference's are everybody's."""
     shared = reference_jobs(study)
     own = {key: job for key, job in launch.jobs_of(study).items() if key not in shared}
-    return cost.seconds([job for key, job in own.items() if not stage.cached(cache / key)], cache)
+    return cost.seconds([job for key, job in own.items() if not artefacts.cached(cache / key)], cache)
 
 
 def reference_jobs(study: Ablation) -> dict[str, Job]:

@@ -26,9 +26,8 @@ import torch
 
 from repro import details as d
 from repro.detail import Recipe
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.errors import UserError
-from repro.stages import stage
 from repro.stages.stage import Preempted
 from repro.study.scale import Scale
 
@@ -149,7 +148,7 @@ def perform(path: Path) -> Ending:
     prepare_process(job.scale.threads)
     try:
         _check_key(job)
-        stage.run_or_reuse(
+        artefacts.run_or_reuse(
             pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
         )
         return Ending(DONE)
@@ -190,7 +189,7 @@ def _preempt(*_: object) -> None:
 
 def _check_key(job: Job) -> None:
     """UserError where this process would compute something else than the key says."""
-    here = stage.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
+    here = artefacts.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
     if here != job.key:
         raise UserError(
             f"{job.label} is {job.key} where it was planned and {here} here: the code, the data or the device's "

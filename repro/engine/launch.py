@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.engine.job import (
     FAILED,
     LIBRARIES,
@@ -84,7 +84,7 @@ class Board:
     def journal(self, key: str) -> list[dict]:
         """The lines that a running job has logged so far."""
         try:
-            return stage.read_journal(stage.partial_folder(self.cache / key))
+            return stage.read_journal(artefacts.partial_folder(self.cache / key))
         except FileNotFoundError:
             return []  # it ended, and its folder was renamed, just now
 
@@ -132,7 +132,7 @@ def board_of(study: Ablation, cache: Path) -> Board:
 def board_for(jobs: dict[str, Job], cache: Path) -> Board:
     """These jobs, with those that the cache already holds marked done."""
     # A finished stage counts even where what it was made from is gone.
-    done = {key for key in jobs if stage.cached(cache / key)}
+    done = {key for key in jobs if artefacts.cached(cache / key)}
     return Board(jobs, cache, done, corrupt={key for key in jobs if key not in done and (cache / key).exists()})
 
 
@@ -336,7 +336,7 @@ def _work(job: Job, cache: Path) -> str:
         return _work_apart(job, cache)
     try:
         # The board knows the corrupt artefacts, so whoever shows it has told of them.
-        stage.run_or_reuse(
+        artefacts.run_or_reuse(
             pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
         )
         return ""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from repro.detail import Recipe
 from repro.details import check_corpus
-from repro.stages import base, data, evaluate, ppo, rm, sft, stage
+from repro.engine import artefacts
+from repro.stages import base, data, evaluate, ppo, rm, sft
 from repro.stages.stage import Stage
 from repro.study.scale import Scale
 
@@ -17,7 +18,7 @@ def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
     """The key of every stage of an arm and seed, in order: equal keys are shared between arms."""
     found: dict[str, str] = {}
     for each in STAGES:
-        found[each.name] = stage.key(each, recipe, scale, seed, found)
+        found[each.name] = artefacts.key(each, recipe, scale, seed, found)
     return found
 
 
@@ -25,4 +26,4 @@ def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[st
     """Run, or reuse, every stage; the artefacts' folders by stage. UserError for an arm that the corpus cannot serve."""
     check_corpus(recipe, scale.corpus)
     known = keys(recipe, scale, seed)
-    return {each.name: stage.run_or_reuse(each, recipe, scale, seed, known, cache, warn) for each in STAGES}
+    return {each.name: artefacts.run_or_reuse(each, recipe, scale, seed, known, cache, warn) for each in STAGES}

@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 
 from repro.detail import nearest
+from repro.engine import artefacts
 from repro.engine.job import (
     ENDING_SECONDS,
     PREEMPTED,
@@ -300,7 +301,7 @@ class _Watch:
 
     def _there(self, key: str) -> bool:
         folder = self.board.cache / key
-        return (folder / stage.DONE).exists() and (key not in self.board.corrupt or stage.cached(folder))
+        return (folder / stage.DONE).exists() and (key not in self.board.corrupt or artefacts.cached(folder))
 
     def _finish(self, key: str) -> None:
         del self.held[key]

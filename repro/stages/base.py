@@ -19,7 +19,7 @@ from repro.errors import UserError
 from repro.models import hub, model
 from repro.stages.corpus import Corpus
 from repro.stages.data import ARTICLES, require_vocabulary
-from repro.stages.stage import Stage, Work
+from repro.stages.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -28,20 +28,20 @@ END_OF_TEXT = "<|endoftext|>"
 SHAPE = "gpt-neox:64/{layers}/2/256"
 
 
-def _run(work: Work) -> None:
-    folder, corpus = hub.resolve(work.scale.model, "model"), Corpus(work.inputs["data"])
-    positions = max(work.scale.query_tokens + work.scale.response_tokens, work.scale.query_pair_tokens)
+def _run(context: StageContext) -> None:
+    folder, corpus = hub.resolve(context.scale.model, "model"), Corpus(context.inputs["data"])
+    positions = max(context.scale.query_tokens + context.scale.response_tokens, context.scale.query_pair_tokens)
     if folder.exists():
         policy = model.with_own_positions(hub.load_policy(folder))
     else:
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
-        policy = model.initialise(work.scale.model, vocabulary, positions, work.seed_of("weights"))
+        policy = model.initialise(context.scale.model, vocabulary, positions, context.seed_of("weights"))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
     if folder.exists():
         require_positions(policy, max(positions, _article_tokens(corpus)))
     model.require_reproducible(policy)
-    model.save_policy(policy, work.out / "model")
-    work.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
+    model.save_policy(policy, context.out / "model")
+    context.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
 
 
 def require_positions(policy: PreTrainedModel, tokens: int) -> None:

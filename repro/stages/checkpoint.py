@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from repro.models import ranks
-from repro.stages.stage import CHECKPOINTS, DONE, Preempted, Work
+from repro.stages.stage import CHECKPOINTS, DONE, Preempted, StageContext
 
 
 class Held(Protocol):
@@ -53,9 +53,9 @@ class Checkpoints:
     how many steps were done then, `values` what `after` was given beside them.
     """
 
-    def __init__(self, work: Work, **held: Held) -> None:
-        self.work, self.held, self.accelerator = work, held, work.accelerator
-        self.folder, self.every, self.began = work.out / CHECKPOINTS, work.scale.checkpoint_every, time.time()
+    def __init__(self, context: StageContext, **held: Held) -> None:
+        self.context, self.held, self.accelerator = context, held, context.accelerator
+        self.folder, self.every, self.began = context.out / CHECKPOINTS, context.scale.checkpoint_every, time.time()
         self.start, self.values, self.record, self.ending = 0, {}, -math.inf, threading.Event()
         self.accelerator.register_for_checkpointing(self)
         if self.every:
@@ -70,17 +70,17 @@ class Checkpoints:
             "values": self.values,
             "record": self.record,
             "held": {name: each.state_dict() for name, each in self.held.items()},
-            "unlogged": self.work.unlogged,
-            "nonfinite": self.work.nonfinite,
-            "seconds": self.work.seconds_before + time.time() - self.began,
+            "unlogged": self.context.unlogged,
+            "nonfinite": self.context.nonfinite,
+            "seconds": self.context.seconds_before + time.time() - self.began,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.start, self.values, self.record = state["start"], state["values"], state["record"]
         for name, each in self.held.items():
             each.load_state_dict(state["held"][name])
-        self.work.unlogged, self.work.nonfinite = state["unlogged"], state["nonfinite"]
-        self.work.seconds_before = state["seconds"]
+        self.context.unlogged, self.context.nonfinite = state["unlogged"], state["nonfinite"]
+        self.context.seconds_before = state["seconds"]
 
     def after(self, step: int, keep: Callable[[Path], None] = lambda _: None, **values: Any) -> None:
         """Called when `step` steps are done and logged; `keep` writes the weights that are kept for good, on every rank.
@@ -92,7 +92,7 @@ class Checkpoints:
         ending = ranks.anyone(self.ending.is_set())
         if step % self.every and not ending:
             return
-        often = self.work.scale.keep_every * self.every
+        often = self.context.scale.keep_every * self.every
         if often and step % often == 0:
             self._keep(f"step-{step:08d}", keep)
         self._save(step, values)
@@ -114,7 +114,7 @@ class Checkpoints:
 
     def _keep(self, name: str, keep: Callable[[Path], None]) -> None:
         """The weights are whole or they are not there."""
-        target = self.work.out / "kept" / name
+        target = self.context.out / "kept" / name
         partial = target.with_name(f"{name}.partial")
         keep(partial)
         ranks.wait()

@@ -18,7 +18,7 @@ from repro.errors import UserError
 from repro.models import hub, model
 from repro.stages import describe
 from repro.stages.corpus import Corpus, column
-from repro.stages.stage import Budget, Stage, Work
+from repro.stages.stage import Budget, Stage, StageContext
 from repro.study.scale import Scale
 from repro.types import Metrics
 
@@ -46,8 +46,8 @@ FIELDS = (
 )
 
 
-def _run(work: Work) -> None:
-    scale, pick = work.scale, work.pick
+def _run(context: StageContext) -> None:
+    scale, pick = context.scale, context.pick
     tokenizer = pick(d.PAD_TOKEN)(local.load_tokenizer(scale.tokenizer))
     posts, comparisons = _read(scale, pick)
     lengths = tldr.Lengths(
@@ -60,16 +60,16 @@ def _run(work: Work) -> None:
     form, measured = _format(pick), {}
     for split, rows in posts.items():
         encoded = _some_left(tldr.encode_posts(rows, tokenizer, lengths, form), split, rows)
-        encoded.save_to_disk(work.out / "posts" / split)
+        encoded.save_to_disk(context.out / "posts" / split)
         measured |= _describe_posts(split, encoded, len(rows), tokenizer)
     for split, rows in comparisons.items():
         long_enough = tldr.CNNDM_LENGTHS if split == ARTICLES else lengths
         encoded = _some_left(tldr.encode_pairs(rows, tokenizer, long_enough, form), split, rows)
-        encoded.save_to_disk(work.out / "pairs" / split)
+        encoded.save_to_disk(context.out / "pairs" / split)
         measured |= _describe_pairs(split, encoded, tokenizer)
-    tokenizer.save_pretrained(work.out / "tokenizer")
-    describe.write(Corpus(work.out), scale.corpus, posts, comparisons)
-    work.finish(measured)
+    tokenizer.save_pretrained(context.out / "tokenizer")
+    describe.write(Corpus(context.out), scale.corpus, posts, comparisons)
+    context.finish(measured)
 
 
 def check(recipe: Recipe, scale: Scale) -> None:

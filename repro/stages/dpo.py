@@ -25,7 +25,7 @@ from repro.ops.text import last_token
 from repro.stages import optimise
 from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
-from repro.stages.stage import Work
+from repro.stages.stage import StageContext
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,20 +53,20 @@ def read(pairs: Dataset) -> Pairs:
     return Pairs(*(column(pairs, f"{name}_token") for name in ("query", "chosen", "rejected")))
 
 
-def learn(work: Work) -> None:
+def learn(context: StageContext) -> None:
     """One pass over the training comparisons, in the place of PPO."""
-    scale, accelerator, corpus = work.scale, work.accelerator, Corpus(work.inputs["data"])
-    policy, reference = (model.load_policy(work.inputs["sft"] / "model") for _ in range(2))
+    scale, accelerator, corpus = context.scale, context.accelerator, Corpus(context.inputs["data"])
+    policy, reference = (model.load_policy(context.inputs["sft"] / "model") for _ in range(2))
     policy = model.set_dropout(policy, 0.0)
     policy, optimizer = model.prepared(
-        accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, work.pick)
+        accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, context.pick)
     )
     reference = model.held_in(model.frozen(reference), scale.frozen_weights)
     networks = policy, model.placed(reference, accelerator)
     pairs, outcome = read(corpus.pairs("train")), "finished"
     steps = len(pairs) // scale.rm_batch
-    batches = optimise.batches(len(pairs), scale.rm_batch, work.generator(work.pick(d.DRAWS) + "shuffle"))
-    checkpoints = Checkpoints(work)
+    batches = optimise.batches(len(pairs), scale.rm_batch, context.generator(context.pick(d.DRAWS) + "shuffle"))
+    checkpoints = Checkpoints(context)
     step = checkpoints.start - 1
     for step, rows in islice(enumerate(batches), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
@@ -76,7 +76,7 @@ def learn(work: Work) -> None:
             loss = optimise.step(accelerator, optimizer, parts)
         margin = torch.cat(sum(ranks.gathered(seen), []))
         measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
-        work.log_mean((step + 1) * scale.rm_batch, measured, steps)
+        context.log_mean((step + 1) * scale.rm_batch, measured, steps)
         if not math.isfinite(loss):
             outcome = "diverged"
             break
@@ -85,8 +85,8 @@ def learn(work: Work) -> None:
     validation = read(corpus.pairs("validation"))
     margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
     weights = model.gathered(accelerator, policy)
-    model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
-    work.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
+    model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
+    context.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
 
 
 Networks = tuple[nn.Module, nn.Module]  # the policy and its reference

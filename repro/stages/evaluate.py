@@ -18,7 +18,7 @@ from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus, column
-from repro.stages.stage import Stage, Work
+from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics, Rollout
 
 if TYPE_CHECKING:
@@ -154,21 +154,23 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
 class Validation:
     """The validation posts of one run; what the reward model says of their references is asked once."""
 
-    def __init__(self, models: Models, corpus: Corpus, work: Work) -> None:
-        self.models, self.corpus, self.work = models, corpus, work
+    def __init__(self, models: Models, corpus: Corpus, context: StageContext) -> None:
+        self.models, self.corpus, self.context = models, corpus, context
         self.posts = corpus.posts("validation")
-        self.reference_scores = reference_scores(models.reward_model, self.posts, corpus, work)
+        self.reference_scores = reference_scores(models.reward_model, self.posts, corpus, context)
 
     def measure(self) -> Metrics:
         """Quality of what the policy samples as it is now, for the learning curve; from the same random numbers each time."""
-        written = _write(self.models, self.posts, SAMPLED, self.corpus, self.work, unmeasured)
+        written = _write(self.models, self.posts, SAMPLED, self.corpus, self.context, unmeasured)
         table = judged(self.posts, written, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
-def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work, nats: Nats) -> Written:
-    with model.cast_once(work.accelerator):
+def _write(
+    models: Models, posts: Dataset, temperature: float, corpus: Corpus, context: StageContext, nats: Nats
+) -> Written:
+    with model.cast_once(context.accelerator):
         return write(
             models.policy,
             nats,
@@ -176,17 +178,17 @@ def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, w
             column(posts, "query_token"),
             temperature,
             corpus,
-            work.scale.response_tokens,
-            work.scale.rollout_batch,
-            work.generator(f"evaluate at {temperature}"),
-            generate.sampler_of({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
+            context.scale.response_tokens,
+            context.scale.rollout_batch,
+            context.generator(f"evaluate at {temperature}"),
+            generate.sampler_of({"vllm": "static"}.get(context.scale.sampler, context.scale.sampler)),
         )
 
 
-def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
+def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, context: StageContext) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
     whole, own = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    return model.score_rows(reward_model, whole, own, corpus.pad, work.scale.rollout_batch)
+    return model.score_rows(reward_model, whole, own, corpus.pad, context.scale.rollout_batch)
 
 
 def gold_of_rollout(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
@@ -215,27 +217,27 @@ class Models:
     reward_model: nn.Module
 
 
-def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
+def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
     """Final metrics and samples of the policy that the stage `policy` left, on the test posts."""
     import pandas as pd
 
-    corpus = Corpus(work.inputs["data"])
-    folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
+    corpus = Corpus(context.inputs["data"])
+    folders = {"policy": context.inputs[policy] / "model", "reference": context.inputs["sft"] / "model"}
     networks = {name: model.load_policy(folder) for name, folder in folders.items()}
-    networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
-    placed = work.pick(d.POSITION_IDS)
-    held = dict.fromkeys(networks, work.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
+    networks["reward_model"] = model.load_scalar(context.inputs["rm"] / "model")
+    placed = context.pick(d.POSITION_IDS)
+    held = dict.fromkeys(networks, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
     models = Models(
         **{
-            name: model.placed(model.held_in(model.frozen(placed(network)), held[name]), work.accelerator)
+            name: model.placed(model.held_in(model.frozen(placed(network)), held[name]), context.accelerator)
             for name, network in networks.items()
         }
     )
     posts = corpus.posts("test")
-    references = reference_scores(models.reward_model, posts, corpus, work)
+    references = reference_scores(models.reward_model, posts, corpus, context)
     nats = nats_to(models.reference, corpus)
-    greedy = judged(posts, _write(models, posts, GREEDY, corpus, work, nats), references)
-    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, work, nats), references)
+    greedy = judged(posts, _write(models, posts, GREEDY, corpus, context, nats), references)
+    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, context, nats), references)
     greedy["sampled_win_rate"] = sampled["win"]
     if "gold" in sampled:
         greedy["sampled_gold"] = sampled["gold"]
@@ -279,25 +281,25 @@ def judge_agreement(table: pd.DataFrame) -> Metrics:
     return {"judge_agreement": float((alike.mean(skipna=False) + 1) / 2)} if len(alike) else {}
 
 
-def _save(table: pd.DataFrame, work: Work) -> None:
+def _save(table: pd.DataFrame, context: StageContext) -> None:
     if ranks.first():
-        table.to_json(work.out / "samples.json", orient="records", indent=1)
+        table.to_json(context.out / "samples.json", orient="records", indent=1)
 
 
-def _run_baseline(work: Work) -> None:
-    measured, table = _assess(work, "sft")
-    _save(table, work)
-    work.finish({f"sft_test/{name}": value for name, value in measured.items()})
+def _run_baseline(context: StageContext) -> None:
+    measured, table = _assess(context, "sft")
+    _save(table, context)
+    context.finish({f"sft_test/{name}": value for name, value in measured.items()})
 
 
-def _run_evaluate(work: Work) -> None:
+def _run_evaluate(context: StageContext) -> None:
     import pandas as pd
 
-    measured, table = _assess(work, "ppo")
-    before = pd.read_json(work.inputs["baseline"] / "samples.json", orient="records")
+    measured, table = _assess(context, "ppo")
+    before = pd.read_json(context.inputs["baseline"] / "samples.json", orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
-    _save(pd.concat([table, before], axis=1), work)
-    work.finish({f"test/{name}": value for name, value in measured.items()})
+    _save(pd.concat([table, before], axis=1), context)
+    context.finish({f"test/{name}": value for name, value in measured.items()})
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")

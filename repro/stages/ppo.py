@@ -28,7 +28,7 @@ from repro.stages import dpo, evaluate, optimise, sft
 from repro.stages.checkpoint import Checkpoints, Random
 from repro.stages.corpus import Corpus, column
 from repro.stages.episodes import Diary
-from repro.stages.stage import Stage, Work
+from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics, Rollout, Targets
 
 if TYPE_CHECKING:
@@ -72,34 +72,34 @@ class Setting:
     recompute: str = "nothing"
 
 
-def _run(work: Work) -> None:
+def _run(context: StageContext) -> None:
     learners = {"ppo": learn, "dpo": dpo.learn}
-    (learners[work.pick(d.ALGORITHM)] if not work.scale.policy_from else _take)(work)
+    (learners[context.pick(d.ALGORITHM)] if not context.scale.policy_from else _take)(context)
 
 
-def _take(work: Work) -> None:
+def _take(context: StageContext) -> None:
     """A policy that was trained elsewhere, to be evaluated; of its training nothing is known here."""
-    model.save_policy(hub.load_policy(work.start("policy_from")), work.out / "model")
-    work.finish({"ppo/updates": 0.0})
+    model.save_policy(hub.load_policy(context.start("policy_from")), context.out / "model")
+    context.finish({"ppo/updates": 0.0})
 
 
-def learn(work: Work) -> None:
+def learn(context: StageContext) -> None:
     """The loop: roll out, set targets, improve over epochs and minibatches, log."""
-    pick, scale, accelerator, setting = work.pick, work.scale, work.accelerator, _load(work)
+    pick, scale, accelerator, setting = context.pick, context.scale, context.accelerator, _load(context)
     models, corpus = setting.models, setting.corpus
     posts, rewarded = corpus.posts(pick(d.PROMPTS)), SOURCES[pick(d.REWARD_SOURCE)](corpus)
     queries = column(posts, "query_token")
     average = pick(d.WEIGHT_AVERAGE)(models.policy.network)
     updates, outcome = scale.episodes // scale.ppo_batch, "finished"
-    shuffle, sampled, order = (work.generator(pick(d.DRAWS) + name) for name in ("shuffle", "sampling", "order"))
-    texts = _texts(corpus, drawn := work.generator("texts"))
+    shuffle, sampled, order = (context.generator(pick(d.DRAWS) + name) for name in ("shuffle", "sampling", "order"))
+    texts = _texts(corpus, drawn := context.generator("texts"))
     diary = Diary(models, setting.how, corpus, updates, scale.ppo_batch)
-    validation = evaluate.Validation(models, corpus, work)
-    torch.manual_seed(work.seed_of("dropout"))
+    validation = evaluate.Validation(models, corpus, context)
+    torch.manual_seed(context.seed_of("dropout"))
     keep = partial(_keep, setting, average)
     moving = {"sampled": Random(sampled), "order": Random(order), "texts": Random(drawn)}
     moving |= average.held() | pick(d.REFERENCE_POLICY).held(models.reference)
-    checkpoints = Checkpoints(work, diary=diary, **moving)
+    checkpoints = Checkpoints(context, diary=diary, **moving)
     done = checkpoints.start
     prices = checkpoints.values.get("prices", Prices(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).price))
     batches = optimise.endless_batches(len(queries), scale.ppo_batch, shuffle)
@@ -127,7 +127,7 @@ def learn(work: Work) -> None:
         measured |= evaluate.true_quality(here, rollout, corpus)
         diverged = not math.isfinite(measured["loss/total"])
         diary.note(update, here, rollout, target, uniform[own[counts]], diverged)
-        work.log(update * scale.ppo_batch, measured)
+        context.log(update * scale.ppo_batch, measured)
         done = update + 1
         if diverged:
             outcome = "diverged"
@@ -140,9 +140,9 @@ def learn(work: Work) -> None:
         checkpoints.after(done, keep, prices=prices)
 
     checkpoints.over(done, prices=prices)
-    keep(work.out)
-    diary.save(work.out / "episodes.json")
-    work.finish({"ppo/updates": float(done)}, outcome)
+    keep(context.out)
+    diary.save(context.out / "episodes.json")
+    context.finish({"ppo/updates": float(done)}, outcome)
 
 
 def _keep(s: Setting, average: nn.Module, folder: Path) -> None:
@@ -165,34 +165,34 @@ def _texts(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor
     return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
-def _load(work: Work) -> Setting:
-    sft, rm = work.inputs["sft"] / "model", work.inputs["rm"] / "model"
-    pick, dropout, weights = work.pick, work.pick(d.DROPOUT).get("ppo", 0.0), work.scale.frozen_weights
+def _load(context: StageContext) -> Setting:
+    sft, rm = context.inputs["sft"] / "model", context.inputs["rm"] / "model"
+    pick, dropout, weights = context.pick, context.pick(d.DROPOUT).get("ppo", 0.0), context.scale.frozen_weights
     positioned, start = pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
     # One network after another, the frozen ones on their device before the next is read: host memory is not endless.
     reward_model = model.held_in(model.frozen(positioned(model.load_scalar(rm))), weights)
-    reward_model = model.placed(reward_model, work.accelerator)
-    reference = positioned(model.load_policy(work.inputs[start.start] / "model"))
+    reward_model = model.placed(reward_model, context.accelerator)
+    reference = positioned(model.load_policy(context.inputs[start.start] / "model"))
     reference = model.held_in(reference, start.weights(weights))
     policy = positioned(model.load_policy(sft))
-    critic = pick(d.CRITIC_TRUNK)(positioned(pick(d.CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
-    policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, work.seed_of("adapter"))
+    critic = pick(d.CRITIC_TRUNK)(positioned(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic"))), policy)
+    policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, context.seed_of("adapter"))
     policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
-    reference = model.placed(model.frozen(reference), work.accelerator)
+    reference = model.placed(model.frozen(reference), context.accelerator)
     learners, optimizer = model.prepared(
-        work.accelerator,
+        context.accelerator,
         model.Learners(policy=policy, critic=critic),
-        optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick),
+        optimise.adamw([policy, critic], context.scale.ppo_learning_rate, pick),
     )
     both = (model.Learner(learners, name) for name in ("policy", "critic"))
     models = Models(*both, reference, reward_model)
-    corpus, scale = Corpus(work.inputs["data"]), work.scale
+    corpus, scale = Corpus(context.inputs["data"]), context.scale
     return Setting(
         models,
         optimizer,
         corpus,
         pick,
-        work.accelerator,
+        context.accelerator,
         sampling(pick, scale.sampler),
         scale.micro_batch,
         scale.rollout_batch,

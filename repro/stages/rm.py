@@ -22,7 +22,7 @@ from repro.stages import optimise
 from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
 from repro.stages.data import ARTICLES, require_vocabulary
-from repro.stages.stage import Stage, Work
+from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics
 
 if TYPE_CHECKING:
@@ -32,36 +32,36 @@ if TYPE_CHECKING:
 SMALLEST_GROUP = 20  # comparisons whose accuracy is worth a number
 
 
-def _run(work: Work) -> None:
-    corpus, pack = Corpus(work.inputs["data"]), work.pick(d.PADDING_SIDE).in_rm
-    made = _train if not work.scale.rm_from else _take
-    made(work, corpus, pack)
+def _run(context: StageContext) -> None:
+    corpus, pack = Corpus(context.inputs["data"]), context.pick(d.PADDING_SIDE).in_rm
+    made = _train if not context.scale.rm_from else _take
+    made(context, corpus, pack)
     ranks.wait()
-    work.finish(measure(work, corpus, pack))
+    context.finish(measure(context, corpus, pack))
 
 
-def _take(work: Work, corpus: Corpus, pack: Pack) -> None:
+def _take(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     """A reward model that was trained elsewhere, by the paper's authors or here; it is centred anew."""
-    folder = work.start("rm_from")
+    folder = context.start("rm_from")
     load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else model.load_scalar
     reward_model = load(folder)
     require_vocabulary(corpus.tokenizer, reward_model.trunk.config.get_text_config().vocab_size)
     reward_model.bias.zero_()
     reward_model.gain.fill_(1.0)
-    model.save_scalar(reward_model, work.out / "model")
+    model.save_scalar(reward_model, context.out / "model")
 
 
-def measure(work: Work, corpus: Corpus, pack: Pack) -> Metrics:
+def measure(context: StageContext, corpus: Corpus, pack: Pack) -> Metrics:
     """Normalise the reward model that lies in the stage's folder, and check it."""
-    held = model.held_in(model.frozen(model.load_scalar(work.out / "model")), work.scale.frozen_weights)
-    scorer = Scorer(model.placed(held, work.accelerator), pack, corpus.pad, work.scale.rollout_batch)
-    measured = _normalise(work, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
+    held = model.held_in(model.frozen(model.load_scalar(context.out / "model")), context.scale.frozen_weights)
+    scorer = Scorer(model.placed(held, context.accelerator), pack, corpus.pad, context.scale.rollout_batch)
+    measured = _normalise(context, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
     if corpus.has_pairs(ARTICLES):
         measured["rm/cnndm_accuracy"] = accuracy(scorer.margin(corpus.pairs(ARTICLES)))
-    whole = model.load_scalar(work.out / "model")  # what scored may have been rounded
+    whole = model.load_scalar(context.out / "model")  # what scored may have been rounded
     whole.bias.fill_(held.bias)
     whole.gain.fill_(held.gain)
-    model.save_scalar(whole, work.out / "model")
+    model.save_scalar(whole, context.out / "model")
     return measured
 
 
@@ -112,21 +112,21 @@ class Scorer:
 # ---------------------------------------------------------------------------------------------- training
 
 
-def _train(work: Work, corpus: Corpus, pack: Pack) -> None:
-    scale, accelerator, objective = work.scale, work.accelerator, work.pick(d.RM_LOSS)
-    trunk = model.load_policy(work.inputs[work.pick(d.RM_INIT)] / "model").base_model
-    reward_model = model.ScalarModel(trunk, work.pick(d.REWARD_TOKEN))
-    work.pick(d.RM_HEAD_INIT)(reward_model.head, work.generator("head"))
-    model.set_dropout(reward_model, work.pick(d.DROPOUT).get("rm", 0.0))
-    optimizer = optimise.adamw([reward_model], scale.rm_learning_rate, work.pick)
+def _train(context: StageContext, corpus: Corpus, pack: Pack) -> None:
+    scale, accelerator, objective = context.scale, context.accelerator, context.pick(d.RM_LOSS)
+    trunk = model.load_policy(context.inputs[context.pick(d.RM_INIT)] / "model").base_model
+    reward_model = model.ScalarModel(trunk, context.pick(d.REWARD_TOKEN))
+    context.pick(d.RM_HEAD_INIT)(reward_model.head, context.generator("head"))
+    model.set_dropout(reward_model, context.pick(d.DROPOUT).get("rm", 0.0))
+    optimizer = optimise.adamw([reward_model], scale.rm_learning_rate, context.pick)
     reward_model, optimizer = model.prepared(accelerator, reward_model, optimizer)
     pairs = corpus.pairs("train")
     chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
     share = preference.shares(group)
-    torch.manual_seed(work.seed_of("dropout"))
-    batches = _batches(group, scale.rm_batch, work.pick(d.RM_EPOCHS), work.generator("shuffle"))
-    checkpoints = Checkpoints(work)
+    torch.manual_seed(context.seed_of("dropout"))
+    batches = _batches(group, scale.rm_batch, context.pick(d.RM_EPOCHS), context.generator("shuffle"))
+    checkpoints = Checkpoints(context)
     trained = Trained(reward_model, chosen, rejected, share, objective.loss, corpus.pad)
     for step, rows in islice(enumerate(batches), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, len(batches)))
@@ -136,11 +136,11 @@ def _train(work: Work, corpus: Corpus, pack: Pack) -> None:
             loss = optimise.step(accelerator, optimizer, parts)
         accuracy = accelerator.reduce(torch.stack(right).sum()).item() / len(rows)
         seen = sum(map(len, batches[: step + 1]))
-        work.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
+        context.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
         checkpoints.after(step + 1)
     checkpoints.over(len(batches))
     weights = model.gathered(accelerator, reward_model)
-    model.save_scalar(accelerator.unwrap_model(reward_model), work.out / "model", weights)
+    model.save_scalar(accelerator.unwrap_model(reward_model), context.out / "model", weights)
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int) -
     return better - worse
 
 
-def _normalise(work: Work, scorer: Scorer, corpus: Corpus) -> Metrics:
+def _normalise(context: StageContext, scorer: Scorer, corpus: Corpus) -> Metrics:
     """Set the model's bias and gain from its scores of the SFT references (N+ detail 15)."""
     posts = corpus.posts("train")
-    scores = scorer(posts.select(range(min(work.scale.normalisation_posts, len(posts)))), "reference_response")
-    normalisation = work.pick(d.REWARD_NORMALISATION)(scores)
+    scores = scorer(posts.select(range(min(context.scale.normalisation_posts, len(posts)))), "reference_response")
+    normalisation = context.pick(d.REWARD_NORMALISATION)(scores)
     scorer.network.bias.fill_(normalisation.bias)
     scorer.network.gain.fill_(normalisation.gain)
     return {

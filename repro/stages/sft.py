@@ -21,55 +21,55 @@ from repro.stages import optimise
 from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
 from repro.stages.data import require_vocabulary
-from repro.stages.stage import Stage, Work
+from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def _run(work: Work) -> None:
-    made = _train(work) if not work.scale.sft_from else _take(work)
-    work.finish(made)
+def _run(context: StageContext) -> None:
+    made = _train(context) if not context.scale.sft_from else _take(context)
+    context.finish(made)
 
 
-def _take(work: Work) -> Metrics:
+def _take(context: StageContext) -> Metrics:
     """A policy that was trained elsewhere, and what it says of the first texts of the SFT set."""
-    corpus, scale, device = Corpus(work.inputs["data"]), work.scale, work.accelerator.device
-    policy = model.frozen(hub.load_policy(work.start("sft_from")))
+    corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
+    policy = model.frozen(hub.load_policy(context.start("sft_from")))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
-    model.save_policy(policy, work.out / "model")
+    model.save_policy(policy, context.out / "model")
     tokens = column(corpus.posts("train").select(range(scale.sft_batch)), "query_reference_response_token")
-    policy, total = model.placed(policy, work.accelerator), 0.0
+    policy, total = model.placed(policy, context.accelerator), 0.0
     with torch.no_grad():
         for part in tokens.to(device).split(scale.micro_batch):
             total += token_loss(policy, part, part != corpus.pad, corpus.pad).item()
     return {"sft/final_loss": total / (tokens[:, 1:] != corpus.pad).sum().item()}
 
 
-def _train(work: Work) -> Metrics:
-    corpus, accelerator, scale, pick = Corpus(work.inputs["data"]), work.accelerator, work.scale, work.pick
+def _train(context: StageContext) -> Metrics:
+    corpus, accelerator, scale, pick = Corpus(context.inputs["data"]), context.accelerator, context.scale, context.pick
     posts = corpus.posts("train")
     tokens = column(posts, "query_reference_response_token")
     counted = pick(d.SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
-    policy = model.set_dropout(model.load_policy(work.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0))
+    policy = model.set_dropout(model.load_policy(context.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0))
     policy, optimizer = model.prepared(accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
-    torch.manual_seed(work.seed_of("dropout"))
-    shuffle = work.generator("shuffle")
+    torch.manual_seed(context.seed_of("dropout"))
+    shuffle = context.generator("shuffle")
     passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(pick(d.SFT_EPOCHS)))
     steps = pick(d.SFT_EPOCHS) * (len(tokens) // scale.sft_batch)
-    checkpoints = Checkpoints(work)
+    checkpoints = Checkpoints(context)
     loss = checkpoints.values.get("loss", math.nan)
     for step, rows in islice(enumerate(row for one in passes for row in one), checkpoints.start, None):
         optimise.set_learning_rate(optimizer, scale.sft_learning_rate * pick(d.LR_SCHEDULE_SFT)(step, steps))
         with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
             parts = losses(accelerator, policy, tokens, counted, rows, scale.micro_batch, corpus.pad)
             loss = optimise.step(accelerator, optimizer, parts)
-        work.log_mean((step + 1) * scale.sft_batch, {"sft/loss": loss}, steps)
+        context.log_mean((step + 1) * scale.sft_batch, {"sft/loss": loss}, steps)
         checkpoints.after(step + 1, loss=loss)
     checkpoints.over(steps, loss=loss)
     weights = model.gathered(accelerator, policy)
-    model.save_policy(accelerator.unwrap_model(policy), work.out / "model", weights)
+    model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
     return {"sft/final_loss": loss}
 
 

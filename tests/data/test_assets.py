@@ -5,8 +5,8 @@ import itertools
 import torch
 
 from repro.data import embedded, local
+from repro.engine.artefacts import file_digest
 from repro.models import model
-from repro.stages.stage import file_digest
 from repro.study.scale import EMBEDDED
 
 

@@ -27,7 +27,7 @@ from repro.models import model
 from repro.models.model import pad_with_own_token
 from repro.stages import data
 from repro.stages.corpus import Corpus
-from repro.stages.stage import Budget, Work
+from repro.stages.stage import Budget, StageContext
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
@@ -281,7 +281,7 @@ def test_the_papers_corpus_keeps_its_splits_and_its_articles_apart(tmp_path, tin
     given = {"posts_file": str(tmp_path / "posts"), "comparisons_file": str(tmp_path / "pairs")}
     scale = replace(tiny_scale, corpus="tldr", **given, posts=5, comparisons=9, validation_comparisons=3)
     (tmp_path / "out").mkdir()
-    data.STAGE.run(Work("data", pick("data"), Budget(scale, data.FIELDS), "float32", 0, {}, tmp_path / "out"))
+    data.STAGE.run(StageContext("data", pick("data"), Budget(scale, data.FIELDS), "float32", 0, {}, tmp_path / "out"))
     corpus = Corpus(tmp_path / "out")
     assert corpus.posts("train")["id"][:] == [f"train{n}" for n in range(5)]
     assert corpus.posts("test")["id"][:] == [f"test{n}" for n in range(4)]  # so many are asked for

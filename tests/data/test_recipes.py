@@ -15,7 +15,7 @@ from repro.errors import UserError
 from repro.ops import prompt
 from repro.stages import data
 from repro.stages.corpus import Corpus
-from repro.stages.stage import RESULT, Budget, Work
+from repro.stages.stage import RESULT, Budget, StageContext
 
 LENGTHS = tldr.Lengths(query=26, reference=6, query_reference=34, pair_response=10, query_pair=40)
 CUE = ["TL", ";", "DR", ":"]
@@ -156,7 +156,7 @@ def test_a_shared_limit_that_is_long_enough_for_all_changes_nothing(tokenizer):
 def made(scale, out, **choices):
     """The data stage's artefact and its metrics for an arm given by names."""
     out.mkdir()
-    work = Work("data", pick("data", **choices), Budget(scale, data.STAGE.fields), "float32", 0, {}, out)
+    work = StageContext("data", pick("data", **choices), Budget(scale, data.STAGE.fields), "float32", 0, {}, out)
     data.STAGE.run(work)
     return Corpus(out), json.loads((out / RESULT).read_text())["metrics"]
 

@@ -13,7 +13,7 @@ from benchmarks import gpu
 from repro.engine import cost
 from repro.stages import ppo
 from repro.stages.checkpoint import Checkpoints, Random
-from repro.stages.stage import Budget, Preempted, Work
+from repro.stages.stage import Budget, Preempted, StageContext
 from repro.study.scale import SCALES
 
 pytestmark = pytest.mark.gpu
@@ -25,7 +25,7 @@ FORECAST = (0.6, 1.3)  # measured over forecast: what the plan's figure is good 
 def trained(folder, device, seed=0, ended_after=None):
     """Weights after so many updates with the project's own checkpoints; Preempted where the process is told to end."""
     scale = replace(SCALES["smoke"], checkpoint_every=100)  # none but the one that SIGTERM asks for
-    work = Work("ppo", tiny.pick(), Budget(scale, ppo.STAGE.fields), "float32", seed=1, inputs={}, out=folder)
+    work = StageContext("ppo", tiny.pick(), Budget(scale, ppo.STAGE.fields), "float32", seed=1, inputs={}, out=folder)
     work.accelerator = on_device.accelerator(device)
     s, numbers = on_device.setting(device, seed=seed, chief=work.accelerator), torch.Generator().manual_seed(5)
     checkpoints = Checkpoints(work, numbers=Random(numbers))

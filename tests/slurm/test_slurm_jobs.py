@@ -12,7 +12,7 @@ from cluster import cluster, missing
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import launch, pipeline, slurm
+from repro.engine import artefacts, launch, pipeline, slurm
 from repro.engine.job import read_job
 from repro.errors import UserError
 from repro.stages import stage
@@ -49,7 +49,7 @@ def made(tmp_path_factory, tiny_scale):
     folder = tmp_path_factory.mktemp("made")
     keys = pipeline.keys(Recipe(), tiny_scale, 1)
     for name in ("data", "base"):
-        stage.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
+        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
     return folder
 
 
@@ -144,7 +144,7 @@ def test_a_failing_job_is_reported_its_dependents_are_cancelled_and_the_same_com
     nodes, board_of
 ):
     board = board_of()
-    obstacle = stage.partial_folder(board.cache / key_of(board, "sft"))
+    obstacle = artefacts.partial_folder(board.cache / key_of(board, "sft"))
     obstacle.write_text("a file where the stage makes its folder")
     before = queue()
     run(board)
