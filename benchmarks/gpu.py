@@ -28,7 +28,7 @@ from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
 from repro.engine import cost
 from repro.models import generate, model
-from repro.stages import optimise, ppo
+from repro.stages import optimise, ppo, ppo_setup
 from repro.study.scale import SCALES, Scale
 
 TINY = replace(
@@ -94,7 +94,7 @@ def scale_of(shape: str, batch: int) -> Scale:
     return replace(preset, model=network, ppo_batch=batch, rollout_batch=min(batch, preset.rollout_batch))
 
 
-def setting_of(scale: Scale, accelerator: Accelerator) -> ppo.Setting:
+def setting_of(scale: Scale, accelerator: Accelerator) -> ppo_setup.Run:
     """Four networks with random weights, prepared as training prepares them."""
     pick, positions = Pick(Recipe(), "ppo"), scale.query_tokens + scale.response_tokens
     with torch.device(accelerator.device):  # a CPU would draw a billion weights for longer than they are measured
@@ -108,9 +108,9 @@ def setting_of(scale: Scale, accelerator: Accelerator) -> ppo.Setting:
         model.placed(model.held_in(model.frozen(network), scale.frozen_weights), accelerator)
         for network in (networks[2], model.ScalarModel(networks[3].base_model))
     ]
-    models = ppo.Models(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
-    how = replace(ppo.sampling(pick), sampler=generate.sampler_of(scale.sampler))
-    return ppo.Setting(
+    models = ppo_setup.Networks(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    how = replace(ppo_setup.sampling(pick), sampler=generate.sampler_of(scale.sampler))
+    return ppo_setup.Run(
         models,
         optimizer,
         Tokens(pad=PAD),
@@ -151,9 +151,9 @@ def timed() -> Iterator[dict[str, float]]:
         yield seconds
 
 
-def update(setting: ppo.Setting, scale: Scale, generator: torch.Generator) -> dict[str, float]:
+def update(setting: ppo_setup.Run, scale: Scale, generator: torch.Generator) -> dict[str, float]:
     """Seconds of each phase of one update of PPO, and of the whole."""
-    prices, no_texts = ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
+    prices, no_texts = ppo_setup.KLCoefficients(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, PAD, (scale.ppo_batch, scale.query_tokens), generator=generator)
     began = clock()
     with timed() as seconds:

@@ -23,7 +23,7 @@ from repro.engine import artefacts
 from repro.engine.job import prepare_process
 from repro.engine.pipeline import BY_NAME, STAGES, keys
 from repro.models import model
-from repro.stages import optimise, ppo, stage
+from repro.stages import optimise, ppo, ppo_setup, stage
 from repro.study.scale import find
 
 
@@ -58,20 +58,20 @@ class Clock:
         return time.perf_counter() - self.wall, time.process_time() - self.busy
 
 
-def setting_of(shape: Shape, batch: int) -> ppo.Setting:
+def setting_of(shape: Shape, batch: int) -> ppo_setup.Run:
     """Four networks with random weights and the optimizer, one mini-batch and one rollout of the whole batch."""
     networks = [model.initialise(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
     policy, reference = model.set_dropout(networks[0], 0.0), model.frozen(networks[1])
     critic = model.set_dropout(model.ScalarModel(networks[2].base_model), 0.0)
     reward_model = model.frozen(model.ScalarModel(networks[3].base_model))
-    models, pick = ppo.Models(policy, critic, reference, reward_model), Pick(Recipe(), "ppo")
+    models, pick = ppo_setup.Networks(policy, critic, reference, reward_model), Pick(Recipe(), "ppo")
     optimizer, tokens = optimise.adamw([policy, critic], 3e-6, pick), Tokens(pad=shape.vocabulary)
-    return ppo.Setting(models, optimizer, tokens, pick, Accelerator(cpu=True), ppo.sampling(pick), batch, batch)
+    return ppo_setup.Run(models, optimizer, tokens, pick, Accelerator(cpu=True), ppo_setup.sampling(pick), batch, batch)
 
 
-def update(setting: ppo.Setting, shape: Shape, batch: int, generator: torch.Generator, epochs: int = 4) -> None:
+def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Generator, epochs: int = 4) -> None:
     """A whole update of PPO: rollout, targets, and `epochs` over one mini-batch."""
-    prices, no_texts = ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
+    prices, no_texts = ppo_setup.KLCoefficients(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
     rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
     target, _ = ppo.targets(rollout, prices.reference, batch, setting.pick)

@@ -23,11 +23,11 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from repro.models import generate, model  # noqa: E402
 from repro.ops import loss, preference  # noqa: E402
-from repro.stages import dpo, optimise, ppo, rm, sft  # noqa: E402
+from repro.stages import dpo, optimise, ppo, ppo_batches, ppo_setup, rm, sft  # noqa: E402
 
 _setup_privateuseone_for_python_backend("npy")
 torch.set_num_threads(1)
-DEVICE, PRICES = torch.device("npy:0"), ppo.Prices(0.05)
+DEVICE, PRICES = torch.device("npy:0"), ppo_setup.KLCoefficients(0.05)
 KINDS = {"b": torch.bool, "i": torch.long, "f": torch.float32}
 
 
@@ -74,18 +74,20 @@ def things(networks, chief):
     policy, critic, reference, reward_model = networks
     learners, pick = model.Learners(policy=policy, critic=critic), tiny.pick()
     optimizer = optimise.adamw([policy, critic], 1e-3, pick)
-    models = ppo.Models(*(model.Learner(learners, name) for name in ("policy", "critic")), reference, reward_model)
+    models = ppo_setup.Networks(
+        *(model.Learner(learners, name) for name in ("policy", "critic")), reference, reward_model
+    )
 
     def setting(sampler, arm=pick):
-        return ppo.Setting(models, optimizer, tiny.CORPUS, arm, chief, ppo.sampling(arm, sampler), 4, 4)
+        return ppo_setup.Run(models, optimizer, tiny.CORPUS, arm, chief, ppo_setup.sampling(arm, sampler), 4, 4)
 
     def sampled(sampler):
         query = tiny.queries(4).to(DEVICE)
         with torch.no_grad():
-            generate.sample(reference, query, tiny.uniform(4, 6), ppo.sampling(pick, sampler), tiny.EOS, tiny.PAD)
+            generate.sample(reference, query, tiny.uniform(4, 6), ppo_setup.sampling(pick, sampler), tiny.EOS, tiny.PAD)
 
     def mixed_in():
-        for part in ppo.mixed_in(setting("eager"), torch.full((8, 9), 5), loss.Mix(27.8, 1.0)):
+        for part in ppo_batches.sft_losses(setting("eager"), torch.full((8, 9), 5), loss.Mix(27.8, 1.0)):
             part()
 
     def compared():

@@ -13,7 +13,7 @@ from repro.engine import cost, flops, pipeline
 from repro.engine.launch import Job
 from repro.models import model
 from repro.ops import vocabulary
-from repro.stages import optimise, ppo, rm, sft, stage
+from repro.stages import optimise, ppo, ppo_setup, rm, sft, stage
 from repro.study.scale import SCALES
 from tests import tiny
 from tests.live import Live
@@ -108,7 +108,7 @@ def updated():
     query = torch.randint(2, tiny.PAD, (ROWS, QUERY))
     rolled, rollout = counted(lambda: ppo.roll_out(setting, query, tiny.uniform(ROWS, RESPONSE)))
     target, _ = ppo.targets(rollout, 0.05, ROWS, setting.pick)
-    learnt, _ = counted(lambda: ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo.Prices(0.05)))
+    learnt, _ = counted(lambda: ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05)))
     return rolled, learnt
 
 
@@ -169,7 +169,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
     )  # fmt: skip
     policy, critic, reference, judge = (model.initialise("gpt-neox:64/4/4/256", 512, 128, seed) for seed in range(4))
     critic, judge = (model.ScalarModel(each.base_model) for each in (critic, judge))
-    networks = ppo.Models(policy.train(), critic.train(), model.frozen(reference), model.frozen(judge))
+    networks = ppo_setup.Networks(policy.train(), critic.train(), model.frozen(reference), model.frozen(judge))
     adam = optimise.adamw([policy, critic], 1e-4, tiny.pick())
     setting = replace(tiny.setting(networks, tiny.pick(), adam, rows, rows), recompute=recompute)
     query = torch.randint(2, tiny.PAD, (rows, 48))
@@ -177,7 +177,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
     def update():
         rollout = ppo.roll_out(setting, query, tiny.uniform(rows, 16))
         target, _ = ppo.targets(rollout, 0.05, rows, setting.pick)
-        ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo.Prices(0.05))
+        ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05))
 
     update()  # moments are made in the first step
     adam.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from repro.details import GAMMA
 from repro.models import model
 from repro.stages import ppo
 from repro.stages.corpus import Corpus
-from repro.stages.episodes import EPISODES, OF_STATES, Diary, _rounded, record
+from repro.stages.episodes import EPISODES, OF_STATES, EpisodeTraces, _rounded, record
 
 PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 OF_TOKENS = ("logprob", "ref_logprob", "updated_logprob", "advantage", "score_so_far")
@@ -35,7 +35,7 @@ def test_the_first_episodes_of_the_first_a_middle_and_the_last_update_are_kept(k
 
 @pytest.mark.parametrize(("updates", "watched"), [(1, {0}), (2, {0, 1}), (3, {0, 1, 2}), (32, {0, 16, 31})])
 def test_short_trainings_are_not_told_twice(updates, watched):
-    assert Diary(None, None, None, updates, 8).watched == watched
+    assert EpisodeTraces(None, None, None, updates, 8).watched == watched
 
 
 def test_every_token_has_all_its_numbers_and_the_tokens_are_the_text(kept, tiny_scale):
@@ -70,7 +70,7 @@ def told_of(networks):
     posts = Dataset.from_dict({name: [""] * 8 for name in ("id", "query", "reference", "facts")})
     tokenizer = SimpleNamespace(decode=str)
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, tokenizer=tokenizer, decode=lambda rows: [""] * len(rows))
-    return record(networks, setting.how, corpus, posts, rollout, target, uniform), rollout
+    return record(networks, setting.sampling, corpus, posts, rollout, target, uniform), rollout
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_dpo_has_no_episodes(run_stage):
 
 def test_watching_an_update_changes_no_number_of_the_next(tiny_run, run_stage, monkeypatch):
     seen = (run_stage(ppo.STAGE, dropout="on_everywhere") / "model" / "model.safetensors").read_bytes()
-    monkeypatch.setattr(Diary, "note", lambda *_: None)
+    monkeypatch.setattr(EpisodeTraces, "note", lambda *_: None)
     unseen = run_stage(ppo.STAGE, dropout="on_everywhere", gamma="1") / "model" / "model.safetensors"
     assert seen == unseen.read_bytes()
 
@@ -147,8 +147,8 @@ def test_the_update_that_diverged_is_kept_wherever_it_came():
     corpus = SimpleNamespace(
         eos=tiny.EOS, pad=tiny.PAD, tokenizer=SimpleNamespace(decode=str), decode=lambda rows: [""] * len(rows)
     )
-    diary = Diary(networks, setting.how, corpus, updates=32, batch=8)
-    diary.note(5, posts, rollout, target, uniform, diverged=False)
-    assert diary.episodes == []
-    diary.note(6, posts, rollout, target, uniform, diverged=True)
-    assert [told["episode"] for told in diary.episodes] == list(range(48, 56))
+    traces = EpisodeTraces(networks, setting.sampling, corpus, updates=32, batch=8)
+    traces.note(5, posts, rollout, target, uniform, diverged=False)
+    assert traces.episodes == []
+    traces.note(6, posts, rollout, target, uniform, diverged=True)
+    assert [told["episode"] for told in traces.episodes] == list(range(48, 56))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repro.ops import masked, text
 from repro.ops.reward import k1, score_after_eos, whole_reward
-from repro.stages import ppo
+from repro.stages import ppo, ppo_batches, ppo_setup
 from repro.types import Rollout, Targets
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "ppo.json"
@@ -66,7 +66,7 @@ class Case:
 
     def loss(self):
         target, _ = self.targets()
-        weights = ppo.weigh(self.rollout, len(self.rollout), self.pick)
+        weights = ppo_batches.loss_weights(self.rollout, len(self.rollout), self.pick)
         return ppo.ppo_loss(
             self.given["new_logprob"],
             torch.zeros_like(self.given["new_logprob"]),
@@ -74,7 +74,7 @@ class Case:
             self.rollout,
             target,
             weights,
-            ppo.Prices(self.setup["kl_coef"]),
+            ppo_setup.KLCoefficients(self.setup["kl_coef"]),
             self.pick,
         )
 

@@ -30,13 +30,13 @@ from repro.data import embedded
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.models import model, ranks
 from repro.ops.masked import one_rank
-from repro.stages import optimise, ppo
+from repro.stages import optimise, ppo, ppo_batches, ppo_setup
 from repro.stages.corpus import Corpus
-from repro.stages.ppo import Prices
+from repro.stages.ppo_setup import KLCoefficients
 from repro.types import Rollout, Targets
 
 COEFFICIENT = 0.05
-PRICES = Prices(COEFFICIENT, sampler=1.0)
+PRICES = KLCoefficients(COEFFICIENT, sampler=1.0)
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
@@ -136,7 +136,7 @@ def test_an_episode_whose_tokens_after_the_end_are_charged_too():
     torch.testing.assert_close(target.returns, row(1.7895, 2.155, 1.95))
     assert measured["objective/kl"] == pytest.approx(0.4 - 0.2 + 0.1)
     assert measured["objective/length"] == 2
-    assert ppo.weigh(charged, 1, pick()).token.tolist() == [pytest.approx([1 / 3] * 3)]
+    assert ppo_batches.loss_weights(charged, 1, pick()).token.tolist() == [pytest.approx([1 / 3] * 3)]
 
 
 @pytest.mark.parametrize(("limit", "paid"), [("none", 7.0), ("5", 5.0), ("1", 1.0)])
@@ -199,7 +199,7 @@ def loss_of(r, target, logprob, value, prices=PRICES, **choices):
     """The loss and its metrics, of a forward pass over the whole rollout in one micro-batch, without a bonus."""
     arm = pick(**choices)
     nothing = torch.zeros_like(r.logprob)
-    return ppo.ppo_loss(logprob, nothing, value, r, target, ppo.weigh(r, len(r), arm), prices, arm)
+    return ppo.ppo_loss(logprob, nothing, value, r, target, ppo_batches.loss_weights(r, len(r), arm), prices, arm)
 
 
 # ----------------------------------------------------------------------------- garbage in masked places
@@ -292,7 +292,7 @@ def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
 
 def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
     target, _ = targets(AWKWARD)
-    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, Prices(COEFFICIENT, 0.0)
+    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, KLCoefficients(COEFFICIENT, 0.0)
     free, _ = loss_of(*forward, policy_objective="kl_penalty")
     unclipped, _ = loss_of(*forward, policy_objective="unclipped")
     torch.testing.assert_close(free, unclipped)
@@ -321,7 +321,7 @@ def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_e
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
     total, _ = loss_of(
-        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, Prices(0.2), kl_placement=placement
+        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, KLCoefficients(0.2), kl_placement=placement
     )
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
 
@@ -345,7 +345,9 @@ def test_the_bonus_is_paid_on_the_tokens_that_count():
     r, arm = replace(three_tokens(), value=torch.zeros(1, 3)), pick()
     nothing = Targets(*torch.zeros(3, 1, 3))
     bonus = row(0.25, 0.5, float("nan"))
-    total, _ = ppo.ppo_loss(r.logprob, bonus, r.value, r, nothing, ppo.weigh(r, 1, arm), Prices(0.0), arm)
+    total, _ = ppo.ppo_loss(
+        r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), KLCoefficients(0.0), arm
+    )
     assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)
 
 
@@ -556,13 +558,13 @@ def test_where_none_are_mixed_in_texts_change_nothing():
 
 def test_two_ranks_mix_in_what_one_would(monkeypatch):
     # Losses are summed over ranks, and every rank is handed the same texts.
-    work, mix = setting(models(), pick(), micro_batch=2), PTX_MIX.variants["1"].value
+    run, mix = setting(models(), pick(), micro_batch=2), PTX_MIX.variants["1"].value
     monkeypatch.setattr(ranks, "count", lambda: 2)
     total = 0.0
     for rank in (0, 1):
         monkeypatch.setattr(ranks, "here", lambda rank=rank: rank)
-        total += sum(part().item() for part in ppo.mixed_in(work, TEXTS, mix))
-    assert total == pytest.approx(text_loss(work.models.policy).item(), rel=1e-4)
+        total += sum(part().item() for part in ppo_batches.sft_losses(run, TEXTS, mix))
+    assert total == pytest.approx(text_loss(run.networks.policy).item(), rel=1e-4)
 
 
 # ----------------------------------------------------------------------------- splits of a step
@@ -636,7 +638,7 @@ def whole(networks, r, target, micro_batch=8, **choices):
     arm, inputs = pick(**choices), (r.query, r.response, PAD, EOS, 0.7)
     logprob = model.response_logprobs(networks.policy, *inputs)
     value = model.response_values(networks.critic, r.query, r.response, PAD)
-    weights, nothing = ppo.weigh(r, micro_batch, arm), torch.zeros_like(logprob)
+    weights, nothing = ppo_batches.loss_weights(r, micro_batch, arm), torch.zeros_like(logprob)
     total, terms = ppo.ppo_loss(logprob, nothing, value, r, target, weights, PRICES, arm)
     gradient = gradient_of(networks, total)
     for weight in (*networks.policy.parameters(), *networks.critic.parameters()):
@@ -706,7 +708,7 @@ def test_episodes_that_count_for_nothing_change_no_step():
 )
 def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(counted, columns):
     r = replace(made_up_rollout(last=[0, 0], has_eos=[True, True]), counted=torch.tensor(counted))
-    ((rows, needed),) = ppo.by_length(r, 2, PAD)
+    ((rows, needed),) = ppo_batches.by_length(r, 2, PAD)
     assert needed.response == columns
     # Neither mask has anything further on, and one column less would lose something.
     assert not r.value_mask[:, columns:].any()
@@ -716,7 +718,7 @@ def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(c
 def test_queries_lose_the_columns_that_are_padding_in_all_of_a_part():
     query = torch.tensor([[PAD, PAD, 5], [4, PAD, 5], [PAD, PAD, PAD], [PAD, 6, 5]])  # padding may stand within, too
     r = replace(made_up_rollout(last=[0, 1, 0, 0], has_eos=[True] * 4), query=query)
-    parts = [(rows.tolist(), columns.query) for rows, columns in ppo.by_length(r, 2, PAD)]
+    parts = [(rows.tolist(), columns.query) for rows, columns in ppo_batches.by_length(r, 2, PAD)]
     assert parts == [([1, 3], 0), ([0, 2], 2)]
 
 
@@ -742,9 +744,9 @@ def share(rollout, reduce):
     """One rank's part in an update: its targets, the metrics, and its share of the loss."""
     arm = pick(whiten_reward="scale_only")
     target, measured = ppo.targets(rollout, COEFFICIENT, 2, arm, reduce)
-    weights, nothing = ppo.weigh(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
+    weights, nothing = ppo_batches.loss_weights(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
     forward = rollout.logprob + 0.1, nothing, rollout.value - 0.3
-    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, Prices(COEFFICIENT), arm)
+    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, KLCoefficients(COEFFICIENT), arm)
     return target, measured, total
 
 
@@ -778,8 +780,8 @@ def steps(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
     seen, real = [], ppo.improve
 
-    def watched(work, r, target, texts, prices):
-        measured = real(work, r, target, texts, prices)
+    def watched(run, r, target, texts, prices):
+        measured = real(run, r, target, texts, prices)
         seen.append(SimpleNamespace(rollout=r, texts=texts, prices=prices, measured=measured))
         return measured
 
@@ -831,10 +833,10 @@ def references(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: a weight of policy and reference, as every rollout finds them."""
     seen, real = [], ppo.roll_out
 
-    def watched(work, *rest):
-        networks = work.models.policy, work.models.reference
+    def watched(run, *rest):
+        networks = run.networks.policy, run.networks.reference
         seen.append([network.gpt_neox.embed_in.weight.detach().clone() for network in networks])
-        return real(work, *rest)
+        return real(run, *rest)
 
     def run(**choices):
         run_stage(ppo.STAGE, ppo_epochs="1", **choices)
@@ -874,7 +876,7 @@ def paid_by_gold(corpus, texts, ended=True):
     response = torch.tensor([row + [corpus.pad] * (room - len(row)) for row in tokens])
     last = (response == corpus.eos).int().argmax(1)
     made = made_up_rollout(last.tolist(), [ended] * len(texts), tokens=room)
-    return ppo.SOURCES["gold"](corpus)(replace(made, response=response), corpus.posts("train")).score
+    return ppo_setup.REWARD_SOURCES["gold"](corpus)(replace(made, response=response), corpus.posts("train")).score
 
 
 def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_what_the_gold_score_takes(tiny_run):
@@ -895,7 +897,7 @@ def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_wh
 
 
 def test_unless_a_recipe_says_so_episodes_are_paid_the_reward_models_score(tiny_run):
-    assert ppo.SOURCES["reward_model"](Corpus(tiny_run["data"]))(AWKWARD, None) is AWKWARD
+    assert ppo_setup.REWARD_SOURCES["reward_model"](Corpus(tiny_run["data"]))(AWKWARD, None) is AWKWARD
 
 
 def test_the_first_pass_of_every_update_starts_at_ratio_one(tiny_scale, run_stage):

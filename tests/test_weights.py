@@ -9,7 +9,7 @@ from tiny import NO_TEXTS, PAD, episodes, pick, policy, queries, scalar, setting
 from torch import nn
 
 from repro.models import model, weights
-from repro.stages import optimise, ppo
+from repro.stages import optimise, ppo, ppo_setup
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 INPUTS = model.attend(queries(4), PAD)
@@ -31,7 +31,7 @@ def step_with(networks, rows=4, **choices):
     arm = pick(**choices)
     target, _ = ppo.targets(r, 0.05, rows, arm)
     optimizer = optimise.adamw([networks.policy, networks.critic], 0.02, arm)
-    ppo.improve(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo.Prices(0.05))
+    ppo.improve(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo_setup.KLCoefficients(0.05))
     return optimizer
 
 
@@ -51,7 +51,7 @@ def snapshot(network):
 def adapted():
     """Policy, critic and reference of the tiny PPO with adapters."""
     networks, critic, reference = weights.lora(policy(0, 2.0), scalar(1), policy(0, 2.0), seed=3)
-    return ppo.Models(networks, critic, model.frozen(reference), model.frozen(scalar(2)))
+    return ppo_setup.Networks(networks, critic, model.frozen(reference), model.frozen(scalar(2)))
 
 
 def test_an_adapter_changes_nothing_at_the_start(adapted):
@@ -126,7 +126,7 @@ def shared():
     """The tiny PPO with one trunk for policy and critic."""
     one = policy(0, 2.0)
     critic = model.critic_on_policy(scalar(1), one)
-    return ppo.Models(one, critic, model.frozen(policy(0, 2.0)), model.frozen(scalar(2)))
+    return ppo_setup.Networks(one, critic, model.frozen(policy(0, 2.0)), model.frozen(scalar(2)))
 
 
 def test_a_critic_on_the_policys_trunk_has_its_weights_and_a_head_of_zeros(shared):
@@ -208,9 +208,9 @@ def test_the_average_weighs_each_step_less_the_longer_it_is_ago():
 def test_what_ppo_keeps_is_the_average_over_its_optimizer_steps(run_stage, monkeypatch):
     steps, real = [], ppo.improve
 
-    def watched(work, *rest):
-        measured = real(work, *rest)
-        steps.append(work.models.policy.gpt_neox.embed_in.weight.detach().double().clone())
+    def watched(run, *rest):
+        measured = real(run, *rest)
+        steps.append(run.networks.policy.gpt_neox.embed_in.weight.detach().double().clone())
         return measured
 
     monkeypatch.setattr(ppo, "improve", watched)

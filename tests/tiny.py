@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from repro.detail import Pick, Recipe
 from repro.details import find
 from repro.models import model
-from repro.stages import ppo
+from repro.stages import ppo, ppo_setup
 from repro.types import Rollout
 
 SHAPE = "gpt-neox:32/2/2/64"
@@ -63,7 +63,7 @@ def pick(stage="ppo", **choices):
 
 def models(end_logit=2.0):
     """Policy and reference with the same weights, a critic, and a reward model of its own."""
-    return ppo.Models(
+    return ppo_setup.Networks(
         policy=policy(0, end_logit),
         critic=scalar(1),
         reference=model.frozen(policy(0, end_logit)),
@@ -73,7 +73,9 @@ def models(end_logit=2.0):
 
 def setting(networks, arm, optimizer=NO_OPTIMIZER, micro_batch=8, rollout_batch=4):
     """What those models' rollouts and updates share, for an arm's pick."""
-    return ppo.Setting(networks, optimizer, CORPUS, arm, Accelerator(), ppo.sampling(arm), micro_batch, rollout_batch)
+    return ppo_setup.Run(
+        networks, optimizer, CORPUS, arm, Accelerator(), ppo_setup.sampling(arm), micro_batch, rollout_batch
+    )
 
 
 def episodes(networks, rows=8, tokens=5, **choices):

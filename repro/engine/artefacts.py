@@ -26,6 +26,7 @@ from repro import details as d
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, RANK_DEPENDENT
 from repro.models import hub, ranks
+from repro.stages.checkpoint import complete_checkpoints
 from repro.stages.stage import CHECKPOINTS, DONE, JOURNAL, Budget, Stage, StageContext, digest
 from repro.study.scale import SOURCES, Scale
 
@@ -145,7 +146,7 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
         warn(f"cached artefact {target.name} is corrupt; making it again")
         shutil.rmtree(target)
     partial = partial_folder(target)
-    if not any((partial / CHECKPOINTS).glob(f"*/{DONE}")):
+    if not complete_checkpoints(partial / CHECKPOINTS):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     elif (partial / JOURNAL).exists():

@@ -24,7 +24,7 @@ from repro.detail import Pick, Recipe
 from repro.engine import flops
 from repro.engine.machine import processor
 from repro.models import model
-from repro.stages import optimise, ppo, rm, sft
+from repro.stages import optimise, ppo, ppo_setup, rm, sft
 from repro.study.scale import Scale
 
 FILE = "speed.json"
@@ -149,7 +149,7 @@ class _Steps:
         policy, reference, critic, judge = (model.initialise(shape, self.pad, 2_048, seed) for seed in range(4))
         critic, judge = model.ScalarModel(critic.base_model), model.ScalarModel(judge.base_model)
         self.policy, self.critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
-        self.models = ppo.Models(policy, critic, model.frozen(reference), model.frozen(judge))
+        self.models = ppo_setup.Networks(policy, critic, model.frozen(reference), model.frozen(judge))
         from accelerate import Accelerator  # a plan of what was measured before does without
 
         self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
@@ -162,10 +162,10 @@ class _Steps:
     def ids(self, rows: int, tokens: int) -> torch.Tensor:
         return torch.randint(2, self.pad, (rows, tokens))
 
-    def setting(self, rows: int) -> ppo.Setting:
+    def setting(self, rows: int) -> ppo_setup.Run:
         tokens = SimpleNamespace(pad=self.pad, eos=-1)
-        how = ppo.sampling(self.pick)
-        return ppo.Setting(self.models, self.optimizer, tokens, self.pick, self.accelerator, how, rows, rows)
+        how = ppo_setup.sampling(self.pick)
+        return ppo_setup.Run(self.models, self.optimizer, tokens, self.pick, self.accelerator, how, rows, rows)
 
     def sft(self) -> float:
         text = self.lengths.text
@@ -206,7 +206,11 @@ class _Steps:
         query, response = self.lengths.query, self.lengths.response
         of_one = flops.total(flops.update(self.n, 1, query, response))
         rows = self.rows(min(self.scale.micro_batch, self.scale.ppo_batch), of_one)
-        setting, prices, no_texts = self.setting(rows), ppo.Prices(0.05), torch.zeros(0, 1, dtype=torch.long)
+        setting, prices, no_texts = (
+            self.setting(rows),
+            ppo_setup.KLCoefficients(0.05),
+            torch.zeros(0, 1, dtype=torch.long),
+        )
         rollout = self._episodes(rows)
         target, _ = ppo.targets(rollout, prices.reference, rows, self.pick)
         return _rate(rows * of_one, lambda: ppo.improve(setting, rollout, target, no_texts, prices))

@@ -20,8 +20,10 @@ import torch
 from repro.models import ranks
 from repro.stages.stage import CHECKPOINTS, DONE, Preempted, StageContext
 
+FORMAT = 2  # of what a checkpoint holds: one of another format is not read, and its stage starts from its beginning
 
-class Held(Protocol):
+
+class Stateful(Protocol):
     """Something whose state is part of where the stage stands."""
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -29,8 +31,8 @@ class Held(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-class Random:
-    """A generator of random numbers, held."""
+class RandomState:
+    """The state of a generator of random numbers."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -40,6 +42,12 @@ class Random:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["state"])
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that are whole and that this version reads."""
+    done = [(file.parent, json.loads(file.read_text())) for file in folder.glob(f"*/{DONE}")]
+    return [checkpoint for checkpoint, made in done if made.get("format") == FORMAT]
 
 
 def _end_now(*_: object) -> None:
@@ -53,15 +61,15 @@ class Checkpoints:
     how many steps were done then, `values` what `after` was given beside them.
     """
 
-    def __init__(self, context: StageContext, **held: Held) -> None:
-        self.context, self.held, self.accelerator = context, held, context.accelerator
+    def __init__(self, context: StageContext, **stateful: Stateful) -> None:
+        self.context, self.stateful, self.accelerator = context, stateful, context.accelerator
         self.folder, self.every, self.began = context.out / CHECKPOINTS, context.scale.checkpoint_every, time.time()
         self.start, self.values, self.record, self.ending = 0, {}, -math.inf, threading.Event()
         self.accelerator.register_for_checkpointing(self)
         if self.every:
             signal.signal(signal.SIGTERM, lambda *_: self.ending.set())
-        last = max((done.parent for done in self.folder.glob(f"*/{DONE}")), default=self.folder)
-        if last != self.folder:
+        last = max(complete_checkpoints(self.folder), default=None)
+        if last:
             self.accelerator.load_state(str(last))
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,7 +77,7 @@ class Checkpoints:
             "start": self.start,
             "values": self.values,
             "record": self.record,
-            "held": {name: each.state_dict() for name, each in self.held.items()},
+            "held": {name: each.state_dict() for name, each in self.stateful.items()},
             "unlogged": self.context.unlogged,
             "nonfinite": self.context.nonfinite,
             "seconds": self.context.seconds_before + time.time() - self.began,
@@ -77,7 +85,7 @@ class Checkpoints:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.start, self.values, self.record = state["start"], state["values"], state["record"]
-        for name, each in self.held.items():
+        for name, each in self.stateful.items():
             each.load_state_dict(state["held"][name])
         self.context.unlogged, self.context.nonfinite = state["unlogged"], state["nonfinite"]
         self.context.seconds_before = state["seconds"]
@@ -99,7 +107,7 @@ class Checkpoints:
         if ending:
             raise Preempted(f"ended after step {step}, which is kept")
 
-    def over(self, steps: int, **values: Any) -> None:
+    def complete(self, steps: int, **values: Any) -> None:
         """Called after the last step: what is still to do is done again from here, and the process can be ended at once."""
         if self.every:
             if self.start < steps:
@@ -135,7 +143,7 @@ class Checkpoints:
         ranks.wait()
         if ranks.first():
             os.replace(partial, target)
-            (target / DONE).write_text(json.dumps({"step": self.start}))
+            (target / DONE).write_text(json.dumps({"step": self.start, "format": FORMAT}))
             for older in set(self.folder.iterdir()) - {target}:
                 shutil.rmtree(older, ignore_errors=True)
         ranks.wait()

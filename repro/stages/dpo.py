@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,15 +22,15 @@ from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy, bradley_terry
 from repro.ops.text import last_token
 from repro.stages import optimise
-from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
+from repro.stages.loop import TrainingLoop
 from repro.stages.stage import StageContext
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
-BETA = 0.05  # the paper's (DETAILS 2, DPO)
+BETA = 0.05  # the paper's (N+ appendix on DPO)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def read(pairs: Dataset) -> Pairs:
     return Pairs(*(column(pairs, f"{name}_token") for name in ("query", "chosen", "rejected")))
 
 
-def learn(context: StageContext) -> None:
+def train(context: StageContext) -> None:
     """One pass over the training comparisons, in the place of PPO."""
     scale, accelerator, corpus = context.scale, context.accelerator, Corpus(context.inputs["data"])
     policy, reference = (model.load_policy(context.inputs["sft"] / "model") for _ in range(2))
@@ -63,30 +62,25 @@ def learn(context: StageContext) -> None:
     )
     reference = model.held_in(model.frozen(reference), scale.frozen_weights)
     networks = policy, model.placed(reference, accelerator)
-    pairs, outcome = read(corpus.pairs("train")), "finished"
+    pairs = read(corpus.pairs("train"))
     steps = len(pairs) // scale.rm_batch
     batches = optimise.batches(len(pairs), scale.rm_batch, context.generator(context.pick(d.DRAWS) + "shuffle"))
-    checkpoints = Checkpoints(context)
-    step = checkpoints.start - 1
-    for step, rows in islice(enumerate(batches), checkpoints.start, None):
-        optimise.set_learning_rate(optimizer, scale.dpo_learning_rate * cosine_to_zero(step, steps))
+    loop = TrainingLoop(context, optimizer, lambda step: scale.dpo_learning_rate * cosine_to_zero(step, steps), steps)
+    for step, rows in loop.steps(batches):
         seen: list[Tensor] = []
         with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
             parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, seen)
             loss = optimise.step(accelerator, optimizer, parts)
         margin = torch.cat(sum(ranks.gathered(seen), []))
         measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
-        context.log_mean((step + 1) * scale.rm_batch, measured, steps)
+        loop.log((step + 1) * scale.rm_batch, measured)
         if not math.isfinite(loss):
-            outcome = "diverged"
-            break
-        checkpoints.after(step + 1)
-    checkpoints.over(step + 1)
+            loop.stop("diverged")
     validation = read(corpus.pairs("validation"))
     margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
     weights = model.gathered(accelerator, policy)
     model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
-    context.finish({"dpo/validation_accuracy": accuracy(margin)}, outcome)
+    context.finish({"dpo/validation_accuracy": accuracy(margin)}, loop.outcome)
 
 
 Networks = tuple[nn.Module, nn.Module]  # the policy and its reference

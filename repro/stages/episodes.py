@@ -25,7 +25,7 @@ from repro.types import Rollout, Targets
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from repro.stages.evaluate import Models
+    from repro.stages.evaluate import Networks
 
 EPISODES = 8  # of a batch: its first, so that nobody chose them and all arms of a seed show the same posts
 # They have one entry more than there are tokens, where there is room: the state after the end, in which a score is paid.
@@ -33,11 +33,13 @@ OF_STATES = ("value", "reward", "returns")
 DIGITS = 5
 
 
-class Diary:
+class EpisodeTraces:
     """Keeps the first episodes of the first update, of one in the middle and of the last, or of the one that diverged."""
 
-    def __init__(self, models: Models, how: generate.Sampling, corpus: Corpus, updates: int, batch: int) -> None:
-        self.models, self.how, self.corpus, self.updates, self.batch = models, how, corpus, updates, batch
+    def __init__(
+        self, networks: Networks, sampling: generate.Sampling, corpus: Corpus, updates: int, batch: int
+    ) -> None:
+        self.networks, self.sampling, self.corpus, self.updates, self.batch = networks, sampling, corpus, updates, batch
         self.watched = {0, updates // 2, updates - 1}
         self.episodes: list[dict[str, Any]] = []
 
@@ -49,11 +51,11 @@ class Diary:
             return
         rows = range(min(EPISODES, len(rollout)))
         shown = record(
-            self.models, self.how, self.corpus, posts.select(rows), rollout[rows], target[rows], uniform[rows]
+            self.networks, self.sampling, self.corpus, posts.select(rows), rollout[rows], target[rows], uniform[rows]
         )
         place = {"update": update, "updates": self.updates}
         self.episodes += [
-            {"episode": update * self.batch + row * ranks.count()} | place | told for row, told in enumerate(shown)
+            {"episode": update * self.batch + row * ranks.count()} | place | record for row, record in enumerate(shown)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,8 +85,8 @@ class Response:
 
 @torch.no_grad()
 def record(
-    models: Models,
-    how: generate.Sampling,
+    networks: Networks,
+    sampling: generate.Sampling,
     corpus: Corpus,
     posts: Dataset,
     rollout: Rollout,
@@ -98,9 +100,9 @@ def record(
     eos, pad, query = corpus.eos, corpus.pad, model.trim_left(rollout.query, corpus.pad)
     # The next update draws the same numbers, watched or not.
     with torch.random.fork_rng([query.device] if query.is_cuda else []):
-        updated = model.response_logprobs(models.policy, query, rollout.response, pad, eos, how.measured_at)
-        theirs, ref_logprob = generate.sample(models.reference, query, uniform, how, eos, pad)
-        policy_logprob = model.response_logprobs(models.policy, query, theirs, pad, eos, how.measured_at)
+        updated = model.response_logprobs(networks.policy, query, rollout.response, pad, eos, sampling.measured_at)
+        theirs, ref_logprob = generate.sample(networks.reference, query, uniform, sampling, eos, pad)
+        policy_logprob = model.response_logprobs(networks.policy, query, theirs, pad, eos, sampling.measured_at)
     ours = {
         "logprob": rollout.logprob,
         "ref_logprob": rollout.ref_logprob,
@@ -113,24 +115,24 @@ def record(
     beside = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
     finished = text.truncate_after_eos(theirs, eos, pad)
     their_score = model.score(
-        models.reward_model, torch.cat([query, finished], 1), model.count_tokens(finished, pad), pad
+        networks.reward_model, torch.cat([query, finished], 1), model.count_tokens(finished, pad), pad
     )
     kl = k1(rollout.logprob, rollout.ref_logprob)
     wrote = {
-        "policy": _response(models, query, rollout.response, corpus, ours, rollout.score, kl),
+        "policy": _response(networks, query, rollout.response, corpus, ours, rollout.score, kl),
         # Whichever policy the recipe compares with; the run's choices say which.
-        "sft": _response(models, query, theirs, corpus, beside, their_score, torch.zeros_like(ref_logprob)),
+        "sft": _response(networks, query, theirs, corpus, beside, their_score, torch.zeros_like(ref_logprob)),
     }
-    told = {who: _told(response, posts, corpus) for who, response in wrote.items()}
+    records = {who: _records_of(response, posts, corpus) for who, response in wrote.items()}
     return [
         {"post_id": post["id"], "query": post["query"], "reference": post["reference"]}
-        | {who: records[row] for who, records in told.items()}
+        | {who: own[row] for who, own in records.items()}
         for row, post in enumerate(posts)
     ]
 
 
 def _response(
-    models: Models,
+    networks: Networks,
     query: Tensor,
     tokens: Tensor,
     corpus: Corpus,
@@ -141,12 +143,12 @@ def _response(
     """[B, Q], [B, R] tokens, [B, R] each known number and the KL in nats, [B] score -> all there is to say of them."""
     last, ended = text.last_token(tokens, corpus.eos)
     finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
-    score_so_far = model.response_scores(models.reward_model, query, finished, corpus.pad)
+    score_so_far = model.response_scores(networks.reward_model, query, finished, corpus.pad)
     is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
     return Response(tokens, last, ended, score, score_so_far, keep(kl, is_token).sum(1), known)
 
 
-def _told(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
+def _records_of(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
     """[B] records of one policy's responses, each up to its last token, or to the state after it if there is room."""
     texts = corpus.decode(text.truncate_after_eos(response.tokens, corpus.eos, corpus.pad))
     gold = gold_of(posts, texts, response.ended.cpu().numpy())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-GREEDY = 0.01  # the paper's "greedy" (DETAILS 4, item 33)
+GREEDY = 0.01  # the paper's "greedy" is a temperature of 0.01
 # What the SFT policy's samples are shown with.
 BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win", "sampled_win_rate", "sampled_gold")
 SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
@@ -81,8 +81,8 @@ def write(
     for rows in own.split(batch):
         query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
         # Near 0 a token's nats would be those of its rank alone.
-        how = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
-        response, logprob = generate.sample(policy, query, numbers, how, corpus.eos, corpus.pad)
+        sampling = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
+        response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
         whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
@@ -154,27 +154,27 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
 class Validation:
     """The validation posts of one run; what the reward model says of their references is asked once."""
 
-    def __init__(self, models: Models, corpus: Corpus, context: StageContext) -> None:
-        self.models, self.corpus, self.context = models, corpus, context
+    def __init__(self, networks: Networks, corpus: Corpus, context: StageContext) -> None:
+        self.networks, self.corpus, self.context = networks, corpus, context
         self.posts = corpus.posts("validation")
-        self.reference_scores = reference_scores(models.reward_model, self.posts, corpus, context)
+        self.reference_scores = reference_scores(networks.reward_model, self.posts, corpus, context)
 
     def measure(self) -> Metrics:
         """Quality of what the policy samples as it is now, for the learning curve; from the same random numbers each time."""
-        written = _write(self.models, self.posts, SAMPLED, self.corpus, self.context, unmeasured)
+        written = _write(self.networks, self.posts, SAMPLED, self.corpus, self.context, unmeasured)
         table = judged(self.posts, written, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
 def _write(
-    models: Models, posts: Dataset, temperature: float, corpus: Corpus, context: StageContext, nats: Nats
+    networks: Networks, posts: Dataset, temperature: float, corpus: Corpus, context: StageContext, nats: Nats
 ) -> Written:
     with model.cast_once(context.accelerator):
         return write(
-            models.policy,
+            networks.policy,
             nats,
-            models.reward_model,
+            networks.reward_model,
             column(posts, "query_token"),
             temperature,
             corpus,
@@ -209,7 +209,7 @@ def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
 
 
 @dataclass(frozen=True)
-class Models:
+class Networks:
     """The networks that an evaluation needs, frozen."""
 
     policy: nn.Module
@@ -223,21 +223,21 @@ def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
 
     corpus = Corpus(context.inputs["data"])
     folders = {"policy": context.inputs[policy] / "model", "reference": context.inputs["sft"] / "model"}
-    networks = {name: model.load_policy(folder) for name, folder in folders.items()}
-    networks["reward_model"] = model.load_scalar(context.inputs["rm"] / "model")
-    placed = context.pick(d.POSITION_IDS)
-    held = dict.fromkeys(networks, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
-    models = Models(
+    loaded = {name: model.load_policy(folder) for name, folder in folders.items()}
+    loaded["reward_model"] = model.load_scalar(context.inputs["rm"] / "model")
+    with_positions = context.pick(d.POSITION_IDS)
+    weights = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
+    networks = Networks(
         **{
-            name: model.placed(model.held_in(model.frozen(placed(network)), held[name]), context.accelerator)
-            for name, network in networks.items()
+            name: model.placed(model.held_in(model.frozen(with_positions(network)), weights[name]), context.accelerator)
+            for name, network in loaded.items()
         }
     )
     posts = corpus.posts("test")
-    references = reference_scores(models.reward_model, posts, corpus, context)
-    nats = nats_to(models.reference, corpus)
-    greedy = judged(posts, _write(models, posts, GREEDY, corpus, context, nats), references)
-    sampled = judged(posts, _write(models, posts, SAMPLED, corpus, context, nats), references)
+    references = reference_scores(networks.reward_model, posts, corpus, context)
+    nats = nats_to(networks.reference, corpus)
+    greedy = judged(posts, _write(networks, posts, GREEDY, corpus, context, nats), references)
+    sampled = judged(posts, _write(networks, posts, SAMPLED, corpus, context, nats), references)
     greedy["sampled_win_rate"] = sampled["win"]
     if "gold" in sampled:
         greedy["sampled_gold"] = sampled["gold"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +18,9 @@ from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy
 from repro.stages import optimise
-from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
 from repro.stages.data import ARTICLES, require_vocabulary
+from repro.stages.loop import TrainingLoop
 from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics
 
@@ -34,13 +33,13 @@ SMALLEST_GROUP = 20  # comparisons whose accuracy is worth a number
 
 def _run(context: StageContext) -> None:
     corpus, pack = Corpus(context.inputs["data"]), context.pick(d.PADDING_SIDE).in_rm
-    made = _train if not context.scale.rm_from else _take
+    made = _train if not context.scale.rm_from else _use_given_reward_model
     made(context, corpus, pack)
     ranks.wait()
     context.finish(measure(context, corpus, pack))
 
 
-def _take(context: StageContext, corpus: Corpus, pack: Pack) -> None:
+def _use_given_reward_model(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     """A reward model that was trained elsewhere, by the paper's authors or here; it is centred anew."""
     folder = context.start("rm_from")
     load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else model.load_scalar
@@ -126,19 +125,17 @@ def _train(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     share = preference.shares(group)
     torch.manual_seed(context.seed_of("dropout"))
     batches = _batches(group, scale.rm_batch, context.pick(d.RM_EPOCHS), context.generator("shuffle"))
-    checkpoints = Checkpoints(context)
     trained = Trained(reward_model, chosen, rejected, share, objective.loss, corpus.pad)
-    for step, rows in islice(enumerate(batches), checkpoints.start, None):
-        optimise.set_learning_rate(optimizer, scale.rm_learning_rate * cosine_to_zero(step, len(batches)))
+    loop = TrainingLoop(
+        context, optimizer, lambda step: scale.rm_learning_rate * cosine_to_zero(step, len(batches)), len(batches)
+    )
+    for step, rows in loop.steps(batches):
         right: list[Tensor] = []
         with model.recomputing([accelerator.unwrap_model(reward_model)], scale.recompute):
             parts = losses(accelerator, trained, rows, scale.micro_batch, right)
             loss = optimise.step(accelerator, optimizer, parts)
         accuracy = accelerator.reduce(torch.stack(right).sum()).item() / len(rows)
-        seen = sum(map(len, batches[: step + 1]))
-        context.log_mean(seen, {"rm/loss": loss, "rm/train_accuracy": accuracy}, len(batches))
-        checkpoints.after(step + 1)
-    checkpoints.over(len(batches))
+        loop.log(sum(map(len, batches[: step + 1])), {"rm/loss": loss, "rm/train_accuracy": accuracy})
     weights = model.gathered(accelerator, reward_model)
     model.save_scalar(accelerator.unwrap_model(reward_model), context.out / "model", weights)
 

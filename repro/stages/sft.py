@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +18,9 @@ from repro import details as d
 from repro.models import hub, model
 from repro.ops.masked import keep
 from repro.stages import optimise
-from repro.stages.checkpoint import Checkpoints
 from repro.stages.corpus import Corpus, column
 from repro.stages.data import require_vocabulary
+from repro.stages.loop import TrainingLoop
 from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def _run(context: StageContext) -> None:
-    made = _train(context) if not context.scale.sft_from else _take(context)
+    made = _train(context) if not context.scale.sft_from else _use_given_policy(context)
     context.finish(made)
 
 
-def _take(context: StageContext) -> Metrics:
+def _use_given_policy(context: StageContext) -> Metrics:
     """A policy that was trained elsewhere, and what it says of the first texts of the SFT set."""
     corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
     policy = model.frozen(hub.load_policy(context.start("sft_from")))
@@ -55,22 +55,21 @@ def _train(context: StageContext) -> Metrics:
     policy = model.set_dropout(model.load_policy(context.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0))
     policy, optimizer = model.prepared(accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
     torch.manual_seed(context.seed_of("dropout"))
-    shuffle = context.generator("shuffle")
-    passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(pick(d.SFT_EPOCHS)))
-    steps = pick(d.SFT_EPOCHS) * (len(tokens) // scale.sft_batch)
-    checkpoints = Checkpoints(context)
-    loss = checkpoints.values.get("loss", math.nan)
-    for step, rows in islice(enumerate(row for one in passes for row in one), checkpoints.start, None):
-        optimise.set_learning_rate(optimizer, scale.sft_learning_rate * pick(d.LR_SCHEDULE_SFT)(step, steps))
+    epochs, shuffle = pick(d.SFT_EPOCHS), context.generator("shuffle")
+    passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(epochs))
+    steps = epochs * (len(tokens) // scale.sft_batch)
+    loop = TrainingLoop(
+        context, optimizer, lambda step: scale.sft_learning_rate * pick(d.LR_SCHEDULE_SFT)(step, steps), steps
+    )
+    for step, rows in loop.steps(chain.from_iterable(passes)):
         with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
             parts = losses(accelerator, policy, tokens, counted, rows, scale.micro_batch, corpus.pad)
             loss = optimise.step(accelerator, optimizer, parts)
-        context.log_mean((step + 1) * scale.sft_batch, {"sft/loss": loss}, steps)
-        checkpoints.after(step + 1, loss=loss)
-    checkpoints.over(steps, loss=loss)
+        loop.state["loss"] = loss
+        loop.log((step + 1) * scale.sft_batch, {"sft/loss": loss})
     weights = model.gathered(accelerator, policy)
     model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
-    return {"sft/final_loss": loss}
+    return {"sft/final_loss": loop.state.get("loss", math.nan)}
 
 
 def losses(

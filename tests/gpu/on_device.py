@@ -10,12 +10,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from repro.models import model
-from repro.stages import optimise, ppo
+from repro.stages import optimise, ppo, ppo_setup
 from repro.types import Rollout
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("REPRO_GPU_CHECK_DEVICE", "cuda"))
 ROWS, TOKENS, RATE = 8, 6, 1e-3  # episodes of an update, response tokens, learning rate
-PRICES = ppo.Prices(0.05)
+PRICES = ppo_setup.KLCoefficients(0.05)
 
 
 def forget() -> None:
@@ -31,19 +31,19 @@ def accelerator(device: torch.device, mixed: str = "no") -> Accelerator:
 
 def setting(
     device: torch.device, mixed: str = "no", sampler: str = "static", seed: int = 0, rate: float = RATE, chief=None
-) -> ppo.Setting:
+) -> ppo_setup.Run:
     """As a stage of PPO sets its networks up: policy and reference start with the same weights where `seed` is 0."""
     chief, pick = chief or accelerator(device, mixed), tiny.pick()
     policy, critic = tiny.policy(seed, end_logit=2.0), tiny.scalar(seed + 1)
     optimizer = optimise.adamw([policy, critic], rate, pick)
     learners, optimizer = model.prepared(chief, model.Learners(policy=policy, critic=critic), optimizer)
     frozen = [model.placed(model.frozen(each), chief) for each in (tiny.policy(0, end_logit=2.0), tiny.scalar(2))]
-    models = ppo.Models(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
-    how = ppo.sampling(pick, sampler)
-    return ppo.Setting(models, optimizer, tiny.CORPUS, pick, chief, how, micro_batch=4, rollout_batch=4)
+    models = ppo_setup.Networks(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    how = ppo_setup.sampling(pick, sampler)
+    return ppo_setup.Run(models, optimizer, tiny.CORPUS, pick, chief, how, micro_batch=4, rollout_batch=4)
 
 
-def roll_out(s: ppo.Setting, seed: int = 0) -> Rollout:
+def roll_out(s: ppo_setup.Run, seed: int = 0) -> Rollout:
     return ppo.roll_out(s, tiny.queries(ROWS, seed=seed), tiny.uniform(ROWS, TOKENS, seed))
 
 
@@ -56,7 +56,7 @@ class Update:
     weights: dict[str, Tensor]
 
 
-def update(s: ppo.Setting, seed: int = 0, epochs: int = 4) -> Update:
+def update(s: ppo_setup.Run, seed: int = 0, epochs: int = 4) -> Update:
     """Rollout, targets and epochs over one batch."""
     rollout = roll_out(s, seed)
     target, described = ppo.targets(rollout, PRICES.reference, s.micro_batch, s.pick, s.accelerator.reduce)
@@ -64,8 +64,8 @@ def update(s: ppo.Setting, seed: int = 0, epochs: int = 4) -> Update:
     return Update(Rollout(*(each.cpu() for each in rollout)), [described, *steps], weights(s))
 
 
-def weights(s: ppo.Setting) -> dict[str, Tensor]:
-    learners = s.accelerator.unwrap_model(s.models.learners)
+def weights(s: ppo_setup.Run) -> dict[str, Tensor]:
+    learners = s.accelerator.unwrap_model(s.networks.learners)
     return {name: weight.detach().float().cpu().clone() for name, weight in learners.named_parameters()}
 
 

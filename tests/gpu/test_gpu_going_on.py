@@ -12,7 +12,7 @@ import torch
 from benchmarks import gpu
 from repro.engine import cost
 from repro.stages import ppo
-from repro.stages.checkpoint import Checkpoints, Random
+from repro.stages.checkpoint import Checkpoints, RandomState
 from repro.stages.stage import Budget, Preempted, StageContext
 from repro.study.scale import SCALES
 
@@ -28,7 +28,7 @@ def trained(folder, device, seed=0, ended_after=None):
     work = StageContext("ppo", tiny.pick(), Budget(scale, ppo.STAGE.fields), "float32", seed=1, inputs={}, out=folder)
     work.accelerator = on_device.accelerator(device)
     s, numbers = on_device.setting(device, seed=seed, chief=work.accelerator), torch.Generator().manual_seed(5)
-    checkpoints = Checkpoints(work, numbers=Random(numbers))
+    checkpoints = Checkpoints(work, numbers=RandomState(numbers))
     for done in range(checkpoints.start + 1, UPDATES + 1):
         on_device.update(s, seed=int(torch.randint(1_000, (), generator=numbers)), epochs=2)
         if done == ended_after:

@@ -35,16 +35,18 @@ def test_the_frozen_copy_says_what_the_policy_says_to_the_last_bit(device, mixed
     s = on_device.setting(device, mixed)
     inputs = (*(each.to(device) for each in on_device.texts()), tiny.PAD, tiny.EOS, 0.7)
     with torch.no_grad():
-        assert torch.equal(*(model.response_logprobs(each, *inputs) for each in (s.models.policy, s.models.reference)))
+        assert torch.equal(
+            *(model.response_logprobs(each, *inputs) for each in (s.networks.policy, s.networks.reference))
+        )
 
 
 @pytest.mark.parametrize("after_end", [text.go_on, text.stop])
 def test_the_fixed_cache_draws_what_the_growing_one_draws(device, after_end):
     """64 rows of 16 tokens; float32, so that no draw hangs on rounding."""
     s, query, uniform = on_device.setting(device), tiny.queries(64).to(device), tiny.uniform(64, 16).to(device)
-    how = replace(s.how, after_end=after_end)
+    how = replace(s.sampling, after_end=after_end)
     (one, said), (other, again) = (
-        generate.sample(s.models.policy, query, uniform, replace(how, sampler=sampler), tiny.EOS, tiny.PAD)
+        generate.sample(s.networks.policy, query, uniform, replace(how, sampler=sampler), tiny.EOS, tiny.PAD)
         for sampler in (generate.eager, generate.static)
     )
     assert torch.equal(one, other)
@@ -55,9 +57,10 @@ def test_the_fixed_cache_draws_what_the_growing_one_draws(device, after_end):
 def test_numbers_that_lie_on_the_cpu_draw_the_same(device, sampler):
     """As those do that draw the reference policy's episodes for the record."""
     s, query, uniform = on_device.setting(device), tiny.queries(4).to(device), tiny.uniform(4, 6)
-    how = replace(s.how, sampler=sampler)
+    how = replace(s.sampling, sampler=sampler)
     drawn = [
-        generate.sample(s.models.reference, query, u, how, tiny.EOS, tiny.PAD)[0] for u in (uniform, uniform.to(device))
+        generate.sample(s.networks.reference, query, u, how, tiny.EOS, tiny.PAD)[0]
+        for u in (uniform, uniform.to(device))
     ]
     assert torch.equal(*drawn)
 
