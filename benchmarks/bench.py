@@ -23,7 +23,7 @@ from benchmarks.apart import Apart
 from benchmarks.load import Shape, Tokens, ppo_seconds, setting_of, stage_seconds, update
 from benchmarks.stages import Timed, run_stages
 from benchmarks.turns import Spread
-from repro.__main__ import Parser
+from repro.cli.parser import Parser
 from repro.engine.flops import Network, network_of
 from repro.engine.machine import cores, described
 from repro.errors import UserError

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.bench import SHAPES
 from benchmarks.turns import Side, Spread, disturbed, ratios, seconds_of, take_turns
-from repro.__main__ import Parser, pairs_of
+from repro.cli.parser import Parser, pairs_of
 from repro.engine.machine import commit, cores, described
 from repro.errors import UserError
 from repro.study.scale import SCALES, find

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro import details
-from repro.__main__ import Parser, pairs_of
+from repro.cli.parser import Parser, pairs_of
 from repro.detail import Recipe
 from repro.engine import pipeline
 from repro.engine.job import prepare_process

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from repro import details
 from repro.cli import catalogue
-from repro.cli.catalogue import ROOT
+from repro.cli.source import ROOT
 from repro.detail import Clash
 from repro.details import CHECKS, CLASHES, DETAILS, GAE_LAMBDA, GAMMA, GROUPS, KL_CONTROLLER, WHITEN_ADV
 from repro.engine import pipeline

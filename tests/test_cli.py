@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
-import repro.__main__ as command_line
-from repro.__main__ import _follow, main
+from repro.__main__ import main
 from repro.cli import catalogue, docs
+from repro.cli.execution import run_jobs
+from repro.cli.folders import writable_folder
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
 from repro.errors import UserError
@@ -139,7 +140,7 @@ def test_whatever_ends_the_watch_what_it_leaves_running_is_told(ended_by, capsys
 
     tracker = Untracked()
     with pytest.raises((KeyboardInterrupt, UserError)):
-        _follow(launch.Board({}, Path("cache")), Elsewhere(), tracker)
+        run_jobs(launch.Board({}, Path("cache")), Elsewhere(), tracker)
     assert capsys.readouterr().err == "to end them: scancel 7\n" and tracker.closed
 
 
@@ -229,7 +230,7 @@ def test_a_cache_that_cannot_be_written_is_told(verb, tiny, place, monkeypatch, 
 def test_studies_that_start_together_do_not_refuse_each_others_folder(tmp_path):
     tried = [tmp_path / "cache"] * 400
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda folder: command_line._writable(folder, "cache", "set another"), tried))
+        list(pool.map(lambda folder: writable_folder(folder, "cache", "set another"), tried))
     assert list(tried[0].iterdir()) == []
 
 
@@ -308,8 +309,8 @@ def test_a_scale_for_gpus_is_told_of_where_there_is_none(scale, warnings, capsys
     def stop(*_):
         raise UserError("far enough")
 
-    monkeypatch.setattr("repro.__main__._check_data", lambda *_: None)
-    monkeypatch.setattr("repro.__main__._execute", stop)
+    monkeypatch.setattr("repro.cli.run.check_data", lambda *_: None)
+    monkeypatch.setattr("repro.cli.run.execute", stop)
     monkeypatch.setattr(launch, "visible_devices", lambda: ())
     assert main(["run", "whiten_adv", "--scale", scale]) == 2
     told = capsys.readouterr().err.splitlines()
@@ -333,9 +334,9 @@ class Grown:
             self.parts.append((list(part.arms), part.seeds))
             return argparse.Namespace(failed={} if len(self.parts) != failed else {"rm": "no"}, broken={})
 
-        monkeypatch.setattr(command_line, "_run_seeds", run)
-        monkeypatch.setattr(command_line, "_undecided", lambda study: next(answers))
-        monkeypatch.setattr(command_line, "_build_and_publish", lambda detail, scale: None)
+        monkeypatch.setattr("repro.cli.run._run_seeds", run)
+        monkeypatch.setattr("repro.cli.run._undecided", lambda study: next(answers))
+        monkeypatch.setattr("repro.cli.run.build_and_publish", lambda detail, scale: None)
 
 
 def test_a_study_ends_at_the_first_look_that_decides_and_runs_no_arm_longer_than_it_has_to(tiny, monkeypatch, capsys):

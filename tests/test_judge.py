@@ -506,7 +506,7 @@ def words(server, *more):
 @pytest.fixture
 def pageless(monkeypatch):
     """No page is built: another test looks at it."""
-    monkeypatch.setattr("repro.__main__._build_and_publish", lambda *_: None)
+    monkeypatch.setattr("repro.cli.judge.build_and_publish", lambda *_: None)
 
 
 def kept(store):
@@ -526,7 +526,7 @@ def test_a_study_is_judged_published_and_on_its_page_and_again_without_a_questio
     with endpoint(prefer_longer) as server:
         assert main(words(server, "--posts", "3", "--yes")) == 0
         told, asked, first = capsys.readouterr().out, len(server.asked), kept(store)
-        monkeypatch.setattr("repro.__main__._build_and_publish", lambda *_: None)  # once is enough
+        monkeypatch.setattr("repro.cli.judge.build_and_publish", lambda *_: None)  # once is enough
         assert main(words(server, "--posts", "3")) == 0  # nothing is left to ask, so nobody has to agree
         assert len(server.asked) == asked and kept(store) == first
     assert f"{asked} questions" in told and "0 are answered already" in told

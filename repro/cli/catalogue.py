@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property, singledispatch
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,13 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from repro.cli.source import Place, Source
+from repro.cli.source import ROOT, Place, Source
 from repro.detail import Check, Detail, nearest, others
 from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
 from repro.errors import UserError
 from repro.study.metrics import METRICS
 
-ROOT = Path(__file__).parents[2]
 MOVES = {"up": "rises", "down": "falls", "same": "stays"}
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from functools import singledispatch
 from pathlib import Path
 
-from repro.cli.catalogue import ROOT, Entry, clashes, counted, entries, in_words, meaning
+from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
+from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
 from repro.details import GROUPS
 from repro.errors import UserError

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).parents[2]
+
 
 class Place(NamedTuple):
     """A line of the source; `file` is relative to the repository's root."""

@@ -1,0 +1,68 @@
+"""The verb `atlas`: the study of every detail in one run, and the page over all of them."""
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+
+from repro.cli.execution import check_data, run_jobs, warn_of_missing_gpu
+from repro.cli.folders import cache_folder, cache_path, require_report_folder
+from repro.cli.options import add_engine_options, choose_engine, command_of, scale_changes
+from repro.cli.pages import build_atlas_page, build_index
+from repro.cli.terminal import console, duration, print_failures, warn_of_corrupt_cache
+from repro.errors import UserError
+
+
+def add_atlas(verbs) -> None:
+    verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build the page over all")
+    verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these (all of them)")
+    verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
+    verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
+    verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+    verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
+    verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
+    add_engine_options(verb)
+    verb.set_defaults(run=_atlas)
+
+
+def _atlas(arguments: argparse.Namespace) -> int:
+    from repro.engine import atlas, cost
+
+    studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, scale_changes(arguments), cache_path())
+    require_report_folder()
+    if arguments.page:
+        build_atlas_page(studies[0].scale.name)
+        return build_index()
+    cache = cache_folder()
+    board, engine = atlas.board_of(studies, cache), choose_engine(arguments, studies)
+    waiting = [job for key, job in board.jobs.items() if key not in board.done]
+    console.print(
+        f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
+        f"{len(board.done)} of {len(board.jobs)} stages are cached; "
+        f"about {duration(cost.seconds(waiting, cache) / engine.workers)} with {engine}",
+        highlight=False,
+    )
+    warn_of_corrupt_cache(board)
+    if arguments.plan:
+        return 0
+    check_data(studies, board)
+    warn_of_missing_gpu(studies[0].scale, engine, board)
+    _run_atlas(studies, board, engine, command_of(arguments, "atlas", *arguments.details), cache)
+    build_atlas_page(studies[0].scale.name)
+    build_index()
+    print_failures(board)
+    return 1 if board.failed else 0
+
+
+def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
+    """Run what is left to run; the page of an interrupted atlas shows what there is."""
+    from repro.tracking.store import require_store
+    from repro.tracking.trackers import Trackers
+
+    require_store(cache)
+    try:
+        run_jobs(board, engine, Trackers(studies, board, command))
+    except BaseException:
+        with suppress(UserError):
+            build_atlas_page(studies[0].scale.name)
+            build_index()
+        raise

@@ -1,0 +1,37 @@
+"""The verb `calibrate`: the statistics, tried on runs that differ in nothing but luck."""
+
+import argparse
+from pathlib import Path
+
+from repro.cli.execution import execute
+from repro.cli.folders import cache_folder, writable_folder
+from repro.cli.options import command_of
+from repro.cli.terminal import print_failures
+
+CALIBRATION = Path("docs") / "calibration.md"
+CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
+CALIBRATION_METRICS = ("test/gold", "test/score", "test/length", "test/kl")  # nothing wins at the smallest scale
+
+
+def add_calibrate(verbs) -> None:
+    verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
+    verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
+    verb.set_defaults(run=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
+    from reports import calibration, read
+    from repro.engine import launch
+    from repro.study import ablation
+    from repro.tracking.store import store_uri, usable_store
+
+    study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
+    writable_folder(CALIBRATION.parent, "documentation", "run where it is")
+    board = launch.board_of(study, cache)
+    execute(study, board, launch.local(study.scale), command_of(arguments, "calibrate"))
+    print_failures(board)
+    with usable_store():
+        outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
+    print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, ablation.LOOKS, CALIBRATION)}")
+    return 1 if board.failed else 0

@@ -1,0 +1,64 @@
+"""The pages that verbs build from the MLflow store: of a study, over all details at a scale, and the index of them."""
+
+from pathlib import Path
+
+from repro.cli.folders import REPORTS
+from repro.cli.terminal import console
+
+
+def build_study_page(detail: str, scale: str) -> tuple[Path, str]:
+    """Build a study's page; the file and the verdict in words."""
+    from reports import markup, page, read
+    from repro.tracking.store import store_uri, usable_store
+
+    with usable_store():
+        study = read.read_study(detail, scale, store_uri())
+    path = page.build(study, REPORTS / markup.folder(detail, scale))
+    verdict = page.headline(path)
+    console.print()
+    console.print(verdict, highlight=False)
+    console.print(f"report: {path}", highlight=False)
+    return path, verdict
+
+
+def build_and_publish(detail: str, scale: str) -> None:
+    """Build a study's page, put it into the store beside its runs too, and build the index."""
+    from repro.tracking.track import publish_report
+
+    path, verdict = build_study_page(detail, scale)
+    publish_report(detail, scale, path.parent, verdict)
+    build_index()
+
+
+def build_index() -> int:
+    """Build the index of all pages; the exit code of a verb that ends with it."""
+    from reports import index
+    from repro.cli.source import ROOT, Source
+    from repro.tracking.store import store_uri, usable_store
+
+    registered = Source(ROOT).outline()  # without the registry's functions, which need torch
+    with usable_store():
+        console.print(f"index: {index.build(REPORTS, store_uri(), registered)}", highlight=False)
+    return 0
+
+
+def build_atlas_page(scale: str) -> None:
+    """Build the page over all details at a scale."""
+    from reports import atlas, markup
+    from repro.tracking.store import store_uri, usable_store
+
+    registered = _registered()
+    out = REPORTS / markup.folder("atlas", scale)
+    with usable_store():
+        path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
+    console.print()
+    console.print(atlas.headline(path), highlight=False)
+    console.print(f"atlas: {path}", highlight=False)
+
+
+def _registered() -> list[dict]:
+    """What the pages over all details are told of each."""
+    from repro.cli import catalogue
+
+    records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]
+    return [each | {"variants": {v["label"]: v["does"] for v in each["variants"]}} for each in records]

@@ -1,0 +1,81 @@
+"""The verb `plan`: what a study would run, what of it is cached, and how long the rest will take."""
+
+import argparse
+
+from rich.table import Table
+
+from repro.cli.folders import cache_folder
+from repro.cli.options import add_study_options, load_study
+from repro.cli.terminal import console, duration, joined_numbers, warn_of_corrupt_cache
+from repro.errors import UserError
+
+
+def add_plan(verbs) -> None:
+    verb = verbs.add_parser("plan", help="what a study would run, what is cached, and how long it will take")
+    add_study_options(verb)
+    verb.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    study = load_study(arguments)
+    from repro.engine import cost, forecast, launch, speed
+
+    cache = cache_folder()
+    board = launch.board_of(study, cache)
+    gpu = cost.for_gpu(study.scale)
+    workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    seeds = " ".join(map(str, study.seeds))
+    console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
+    warn_of_corrupt_cache(board)
+    waiting, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
+    speeds = speed.UNMEASURED if gpu or not waiting else speed.known(cache, study.scale)
+    each = "time each" if gpu else "seconds each"
+    table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
+    for name in dict.fromkeys(job.stage for job in board.jobs.values()):
+        jobs = [job for job in board.jobs.values() if job.stage == name]
+        cached = sum(job.key in board.done for job in jobs)
+        shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
+        seconds = cost.seconds(jobs, cache) / len(jobs)
+        taken = duration(seconds) if gpu else f"{seconds:.0f}"
+        table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
+    console.print(table)
+    for line in cost.told(waiting, study.scale, cache, workers) if gpu and waiting else ():
+        console.print(line, highlight=False)
+    for line in forecast.sources(waiting, cache, str(speeds)) if not gpu else ():
+        console.print(line, highlight=False)
+    # Workers take about as long to start as this process did, once the launcher has.
+    seconds = forecast.wall(waiting, cache, workers, 2 * start_up)
+    console.print(
+        f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
+    )
+    if study.looks and waiting:
+        first = launch.jobs_of(study.at(study.looks[0], study.arms))
+        begun = forecast.wall([job for job in waiting if job.key in first], cache, workers, 2 * start_up)
+        console.print(
+            f"that is for all looks, at {joined_numbers(study.looks)} seeds; it ends at the first that decides, of which the "
+            f"earliest takes about {duration(begun)}",
+            highlight=False,
+        )
+    if refusal:
+        console.print(f"this machine would not run it: {refusal}", highlight=False)
+    return 0
+
+
+def _seconds_since_start() -> float:
+    """Seconds since this process began, its imports included."""
+    import time
+
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def _workers(scale) -> tuple[int, str]:
+    """As many as a plan counts on here: one where this machine has too few GPUs, and why a run would be refused."""
+    from repro.engine import launch
+
+    try:
+        return launch.workers_for(scale), ""
+    except UserError as error:
+        return 1, str(error)

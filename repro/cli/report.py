@@ -1,0 +1,80 @@
+"""The verbs `report`, `figures` and `inspect`, which build pages from the MLflow store and run nothing."""
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from repro.cli.folders import REPORTS, require_report_folder
+from repro.cli.options import add_study_options, common_choices, scale_changes
+from repro.cli.pages import build_atlas_page, build_index, build_study_page
+from repro.cli.terminal import console
+from repro.errors import UserError
+
+
+def add_report(verbs) -> None:
+    verb = verbs.add_parser("report", help="build a study's page, figures and verdict from the MLflow store")
+    add_study_options(verb)
+    verb.set_defaults(run=_report)
+
+
+def add_figures(verbs) -> None:
+    verbs.add_parser("figures", help="build the report of every study in the store").set_defaults(run=_figures)
+
+
+def add_inspect(verbs) -> None:
+    verb = verbs.add_parser("inspect", help="a training episode token by token; without --episode, which were kept")
+    verb.add_argument("which", metavar="RUN", help="an MLflow run id or its beginning, or DETAIL/ARM/SEED")
+    verb.add_argument("--episode", type=int, default=argparse.SUPPRESS, metavar="N", help="its number in training")
+    verb.set_defaults(run=_inspect)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from repro.study import ablation
+    from repro.tracking.address import store_uri
+
+    require_report_folder()
+    detail, scale = ablation.names(
+        arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
+    )
+    console.print(f"reading {detail} at scale {scale} from {store_uri()} ...", highlight=False, markup=False)
+    build_study_page(detail, scale)
+    return build_index()
+
+
+def _figures(_: argparse.Namespace) -> int:
+    from reports import paper
+    from repro.tracking.store import recorded_studies, store_uri, usable_store
+
+    require_report_folder()
+    found = recorded_studies()
+    if not found:
+        raise UserError(f"the MLflow store {store_uri()} holds no study; run one, as make ablation DETAIL=whiten_adv")
+    for detail, scale in found:
+        try:
+            build_study_page(detail, scale)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    with usable_store():
+        console.print(f"\nthe paper beside it: {paper.build(store_uri(), REPORTS / 'paper')}", highlight=False)
+    scales = [scale for _, scale in found]
+    for scale in dict.fromkeys(scale for scale in scales if scales.count(scale) > 1):
+        build_atlas_page(scale)
+    return build_index()
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from reports import inspect
+    from repro.tracking.store import store_uri, usable_store
+
+    wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off
+    with usable_store():
+        if "episode" not in arguments:
+            wide.print(inspect.listing(store_uri(), arguments.which))
+            return 0
+        told = inspect.shown(store_uri(), arguments.which, arguments.episode)
+        require_report_folder()
+        path = inspect.build_one(store_uri(), arguments.which, arguments.episode, REPORTS / "episodes")
+    wide.print(told)
+    console.print(f"page: {path}", highlight=False)
+    return 0
