@@ -76,7 +76,7 @@ def _checkout(role: str, given: str, stack: ExitStack) -> Side:
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
         folder = _exported(given, stack)
-    if not (folder / "repro" / "ppo.py").exists():
+    if not (folder / "repro" / "__init__.py").exists():
         raise UserError(f"{given} is no checkout of this project; name its folder, or a commit")
     # This interpreter and its libraries for both, so that nothing differs but the source.
     command = (sys.executable, "-P", str(HERE / "load.py"))
