@@ -13,7 +13,19 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.data import embedded
-from repro.models import generate, model, ranks
+from repro.models import (
+    batching,
+    generate,
+    logprobs,
+    mixed_precision,
+    modes,
+    padding,
+    pretrained,
+    ranks,
+    samplers,
+    scoring,
+    wrapping,
+)
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
@@ -50,7 +62,7 @@ def nats_to(reference: nn.Module, corpus: Corpus) -> Nats:
     """The KL's estimate at each token, to a reference policy."""
 
     def nats(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
-        return k1(logprob, model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
+        return k1(logprob, logprobs.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
 
     return nats
 
@@ -76,22 +88,22 @@ def write(
     """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
-    order = model.longest_first(queries, corpus.pad)
-    own, _ = ranks.mine(order)
+    order = batching.longest_first(queries, corpus.pad)
+    own, _ = ranks.shard(order)
     for rows in own.split(batch):
-        query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
+        query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
         # Near 0 a token's nats would be those of its rank alone.
         how = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
         response, logprob = generate.sample(policy, query, numbers, how, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
-        score = model.score(reward_model, whole, length, corpus.pad)
+        whole, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
+        score = scoring.score(reward_model, whole, length, corpus.pad)
         kl = keep(nats(query, response, logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    texts, *numbers = ranks.merged(columns, order)
+    texts, *numbers = ranks.merge_shards(columns, order)
     return Written(texts.tolist(), *numbers)
 
 
@@ -168,7 +180,7 @@ class Validation:
 
 
 def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, work: Work, nats: Nats) -> Written:
-    with model.cast_once(work.accelerator):
+    with mixed_precision.cached_autocast(work.accelerator):
         return write(
             models.policy,
             nats,
@@ -179,14 +191,14 @@ def _write(models: Models, posts: Dataset, temperature: float, corpus: Corpus, w
             work.scale.response_tokens,
             work.scale.rollout_batch,
             work.generator(f"evaluate at {temperature}"),
-            generate.sampler_of({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
+            samplers.sampler_named({"vllm": "static"}.get(work.scale.sampler, work.scale.sampler)),
         )
 
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, work: Work) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
     whole, own = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    return model.score_rows(reward_model, whole, own, corpus.pad, work.scale.rollout_batch)
+    return scoring.score_rows(reward_model, whole, own, corpus.pad, work.scale.rollout_batch)
 
 
 def gold_of_rollout(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
@@ -199,7 +211,7 @@ def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
     import pandas as pd
 
-    table = pd.concat(ranks.gathered(gold_of_rollout(posts, rollout, corpus)))
+    table = pd.concat(ranks.all_gather(gold_of_rollout(posts, rollout, corpus)))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
@@ -221,13 +233,15 @@ def _assess(work: Work, policy: str) -> tuple[Metrics, pd.DataFrame]:
 
     corpus = Corpus(work.inputs["data"])
     folders = {"policy": work.inputs[policy] / "model", "reference": work.inputs["sft"] / "model"}
-    networks = {name: model.load_policy(folder) for name, folder in folders.items()}
-    networks["reward_model"] = model.load_scalar(work.inputs["rm"] / "model")
+    networks = {name: pretrained.load_policy(folder) for name, folder in folders.items()}
+    networks["reward_model"] = pretrained.load_scalar(work.inputs["rm"] / "model")
     placed = work.pick(d.POSITION_IDS)
     held = dict.fromkeys(networks, work.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
     models = Models(
         **{
-            name: model.placed(model.held_in(model.frozen(placed(network)), held[name]), work.accelerator)
+            name: wrapping.place_on_device(
+                mixed_precision.cast_weights(modes.freeze(placed(network)), held[name]), work.accelerator
+            )
             for name, network in networks.items()
         }
     )
@@ -280,7 +294,7 @@ def judge_agreement(table: pd.DataFrame) -> Metrics:
 
 
 def _save(table: pd.DataFrame, work: Work) -> None:
-    if ranks.first():
+    if ranks.is_main():
         table.to_json(work.out / "samples.json", orient="records", indent=1)
 
 

@@ -20,7 +20,21 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.detail import Pick
-from repro.models import generate, hub, model, ranks
+from repro.models import (
+    critics,
+    generate,
+    hub,
+    logprobs,
+    mixed_precision,
+    modes,
+    padding,
+    pretrained,
+    ranks,
+    samplers,
+    scoring,
+    wrapping,
+)
+from repro.models.wrapping import Learner, Learners
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import k1, whole_reward
@@ -79,7 +93,7 @@ def _run(work: Work) -> None:
 
 def _take(work: Work) -> None:
     """A policy that was trained elsewhere, to be evaluated; of its training nothing is known here."""
-    model.save_policy(hub.load_policy(work.start("policy_from")), work.out / "model")
+    pretrained.save_policy(hub.load_policy(work.start("policy_from")), work.out / "model")
     work.finish({"ppo/updates": 0.0})
 
 
@@ -106,7 +120,7 @@ def learn(work: Work) -> None:
     for update, rows in islice(enumerate(batches), done, updates):
         optimise.set_learning_rate(setting.optimizer, scale.ppo_learning_rate * pick(d.LR_SCHEDULE)(update, updates))
         uniform = torch.rand(len(rows), scale.response_tokens, generator=sampled)
-        own, counts = ranks.mine(torch.arange(len(rows)))
+        own, counts = ranks.shard(torch.arange(len(rows)))
         here = posts.select(rows[own[counts]].tolist())
         rollout = rewarded(roll_out(setting, queries[rows[own]], uniform[own])[counts], here)
         target, measured = targets(rollout, prices.reference, scale.micro_batch, pick, accelerator.reduce)
@@ -147,14 +161,14 @@ def learn(work: Work) -> None:
 
 def _keep(s: Setting, average: nn.Module, folder: Path) -> None:
     """Write the weights of policy and critic; every rank has to call it."""
-    weights = model.gathered(s.accelerator, s.models.learners)
-    model.save_policy(average.module, folder / "model", model.part_of(weights, "policy"))
-    model.save_scalar(s.models.critic.network, folder / "critic", model.part_of(weights, "critic"))
+    weights = wrapping.gather_weights(s.accelerator, s.models.learners)
+    pretrained.save_policy(average.module, folder / "model", wrapping.submodule_weights(weights, "policy"))
+    pretrained.save_scalar(s.models.critic.network, folder / "critic", wrapping.submodule_weights(weights, "critic"))
 
 
 def _mine(r: Rollout, target: Targets, part: Tensor) -> tuple[Rollout, Targets]:
     """This rank's episodes of a minibatch; where another has more, one stands in for them that counts for nothing."""
-    own, counts = ranks.dealt(part)
+    own, counts = ranks.local_shard(part)
     nothing = torch.full_like(r.counted[own], -2)
     return replace(r[own], counted=torch.where(counts.to(nothing.device), r.counted[own], nothing)), target[own]
 
@@ -170,21 +184,21 @@ def _load(work: Work) -> Setting:
     pick, dropout, weights = work.pick, work.pick(d.DROPOUT).get("ppo", 0.0), work.scale.frozen_weights
     positioned, start = pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
     # One network after another, the frozen ones on their device before the next is read: host memory is not endless.
-    reward_model = model.held_in(model.frozen(positioned(model.load_scalar(rm))), weights)
-    reward_model = model.placed(reward_model, work.accelerator)
-    reference = positioned(model.load_policy(work.inputs[start.start] / "model"))
-    reference = model.held_in(reference, start.weights(weights))
-    policy = positioned(model.load_policy(sft))
+    reward_model = mixed_precision.cast_weights(modes.freeze(positioned(pretrained.load_scalar(rm))), weights)
+    reward_model = wrapping.place_on_device(reward_model, work.accelerator)
+    reference = positioned(pretrained.load_policy(work.inputs[start.start] / "model"))
+    reference = mixed_precision.cast_weights(reference, start.weights(weights))
+    policy = positioned(pretrained.load_policy(sft))
     critic = pick(d.CRITIC_TRUNK)(positioned(pick(d.CRITIC_INIT)(rm, sft, work.generator("critic"))), policy)
     policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, work.seed_of("adapter"))
-    policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
-    reference = model.placed(model.frozen(reference), work.accelerator)
-    learners, optimizer = model.prepared(
+    policy, critic = (modes.set_dropout(network, dropout) for network in (policy, critic))
+    reference = wrapping.place_on_device(modes.freeze(reference), work.accelerator)
+    learners, optimizer = wrapping.prepare_for_training(
         work.accelerator,
-        model.Learners(policy=policy, critic=critic),
+        Learners(policy=policy, critic=critic),
         optimise.adamw([policy, critic], work.scale.ppo_learning_rate, pick),
     )
-    both = (model.Learner(learners, name) for name in ("policy", "critic"))
+    both = (Learner(learners, name) for name in ("policy", "critic"))
     models = Models(*both, reference, reward_model)
     corpus, scale = Corpus(work.inputs["data"]), work.scale
     return Setting(
@@ -204,7 +218,7 @@ def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
     """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
     temperature = pick(d.TEMPERATURE)
     measured_at = pick(d.LOGPROB_TEMPERATURE)(temperature)
-    return generate.Sampling(temperature, measured_at, pick(d.SAMPLING), generate.sampler_of(sampler))
+    return generate.Sampling(temperature, measured_at, pick(d.SAMPLING), samplers.sampler_named(sampler))
 
 
 @torch.no_grad()
@@ -218,16 +232,16 @@ def roll_out(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
 def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     models, pick, eos, pad = s.models, s.pick, s.corpus.eos, s.corpus.pad
-    q = model.trim_left(query, pad)
-    with model.cast_once(s.accelerator):
+    q = padding.trim_left(query, pad)
+    with mixed_precision.cached_autocast(s.accelerator):
         response, sampled = generate.sample(models.policy, q, uniform, s.how, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     told = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
     inputs = (q, response, pad, eos, s.how.measured_at)
-    logprob = pick(d.OLD_LOGPROB)(sampled, partial(model.response_logprobs, models.policy, *inputs))
-    ref_logprob = model.response_logprobs(models.reference, *inputs)
-    whole_kl = partial(model.response_kl, models.policy, models.reference, *inputs)
+    logprob = pick(d.OLD_LOGPROB)(sampled, partial(logprobs.response_logprobs, models.policy, *inputs))
+    ref_logprob = logprobs.response_logprobs(models.reference, *inputs)
+    whole_kl = partial(logprobs.response_kl, models.policy, models.reference, *inputs)
     return Rollout(
         query=query,
         response=response,
@@ -235,8 +249,8 @@ def _episodes(s: Setting, query: Tensor, uniform: Tensor) -> Rollout:
         sampled=sampled,
         ref_logprob=ref_logprob,
         kl=pick(d.KL_ESTIMATOR)(logprob, ref_logprob, whole_kl),
-        value=model.response_values(models.critic, q, response, pad),
-        score=model.score(models.reward_model, told, model.count_tokens(finished, pad), pad),
+        value=critics.response_values(models.critic, q, response, pad),
+        score=scoring.score(models.reward_model, told, padding.count_tokens(finished, pad), pad),
         last=last,
         counted=pick(d.AFTER_EOS)(last, response.shape[1]),
         has_eos=has_eos,
@@ -293,8 +307,8 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     def share(rows: Tensor, columns: Columns) -> Tensor:
         part, query = r[rows].first(columns.response), r.query[rows, columns.query :]
         inputs = (query, part.response, pad, eos, s.how.measured_at)
-        logprob, *bonus = model.response_measures(models.policy, *inputs, *pick(d.ENTROPY_BONUS))
-        value = model.response_values(models.critic, query, part.response, pad)
+        logprob, *bonus = logprobs.response_measures(models.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        value = critics.response_values(models.critic, query, part.response, pad)
         of_part = target[rows].first(columns.response), weights[rows].first(columns.response)
         total, sums = ppo_loss(logprob, sum(bonus, torch.zeros_like(logprob)), value, part, *of_part, prices, pick)
         measured.append(sums)
@@ -303,7 +317,7 @@ def improve(s: Setting, r: Rollout, target: Targets, texts: Tensor, prices: Pric
     episodes = [partial(share, *part) for part in by_length(r, s.micro_batch, pad)]
     # The last part is one that all weights have a share in: in it ranks add up their gradients.
     parts = mixed_in(s, texts, pick(d.PTX_MIX)) + episodes
-    with model.recomputing((models.policy, models.critic), s.recompute):
+    with modes.recompute_activations((models.policy, models.critic), s.recompute):
         losses = (part() for part in optimise.shared(s.accelerator, models.learners, parts))
         total = optimise.step(s.accelerator, s.optimizer, losses, pick(d.GRADIENT_CLIP))
     sums = s.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))

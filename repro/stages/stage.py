@@ -103,7 +103,7 @@ class Work:
         # Buffers are the same on all ranks, and sending them around would change them between two forward passes.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False)
         mixed = self.pick(d.PRECISION)(self.precision)
-        return ranks.sharing(Accelerator(mixed_precision=mixed, kwargs_handlers=[wrapping]))
+        return ranks.configure_sharding(Accelerator(mixed_precision=mixed, kwargs_handlers=[wrapping]))
 
     @cached_property
     def _journaled(self) -> int:
@@ -129,7 +129,7 @@ class Work:
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         counts = {f"nonfinite/{name}": float(count) for name, count in self.nonfinite.items()}
-        if already or not ranks.first():
+        if already or not ranks.is_main():
             return
         with (self.out / JOURNAL).open("a") as journal:
             journal.write(json.dumps({"step": step, "time": time.time(), "metrics": finite | counts}) + "\n")
@@ -157,7 +157,7 @@ class Work:
     def finish(self, metrics: Metrics, outcome: str = "finished") -> None:
         """Write the stage's final numbers, and what is left to log."""
         self._log_rest()
-        if not ranks.first():
+        if not ranks.is_main():
             return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         lost = {f"nonfinite/{name}": 1.0 for name, value in metrics.items() if not math.isfinite(value)}
@@ -260,15 +260,15 @@ def run_or_reuse(
     """
     target = folder / keys[stage.name]
     folder.mkdir(parents=True, exist_ok=True)
-    ranks.meet()
-    with FileLock(folder / f"{target.name}.lock") if ranks.first() else nullcontext():
-        if ranks.told(ranks.first() and cached(target)):
+    ranks.initialise()
+    with FileLock(folder / f"{target.name}.lock") if ranks.is_main() else nullcontext():
+        if ranks.broadcast(ranks.is_main() and cached(target)):
             return target
-        if ranks.first():
+        if ranks.is_main():
             _clear(target, warn)
-        ranks.wait()
+        ranks.barrier()
         _make(stage, recipe, scale, seed, keys, target)
-        ranks.wait()
+        ranks.barrier()
     return target
 
 
@@ -306,8 +306,8 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_term)
         work.close()
-    ranks.wait()
-    if ranks.first():
+    ranks.barrier()
+    if ranks.is_main():
         _complete(work, partial, target, scale.name, began)
 
 

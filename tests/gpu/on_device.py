@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from repro.models import model
+from repro.models import modes, wrapping
+from repro.models.wrapping import Learner, Learners
 from repro.stages import optimise, ppo
 from repro.types import Rollout
 
@@ -36,9 +37,11 @@ def setting(
     chief, pick = chief or accelerator(device, mixed), tiny.pick()
     policy, critic = tiny.policy(seed, end_logit=2.0), tiny.scalar(seed + 1)
     optimizer = optimise.adamw([policy, critic], rate, pick)
-    learners, optimizer = model.prepared(chief, model.Learners(policy=policy, critic=critic), optimizer)
-    frozen = [model.placed(model.frozen(each), chief) for each in (tiny.policy(0, end_logit=2.0), tiny.scalar(2))]
-    models = ppo.Models(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    learners, optimizer = wrapping.prepare_for_training(chief, Learners(policy=policy, critic=critic), optimizer)
+    frozen = [
+        wrapping.place_on_device(modes.freeze(each), chief) for each in (tiny.policy(0, end_logit=2.0), tiny.scalar(2))
+    ]
+    models = ppo.Models(*(Learner(learners, name) for name in ("policy", "critic")), *frozen)
     how = ppo.sampling(pick, sampler)
     return ppo.Setting(models, optimizer, tiny.CORPUS, pick, chief, how, micro_batch=4, rollout_batch=4)
 
