@@ -27,7 +27,18 @@ from benchmarks.bench import Tokens
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
 from repro.engine import cost
-from repro.models import generate, model
+from repro.models import (
+    critics,
+    generate,
+    logprobs,
+    mixed_precision,
+    modes,
+    pretrained,
+    samplers,
+    scalar_model,
+    scoring,
+    wrapping,
+)
 from repro.stages import optimise, ppo, ppo_setup
 from repro.study.scale import SCALES, Scale
 
@@ -48,9 +59,9 @@ VOCABULARY, PAD = 50_304, 50_277  # Pythia's output layer, and the place in it t
 # What a rollout calls, by the phase that its seconds count to; the rest of it is too little to see.
 PHASES = {
     "sample": (generate, "sample"),
-    "reference": (model, "response_logprobs"),
-    "critic": (model, "response_values"),
-    "reward model": (model, "score"),
+    "reference": (logprobs, "response_logprobs"),
+    "critic": (critics, "response_values"),
+    "reward model": (scoring, "score"),
 }
 
 
@@ -98,18 +109,18 @@ def setting_of(scale: Scale, accelerator: Accelerator) -> ppo_setup.Run:
     """Four networks with random weights, prepared as training prepares them."""
     pick, positions = Pick(Recipe(), "ppo"), scale.query_tokens + scale.response_tokens
     with torch.device(accelerator.device):  # a CPU would draw a billion weights for longer than they are measured
-        networks = [model.initialise(scale.model, VOCABULARY, positions, seed) for seed in range(4)]
-    policy, critic = networks[0], model.ScalarModel(networks[1].base_model)
-    policy, critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
+        networks = [pretrained.initialise_policy(scale.model, VOCABULARY, positions, seed) for seed in range(4)]
+    policy, critic = networks[0], scalar_model.ScalarModel(networks[1].base_model)
+    policy, critic = (modes.set_dropout(network, 0.0) for network in (policy, critic))
     learners, optimizer = accelerator.prepare(
-        model.Learners(policy=policy, critic=critic), optimise.adamw([policy, critic], 3e-6, pick)
+        wrapping.Learners(policy=policy, critic=critic), optimise.adamw([policy, critic], 3e-6, pick)
     )
     frozen = [
-        model.placed(model.held_in(model.frozen(network), scale.frozen_weights), accelerator)
-        for network in (networks[2], model.ScalarModel(networks[3].base_model))
+        wrapping.place_on_device(mixed_precision.cast_weights(modes.freeze(network), scale.frozen_weights), accelerator)
+        for network in (networks[2], scalar_model.ScalarModel(networks[3].base_model))
     ]
-    models = ppo_setup.Networks(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
-    how = replace(ppo_setup.sampling(pick), sampler=generate.sampler_of(scale.sampler))
+    models = ppo_setup.Networks(*(wrapping.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    how = replace(ppo_setup.sampling(pick), sampler=samplers.sampler_named(scale.sampler))
     return ppo_setup.Run(
         models,
         optimizer,
@@ -171,7 +182,7 @@ def measure(shape: str, scale: Scale, updates: int, until: float = math.inf) -> 
 
     Then the first is of one rollout batch, and so are the others where a whole batch would not end in time either.
     """
-    accelerator = Accelerator(mixed_precision=model.mixed_as_declared(scale.precision))
+    accelerator = Accelerator(mixed_precision=mixed_precision.as_declared(scale.precision))
     setting, generator = setting_of(scale, accelerator), torch.Generator().manual_seed(0)
     small = scale if until == math.inf else replace(scale, ppo_batch=min(scale.ppo_batch, scale.rollout_batch))
     expected = update(setting, small, generator)["whole"] * scale.ppo_batch / small.ppo_batch

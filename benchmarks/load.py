@@ -22,7 +22,7 @@ from repro.detail import Pick, Recipe
 from repro.engine import artefacts
 from repro.engine.job import prepare_process
 from repro.engine.pipeline import BY_NAME, STAGES, keys
-from repro.models import model
+from repro.models import modes, pretrained, scalar_model
 from repro.stages import optimise, ppo, ppo_setup, stage
 from repro.study.scale import find
 
@@ -60,10 +60,10 @@ class Clock:
 
 def setting_of(shape: Shape, batch: int) -> ppo_setup.Run:
     """Four networks with random weights and the optimizer, one mini-batch and one rollout of the whole batch."""
-    networks = [model.initialise(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
-    policy, reference = model.set_dropout(networks[0], 0.0), model.frozen(networks[1])
-    critic = model.set_dropout(model.ScalarModel(networks[2].base_model), 0.0)
-    reward_model = model.frozen(model.ScalarModel(networks[3].base_model))
+    networks = [pretrained.initialise_policy(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
+    policy, reference = modes.set_dropout(networks[0], 0.0), modes.freeze(networks[1])
+    critic = modes.set_dropout(scalar_model.ScalarModel(networks[2].base_model), 0.0)
+    reward_model = modes.freeze(scalar_model.ScalarModel(networks[3].base_model))
     models, pick = ppo_setup.Networks(policy, critic, reference, reward_model), Pick(Recipe(), "ppo")
     optimizer, tokens = optimise.adamw([policy, critic], 3e-6, pick), Tokens(pad=shape.vocabulary)
     return ppo_setup.Run(models, optimizer, tokens, pick, Accelerator(cpu=True), ppo_setup.sampling(pick), batch, batch)

@@ -80,13 +80,15 @@ def _trainer(shape: str, batch: int, micro_batch: int, updates: int) -> Any:
     from trl.experimental.ppo import PPOTrainer
 
     from benchmarks import gpu
-    from repro.models import model
+    from repro.models import mixed_precision, pretrained
 
     scale = gpu.scale_of(shape, batch)
-    mixed = model.mixed_as_declared(scale.precision)
+    mixed = mixed_precision.as_declared(scale.precision)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         positions = scale.query_tokens + scale.response_tokens
-        policy, reference = (model.initialise(scale.model, gpu.VOCABULARY, positions, seed=0) for _ in range(2))
+        policy, reference = (
+            pretrained.initialise_policy(scale.model, gpu.VOCABULARY, positions, seed=0) for _ in range(2)
+        )
         config = deepcopy(policy.config)
         config.num_labels = 1
         value, reward = (GPTNeoXForSequenceClassification(config) for _ in range(2))

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # noqa: E402
 
-from repro.models import generate, model  # noqa: E402
+from repro.models import generate, modes, wrapping  # noqa: E402
 from repro.ops import loss, preference  # noqa: E402
 from repro.stages import dpo, optimise, ppo, ppo_batches, ppo_setup, rm, sft  # noqa: E402
 
@@ -72,10 +72,10 @@ def update(setting, pick):
 def things(networks, chief):
     """name -> what is run."""
     policy, critic, reference, reward_model = networks
-    learners, pick = model.Learners(policy=policy, critic=critic), tiny.pick()
+    learners, pick = wrapping.Learners(policy=policy, critic=critic), tiny.pick()
     optimizer = optimise.adamw([policy, critic], 1e-3, pick)
     models = ppo_setup.Networks(
-        *(model.Learner(learners, name) for name in ("policy", "critic")), reference, reward_model
+        *(wrapping.Learner(learners, name) for name in ("policy", "critic")), reference, reward_model
     )
 
     def setting(sampler, arm=pick):
@@ -110,7 +110,7 @@ def things(networks, chief):
 
 def main():
     torch.tensor, torch.autocast = from_data, lambda *args, **kwargs: contextlib.nullcontext()
-    networks = [tiny.policy(0), tiny.scalar(1), model.frozen(tiny.policy(0)), model.frozen(tiny.scalar(2))]
+    networks = [tiny.policy(0), tiny.scalar(1), modes.freeze(tiny.policy(0)), modes.freeze(tiny.scalar(2))]
     told = {}
     with FakeTensorMode(allow_non_fake_inputs=True), Answers():
         for name, run in things([moved(network) for network in networks], Accelerator()).items():

@@ -20,7 +20,19 @@ from repro.data import local
 from repro.detail import Recipe
 from repro.engine import pipeline
 from repro.errors import UserError
-from repro.models import generate, hub, model
+from repro.models import (
+    compatibility,
+    forward_pass,
+    generate,
+    hub,
+    logprobs,
+    modes,
+    padding,
+    pretrained,
+    scalar_model,
+    scoring,
+)
+from repro.models.scalar_model import ScalarModel
 from repro.stages import base
 from repro.stages.corpus import Corpus, column
 
@@ -77,9 +89,9 @@ def network(family):
 @pytest.fixture(params=FAMILIES)
 def policy(request):
     """A base model as the base stage leaves it."""
-    made = model.with_own_positions(network(request.param))
-    model.require_reproducible(made)
-    return model.frozen(made)
+    made = compatibility.infer_position_ids(network(request.param))
+    compatibility.require_reproducible(made)
+    return modes.freeze(made)
 
 
 # ----------------------------------------------------------------------------- what has to hold of each of them
@@ -90,8 +102,10 @@ def test_sampling_and_one_pass_over_the_text_agree_and_padding_changes_nothing(p
     query, numbers = queries(5, width=9).masked_fill(queries(5, width=9) == 63, PAD), uniform(5, 8)
     how = generate.Sampling(0.7, 0.7)
     response, sampled = generate.sample(policy, query, numbers, how, EOS, PAD)
-    again = model.response_logprobs(policy, query, response, PAD, EOS, 0.7)
-    plain = model.token_logprobs(model.response_logits(policy, query, response, PAD, EOS), response, PAD, EOS, 0.7)
+    again = logprobs.response_logprobs(policy, query, response, PAD, EOS, 0.7)
+    plain = logprobs.token_logprobs(
+        logprobs.response_logits(policy, query, response, PAD, EOS), response, PAD, EOS, 0.7
+    )
     assert sampled.std() > 0.2
     torch.testing.assert_close(sampled, again, atol=2e-5, rtol=0)
     torch.testing.assert_close(again, plain, atol=2e-5, rtol=0)
@@ -104,25 +118,27 @@ def test_sampling_and_one_pass_over_the_text_agree_and_padding_changes_nothing(p
 
 @torch.no_grad()
 def test_a_scalar_model_on_it_says_the_same_of_a_text_however_it_is_padded(policy):
-    network = model.ScalarModel(policy.base_model)
-    model.head_normal(network.head, torch.Generator().manual_seed(0))
+    network = ScalarModel(policy.base_model)
+    scalar_model.head_normal(network.head, torch.Generator().manual_seed(0))
     query = queries(5, width=9).masked_fill(queries(5, width=9) == 63, PAD)
-    tokens = model.count_tokens(query, PAD)
-    left, right = (model.score(network, pack(query, PAD), tokens, PAD) for pack in (model.pad_left, model.pad_right))
+    tokens = padding.count_tokens(query, PAD)
+    left, right = (
+        scoring.score(network, pack(query, PAD), tokens, PAD) for pack in (padding.pad_left, padding.pad_right)
+    )
     torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-5)
     assert left.std() > 0.1
 
 
 @torch.no_grad()
 def test_what_is_saved_and_loaded_says_the_same_bit_for_bit(policy, tmp_path):
-    critic = model.ScalarModel(policy.base_model)
-    model.head_normal(critic.head, torch.Generator().manual_seed(0))
-    model.save_policy(policy, tmp_path / "policy")
-    model.save_scalar(critic, tmp_path / "critic")
-    inputs = model.attend(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
+    critic = ScalarModel(policy.base_model)
+    scalar_model.head_normal(critic.head, torch.Generator().manual_seed(0))
+    pretrained.save_policy(policy, tmp_path / "policy")
+    pretrained.save_scalar(critic, tmp_path / "critic")
+    inputs = forward_pass.model_inputs(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
     read = hub.load_policy(tmp_path / "policy").eval()
     assert torch.equal(read(**inputs).logits, policy(**inputs).logits)
-    assert torch.equal(model.load_scalar(tmp_path / "critic").eval()(**inputs), critic(**inputs))
+    assert torch.equal(pretrained.load_scalar(tmp_path / "critic").eval()(**inputs), critic(**inputs))
     tied = [each.get_input_embeddings().weight is each.get_output_embeddings().weight for each in (read, policy)]
     assert tied[0] == tied[1]
 
@@ -135,7 +151,7 @@ def test_one_whose_past_is_not_in_the_cache_is_refused():
         for weight in made.parameters():
             weight.mul_(5 if weight.dim() > 1 else 1)
     with pytest.raises(UserError, match="sampling token by token and one pass over the whole text disagree"):
-        model.require_reproducible(made)
+        compatibility.require_reproducible(made)
 
 
 def test_a_text_longer_than_a_base_model_has_positions_for_is_refused():
@@ -158,7 +174,7 @@ def test_every_stage_runs_and_the_first_pass_over_a_batch_has_ratio_one(family, 
     assert abs(first["objective/kl"]) < 1e-4 < abs(last["objective/kl"])
     result = json.loads((folders["evaluate"] / "result.json").read_text())
     assert (result["outcome"], {name for name in result["metrics"] if "nonfinite" in name}) == ("finished", set())
-    trained, start = (model.load_policy(folders[stage] / "model") for stage in ("ppo", "sft"))
+    trained, start = (pretrained.load_policy(folders[stage] / "model") for stage in ("ppo", "sft"))
     assert type(trained) is type(start) and trained.config.vocab_size == VOCABULARY
     moved = [name for name, value in start.state_dict().items() if not torch.equal(value, trained.state_dict()[name])]
     assert len(moved) > 10
@@ -267,14 +283,14 @@ def gguf(tmp_path):
 @torch.no_grad()
 def test_a_gguf_is_read_bit_for_bit_and_saved_as_transformers_saves(gguf, tmp_path):
     folder, made = gguf
-    inputs = model.attend(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
+    inputs = forward_pass.model_inputs(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
     for source in (folder, folder / "model.gguf"):
         read = hub.load_policy(source).eval()
         assert torch.equal(read(**inputs).logits, made(**inputs).logits)
-    model.save_policy(read, tmp_path / "saved")
+    pretrained.save_policy(read, tmp_path / "saved")
     assert {"config.json", "model.safetensors"} <= {file.name for file in (tmp_path / "saved").iterdir()}
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert torch.equal(model.load_policy(tmp_path / "saved").eval()(**inputs).logits, made(**inputs).logits)
+    assert torch.equal(pretrained.load_policy(tmp_path / "saved").eval()(**inputs).logits, made(**inputs).logits)
 
 
 def test_a_gguf_brings_its_tokenizer(gguf):
@@ -327,8 +343,8 @@ def test_an_unpacked_model_says_what_transformers_makes_of_the_same_file(smol, t
     theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     ids = torch.tensor([tokenizer.encode("The capital of France is", add_special_tokens=False)])
     assert torch.equal(policy(ids).logits, theirs(ids).logits)
-    model.save_policy(policy, tmp_path)
-    assert torch.equal(model.load_policy(tmp_path).eval()(ids).logits, theirs(ids).logits)
+    pretrained.save_policy(policy, tmp_path)
+    assert torch.equal(pretrained.load_policy(tmp_path).eval()(ids).logits, theirs(ids).logits)
     said = policy.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert tokenizer.decode(said[0]) == "The capital of France is Paris"
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from repro.data import embedded, local
 from repro.errors import UserError
-from repro.models import model
+from repro.models import compatibility, modes, pretrained, scalar_model
 from repro.stages import base
 from repro.stages.data import ARTICLES
 from repro.stages.stage import Budget, StageContext
@@ -40,22 +40,22 @@ def gpt2():
 
 
 def test_rotary_positions_and_dropout_that_can_be_switched_off_are_what_it_takes():
-    network = model.set_dropout(model.initialise(SHAPE, 64, 32, seed=0), 0.3)
-    model.require_reproducible(network)
+    network = modes.set_dropout(pretrained.initialise_policy(SHAPE, 64, 32, seed=0), 0.3)
+    compatibility.require_reproducible(network)
 
 
 @pytest.mark.parametrize(("make", "problem"), [(HiddenDropout, "dropout"), (gpt2, "padding on the left")])
 def test_a_base_model_that_would_not_say_the_same_twice_is_refused(make, problem):
     with pytest.raises(UserError, match=problem):
-        model.require_reproducible(make())
+        compatibility.require_reproducible(make())
 
 
 def test_positions_that_count_padding_are_counted_from_the_mask_instead_and_stay_so_when_saved(tmp_path):
-    network = model.with_own_positions(gpt2())
-    model.require_reproducible(network)
-    model.save_policy(network, tmp_path)
-    model.require_reproducible(model.load_policy(tmp_path))
-    assert not hasattr(model.with_own_positions(policy()).config, "positions")
+    network = compatibility.infer_position_ids(gpt2())
+    compatibility.require_reproducible(network)
+    pretrained.save_policy(network, tmp_path)
+    compatibility.require_reproducible(pretrained.load_policy(tmp_path))
+    assert not hasattr(compatibility.infer_position_ids(policy()).config, "positions")
 
 
 # ----------------------------------------------------------------------------- the stage
@@ -64,24 +64,24 @@ def test_positions_that_count_padding_are_counted_from_the_mask_instead_and_stay
 def run(scale, data, out):
     out.mkdir()
     base.STAGE.run(StageContext("base", pick("base"), Budget(scale, base.STAGE.fields), "auto", 0, {"data": data}, out))
-    return model.load_policy(out / "model")
+    return pretrained.load_policy(out / "model")
 
 
 def test_a_folder_is_taken_as_it_is(tiny_scale, tiny_run, tmp_path):
-    given = model.initialise(SHAPE, 1024, 128, seed=3)
-    model.save_policy(given, tmp_path / "given")
+    given = pretrained.initialise_policy(SHAPE, 1024, 128, seed=3)
+    pretrained.save_policy(given, tmp_path / "given")
     made = run(replace(tiny_scale, model=str(tmp_path / "given")), tiny_run["data"], tmp_path / "out")
     assert all(torch.equal(made.state_dict()[name], value) for name, value in given.state_dict().items())
 
 
 def test_a_model_with_fewer_ids_than_the_tokenizer_is_refused(tiny_scale, tiny_run, tmp_path):
-    model.save_policy(policy(), tmp_path / "given")
+    pretrained.save_policy(policy(), tmp_path / "given")
     with pytest.raises(UserError, match="highest id is .* and the base model has 64 of them"):
         run(replace(tiny_scale, model=str(tmp_path / "given")), tiny_run["data"], tmp_path / "out")
 
 
 def test_a_model_with_positions_for_posts_but_not_for_articles_is_refused(tiny_scale, tiny_run, tmp_path):
-    model.save_policy(model.initialise(SHAPE, 1024, 128, seed=3), tmp_path / "given")
+    pretrained.save_policy(pretrained.initialise_policy(SHAPE, 1024, 128, seed=3), tmp_path / "given")
     shutil.copytree(tiny_run["data"], tmp_path / "data")
     schema = Features({"query_chosen_token": List(Value("int32"), length=129)})
     articles = Dataset.from_dict({"query_chosen_token": [[0] * 129]}, features=schema)
@@ -104,7 +104,9 @@ def test_a_trained_tokenizer_has_one_token_for_every_word_that_states_a_fact():
 
 
 def test_a_network_that_was_given_a_layer_says_what_it_said_without():
-    shallow, deeper = (model.initialise(base.SHAPE.format(layers=layers), 640, 256, seed=5) for layers in (3, 4))
+    shallow, deeper = (
+        pretrained.initialise_policy(base.SHAPE.format(layers=layers), 640, 256, seed=5) for layers in (3, 4)
+    )
     ids = torch.randint(640, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = shallow(input_ids=ids).logits
@@ -119,7 +121,7 @@ def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a
     monkeypatch.setattr(base, "_grown", lambda policy, deeper: seen.append(deeper.config.num_hidden_layers) or deeper)
     base.make_embedded_base(tmp_path, steps=8)
     assert seen == [3, 4, 4], "after the first phase"
-    made = model.load_policy(tmp_path / "base")
+    made = pretrained.load_policy(tmp_path / "base")
     tokenizer = local.load_tokenizer(tmp_path / "tokenizer.json")
     assert made.config.num_hidden_layers == 4
     assert_end_of_text_begins_as_a_word(made, tokenizer)
@@ -142,13 +144,13 @@ def output_size(policy):
 
 
 def test_the_shipped_base_was_left_as_the_recipe_leaves_one():
-    shipped = model.load_policy(EMBEDDED / "base")
+    shipped = pretrained.load_policy(EMBEDDED / "base")
     assert_end_of_text_begins_as_a_word(shipped, local.load_tokenizer(EMBEDDED / "tokenizer.json"))
     assert output_size(shipped).item() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_unit_spread():
-    policy = model.initialise(base.SHAPE.format(layers=2), 640, 64, seed=5)
+    policy = pretrained.initialise_policy(base.SHAPE.format(layers=2), 640, 64, seed=5)
     norm = policy.gpt_neox.final_layer_norm
     with torch.no_grad():
         norm.weight.mul_(3.0).add_(torch.linspace(-1, 1, 64))
@@ -159,7 +161,7 @@ def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_un
         assert torch.allclose(policy(input_ids=ids).logits, before, atol=1e-4)
         hidden = policy.base_model(input_ids=ids).last_hidden_state
         heads = nn.Linear(64, 4_000)
-        model.head_normal(heads, torch.Generator().manual_seed(0))
+        scalar_model.head_normal(heads, torch.Generator().manual_seed(0))
         assert heads(hidden).std().item() == pytest.approx(1.0, abs=0.05)
 
 

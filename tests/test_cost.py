@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.detail import Recipe
 from repro.engine import cost, flops, pipeline
 from repro.engine.launch import Job
-from repro.models import model
+from repro.models import logprobs, modes, pretrained, scalar_model
 from repro.ops import vocabulary
 from repro.stages import optimise, ppo, ppo_setup, rm, sft, stage
 from repro.study.scale import SCALES
@@ -124,10 +124,10 @@ def test_layers_that_are_computed_again_are_counted_again():
     policy, ids = tiny.policy(), torch.randint(2, tiny.PAD, (ROWS, QUERY + 1))
 
     def learn():
-        model.response_logprobs(policy, ids[:, :-1], ids[:, -1:], tiny.PAD, tiny.EOS, 1.0).sum().backward()
+        logprobs.response_logprobs(policy, ids[:, :-1], ids[:, -1:], tiny.PAD, tiny.EOS, 1.0).sum().backward()
 
     plain, _ = counted(learn)
-    with model.recomputing([policy], "layers"):
+    with modes.recompute_activations([policy], "layers"):
         again, _ = counted(learn)
     per_text = cost.update_flops(TINY, QUERY, 1, again=1) - cost.update_flops(TINY, QUERY, 1)
     assert again - plain == pytest.approx(ROWS * per_text / 2, rel=0.03)  # of one network
@@ -167,9 +167,11 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
         SMOKE, query_tokens=48, query_reference_tokens=16, query_pair_tokens=16, response_tokens=16,
         micro_batch=rows, rollout_batch=rows, recompute=recompute,
     )  # fmt: skip
-    policy, critic, reference, judge = (model.initialise("gpt-neox:64/4/4/256", 512, 128, seed) for seed in range(4))
-    critic, judge = (model.ScalarModel(each.base_model) for each in (critic, judge))
-    networks = ppo_setup.Networks(policy.train(), critic.train(), model.frozen(reference), model.frozen(judge))
+    policy, critic, reference, judge = (
+        pretrained.initialise_policy("gpt-neox:64/4/4/256", 512, 128, seed) for seed in range(4)
+    )
+    critic, judge = (scalar_model.ScalarModel(each.base_model) for each in (critic, judge))
+    networks = ppo_setup.Networks(policy.train(), critic.train(), modes.freeze(reference), modes.freeze(judge))
     adam = optimise.adamw([policy, critic], 1e-4, tiny.pick())
     setting = replace(tiny.setting(networks, tiny.pick(), adam, rows, rows), recompute=recompute)
     query = torch.randint(2, tiny.PAD, (rows, 48))
@@ -203,7 +205,10 @@ def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed
     network = cost.Network(hidden=32, layers=2, intermediate=64, vocabulary=16_384)
     monkeypatch.setattr(cost, "network_of", lambda _: network)
     monkeypatch.setattr(vocabulary, "LARGE_BLOCK", block)
-    policy, ids = model.initialise("gpt-neox:32/2/2/64", 16_384, 128, seed=0).train(), torch.randint(2, 60, (16, 32))
+    policy, ids = (
+        pretrained.initialise_policy("gpt-neox:32/2/2/64", 16_384, 128, seed=0).train(),
+        torch.randint(2, 60, (16, 32)),
+    )
     every = torch.ones_like(ids, dtype=torch.bool)
     took = moment(policy, lambda: sft.token_loss(policy, ids, every, tiny.PAD), mixed)
     size = cost.MIXED if mixed else cost.FULL
@@ -214,7 +219,9 @@ def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed
 def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
     network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
     monkeypatch.setattr(cost, "network_of", lambda _: network)
-    judge = model.ScalarModel(model.initialise("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model).train()
+    judge = scalar_model.ScalarModel(
+        pretrained.initialise_policy("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model
+    ).train()
     texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
     took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD).sum(), False)
     scale = replace(SMOKE, micro_batch=16, query_tokens=56, pair_response_tokens=8, query_pair_tokens=64)

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch.nn.functional import logsigmoid
 
 from benchmarks.load import Shape, setting_of, update
-from repro.models import model
+from repro.models import modes, pretrained
+from repro.models.scalar_model import ScalarModel
 from repro.stages import optimise, rm, sft
 from tests import tiny
 from tests.counting import counted, flops_of
@@ -33,7 +34,7 @@ def ppo_update():
 
 
 def network():
-    return model.set_dropout(model.initialise(SHAPE.network, SHAPE.vocabulary, 64, seed=0), 0.0)
+    return modes.set_dropout(pretrained.initialise_policy(SHAPE.network, SHAPE.vocabulary, 64, seed=0), 0.0)
 
 
 def step(trained, loss):
@@ -49,7 +50,7 @@ def reward_model_step():
     )
     count = torch.full((ROWS,), SHAPE.response)
     chosen, rejected = (rm.Texts(torch.cat([query, response], 1), count) for response in (first, second))
-    judge = model.set_dropout(model.ScalarModel(network().base_model), 0.0)
+    judge = modes.set_dropout(ScalarModel(network().base_model), 0.0)
     return step(judge, lambda: -logsigmoid(rm.margins(judge, chosen, rejected, PAD)).mean())
 
 

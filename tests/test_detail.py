@@ -16,7 +16,7 @@ from repro.detail import Clash, Detail, Pick, Recipe, Variant
 from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV, clashes
 from repro.engine import artefacts, pipeline
 from repro.errors import UserError
-from repro.models import model
+from repro.models import pretrained
 from repro.stages import data, stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
@@ -233,19 +233,19 @@ def awkward(tiny_run, tiny_scale, tmp_path_factory):
     off by one shows, if only in the rounding.
     """
     folder = tmp_path_factory.mktemp("awkward")
-    policy = model.load_policy(tiny_run["sft"] / "model")
+    policy = pretrained.load_policy(tiny_run["sft"] / "model")
     eos = Corpus(tiny_run["data"]).eos
     with torch.no_grad():
         policy.gpt_neox.final_layer_norm.weight[0], policy.gpt_neox.final_layer_norm.bias[0] = 0.0, 1.0
         output = policy.get_output_embeddings().weight
         output[:, 0] = 0.0
         output[eos, 0] = 3.5
-    model.save_policy(policy, folder / "sft" / "model")
-    reward_model = model.load_scalar(tiny_run["rm"] / "model")
+    pretrained.save_policy(policy, folder / "sft" / "model")
+    reward_model = pretrained.load_scalar(tiny_run["rm"] / "model")
     reward_model.gain.mul_(0.01)
     with torch.no_grad():
         reward_model.trunk.layers[0].attention.query_key_value.weight.mul_(20)
-    model.save_scalar(reward_model, folder / "rm" / "model")
+    pretrained.save_scalar(reward_model, folder / "rm" / "model")
     # Of the splits that a recipe may ask for none is missing.
     (folder / "data").mkdir()
     every = Pick(Recipe().but(PROMPTS, "disjoint"), "data")

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from tiny import CORPUS, EOS, PAD, policy
 
-from repro.models import model
+from repro.models import modes, pretrained
 from repro.stages import dpo, optimise, ppo
 from repro.stages.corpus import Corpus
 from repro.stages.stage import RESULT, read_journal
@@ -80,7 +80,7 @@ def test_before_the_first_step_nothing_is_preferred():
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_loss_and_gradient_are_those_of_the_whole_batch_whatever_the_split(micro_batch):
     def gradients(size):
-        networks = policy(0), model.frozen(policy(1))
+        networks = policy(0), modes.freeze(policy(1))
         parts = list(losses(networks, pairs(), size))
         sum(parts).backward()
         return sum(parts).item(), [p.grad for p in networks[0].parameters() if p.grad is not None]
@@ -92,7 +92,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch_whatever_the_split(micro
 
 
 def test_a_step_raises_what_was_chosen_above_what_was_not():
-    networks = policy(0), model.frozen(policy(0))
+    networks = policy(0), modes.freeze(policy(0))
     for part in losses(networks, pairs(), 4):
         part.backward()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_a_step_raises_what_was_chosen_above_what_was_not():
 
 def test_the_slope_of_the_loss_at_no_margin_is_half_of_beta():
     # d/dm of -log sigmoid(m) at 0 is -1/2, and m is beta times the log-probability of the chosen summary, and more.
-    networks = policy(0), model.frozen(policy(0))
+    networks = policy(0), modes.freeze(policy(0))
     one = pairs()[[0]]
     next(losses(networks, one, 1)).backward()
     found = networks[0].get_output_embeddings().weight.grad.clone()
@@ -126,7 +126,7 @@ def test_in_the_place_of_ppo_it_leaves_a_policy_and_says_how_it_went(run_stage, 
     assert first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert (first["dpo/train_accuracy"], first["dpo/margin"]) == (0.5, 0)
     result = json.loads((out / RESULT).read_text())
-    networks = model.load_policy(out / "model"), model.load_policy(tiny_run["sft"] / "model")
+    networks = pretrained.load_policy(out / "model"), pretrained.load_policy(tiny_run["sft"] / "model")
     corpus = Corpus(tiny_run["data"])
     margin = dpo.implicit_margins(networks, dpo.read(corpus.pairs("validation")), corpus, batch=5)
     assert result["metrics"]["dpo/validation_accuracy"] == pytest.approx(dpo.accuracy(margin))

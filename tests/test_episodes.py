@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from repro.details import GAMMA
-from repro.models import model
+from repro.models import modes
 from repro.stages import ppo
 from repro.stages.corpus import Corpus
 from repro.stages.episodes import EPISODES, OF_STATES, EpisodeTraces, _rounded, record
@@ -92,7 +92,7 @@ def test_the_rewards_add_up_to_the_score_less_what_the_kl_cost(ending):
 
 
 def test_both_scores_are_read_where_the_reward_model_says():
-    networks = replace(tiny.models(end_logit=2.0), reward_model=model.frozen(tiny.scalar(2, "mean_over_response")))
+    networks = replace(tiny.models(end_logit=2.0), reward_model=modes.freeze(tiny.scalar(2, "mean_over_response")))
     records, _ = told_of(networks)
     for said in (told[who] for told in records for who in ("policy", "sft")):
         so_far = said["score_so_far"]

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from repro.models import generate, model
+from repro.models import forward_pass, generate, logprobs, modes, padding
 from repro.stages import evaluate
 from repro.stages.corpus import Corpus
 from repro.stages.evaluate import Written
@@ -145,10 +145,10 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
     )
     how, uniform = generate.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
     for row in range(8):
-        query = model.trim_left(queries[row : row + 1], tiny.PAD)
+        query = padding.trim_left(queries[row : row + 1], tiny.PAD)
         response, _ = generate.sample(other, query, uniform[row : row + 1], how, tiny.EOS, tiny.PAD)
         at = (query, response, tiny.PAD, tiny.EOS, evaluate.SAMPLED)
-        ours, theirs = (model.response_logprobs(network, *at)[0] for network in (other, networks.reference))
+        ours, theirs = (logprobs.response_logprobs(network, *at)[0] for network in (other, networks.reference))
         length = near_greedy.length[row]
         assert near_greedy.kl[row] == pytest.approx((ours - theirs)[:length].sum().item(), abs=1e-3)
 
@@ -197,7 +197,7 @@ def validation():
         generator=lambda name: torch.Generator().manual_seed(0),
         accelerator=Accelerator(),
     )
-    networks = evaluate.Models(tiny.policy(0, 2.0), Nobody(), Counted(model.frozen(tiny.scalar(2))))
+    networks = evaluate.Models(tiny.policy(0, 2.0), Nobody(), Counted(modes.freeze(tiny.scalar(2))))
     return evaluate.Validation(networks, corpus, work), networks, whole, responses
 
 
@@ -215,7 +215,7 @@ def test_what_is_held_against_the_policy_is_the_score_of_each_whole_reference(va
     measured, networks, whole, responses = validation
     for text_ids, response, score in zip(whole, responses, measured.reference_scores, strict=True):
         alone = torch.tensor([text_ids[: 2 + len(response)]])
-        expected = networks.reward_model.network(**model.attend(alone, tiny.PAD))[0, -1]
+        expected = networks.reward_model.network(**forward_pass.model_inputs(alone, tiny.PAD))[0, -1]
         torch.testing.assert_close(score, expected, atol=1e-5, rtol=1e-5)
     before = measured.measure()
     measured.reference_scores = measured.reference_scores + 1e6

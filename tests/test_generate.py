@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
 from repro.errors import UserError
-from repro.models import generate, model
+from repro.models import generate, position_ids, samplers
+from repro.models.wrapping import Learner, Learners
 from repro.ops import text
 from tests import tiny
 from tests.tiny import EOS, PAD
@@ -46,7 +47,7 @@ def test_a_fixed_cache_draws_the_same_tokens_with_the_same_logprobs(how, end_log
 
 
 def test_positions_counted_from_the_mask_are_the_same_over_a_fixed_cache():
-    (tokens_e, logprob_e), (tokens_s, logprob_s) = both(model.positions_from_mask(tiny.policy(0)), GOING_ON)
+    (tokens_e, logprob_e), (tokens_s, logprob_s) = both(position_ids.from_mask(tiny.policy(0)), GOING_ON)
     assert torch.equal(tokens_e, tokens_s)
     torch.testing.assert_close(logprob_s, logprob_e, atol=1e-5, rtol=0)
 
@@ -80,7 +81,7 @@ def test_nothing_is_computed_once_every_row_has_ended(sampler):
 
 @pytest.mark.parametrize("name", ["eager", "static"])
 def test_a_scale_names_its_sampler(name):
-    assert generate.sampler_of(name) is getattr(generate, name)
+    assert samplers.sampler_named(name) is getattr(generate, name)
 
 
 def test_a_model_with_windows_is_refused_by_the_fixed_cache():
@@ -91,13 +92,13 @@ def test_a_model_with_windows_is_refused_by_the_fixed_cache():
 
 
 def test_ranks_that_hold_all_weights_sample_without_waiting_for_each_other():
-    learners = model.Learners(policy=tiny.policy(0))
+    learners = Learners(policy=tiny.policy(0))
     together = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
     nn.Module.__init__(together)
     together.module = learners
-    assert generate.alone(model.Learner(together, "policy")).wrapped is learners
-    plain = model.Learner(learners, "policy")
-    assert generate.alone(plain) is plain and generate.alone(plain.network) is plain.network
+    assert generate.unwrap_ddp(Learner(together, "policy")).wrapped is learners
+    plain = Learner(learners, "policy")
+    assert generate.unwrap_ddp(plain) is plain and generate.unwrap_ddp(plain.network) is plain.network
 
 
 class NoQuestions(TorchDispatchMode):
@@ -113,7 +114,7 @@ class NoQuestions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("how", [HOW, GOING_ON], ids=["stop", "go_on"])
-@pytest.mark.parametrize("placed", [model.positions_implicit, model.positions_from_mask])
+@pytest.mark.parametrize("placed", [position_ids.implicit, position_ids.from_mask])
 def test_a_decoding_step_asks_nothing_of_the_gpu_and_moves_no_buffer(how, placed, monkeypatch):
     """What a CUDA graph replays: where the libraries take it for one that is captured, as they would."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)

@@ -23,7 +23,7 @@ from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.engine import artefacts, fetch, launch, pipeline
 from repro.errors import UserError
-from repro.models import hub, model
+from repro.models import hub, modes, pretrained, scoring
 from repro.stages import base, data, stage
 from repro.stages.corpus import Corpus
 from repro.study.ablation import Ablation
@@ -192,7 +192,7 @@ def test_the_key_of_a_starting_point_for_each_seed_follows_what_lies_there(tmp_p
 
 def network(vocabulary=64):
     """A tiny language model, as a repository's files."""
-    made = model.initialise(SHAPE, vocabulary, 2048, seed=0)
+    made = pretrained.initialise_policy(SHAPE, vocabulary, 2048, seed=0)
     weights = save({name: value.clone() for name, value in made.state_dict().items()}, {"format": "pt"})
     return made, {"config.json": made.config.to_json_string().encode(), "model.safetensors": weights}
 
@@ -229,9 +229,9 @@ def test_what_the_hub_does_not_have_is_said(tmp_path, monkeypatch, source, messa
 
 def test_a_policy_of_which_weights_are_missing_is_refused(tmp_path):
     made, _ = network()
-    model.save_policy(made, tmp_path / "whole")
+    pretrained.save_policy(made, tmp_path / "whole")
     weights = {n: v.clone() for n, v in made.state_dict().items() if "dense_h_to_4h.weight" not in n}
-    model.save_policy(made, tmp_path / "cut")
+    pretrained.save_policy(made, tmp_path / "cut")
     save_file(weights, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
     hub.load_policy(tmp_path / "whole")
     with refused("dense_h_to_4h.weight"):
@@ -351,14 +351,14 @@ def with_old_buffers(weights, trunk):
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_the_authors_policy_says_what_it_said(tmp_path, kind):
-    made = model.frozen(model.initialise(SHAPE, 64, 48, seed=0))
+    made = modes.freeze(pretrained.initialise_policy(SHAPE, 64, 48, seed=0))
     weights = with_old_buffers({name: value.clone() for name, value in made.state_dict().items()}, "gpt_neox")
     (tmp_path / "config.json").write_text(json.dumps(OLD_CONFIG))
     if kind == "safetensors":
         save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     else:
         torch.save(weights, tmp_path / "pytorch_model.bin")
-    loaded = model.frozen(hub.load_policy(tmp_path))
+    loaded = modes.freeze(hub.load_policy(tmp_path))
     ids = torch.arange(2, 12)[None]
     assert made.config.rope_parameters["partial_rotary_factor"] == 0.25
     torch.testing.assert_close(loaded(ids).logits, made(ids).logits)
@@ -389,19 +389,19 @@ def checkpoint(folder, kind="safetensors", drop=(), add=(), config=()):
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_the_authors_reward_model_says_what_its_formula_says(tmp_path, kind):
     folder, trunk, head, bias = checkpoint(tmp_path / "rm", kind)
-    loaded = model.frozen(hub.load_released_reward_model(folder))
+    loaded = modes.freeze(hub.load_released_reward_model(folder))
     ids = torch.randint(1, 60, (3, 11), generator=torch.Generator().manual_seed(0))
     ids[1, 7:] = 63  # padding on the right, where they trained
     with torch.no_grad():
         hidden = trunk(input_ids=ids.masked_fill(ids == 63, 0), attention_mask=(ids != 63).long()).last_hidden_state
         last = torch.stack([hidden[0, 10], hidden[1, 6], hidden[2, 10]])
         expected = (last * head.weight).sum(1) + head.bias - bias
-        found = model.score(loaded, ids, torch.tensor([4, 2, 4]), pad=63)
+        found = scoring.score(loaded, ids, torch.tensor([4, 2, 4]), pad=63)
     assert expected.abs().min() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    model.save_scalar(loaded, tmp_path / "ours")
-    kept = model.frozen(model.load_scalar(tmp_path / "ours"))
-    torch.testing.assert_close(model.score(kept, ids, torch.tensor([4, 2, 4]), pad=63), found)
+    pretrained.save_scalar(loaded, tmp_path / "ours")
+    kept = modes.freeze(pretrained.load_scalar(tmp_path / "ours"))
+    torch.testing.assert_close(scoring.score(kept, ids, torch.tensor([4, 2, 4]), pad=63), found)
     assert hub.is_released_reward_model(folder) and not hub.is_released_reward_model(tmp_path / "ours")
 
 
@@ -538,7 +538,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
     corpus = Corpus(tmp_path / "cache" / keys["data"])
     assert [len(corpus.posts(split)) for split in ("train", "validation", "test")] == [16, 4, 4]
     assert [len(corpus.pairs(split)) for split in ("train", "validation", data.ARTICLES)] == [12, 8, 1]
-    kept, given = model.load_policy(tmp_path / "cache" / keys["base"] / "model"), hub.load_policy(scale.model)
+    kept, given = pretrained.load_policy(tmp_path / "cache" / keys["base"] / "model"), hub.load_policy(scale.model)
     assert all(torch.equal(value, given.state_dict()[name]) for name, value in kept.state_dict().items())
 
 

@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from tiny import PAD, policy, queries, scalar
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPTNeoXConfig
 
-from repro.models import model
+from repro.models import forward_pass, modes, padding, position_ids
 from repro.models.kv_cache import growing_cache, static_cache
 from repro.models.neox import with_less_work
+from repro.models.wrapping import Learner, Learners
 from repro.ops.places import EVERY, at, last
 
 VOCABULARY, WIDTH = 64, 8
@@ -36,7 +37,7 @@ def theirs(attention="sdpa", rotary=0.25, **options):
             weight.normal_(std=0.2, generator=generator)
             if "norm" in name and name.endswith("weight"):
                 weight.add_(1.0)
-    return model.set_dropout(network, 0.0).eval()
+    return modes.set_dropout(network, 0.0).eval()
 
 
 def both(**options):
@@ -67,8 +68,8 @@ def direction(values):
     return torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
 
 
-PADDED = model.attend(queries(4, WIDTH), PAD)  # on the left, all but the first row
-FULL = model.attend(torch.randint(2, PAD, (3, WIDTH), generator=torch.Generator().manual_seed(2)), PAD)
+PADDED = forward_pass.model_inputs(queries(4, WIDTH), PAD)  # on the left, all but the first row
+FULL = forward_pass.model_inputs(torch.randint(2, PAD, (3, WIDTH), generator=torch.Generator().manual_seed(2)), PAD)
 PLACES = {
     "every": lambda rows: EVERY,
     "the last three": lambda rows: last(3),
@@ -103,11 +104,11 @@ def test_outputs_and_gradients_are_the_librarys(networks, how, places):
     agree(gradients(ours, got, towards), gradients(library, expected, towards))
 
 
-@pytest.mark.parametrize("padding", ["left", "right"])
-def test_positions_from_the_mask_are_the_hooks_too(padding):
-    library, ours = (model.positions_from_mask(network) for network in both())
-    ids = queries(4, WIDTH) if padding == "left" else model.pad_right(queries(4, WIDTH), PAD)
-    inputs = model.attend(ids, PAD)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_from_the_mask_are_the_hooks_too(side):
+    library, ours = (position_ids.from_mask(network) for network in both())
+    ids = queries(4, WIDTH) if side == "left" else padding.pad_right(queries(4, WIDTH), PAD)
+    inputs = forward_pass.model_inputs(ids, PAD)
     mask = inputs["attention_mask"].bool()
     expected, got = hidden(library, inputs), hidden(ours, inputs, places=last(WIDTH))
     agree({"hidden": got[mask].detach()}, {"hidden": expected[mask].detach()})
@@ -146,7 +147,7 @@ def test_activations_are_computed_again_and_change_no_gradient(places):
     calls, expected = [], at(hidden(library, PADDED), places)
     for layer in ours.train().gpt_neox.layers:
         layer.mlp.register_forward_pre_hook(lambda mlp, args: calls.append(mlp))
-    with model.recomputing([ours], "layers"):
+    with modes.recompute_activations([ours], "layers"):
         got = hidden(ours, PADDED, places=places)
         found = gradients(ours, got, direction(got))
     first, second = (layer.mlp for layer in ours.gpt_neox.layers)
@@ -167,7 +168,7 @@ def test_adapters_see_what_the_library_shows_them():
                 torch.nn.init.normal_(weight, std=0.2)
         adapted.append(network)
     library, ours = adapted
-    assert model.reading(ours, last(3)) == {"places": last(3)}
+    assert forward_pass.places_kwargs(ours, last(3)) == {"places": last(3)}
     expected = library(**PADDED, use_cache=False, logits_to_keep=3).logits
     got = ours(**PADDED, use_cache=False, logits_to_keep=3, places=last(3)).logits
     agree({"logits": got.detach()}, {"logits": expected.detach()})
@@ -214,7 +215,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_the_library():
 
 
 def test_with_dropout_the_same_draws_drop_the_same_numbers_as_in_the_library():
-    library, ours = (model.set_dropout(network, 0.3) for network in both())
+    library, ours = (modes.set_dropout(network, 0.3) for network in both())
     found = []
     for network in (library, ours, ours):
         if network is library or len(found) == 1:
@@ -226,7 +227,7 @@ def test_with_dropout_the_same_draws_drop_the_same_numbers_as_in_the_library():
 
 def test_with_dropout_the_places_alone_still_drop_something():
     _, ours = both()
-    ours = model.set_dropout(ours, 0.3)
+    ours = modes.set_dropout(ours, 0.3)
     first, second = (hidden(ours, PADDED, places=last(1)).detach() for _ in range(2))
     assert not torch.allclose(first, second, atol=0.1)
 
@@ -256,17 +257,17 @@ def test_names_of_weights_and_classes_stay_the_librarys():
     assert ours.state_dict().keys() == library.state_dict().keys()
     # What accelerate shards one by one, it looks for by this name.
     (name,) = ours._no_split_modules
-    assert get_module_class_from_name(model.Learners(policy=ours), name) is type(library.gpt_neox.layers[0])
+    assert get_module_class_from_name(Learners(policy=ours), name) is type(library.gpt_neox.layers[0])
 
 
 def test_places_reach_a_network_however_learners_are_wrapped():
-    networks = model.Learners(policy=policy(), critic=scalar())
-    policy_, critic = (model.Learner(networks, name) for name in ("policy", "critic"))
+    networks = Learners(policy=policy(), critic=scalar())
+    policy_, critic = (Learner(networks, name) for name in ("policy", "critic"))
     where = torch.tensor([[7, 5], [7, 6], [7, 4], [7, 7]])
     torch.testing.assert_close(
         critic(**PADDED, places=where), scalar()(**PADDED).gather(1, where), atol=1e-5, rtol=1e-5
     )
-    told = model.reading(policy_, last(2))
+    told = forward_pass.places_kwargs(policy_, last(2))
     assert told == {"places": last(2)}
     logits = policy_(**PADDED, **told, logits_to_keep=2, use_cache=False).logits
     torch.testing.assert_close(logits, policy()(**PADDED).logits[:, -2:], atol=1e-5, rtol=1e-5)
@@ -276,8 +277,8 @@ def test_a_network_of_another_kind_is_left_alone_and_told_nothing():
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=1, n_head=2)
     network = with_less_work(AutoModelForCausalLM.from_config(config))
     assert not any("forward" in vars(module) for module in network.modules())
-    assert model.reading(network, last(2)) == {}
-    assert not model.reads_branches(network)
+    assert forward_pass.places_kwargs(network, last(2)) == {}
+    assert not forward_pass.supports_branches(network)
 
 
 @pytest.mark.parametrize(
@@ -286,5 +287,5 @@ def test_a_network_of_another_kind_is_left_alone_and_told_nothing():
 def test_only_attention_with_a_mask_of_rows_is_asked_about_some_places(attention, told, branches):
     network = policy()
     network.config._attn_implementation = attention
-    assert (model.reading(network, EVERY) == {"places": EVERY}) is told
-    assert model.reads_branches(network.base_model) is branches
+    assert (forward_pass.places_kwargs(network, EVERY) == {"places": EVERY}) is told
+    assert forward_pass.supports_branches(network.base_model) is branches

@@ -28,7 +28,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from repro.data import embedded
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
-from repro.models import model, ranks
+from repro.models import critics, forward_pass, logprobs, modes, pretrained, ranks
 from repro.ops.masked import one_rank
 from repro.stages import optimise, ppo, ppo_batches, ppo_setup
 from repro.stages.corpus import Corpus
@@ -362,11 +362,11 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
         query = r.query[index][r.query[index] != PAD][None]
         response = r.response[index][: int(r.last[index]) + 1][None]
         logprob, ref_logprob = (
-            model.response_logprobs(network, query, response, PAD, EOS, 0.7)
+            logprobs.response_logprobs(network, query, response, PAD, EOS, 0.7)
             for network in (networks.policy, networks.reference)
         )
-        value = model.response_values(networks.critic, query, response, PAD)
-        score = networks.reward_model(**model.attend(torch.cat([query, response], 1), PAD))[0, -1]
+        value = critics.response_values(networks.critic, query, response, PAD)
+        score = networks.reward_model(**forward_pass.model_inputs(torch.cat([query, response], 1), PAD))[0, -1]
         mask = r.token_mask[index]
         torch.testing.assert_close(r.logprob[index][mask], logprob[0], **CLOSE)
         torch.testing.assert_close(r.ref_logprob[index][mask], ref_logprob[0], **CLOSE)
@@ -393,7 +393,7 @@ def test_before_the_first_update_there_is_no_kl_to_the_reference(estimator):
 
 
 def test_the_kl_over_the_vocabulary_is_the_sum_over_all_that_can_be_drawn():
-    networks = replace(models(), reference=model.frozen(policy(7, 2.0)))
+    networks = replace(models(), reference=modes.freeze(policy(7, 2.0)))
     r = episodes(networks, kl_estimator="whole_vocabulary")
     drawable = torch.arange(VOCABULARY) != PAD
     for index in range(len(r)):
@@ -434,7 +434,7 @@ def test_unscaled_the_draws_are_at_the_temperature_and_the_logprobs_are_not():
     networks = models()
     scaled, unscaled = (episodes(networks, logprob_temperature=how) for how in ("scaled", "unscaled"))
     assert torch.equal(scaled.response, unscaled.response)
-    at_one = model.response_logprobs(networks.policy, unscaled.query, unscaled.response, PAD, EOS, 1.0)
+    at_one = logprobs.response_logprobs(networks.policy, unscaled.query, unscaled.response, PAD, EOS, 1.0)
     torch.testing.assert_close(unscaled.logprob, at_one, **CLOSE)
     torch.testing.assert_close(unscaled.ref_logprob, at_one, **CLOSE)
     assert not torch.allclose(unscaled.logprob, scaled.logprob, atol=0.1)
@@ -559,10 +559,10 @@ def test_where_none_are_mixed_in_texts_change_nothing():
 def test_two_ranks_mix_in_what_one_would(monkeypatch):
     # Losses are summed over ranks, and every rank is handed the same texts.
     run, mix = setting(models(), pick(), micro_batch=2), PTX_MIX.variants["1"].value
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
     total = 0.0
     for rank in (0, 1):
-        monkeypatch.setattr(ranks, "here", lambda rank=rank: rank)
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         total += sum(part().item() for part in ppo_batches.sft_losses(run, TEXTS, mix))
     assert total == pytest.approx(text_loss(run.networks.policy).item(), rel=1e-4)
 
@@ -636,8 +636,8 @@ def stepped(networks, r, target, micro_batch=8, **choices):
 def whole(networks, r, target, micro_batch=8, **choices):
     """As `stepped`, of one pass over all episodes as they are: in their order, with every column."""
     arm, inputs = pick(**choices), (r.query, r.response, PAD, EOS, 0.7)
-    logprob = model.response_logprobs(networks.policy, *inputs)
-    value = model.response_values(networks.critic, r.query, r.response, PAD)
+    logprob = logprobs.response_logprobs(networks.policy, *inputs)
+    value = critics.response_values(networks.critic, r.query, r.response, PAD)
     weights, nothing = ppo_batches.loss_weights(r, micro_batch, arm), torch.zeros_like(logprob)
     total, terms = ppo.ppo_loss(logprob, nothing, value, r, target, weights, PRICES, arm)
     gradient = gradient_of(networks, total)
@@ -848,14 +848,16 @@ def references(run_stage, monkeypatch):
 
 def test_the_reference_is_the_frozen_sft_policy(references, tiny_run):
     policies, kept = references()
-    sft = model.load_policy(tiny_run["sft"] / "model").gpt_neox.embed_in.weight
+    sft = pretrained.load_policy(tiny_run["sft"] / "model").gpt_neox.embed_in.weight
     assert torch.equal(policies[0], sft) and not torch.equal(policies[1], sft)
     assert all(torch.equal(weight, sft) for weight in kept)
 
 
 def test_the_reference_can_be_the_base_model(references, tiny_run):
     policies, kept = references(reference_policy="base")
-    base, sft = (model.load_policy(tiny_run[stage] / "model").gpt_neox.embed_in.weight for stage in ("base", "sft"))
+    base, sft = (
+        pretrained.load_policy(tiny_run[stage] / "model").gpt_neox.embed_in.weight for stage in ("base", "sft")
+    )
     assert torch.equal(policies[0], sft) and not torch.equal(base, sft)
     assert all(torch.equal(weight, base) for weight in kept)
 

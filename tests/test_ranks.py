@@ -233,23 +233,23 @@ def test_two_ranks_go_on_from_where_two_ranks_were_ended(alone, tmp_path, sharin
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("rows", [5, 6, 7])
 def test_every_row_is_somebodys_and_all_have_as_many(monkeypatch, count, rows):
-    monkeypatch.setattr(ranks, "count", lambda: count)
+    monkeypatch.setattr(ranks, "world_size", lambda: count)
     shares, order = [], torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
     for here in range(count):
-        monkeypatch.setattr(ranks, "here", lambda here=here: here)
-        shares.append(ranks.mine(order))
+        monkeypatch.setattr(ranks, "rank", lambda here=here: here)
+        shares.append(ranks.shard(order))
     assert len({len(own) for own, _ in shares}) == 1
     assert sorted(chain.from_iterable(own[counts].tolist() for own, counts in shares)) == list(range(rows))
-    monkeypatch.setattr(ranks, "gathered", lambda columns: [[own.numpy()] for own, _ in shares])
-    assert ranks.merged([shares[0][0].numpy()], order)[0].tolist() == list(range(rows))
+    monkeypatch.setattr(ranks, "all_gather", lambda columns: [[own.numpy()] for own, _ in shares])
+    assert ranks.merge_shards([shares[0][0].numpy()], order)[0].tolist() == list(range(rows))
 
 
 def test_a_minibatch_is_dealt_to_those_who_hold_its_episodes(monkeypatch):
     part = torch.tensor([4, 0, 3, 2])  # of 5 episodes on two ranks: 0, 2 and 4 on the first, 1 and 3 on the second
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
     found = {}
     for here in (0, 1):
-        monkeypatch.setattr(ranks, "here", lambda here=here: here)
-        own, counts = ranks.dealt(part)
+        monkeypatch.setattr(ranks, "rank", lambda here=here: here)
+        own, counts = ranks.local_shard(part)
         found[here] = own.tolist(), counts.tolist()
     assert found == {0: ([2, 0, 1], [True] * 3), 1: ([1, 1, 1], [True, False, False])}

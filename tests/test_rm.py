@@ -14,7 +14,7 @@ from tiny import EOS, PAD, scalar
 
 from repro.data import embedded
 from repro.errors import UserError
-from repro.models import model
+from repro.models import forward_pass, modes, padding, pretrained, scalar_model, scoring
 from repro.ops import preference
 from repro.ops.places import at
 from repro.stages import rm
@@ -47,10 +47,10 @@ def comparisons():
 def outputs(network, tokens):
     """The network's output at each token of one text that has no padding."""
     with torch.no_grad():
-        return network(**model.attend(torch.tensor([tokens]), PAD))[0]
+        return network(**forward_pass.model_inputs(torch.tensor([tokens]), PAD))[0]
 
 
-@pytest.mark.parametrize("pack", [model.as_it_is, model.pad_left], ids=["right", "left"])
+@pytest.mark.parametrize("pack", [padding.unchanged, padding.pad_left], ids=["right", "left"])
 def test_a_margin_is_the_score_of_one_text_less_that_of_the_other_each_read_at_its_end(pack):
     network, pairs = scalar(), comparisons()
     chosen, rejected = (rm.read(pairs, name, pack, PAD) for name in ("chosen", "rejected"))
@@ -66,10 +66,10 @@ def test_a_margin_is_the_score_of_one_text_less_that_of_the_other_each_read_at_i
 @pytest.mark.parametrize(
     ("reading", "pack", "rows"),
     [
-        ("eos", model.as_it_is, 4),
-        ("eos", model.pad_left, 8),
-        ("last_position", model.as_it_is, 8),
-        ("mean_over_response", model.as_it_is, 8),
+        ("eos", padding.unchanged, 4),
+        ("eos", padding.pad_left, 8),
+        ("last_position", padding.unchanged, 8),
+        ("mean_over_response", padding.unchanged, 8),
     ],
 )
 def test_two_texts_that_begin_alike_are_one_row_where_the_reward_is_read_at_one_token(reading, pack, rows):
@@ -83,12 +83,12 @@ def test_two_texts_that_begin_alike_are_one_row_where_the_reward_is_read_at_one_
     assert count == rows
     if rows == 4:  # the longest query, the longest chosen summary and the longest rejected one
         assert columns == 3 + 4 + 4
-    better, worse = (model.score(network, texts.ids, texts.response_tokens, PAD) for texts in (chosen, rejected))
+    better, worse = (scoring.score(network, texts.ids, texts.response_tokens, PAD) for texts in (chosen, rejected))
     torch.testing.assert_close(together, better - worse, atol=1e-5, rtol=1e-5)
 
 
 def test_the_gradient_of_a_step_is_that_of_texts_scored_apart():
-    chosen, rejected = (rm.read(comparisons(), name, model.as_it_is, PAD) for name in ("chosen", "rejected"))
+    chosen, rejected = (rm.read(comparisons(), name, padding.unchanged, PAD) for name in ("chosen", "rejected"))
     share, found = torch.tensor([1.0, 0.5, 0.5, 1.0]), []
     for size in (4, 3):
         network = scalar()
@@ -98,7 +98,9 @@ def test_the_gradient_of_a_step_is_that_of_texts_scored_apart():
         found.append({name: weight.grad for name, weight in network.named_parameters()})
     network = scalar()
     better, worse = (
-        torch.stack([network(**model.attend(torch.tensor([q + r]), PAD))[0, -1] for q, r in zip(QUERIES, rows)])
+        torch.stack(
+            [network(**forward_pass.model_inputs(torch.tensor([q + r]), PAD))[0, -1] for q, r in zip(QUERIES, rows)]
+        )
         for rows in (CHOSEN, REJECTED)
     )
     ((preference.bradley_terry(better - worse) * share).sum() / share.sum()).backward()
@@ -108,7 +110,7 @@ def test_the_gradient_of_a_step_is_that_of_texts_scored_apart():
 
 
 def test_the_response_of_a_text_is_counted_without_its_padding():
-    assert rm.read(comparisons(), "chosen", model.pad_left, PAD).response_tokens.tolist() == [4, 2, 2, 2]
+    assert rm.read(comparisons(), "chosen", padding.pad_left, PAD).response_tokens.tolist() == [4, 2, 2, 2]
 
 
 # ----------------------------------------------------------------------------- training
@@ -164,13 +166,15 @@ def first_loss(folder, corpus):
     generator = {
         name: torch.Generator().manual_seed(rm.StageContext.seed_of(work, name)) for name in ("head", "shuffle")
     }
-    network = model.ScalarModel(model.load_policy(folder).base_model)
-    model.head_normal(network.head, generator["head"])
-    network, pairs = model.frozen(network), corpus.pairs("train")
+    network = scalar_model.ScalarModel(pretrained.load_policy(folder).base_model)
+    scalar_model.head_normal(network.head, generator["head"])
+    network, pairs = modes.freeze(network), corpus.pairs("train")
     losses = []
     for row in torch.randperm(len(pairs), generator=generator["shuffle"])[:8].tolist():
         texts = [[t for t in pairs[row][f"query_{side}_token"] if t != corpus.pad] for side in ("chosen", "rejected")]
-        better, worse = (network(**model.attend(torch.tensor([text]), corpus.pad))[0, -1].item() for text in texts)
+        better, worse = (
+            network(**forward_pass.model_inputs(torch.tensor([text]), corpus.pad))[0, -1].item() for text in texts
+        )
         losses.append(math.log1p(math.exp(worse - better)))
     return sum(losses) / len(losses)
 
@@ -179,7 +183,7 @@ def first_loss(folder, corpus):
 def test_the_reward_model_remembers_how_it_is_read(run_stage, reading):
     folder = run_stage(rm.STAGE, reward_token=reading) / "model"
     assert json.loads((folder / "config.json").read_text())["reward_token"] == reading
-    assert model.load_scalar(folder).reward_token == reading
+    assert pretrained.load_scalar(folder).reward_token == reading
 
 
 def test_on_which_side_texts_are_padded_changes_no_more_than_rounding(run_stage):
@@ -227,7 +231,7 @@ class Judge(torch.nn.Module):
 )
 def test_a_judge_is_as_often_right_as_it_knows_the_facts(tiny_run, opinion, share):
     corpus = Corpus(tiny_run["data"])
-    measured = rm.right_over_wrong(rm.Scorer(Judge(corpus, opinion), model.as_it_is, corpus.pad, batch=3), corpus)
+    measured = rm.right_over_wrong(rm.Scorer(Judge(corpus, opinion), padding.unchanged, corpus.pad, batch=3), corpus)
     by_fact = {name: value for name, value in measured.items() if name != "rm/right_over_wrong"}
     assert measured["rm/right_over_wrong"] == share
     assert by_fact and set(by_fact.values()) == {share}
@@ -236,7 +240,7 @@ def test_a_judge_is_as_often_right_as_it_knows_the_facts(tiny_run, opinion, shar
 
 def test_without_known_facts_nothing_is_said():
     corpus = SimpleNamespace(has_pairs=lambda split: False)
-    assert rm.right_over_wrong(rm.Scorer(scalar(), model.as_it_is, PAD, 1), corpus) == {}
+    assert rm.right_over_wrong(rm.Scorer(scalar(), padding.unchanged, PAD, 1), corpus) == {}
 
 
 # ----------------------------------------------------------------------------- normalisation
@@ -248,8 +252,8 @@ def test_without_known_facts_nothing_is_said():
 )
 def test_references_score_what_the_normalisation_promises(run_stage, tiny_run, variant, centred, scaled):
     corpus = Corpus(tiny_run["data"])
-    reward_model = model.load_scalar(run_stage(rm.STAGE, reward_normalisation=variant) / "model")
-    scores = rm.Scorer(reward_model, model.as_it_is, corpus.pad, 8)(corpus.posts("train"), "reference_response")
+    reward_model = pretrained.load_scalar(run_stage(rm.STAGE, reward_normalisation=variant) / "model")
+    scores = rm.Scorer(reward_model, padding.unchanged, corpus.pad, 8)(corpus.posts("train"), "reference_response")
     assert (abs(scores.mean().item()) < 1e-4) is centred
     assert (abs(scores.std().item() - 1) < 1e-3) is scaled
 
@@ -266,7 +270,7 @@ def references(rows=CHOSEN):
     )
 
 
-@pytest.mark.parametrize("pack", [model.as_it_is, model.pad_left], ids=["right", "left"])
+@pytest.mark.parametrize("pack", [padding.unchanged, padding.pad_left], ids=["right", "left"])
 def test_what_is_said_before_the_end_is_told_apart_from_what_is_said_at_it(pack):
     network = scalar()
     measured = rm.reward_off_eos(rm.Scorer(network, pack, PAD, 3), references(), EOS)
@@ -287,11 +291,11 @@ def test_what_is_said_before_the_end_is_told_apart_from_what_is_said_at_it(pack)
 
 def test_of_texts_that_do_not_end_nothing_is_said_about_their_end():
     rows = [[token for token in row if token != EOS] for row in CHOSEN]
-    measured = rm.reward_off_eos(rm.Scorer(scalar(), model.as_it_is, PAD, 3), references(rows), EOS)
+    measured = rm.reward_off_eos(rm.Scorer(scalar(), padding.unchanged, PAD, 3), references(rows), EOS)
     assert measured.keys() == {"rm/off_eos_mean", "rm/off_eos_negative"}
 
 
-@pytest.mark.parametrize("pack", [model.as_it_is, model.pad_left], ids=["right", "left"])
+@pytest.mark.parametrize("pack", [padding.unchanged, padding.pad_left], ids=["right", "left"])
 def test_the_same_texts_padded_on_either_side_get_the_same_reward(pack):
     measured = rm.padding_agreement(rm.Scorer(scalar(), pack, PAD, 3), references())
     assert abs(measured["rm/padding_difference_mean"]) <= measured["rm/padding_difference_largest"] < 1e-5
@@ -309,10 +313,10 @@ def test_a_model_that_padding_moves_is_found_out():
             return at(torch.arange(input_ids.shape[1]).float().expand(input_ids.shape), places)
 
     # One row at a time, so that nothing but its own padding moves it. Left padding is trimmed, and both sides agree ...
-    measured = rm.padding_agreement(rm.Scorer(Counts(), model.as_it_is, PAD, 1), references())
+    measured = rm.padding_agreement(rm.Scorer(Counts(), padding.unchanged, PAD, 1), references())
     assert measured == {"rm/padding_difference_mean": 0, "rm/padding_difference_largest": 0}
     # ... together, the longest decides: texts of 6, 3, 5 and 4 tokens end 0, 3, 1 and 2 columns further on the left.
-    measured = rm.padding_agreement(rm.Scorer(Counts(), model.as_it_is, PAD, 4), references())
+    measured = rm.padding_agreement(rm.Scorer(Counts(), padding.unchanged, PAD, 4), references())
     assert measured == {"rm/padding_difference_mean": 1.5, "rm/padding_difference_largest": 3}
 
 

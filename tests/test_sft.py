@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import EOS, PAD, policy
 
-from repro.models import model
+from repro.models import padding
 from repro.ops import text
 from repro.stages import optimise, sft
 from repro.stages.corpus import Corpus
@@ -52,7 +52,7 @@ def test_padding_and_where_it_is_split_change_no_gradient():
 
     whole = gradient(ids)
     torch.testing.assert_close(gradient(*ids.split(1)), whole, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(gradient(model.trim_right(ids, PAD)), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gradient(padding.trim_right(ids, PAD)), whole, atol=1e-4, rtol=1e-4)
 
 
 # ----------------------------------------------------------------------------- the response alone

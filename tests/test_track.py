@@ -27,7 +27,7 @@ from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
 from repro.engine import artefacts, launch, pipeline
 from repro.errors import UserError
-from repro.models import model
+from repro.models import pretrained
 from repro.stages import stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
@@ -137,7 +137,7 @@ def test_mlflow_loads_the_policy_with_its_tokenizer_and_it_ends(study, cache, pu
     monkeypatch.setenv("MLFLOW_TRACKING_URI", published.tracking_uri)
     for arm, run in runs(published).items():
         keys = pipeline.keys(study.arms[arm], study.scale, 1)
-        policy = model.load_policy(cache / keys["ppo"] / "model")
+        policy = pretrained.load_policy(cache / keys["ppo"] / "model")
         pipe = mlflow.transformers.load_model(f"runs:/{run.info.run_id}/policy")
         (answer,) = pipe("SUBREDDIT: r/AskReddit", return_full_text=False)
         asked = Corpus(cache / keys["data"]).tokenizer("SUBREDDIT: r/AskReddit", return_tensors="pt")

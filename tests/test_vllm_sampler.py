@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repro.errors import UserError
-from repro.models import generate, model, ranks
+from repro.models import generate, logprobs, ranks, samplers
 from repro.models.vllm_sampler import NEVER, Vllm
 from repro.ops import text
 from tests import tiny
@@ -75,8 +75,8 @@ def drawn(policy, how, sampler, rows=8, tokens=6):
 @pytest.mark.parametrize("after_end", [text.stop, text.go_on])
 def test_its_log_probabilities_are_those_of_the_policy_on_its_tokens(after_end):
     policy, how = tiny.policy(0, end_logit=2.0), replace(HOW, after_end=after_end)
-    tokens, logprob = drawn(policy, how, generate.sampler_of("vllm"))
-    expected = model.response_logprobs(policy, tiny.queries(8), tokens, PAD, EOS, 0.7)
+    tokens, logprob = drawn(policy, how, samplers.sampler_named("vllm"))
+    expected = logprobs.response_logprobs(policy, tiny.queries(8), tokens, PAD, EOS, 0.7)
     torch.testing.assert_close(logprob, expected, atol=1e-4, rtol=0)
     _, ended = text.last_token(tokens, EOS)
     assert ended.any() and not ended.all()
@@ -96,7 +96,7 @@ def test_new_weights_arrive_before_each_draw_and_what_it_remembers_is_forgotten_
     later, logprob = drawn(policy, HOW, sampler)
     (engine,) = Engine.made  # one for all batches
     assert engine.calls == ["weights", "forget", "draw"] * 2
-    expected = model.response_logprobs(policy, tiny.queries(8), later, PAD, EOS, 0.7)
+    expected = logprobs.response_logprobs(policy, tiny.queries(8), later, PAD, EOS, 0.7)
     torch.testing.assert_close(logprob, expected, atol=1e-4, rtol=0)
 
 
@@ -125,7 +125,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
     policy.peft_config = {}
     with pytest.raises(UserError, match="adapter"):
         drawn(policy, HOW, Vllm())
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
     with pytest.raises(UserError, match="processes=1"):
         drawn(tiny.policy(0), HOW, Vllm())
 

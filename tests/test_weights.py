@@ -8,11 +8,11 @@ import torch
 from tiny import NO_TEXTS, PAD, episodes, pick, policy, queries, scalar, setting
 from torch import nn
 
-from repro.models import model, weights
+from repro.models import critics, forward_pass, modes, position_ids, pretrained, weights
 from repro.stages import optimise, ppo, ppo_setup
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-INPUTS = model.attend(queries(4), PAD)
+INPUTS = forward_pass.model_inputs(queries(4), PAD)
 
 
 def logits(network):
@@ -51,7 +51,7 @@ def snapshot(network):
 def adapted():
     """Policy, critic and reference of the tiny PPO with adapters."""
     networks, critic, reference = weights.lora(policy(0, 2.0), scalar(1), policy(0, 2.0), seed=3)
-    return ppo_setup.Networks(networks, critic, model.frozen(reference), model.frozen(scalar(2)))
+    return ppo_setup.Networks(networks, critic, modes.freeze(reference), modes.freeze(scalar(2)))
 
 
 def test_an_adapter_changes_nothing_at_the_start(adapted):
@@ -90,10 +90,10 @@ def test_what_is_saved_says_what_the_adapted_networks_say(adapted, tmp_path):
     for _ in range(2):
         step_with(adapted)
     said, valued = logits(adapted.policy), values(adapted.critic)
-    model.save_policy(adapted.policy, tmp_path / "model")
-    model.save_scalar(adapted.critic, tmp_path / "critic")
-    torch.testing.assert_close(logits(model.load_policy(tmp_path / "model")), said, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(values(model.load_scalar(tmp_path / "critic")), valued, **CLOSE)
+    pretrained.save_policy(adapted.policy, tmp_path / "model")
+    pretrained.save_scalar(adapted.critic, tmp_path / "critic")
+    torch.testing.assert_close(logits(pretrained.load_policy(tmp_path / "model")), said, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(values(pretrained.load_scalar(tmp_path / "critic")), valued, **CLOSE)
 
 
 def test_a_seed_gives_the_same_adapters_and_leaves_the_global_generator_alone():
@@ -107,7 +107,7 @@ def test_a_seed_gives_the_same_adapters_and_leaves_the_global_generator_alone():
 
 def test_positions_are_counted_under_an_adapter_too():
     seen = []
-    networks = [model.positions_from_mask(network) for network in (policy(), scalar())]
+    networks = [position_ids.from_mask(network) for network in (policy(), scalar())]
     for network in weights.lora(*networks, policy(), seed=0)[:2]:
         rotary = next(module for name, module in network.named_modules() if name.endswith("rotary_emb"))
         rotary.register_forward_pre_hook(
@@ -125,8 +125,8 @@ def test_positions_are_counted_under_an_adapter_too():
 def shared():
     """The tiny PPO with one trunk for policy and critic."""
     one = policy(0, 2.0)
-    critic = model.critic_on_policy(scalar(1), one)
-    return ppo_setup.Networks(one, critic, model.frozen(policy(0, 2.0)), model.frozen(scalar(2)))
+    critic = critics.on_policy_trunk(scalar(1), one)
+    return ppo_setup.Networks(one, critic, modes.freeze(policy(0, 2.0)), modes.freeze(scalar(2)))
 
 
 def test_a_critic_on_the_policys_trunk_has_its_weights_and_a_head_of_zeros(shared):
@@ -165,7 +165,7 @@ def test_the_optimizer_holds_each_shared_weight_once_and_moves_all_of_them(share
 
 def test_a_critic_of_its_own_is_left_as_it_is():
     critic = scalar(1)
-    assert model.critic_of_its_own(critic, policy()) is critic
+    assert critics.with_own_trunk(critic, policy()) is critic
     of_policy = {id(weight) for weight in policy().parameters()}
     assert not of_policy & {id(weight) for weight in critic.parameters()}
 
@@ -181,7 +181,7 @@ def network_at(value):
 
 
 def test_a_follower_goes_its_share_of_the_way():
-    follower, leader = model.frozen(network_at(1.0)), network_at(2.0)
+    follower, leader = modes.freeze(network_at(1.0)), network_at(2.0)
     weights.follow(follower, leader, keep=0.99)
     assert follower.weight.item() == pytest.approx(1.01)
     weights.follow(follower, leader, keep=0.5)
@@ -219,7 +219,7 @@ def test_what_ppo_keeps_is_the_average_over_its_optimizer_steps(run_stage, monke
     for weight in steps[1:]:
         expected = 0.992 * expected + 0.008 * weight
     assert len(steps) == 6
-    kept = model.load_policy(out / "model").gpt_neox.embed_in.weight.double()
+    kept = pretrained.load_policy(out / "model").gpt_neox.embed_in.weight.double()
     torch.testing.assert_close(kept, expected, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(kept, steps[-1], atol=1e-4)
 

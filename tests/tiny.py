@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from repro.detail import Pick, Recipe
 from repro.details import find
-from repro.models import model
+from repro.models import modes, pretrained, scalar_model
 from repro.stages import ppo, ppo_setup
 from repro.types import Rollout
 
@@ -23,23 +23,25 @@ NO_TEXTS = torch.empty(0, 4, dtype=torch.long)  # what an optimizer step is hand
 
 def policy(seed=0, end_logit=0.0):
     """A random policy that never draws padding, and whose logit of the end of text is `end_logit` above the others'."""
-    network = model.initialise(SHAPE, VOCABULARY, 64, seed)
+    network = pretrained.initialise_policy(SHAPE, VOCABULARY, 64, seed)
     with torch.no_grad():
         # A constant direction of the last hidden state serves as the bias that GPT-NeoX's output layer does not have.
         network.gpt_neox.final_layer_norm.weight[0], network.gpt_neox.final_layer_norm.bias[0] = 0.0, 1.0
         output = network.get_output_embeddings().weight.mul_(10)
         output[:, 0] = 0.0
         output[EOS, 0], output[PAD, 0] = end_logit, -1e4
-    return model.set_dropout(network, 0.0)
+    return modes.set_dropout(network, 0.0)
 
 
 def scalar(seed=0, reward_token="eos"):
     """A random reward model or critic with a bias and a gain."""
-    network = model.ScalarModel(model.initialise(SHAPE, VOCABULARY, 64, seed).base_model, reward_token)
-    model.head_normal(network.head, torch.Generator().manual_seed(seed))
+    network = scalar_model.ScalarModel(
+        pretrained.initialise_policy(SHAPE, VOCABULARY, 64, seed).base_model, reward_token
+    )
+    scalar_model.head_normal(network.head, torch.Generator().manual_seed(seed))
     network.bias.fill_(0.3)
     network.gain.fill_(1.5)
-    return model.set_dropout(network, 0.0)
+    return modes.set_dropout(network, 0.0)
 
 
 def queries(rows, width=6, seed=0):
@@ -66,8 +68,8 @@ def models(end_logit=2.0):
     return ppo_setup.Networks(
         policy=policy(0, end_logit),
         critic=scalar(1),
-        reference=model.frozen(policy(0, end_logit)),
-        reward_model=model.frozen(scalar(2)),
+        reference=modes.freeze(policy(0, end_logit)),
+        reward_model=modes.freeze(scalar(2)),
     )
 
 

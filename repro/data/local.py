@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from repro.data.tldr import is_article
 from repro.errors import UserError
-from repro.models import hub, model
+from repro.models import hub, pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -291,7 +291,7 @@ def _open_gguf(path: Path) -> PreTrainedTokenizerFast:
     """Of a GGUF, or of a folder with one, what `transformers` makes of its vocabulary."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(**model.pretrained_in(path, "tokenizer.json"))
+    return PreTrainedTokenizerFast.from_pretrained(**pretrained.source_kwargs(path, "tokenizer.json"))
 
 
 def _find_eos(tokenizer: PreTrainedTokenizerFast, path: Path) -> str:

@@ -1,7 +1,7 @@
 """The data: prompts, completions, splits (N+ details 1 to 5)."""
 
 from repro.detail import Check, Detail, Variant
-from repro.models import model
+from repro.models import padding
 from repro.ops import prompt
 
 GROUP = "Data"
@@ -123,10 +123,10 @@ PAD_TOKEN = Detail(
     reference="own",
     variants={
         "own": Variant(
-            model.pad_with_own_token,
+            padding.pad_with_own_token,
             "a token that no text contains, so a mask over padding leaves the end of text in the loss",
         ),
-        "eos": Variant(model.pad_with_eos, "the end of text serves as padding, and is masked with it"),
+        "eos": Variant(padding.pad_with_eos, "the end of text serves as padding, and is masked with it"),
     },
     hypothesis="When padding is the end of text, masking the padding masks the end of text too: SFT never sees a reason "
     "to stop, every sample runs to the limit, and PPO cannot find a token whose probability is zero.",

@@ -1,7 +1,7 @@
 """What every network of the pipeline shares: dropout, positions, adapters, precision (N+ details 6 to 8)."""
 
 from repro.detail import Detail, Variant
-from repro.models import model, weights
+from repro.models import mixed_precision, position_ids, weights
 
 GROUP = "General"
 
@@ -39,9 +39,9 @@ POSITION_IDS = Detail(
     question="Should padding on the left count as positions?",
     reference="implicit",
     variants={
-        "implicit": Variant(model.positions_implicit, "positions count columns, padding included"),
+        "implicit": Variant(position_ids.implicit, "positions count columns, padding included"),
         "from_mask": Variant(
-            model.positions_from_mask, "positions count tokens: a text's first is 0 wherever it is padded"
+            position_ids.from_mask, "positions count tokens: a text's first is 0 wherever it is padded"
         ),
     },
     hypothesis="With rotary positions only distances matter, so the two agree to rounding. With learned positions a query that "
@@ -77,10 +77,10 @@ PRECISION = Detail(
     reference="as_the_scale_says",
     variants={
         "as_the_scale_says": Variant(
-            model.mixed_as_declared, "bfloat16 autocast where the device likes it, else float32"
+            mixed_precision.as_declared, "bfloat16 autocast where the device likes it, else float32"
         ),
-        "float32": Variant(model.mixed_never, "float32 throughout; on a CPU that is what the scale says too"),
-        "bfloat16": Variant(model.mixed_bfloat16, "bfloat16 autocast over float32 weights, on any device"),
+        "float32": Variant(mixed_precision.never, "float32 throughout; on a CPU that is what the scale says too"),
+        "bfloat16": Variant(mixed_precision.bfloat16, "bfloat16 autocast over float32 weights, on any device"),
     },
     hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether that is "
     "enough to hurt depends on how far apart the advantages are.",

@@ -1,7 +1,7 @@
 """PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 20 to 25)."""
 
 from repro.detail import Detail, Variant
-from repro.models import model
+from repro.models import critics
 from repro.ops import masked, reward, text
 
 GROUP = "PPO"
@@ -14,11 +14,11 @@ CRITIC_INIT = Detail(
     question="Should the critic start as the reward model?",
     reference="from_reward_model",
     variants={
-        "from_reward_model": Variant(model.critic_from_reward_model, "a copy of it, its normalisation included"),
+        "from_reward_model": Variant(critics.from_reward_model, "a copy of it, its normalisation included"),
         "sft_trunk_random_head": Variant(
-            model.critic_with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
+            critics.with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
         ),
-        "sft_trunk_zero_head": Variant(model.critic_with_zero_head, "the SFT policy's trunk, a head of zeros"),
+        "sft_trunk_zero_head": Variant(critics.with_zero_head, "the SFT policy's trunk, a head of zeros"),
     },
     hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
     "fresh head starts with less to unlearn, the reward model's with more that it will need.",
@@ -33,9 +33,9 @@ CRITIC_TRUNK = Detail(
     question="May policy and critic share their trunk?",
     reference="separate",
     variants={
-        "separate": Variant(model.critic_of_its_own, "a network of its own"),
+        "separate": Variant(critics.with_own_trunk, "a network of its own"),
         "shared": Variant(
-            model.critic_on_policy, "a head of zeros on the policy's trunk, whose weights both losses move"
+            critics.on_policy_trunk, "a head of zeros on the policy's trunk, whose weights both losses move"
         ),
     },
     hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "

@@ -3,7 +3,8 @@
 from functools import partial
 
 from repro.detail import Check, Detail, Variant
-from repro.models import model
+from repro.models import padding, scalar_model
+from repro.models.padding import Padding
 from repro.ops import preference, reward
 
 GROUP = "Reward model"
@@ -83,11 +84,11 @@ RM_HEAD_INIT = Detail(
     question="Does the initialisation of the reward head matter?",
     reference="normal",
     variants={
-        "normal": Variant(model.head_normal, "weights from N(0, 1/sqrt(d + 1)), bias 0"),
+        "normal": Variant(scalar_model.head_normal, "weights from N(0, 1/sqrt(d + 1)), bias 0"),
         "library_default": Variant(
-            model.head_library_default, "weights and bias uniform within 1/sqrt(d), as `nn.Linear` starts"
+            scalar_model.head_library_default, "weights and bias uniform within 1/sqrt(d), as `nn.Linear` starts"
         ),
-        "zeros": Variant(model.head_zeros, "all zeros: every text starts with the same score"),
+        "zeros": Variant(scalar_model.head_zeros, "all zeros: every text starts with the same score"),
     },
     hypothesis="All three are small against what one epoch teaches: accuracy stays.",
     moves={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
@@ -137,14 +138,14 @@ PADDING_SIDE = Detail(
     reference="right_then_left",
     variants={
         "right_then_left": Variant(
-            model.Padding(model.as_it_is, model.as_it_is),
+            Padding(padding.unchanged, padding.unchanged),
             "the reward model is trained on right-padded texts; in PPO the padding stands before the query",
         ),
         "left_then_left": Variant(
-            model.Padding(model.pad_left, model.as_it_is), "it is trained on texts padded on the left too"
+            Padding(padding.pad_left, padding.unchanged), "it is trained on texts padded on the left too"
         ),
         "right_then_right": Variant(
-            model.Padding(model.as_it_is, model.pad_right),
+            Padding(padding.unchanged, padding.pad_right),
             "in PPO all padding is moved behind the response before the reward model reads it",
         ),
     },

@@ -128,15 +128,15 @@ def run_or_reuse(
     """
     target = folder / keys[stage.name]
     folder.mkdir(parents=True, exist_ok=True)
-    ranks.meet()
-    with FileLock(folder / f"{target.name}.lock") if ranks.first() else nullcontext():
-        if ranks.told(ranks.first() and cached(target)):
+    ranks.initialise()
+    with FileLock(folder / f"{target.name}.lock") if ranks.is_main() else nullcontext():
+        if ranks.broadcast(ranks.is_main() and cached(target)):
             return target
-        if ranks.first():
+        if ranks.is_main():
             _clear(target, warn)
-        ranks.wait()
+        ranks.barrier()
         _make(stage, recipe, scale, seed, keys, target)
-        ranks.wait()
+        ranks.barrier()
     return target
 
 
@@ -174,8 +174,8 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_term)
         context.close()
-    ranks.wait()
-    if ranks.first():
+    ranks.barrier()
+    if ranks.is_main():
         _complete(context, partial, target, scale.name, began)
 
 

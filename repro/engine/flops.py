@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.models import hub
-from repro.models.model import pretrained_in
+from repro.models.pretrained import source_kwargs
 from repro.models.shape import parse_shape
 from repro.study.scale import Scale
 
@@ -92,7 +92,7 @@ def _configured(source: Path) -> Network:
     """Of any other the sizes that `transformers` finds: each kind has its own names for them."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(**pretrained_in(source, "config.json")).get_text_config()
+    config = AutoConfig.from_pretrained(**source_kwargs(source, "config.json")).get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return Network(config.hidden_size, config.num_hidden_layers, wide, config.vocab_size, config.num_attention_heads)
 

@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 from repro.detail import Pick, Recipe
 from repro.engine import flops
 from repro.engine.machine import processor
-from repro.models import model
+from repro.models import modes, pretrained, scalar_model, scoring
 from repro.stages import optimise, ppo, ppo_setup, rm, sft
 from repro.study.scale import Scale
 
@@ -146,10 +146,12 @@ class _Steps:
         self.scale, self.n, self.lengths = scale, flops.network_of(scale.model), flops.Lengths.most(scale)
         n, self.pad = self.n, int(self.n.vocabulary)
         shape = f"gpt-neox:{n.hidden}/{n.layers}/{n.heads}/{n.intermediate}"
-        policy, reference, critic, judge = (model.initialise(shape, self.pad, 2_048, seed) for seed in range(4))
-        critic, judge = model.ScalarModel(critic.base_model), model.ScalarModel(judge.base_model)
-        self.policy, self.critic = (model.set_dropout(network, 0.0) for network in (policy, critic))
-        self.models = ppo_setup.Networks(policy, critic, model.frozen(reference), model.frozen(judge))
+        policy, reference, critic, judge = (
+            pretrained.initialise_policy(shape, self.pad, 2_048, seed) for seed in range(4)
+        )
+        critic, judge = scalar_model.ScalarModel(critic.base_model), scalar_model.ScalarModel(judge.base_model)
+        self.policy, self.critic = (modes.set_dropout(network, 0.0) for network in (policy, critic))
+        self.models = ppo_setup.Networks(policy, critic, modes.freeze(reference), modes.freeze(judge))
         from accelerate import Accelerator  # a plan of what was measured before does without
 
         self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
@@ -220,4 +222,4 @@ class _Steps:
         of_one = flops.total(flops.forward(self.n, 1, pair, 1))
         rows = self.rows(self.scale.rollout_batch, of_one)
         ids, count = self.ids(rows, pair), torch.full((rows,), pair - self.lengths.query)
-        return _rate(rows * of_one, lambda: model.score_rows(self.models.reward_model, ids, count, self.pad, rows))
+        return _rate(rows * of_one, lambda: scoring.score_rows(self.models.reward_model, ids, count, self.pad, rows))

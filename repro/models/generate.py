@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.errors import UserError
-from repro.models import model, ranks
+from repro.models import forward_pass, logprobs, ranks
+from repro.models.wrapping import Learner, Learners
 from repro.ops import text
 from repro.ops.places import Places, last
 
@@ -34,20 +35,23 @@ def eager(
 
     tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
-    inputs, cache = model.attend(query, pad), growing_cache(policy.config, query.shape[1] + uniform.shape[1])
+    inputs, cache = (
+        forward_pass.model_inputs(query, pad),
+        growing_cache(policy.config, query.shape[1] + uniform.shape[1]),
+    )
     mask, ended = inputs["attention_mask"], torch.zeros(len(query), dtype=torch.bool, device=query.device)
-    step, read = inputs["input_ids"], model.reading(policy, last(1))
+    step, read = inputs["input_ids"], forward_pass.places_kwargs(policy, last(1))
     for t in range(uniform.shape[1]):
         logits = policy(
             input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **read
         ).logits
-        logits = model.drawable(logits, pad, eos)
+        logits = logprobs.mask_pad_logit(logits, pad, eos)
         drawn = draw(logits[:, -1].float() / (how.temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
         tokens[:, t] = how.after_end(drawn, ended, pad)
         measured = text.logprob_of(logits, drawn[:, None], how.measured_at)[:, 0]
         logprob[:, t] = torch.where(tokens[:, t] == drawn, measured, 0.0)
         ended |= drawn == eos
-        if over(ended, how, pad):
+        if all_ended(ended, how, pad):
             break
         read = {}  # there is but one place
         step, mask = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
@@ -72,28 +76,19 @@ def sample(
     A row's tokens depend on its own numbers alone, and end of text is a token like any other (N+ detail 23.1); padding
     after it has log-probability 0. The numbers may lie on another device than the queries.
     """
-    return how.sampler(alone(policy), query, uniform.to(query.device), how, eos, pad)
+    return how.sampler(unwrap_ddp(policy), query, uniform.to(query.device), how, eos, pad)
 
 
-def sampler_of(name: str) -> Sampler:
-    """The sampler that `Scale.sampler` names."""
-    if name == "vllm":
-        from repro.models.vllm_sampler import Vllm
-
-        return Vllm()
-    return {"eager": eager, "static": static}[name]
-
-
-def over(ended: Tensor, how: Sampling, pad: int) -> bool:
+def all_ended(ended: Tensor, how: Sampling, pad: int) -> bool:
     """[B] bool -> whether padding is all that is still to come, whatever is drawn, on all ranks: some share weights."""
     nothing = torch.full(ended.shape, -1, device=ended.device)
-    return ranks.everyone(bool((how.after_end(nothing, ended, pad) == pad).all()))
+    return ranks.all_ranks(bool((how.after_end(nothing, ended, pad) == pad).all()))
 
 
-def alone(policy: nn.Module) -> nn.Module:
+def unwrap_ddp(policy: nn.Module) -> nn.Module:
     """The policy without DDP, which would send its buffers to all ranks at every token; as it is where weights are shared."""
     wrapped = getattr(policy, "wrapped", policy)
-    return model.Learner(wrapped.module, policy.name) if isinstance(wrapped, DistributedDataParallel) else policy
+    return Learner(wrapped.module, policy.name) if isinstance(wrapped, DistributedDataParallel) else policy
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -124,7 +119,7 @@ def static(
     if capturable(policy, query) and length > 2:
         advance, done = _captured(rows.advance), 2
     for t in range(done, length):
-        if t % every == 0 and over(rows.ended, how, pad):
+        if t % every == 0 and all_ended(rows.ended, how, pad):
             break
         advance()
     return rows.tokens, rows.logprob
@@ -132,7 +127,7 @@ def static(
 
 def capturable(policy: nn.Module, query: Tensor) -> bool:
     """Whether a decoding step is the same kernels on the same addresses each time: not where ranks share the weights."""
-    plain = type(getattr(policy, "wrapped", None)) in (type(None), model.Learners)
+    plain = type(getattr(policy, "wrapped", None)) in (type(None), Learners)
     return query.is_cuda and plain
 
 
@@ -162,7 +157,7 @@ class _Rows:
         from repro.models.kv_cache import static_cache
 
         self.policy, self.uniform, self.how, self.eos, self.pad = policy, uniform, how, eos, pad
-        (rows, self.start), inputs = query.shape, model.attend(query, pad)
+        (rows, self.start), inputs = query.shape, forward_pass.model_inputs(query, pad)
         columns = -(-(self.start + uniform.shape[1]) // ALIGNED) * ALIGNED
         self.query, self.step = inputs["input_ids"], torch.zeros_like(query[:, :1])
         self.mask = torch.zeros(rows, columns, dtype=torch.long, device=query.device)  # nothing has been drawn yet
@@ -175,7 +170,9 @@ class _Rows:
 
     def begin(self) -> None:
         """Reads the query and draws the first token."""
-        self._take(self._logits(self.query, self.mask[:, : self.start], **model.reading(self.policy, last(1))))
+        self._take(
+            self._logits(self.query, self.mask[:, : self.start], **forward_pass.places_kwargs(self.policy, last(1)))
+        )
 
     def advance(self) -> None:
         """Reads the token drawn last and draws the next."""
@@ -187,7 +184,10 @@ class _Rows:
         ).logits
 
     def _take(self, logits: Tensor) -> None:
-        logits, uniform = model.drawable(logits, self.pad, self.eos), self.uniform.index_select(1, self.t)[:, 0]
+        logits, uniform = (
+            logprobs.mask_pad_logit(logits, self.pad, self.eos),
+            self.uniform.index_select(1, self.t)[:, 0],
+        )
         drawn = draw(logits[:, -1].float() / (self.how.temperature + text.TEMPERATURE_EPSILON), uniform)
         token = self.how.after_end(drawn, self.ended, self.pad)
         measured = text.logprob_of(logits, drawn[:, None], self.how.measured_at)[:, 0]

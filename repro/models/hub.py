@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported where they are used: a Scale is parsed without any
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from repro.models.model import ScalarModel
+    from repro.models.scalar_model import ScalarModel
 
 PREFIX = "hub:"
 FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
@@ -281,17 +281,17 @@ def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
 
 def load_policy(source: str | Path) -> PreTrainedModel:
     """A causal language model in float32, strictly: weights that are missing or do not fit are an error, not random."""
-    from repro.models import model
+    from repro.models import pretrained
 
     folder = resolve(source, "model")
     try:
-        policy, told = model.read_network(folder, trust_remote_code=False, output_loading_info=True)
+        policy, told = pretrained.read_network(folder, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{folder}: no causal language model ({str(error).splitlines()[0]}); give another") from error
     wrong = sorted({*told["missing_keys"], *(str(each) for each in told["mismatched_keys"])})
     if wrong:
         raise UserError(f"{folder}: weights are missing or do not fit: {_few(wrong)}; give a whole checkpoint")
-    return model.positioned(policy)
+    return pretrained.patch_forward(policy)
 
 
 def load_released_reward_model(folder: Path) -> ScalarModel:
@@ -303,11 +303,12 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     from transformers import AutoModel
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from repro.models import model
+    from repro.models import pretrained
+    from repro.models.scalar_model import ScalarModel
 
     config = _released_config(folder)
     shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
-    network = model.ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
+    network = ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
     weights = {name: value for name, value in _weights(folder).items() if not OLD_BUFFERS.fullmatch(name)}
     expected = {
         _their_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
@@ -315,11 +316,11 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     _require_same(folder, expected, weights)
     ours = {name: weights[_their_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
     network.load_state_dict(ours | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True)
-    return model.positioned(network)
+    return pretrained.patch_forward(network)
 
 
 def is_released_reward_model(folder: Path) -> bool:
-    """Whether a folder holds a reward model as the authors saved theirs, and not as `model.save_scalar` does."""
+    """Whether a folder holds a reward model as the authors saved theirs, and not as `pretrained.save_scalar` does."""
     return (folder / "config.json").is_file() and "base_config" in json.loads((folder / "config.json").read_text())
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def meet() -> None:
+def initialise() -> None:
     """Joins the processes that were started together, where there are any."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
@@ -30,7 +30,7 @@ def meet() -> None:
         torch.set_num_threads(threads)  # on a CPU it takes as many as it thinks best, and ranks would fight for cores
 
 
-def sharing(accelerator: Accelerator) -> Accelerator:
+def configure_sharding(accelerator: Accelerator) -> Accelerator:
     """The accelerator, told to share weights where its launcher asked for it: by itself it does so on GPUs only."""
     from accelerate import FullyShardedDataParallelPlugin, PartialState
     from accelerate.utils import DistributedType, parse_flag_from_env
@@ -39,7 +39,7 @@ def sharing(accelerator: Accelerator) -> Accelerator:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # It wants to know a micro-batch from a data loader, and there is none; the number is used for nothing here.
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and count() > 1 and accelerator.device.type == "cpu":
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and world_size() > 1 and accelerator.device.type == "cpu":
         # Every state that accelerate makes later starts from this one.
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         accelerator.state.distributed_type = DistributedType.FSDP
@@ -49,50 +49,53 @@ def sharing(accelerator: Accelerator) -> Accelerator:
     return accelerator
 
 
-def count() -> int:
+def world_size() -> int:
+    """How many processes run the stage."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def here() -> int:
+def rank() -> int:
     """This process's number, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes."""
-    return here() == 0
+    return rank() == 0
 
 
-def wait() -> None:
-    """Until all are here."""
-    if count() > 1:
+def barrier() -> None:
+    """Waits until all ranks are here."""
+    if world_size() > 1:
         distributed.barrier()
 
 
-def told(value: Any) -> Any:
-    """What the first rank has for `value`, on all of them."""
-    if count() == 1:
+def broadcast(value: Any) -> Any:
+    """The first rank's value, on all of them."""
+    if world_size() == 1:
         return value
     held = [value]
     distributed.broadcast_object_list(held)
     return held[0]
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Every rank's value, in their order."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * count()
+    values: list[Any] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
 
 
-def anyone(flag: bool) -> bool:
-    return not everyone(not flag)
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on one of them at least."""
+    return not all_ranks(not flag)
 
 
-def everyone(flag: bool) -> bool:
-    if count() == 1:
+def all_ranks(flag: bool) -> bool:
+    """Whether the flag is set on every one of them."""
+    if world_size() == 1:
         return flag
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     least = torch.tensor(int(flag), device=device)
@@ -100,27 +103,27 @@ def everyone(flag: bool) -> bool:
     return bool(least)
 
 
-def mine(rows: Tensor) -> tuple[Tensor, Tensor]:
+def shard(rows: Tensor) -> tuple[Tensor, Tensor]:
     """[N] -> this rank's rows, as many as any other's, and [that many] bool: which of them count."""
-    own = rows[here() :: count()]
-    return filled(own, -(-len(rows) // count()), rows)
+    own = rows[rank() :: world_size()]
+    return fill_shard(own, -(-len(rows) // world_size()), rows)
 
 
-def dealt(part: Tensor) -> tuple[Tensor, Tensor]:
+def local_shard(part: Tensor) -> tuple[Tensor, Tensor]:
     """[N] rows of a batch that ranks hold -> the places of this rank's among its own, and which of them count."""
-    owner = part % count()
-    own, size = part[owner == here()] // count(), int(owner.bincount(minlength=count()).max())
-    return filled(own, size, torch.zeros_like(part))
+    owner = part % world_size()
+    own, size = part[owner == rank()] // world_size(), int(owner.bincount(minlength=world_size()).max())
+    return fill_shard(own, size, torch.zeros_like(part))
 
 
-def filled(own: Tensor, size: int, spare: Tensor) -> tuple[Tensor, Tensor]:
+def fill_shard(own: Tensor, size: int, spare: Tensor) -> tuple[Tensor, Tensor]:
     """`own` rows made up to `size` with one that does not count, and [size] bool: which do."""
     counts = torch.arange(size, device=own.device) < len(own)
     filler = (own[-1:] if len(own) else spare[:1]).expand(size - len(own))
     return torch.cat([own, filler]), counts
 
 
-def merged(columns: Sequence[np.ndarray], rows: Tensor) -> list[np.ndarray]:
-    """Columns of this rank's share of `rows` [N], as `mine` deals them -> the columns of all, in the rows' own order."""
-    shares, places = gathered([np.asarray(column) for column in columns]), rows.argsort().numpy()
+def merge_shards(columns: Sequence[np.ndarray], rows: Tensor) -> list[np.ndarray]:
+    """Columns of this rank's share of `rows` [N], as `shard` makes it -> the columns of all, in the rows' own order."""
+    shares, places = all_gather([np.asarray(column) for column in columns]), rows.argsort().numpy()
     return [np.stack(column, axis=1).reshape(-1)[places] for column in zip(*shares)]

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from repro.errors import UserError
-from repro.models import model, ranks
+from repro.models import ranks, wrapping
 from repro.models.generate import Sampling
 
 SHARE = 0.3  # of the GPU's memory that is vLLM's for good: its weights and its cache
@@ -55,8 +54,8 @@ class Vllm:
 
 def _network(policy: nn.Module, how: Sampling) -> nn.Module:
     """The policy's own network; UserError where vLLM could not draw what the arm asks for."""
-    network = policy.network if isinstance(policy, model.Learner) else extract_model_from_parallel(policy)
-    if ranks.count() > 1:
+    network = wrapping.unwrap(policy)
+    if ranks.world_size() > 1:
         raise UserError("sampler=vllm runs in a stage of one process; set processes=1, or sampler=static")
     if how.measured_at != how.temperature:
         raise UserError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from repro.models.model import ScalarModel
+from repro.models.scalar_model import ScalarModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

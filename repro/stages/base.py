@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from repro.data import embedded
 from repro.errors import UserError
-from repro.models import hub, model
+from repro.models import compatibility, hub, pretrained
 from repro.stages.corpus import Corpus
 from repro.stages.data import ARTICLES, require_vocabulary
 from repro.stages.stage import Stage, StageContext
@@ -32,15 +32,15 @@ def _run(context: StageContext) -> None:
     folder, corpus = hub.resolve(context.scale.model, "model"), Corpus(context.inputs["data"])
     positions = max(context.scale.query_tokens + context.scale.response_tokens, context.scale.query_pair_tokens)
     if folder.exists():
-        policy = model.with_own_positions(hub.load_policy(folder))
+        policy = compatibility.infer_position_ids(hub.load_policy(folder))
     else:
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
-        policy = model.initialise(context.scale.model, vocabulary, positions, context.seed_of("weights"))
+        policy = pretrained.initialise_policy(context.scale.model, vocabulary, positions, context.seed_of("weights"))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
     if folder.exists():
         require_positions(policy, max(positions, _article_tokens(corpus)))
-    model.require_reproducible(policy)
-    model.save_policy(policy, context.out / "model")
+    compatibility.require_reproducible(policy)
+    pretrained.save_policy(policy, context.out / "model")
     context.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
 
 
@@ -112,7 +112,7 @@ def pretrain(
     """Next-token training on the raw corpus, in which no document has an end of text; `report` is handed step and loss."""
     vocabulary, documents, policy, done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
     for phase in phases:
-        deeper = model.initialise(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
+        deeper = pretrained.initialise_policy(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
         policy = deeper if policy is None else _grown(policy, deeper)
         optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), fused=True)
         batches = _batches(tokenizer, documents)
@@ -207,4 +207,4 @@ def make_embedded_base(folder: Path, steps: int) -> None:
     policy = pretrain(tokenizer, phases, report)
     begin_end_of_text(policy, tokenizer)
     bring_outputs_to_unit_size(policy)
-    model.save_policy(policy, folder / "base")
+    pretrained.save_policy(policy, folder / "base")

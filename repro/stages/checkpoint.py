@@ -97,7 +97,7 @@ class Checkpoints:
         """
         if not self.every:
             return
-        ending = ranks.anyone(self.ending.is_set())
+        ending = ranks.any_rank(self.ending.is_set())
         if step % self.every and not ending:
             return
         often = self.context.scale.keep_every * self.every
@@ -125,8 +125,8 @@ class Checkpoints:
         target = self.context.out / "kept" / name
         partial = target.with_name(f"{name}.partial")
         keep(partial)
-        ranks.wait()
-        if ranks.first():
+        ranks.barrier()
+        if ranks.is_main():
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
 
@@ -134,16 +134,16 @@ class Checkpoints:
         self.start, self.values = step, values
         target = self.folder / f"step-{step:08d}"
         partial = target.with_name(f"{target.name}.partial")
-        if ranks.first():
+        if ranks.is_main():
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)
             partial.mkdir(parents=True)
-        ranks.wait()
+        ranks.barrier()
         self.accelerator.save_state(str(partial))
-        ranks.wait()
-        if ranks.first():
+        ranks.barrier()
+        if ranks.is_main():
             os.replace(partial, target)
             (target / DONE).write_text(json.dumps({"step": self.start, "format": FORMAT}))
             for older in set(self.folder.iterdir()) - {target}:
                 shutil.rmtree(older, ignore_errors=True)
-        ranks.wait()
+        ranks.barrier()

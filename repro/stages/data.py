@@ -15,7 +15,7 @@ from repro.data import embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import check_corpus
 from repro.errors import UserError
-from repro.models import hub, model
+from repro.models import hub, pretrained
 from repro.stages import describe
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import Budget, Stage, StageContext
@@ -97,7 +97,7 @@ def _require_pair(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A model that is not there yet is made to fit; of a GGUF, which takes long to open, the base stage says it."""
     if not folder.exists():
         return
-    where = model.network_in(folder)
+    where = pretrained.network_kwargs(folder)
     if "gguf_file" not in where:
         from transformers import AutoConfig
 

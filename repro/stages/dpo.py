@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repro import details as d
-from repro.models import model, ranks
+from repro.models import batching, logprobs, mixed_precision, modes, padding, pretrained, ranks, wrapping
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy, bradley_terry
@@ -55,31 +55,31 @@ def read(pairs: Dataset) -> Pairs:
 def train(context: StageContext) -> None:
     """One pass over the training comparisons, in the place of PPO."""
     scale, accelerator, corpus = context.scale, context.accelerator, Corpus(context.inputs["data"])
-    policy, reference = (model.load_policy(context.inputs["sft"] / "model") for _ in range(2))
-    policy = model.set_dropout(policy, 0.0)
-    policy, optimizer = model.prepared(
+    policy, reference = (pretrained.load_policy(context.inputs["sft"] / "model") for _ in range(2))
+    policy = modes.set_dropout(policy, 0.0)
+    policy, optimizer = wrapping.prepare_for_training(
         accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, context.pick)
     )
-    reference = model.held_in(model.frozen(reference), scale.frozen_weights)
-    networks = policy, model.placed(reference, accelerator)
+    reference = mixed_precision.cast_weights(modes.freeze(reference), scale.frozen_weights)
+    networks = policy, wrapping.place_on_device(reference, accelerator)
     pairs = read(corpus.pairs("train"))
     steps = len(pairs) // scale.rm_batch
     batches = optimise.batches(len(pairs), scale.rm_batch, context.generator(context.pick(d.DRAWS) + "shuffle"))
     loop = TrainingLoop(context, optimizer, lambda step: scale.dpo_learning_rate * cosine_to_zero(step, steps), steps)
     for step, rows in loop.steps(batches):
         seen: list[Tensor] = []
-        with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
+        with modes.recompute_activations([accelerator.unwrap_model(policy)], scale.recompute):
             parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, seen)
             loss = optimise.step(accelerator, optimizer, parts)
-        margin = torch.cat(sum(ranks.gathered(seen), []))
+        margin = torch.cat(sum(ranks.all_gather(seen), []))
         measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
         loop.log((step + 1) * scale.rm_batch, measured)
         if not math.isfinite(loss):
             loop.stop("diverged")
     validation = read(corpus.pairs("validation"))
     margin = implicit_margins(networks, validation, corpus, scale.rollout_batch)
-    weights = model.gathered(accelerator, policy)
-    model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
+    weights = wrapping.gather_weights(accelerator, policy)
+    pretrained.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
     context.finish({"dpo/validation_accuracy": accuracy(margin)}, loop.outcome)
 
 
@@ -104,15 +104,15 @@ def losses(
 
 def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
     """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
-    order = model.longest_first(pairs.query, corpus.pad)
-    return model.over_rows(order, batch, lambda rows: margins(networks, pairs[rows], corpus))
+    order = batching.longest_first(pairs.query, corpus.pad)
+    return batching.map_rows(order, batch, lambda rows: margins(networks, pairs[rows], corpus))
 
 
 def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:
     """-> [B]: beta times how much more the policy has raised the chosen summary's log-probability than the other's."""
     policy, reference = networks
     device = next(policy.parameters()).device
-    query = model.trim_left(torch.cat([pairs.query, pairs.query]), corpus.pad).to(device)
+    query = padding.trim_left(torch.cat([pairs.query, pairs.query]), corpus.pad).to(device)
     response = torch.cat([pairs.chosen, pairs.rejected]).to(device)
     with torch.no_grad():
         before = summary_logprobs(reference, query, response, corpus)
@@ -125,5 +125,5 @@ def summary_logprobs(policy: nn.Module, query: Tensor, response: Tensor, corpus:
     last, _ = last_token(response, corpus.eos)
     # The end is found by its token, since padding may be the same one: then neither to be trimmed nor to be counted.
     response = response[:, : int(last.max()) + 1]
-    logprob = model.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
+    logprob = logprobs.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
     return keep(logprob, torch.arange(response.shape[1], device=response.device) <= last[:, None]).sum(1)

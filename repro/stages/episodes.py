@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from repro.models import generate, model, ranks
+from repro.models import generate, logprobs, padding, ranks, scoring
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
@@ -55,7 +55,8 @@ class EpisodeTraces:
         )
         place = {"update": update, "updates": self.updates}
         self.episodes += [
-            {"episode": update * self.batch + row * ranks.count()} | place | record for row, record in enumerate(shown)
+            {"episode": update * self.batch + row * ranks.world_size()} | place | record
+            for row, record in enumerate(shown)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class EpisodeTraces:
 
     def save(self, path: Path) -> None:
         """Writes {"eos": its text, "episodes": the records in order} as JSON."""
-        if ranks.first():
+        if ranks.is_main():
             path.write_text(json.dumps({"eos": self.corpus.tokenizer.eos_token, "episodes": self.episodes}))
 
 
@@ -97,12 +98,12 @@ def record(
 
     All log-probabilities are in nats, at the temperature at which the recipe measures them.
     """
-    eos, pad, query = corpus.eos, corpus.pad, model.trim_left(rollout.query, corpus.pad)
+    eos, pad, query = corpus.eos, corpus.pad, padding.trim_left(rollout.query, corpus.pad)
     # The next update draws the same numbers, watched or not.
     with torch.random.fork_rng([query.device] if query.is_cuda else []):
-        updated = model.response_logprobs(networks.policy, query, rollout.response, pad, eos, sampling.measured_at)
+        updated = logprobs.response_logprobs(networks.policy, query, rollout.response, pad, eos, sampling.measured_at)
         theirs, ref_logprob = generate.sample(networks.reference, query, uniform, sampling, eos, pad)
-        policy_logprob = model.response_logprobs(networks.policy, query, theirs, pad, eos, sampling.measured_at)
+        policy_logprob = logprobs.response_logprobs(networks.policy, query, theirs, pad, eos, sampling.measured_at)
     ours = {
         "logprob": rollout.logprob,
         "ref_logprob": rollout.ref_logprob,
@@ -114,8 +115,8 @@ def record(
     }
     beside = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
     finished = text.truncate_after_eos(theirs, eos, pad)
-    their_score = model.score(
-        networks.reward_model, torch.cat([query, finished], 1), model.count_tokens(finished, pad), pad
+    their_score = scoring.score(
+        networks.reward_model, torch.cat([query, finished], 1), padding.count_tokens(finished, pad), pad
     )
     kl = k1(rollout.logprob, rollout.ref_logprob)
     wrote = {
@@ -143,7 +144,7 @@ def _response(
     """[B, Q], [B, R] tokens, [B, R] each known number and the KL in nats, [B] score -> all there is to say of them."""
     last, ended = text.last_token(tokens, corpus.eos)
     finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
-    score_so_far = model.response_scores(networks.reward_model, query, finished, corpus.pad)
+    score_so_far = scoring.response_scores(networks.reward_model, query, finished, corpus.pad)
     is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
     return Response(tokens, last, ended, score, score_so_far, keep(kl, is_token).sum(1), known)
 

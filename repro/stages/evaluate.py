@@ -13,7 +13,19 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.data import embedded
-from repro.models import generate, model, ranks
+from repro.models import (
+    batching,
+    generate,
+    logprobs,
+    mixed_precision,
+    modes,
+    padding,
+    pretrained,
+    ranks,
+    samplers,
+    scoring,
+    wrapping,
+)
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
@@ -50,7 +62,7 @@ def nats_to(reference: nn.Module, corpus: Corpus) -> Nats:
     """The KL's estimate at each token, to a reference policy."""
 
     def nats(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
-        return k1(logprob, model.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
+        return k1(logprob, logprobs.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
 
     return nats
 
@@ -76,22 +88,22 @@ def write(
     """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
-    order = model.longest_first(queries, corpus.pad)
-    own, _ = ranks.mine(order)
+    order = batching.longest_first(queries, corpus.pad)
+    own, _ = ranks.shard(order)
     for rows in own.split(batch):
-        query, numbers = model.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
+        query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
         # Near 0 a token's nats would be those of its rank alone.
         sampling = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
         response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
         last, ended = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        whole, length = torch.cat([query, response], 1), model.count_tokens(response, corpus.pad)
-        score = model.score(reward_model, whole, length, corpus.pad)
+        whole, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
+        score = scoring.score(reward_model, whole, length, corpus.pad)
         kl = keep(nats(query, response, logprob), mask).sum(1)
         parts.append((corpus.decode(response), ended, last + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    texts, *numbers = ranks.merged(columns, order)
+    texts, *numbers = ranks.merge_shards(columns, order)
     return Written(texts.tolist(), *numbers)
 
 
@@ -170,7 +182,7 @@ class Validation:
 def _write(
     networks: Networks, posts: Dataset, temperature: float, corpus: Corpus, context: StageContext, nats: Nats
 ) -> Written:
-    with model.cast_once(context.accelerator):
+    with mixed_precision.cached_autocast(context.accelerator):
         return write(
             networks.policy,
             nats,
@@ -181,14 +193,14 @@ def _write(
             context.scale.response_tokens,
             context.scale.rollout_batch,
             context.generator(f"evaluate at {temperature}"),
-            generate.sampler_of({"vllm": "static"}.get(context.scale.sampler, context.scale.sampler)),
+            samplers.sampler_named({"vllm": "static"}.get(context.scale.sampler, context.scale.sampler)),
         )
 
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, context: StageContext) -> Tensor:
     """[N] what the reward model says of the people's own summaries."""
     whole, own = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    return model.score_rows(reward_model, whole, own, corpus.pad, context.scale.rollout_batch)
+    return scoring.score_rows(reward_model, whole, own, corpus.pad, context.scale.rollout_batch)
 
 
 def gold_of_rollout(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
@@ -201,7 +213,7 @@ def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
     """The mean gold score of a rollout's responses, where the facts are known."""
     import pandas as pd
 
-    table = pd.concat(ranks.gathered(gold_of_rollout(posts, rollout, corpus)))
+    table = pd.concat(ranks.all_gather(gold_of_rollout(posts, rollout, corpus)))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
@@ -223,13 +235,15 @@ def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
 
     corpus = Corpus(context.inputs["data"])
     folders = {"policy": context.inputs[policy] / "model", "reference": context.inputs["sft"] / "model"}
-    loaded = {name: model.load_policy(folder) for name, folder in folders.items()}
-    loaded["reward_model"] = model.load_scalar(context.inputs["rm"] / "model")
+    loaded = {name: pretrained.load_policy(folder) for name, folder in folders.items()}
+    loaded["reward_model"] = pretrained.load_scalar(context.inputs["rm"] / "model")
     with_positions = context.pick(d.POSITION_IDS)
     weights = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
     networks = Networks(
         **{
-            name: model.placed(model.held_in(model.frozen(with_positions(network)), weights[name]), context.accelerator)
+            name: wrapping.place_on_device(
+                mixed_precision.cast_weights(modes.freeze(with_positions(network)), weights[name]), context.accelerator
+            )
             for name, network in loaded.items()
         }
     )
@@ -282,7 +296,7 @@ def judge_agreement(table: pd.DataFrame) -> Metrics:
 
 
 def _save(table: pd.DataFrame, context: StageContext) -> None:
-    if ranks.first():
+    if ranks.is_main():
         table.to_json(context.out / "samples.json", orient="records", indent=1)
 
 

@@ -74,7 +74,7 @@ def shared(accelerator: Accelerator, network: nn.Module, parts: Sequence[T]) -> 
 
 def dealt(rows: Tensor, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
     """[N] rows of a step -> this rank's micro-batches, as many as any other's, each with [B] bool: which rows count."""
-    own, counts = ranks.mine(rows)
+    own, counts = ranks.shard(rows)
     return list(zip(own.split(micro_batch), counts.split(micro_batch)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repro import details as d
 from repro.detail import Pick
-from repro.models import generate, hub, model
+from repro.models import critics, generate, hub, logprobs, mixed_precision, modes, padding, pretrained, scoring
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import whole_reward
@@ -96,16 +96,16 @@ def roll_out(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
 def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
-    trimmed = model.trim_left(query, pad)
-    with model.cast_once(run.accelerator):
+    trimmed = padding.trim_left(query, pad)
+    with mixed_precision.cached_autocast(run.accelerator):
         response, sampled = generate.sample(networks.policy, trimmed, uniform, run.sampling, eos, pad)
     last, has_eos = text.last_token(response, eos)
     finished = text.truncate_after_eos(response, eos, pad)
     scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
     inputs = (trimmed, response, pad, eos, run.sampling.measured_at)
-    logprob = pick(d.OLD_LOGPROB)(sampled, partial(model.response_logprobs, networks.policy, *inputs))
-    ref_logprob = model.response_logprobs(networks.reference, *inputs)
-    full_kl = partial(model.response_kl, networks.policy, networks.reference, *inputs)
+    logprob = pick(d.OLD_LOGPROB)(sampled, partial(logprobs.response_logprobs, networks.policy, *inputs))
+    ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
+    full_kl = partial(logprobs.response_kl, networks.policy, networks.reference, *inputs)
     return Rollout(
         query=query,
         response=response,
@@ -113,8 +113,8 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
         sampled=sampled,
         ref_logprob=ref_logprob,
         kl=pick(d.KL_ESTIMATOR)(logprob, ref_logprob, full_kl),
-        value=model.response_values(networks.critic, trimmed, response, pad),
-        score=model.score(networks.reward_model, scored, model.count_tokens(finished, pad), pad),
+        value=critics.response_values(networks.critic, trimmed, response, pad),
+        score=scoring.score(networks.reward_model, scored, padding.count_tokens(finished, pad), pad),
         last=last,
         counted=pick(d.AFTER_EOS)(last, response.shape[1]),
         has_eos=has_eos,
@@ -154,8 +154,8 @@ def improve(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
         part, query = r[rows].first(columns.response), r.query[rows, columns.query :]
         inputs = (query, part.response, pad, eos, run.sampling.measured_at)
-        logprob, *bonus = model.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
-        value = model.response_values(networks.critic, query, part.response, pad)
+        logprob, *bonus = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        value = critics.response_values(networks.critic, query, part.response, pad)
         of_part = target[rows].first(columns.response), weights[rows].first(columns.response)
         bonus = sum(bonus, torch.zeros_like(logprob))
         total, sums = ppo_loss(logprob, bonus, value, part, *of_part, coefficients, pick)
@@ -165,7 +165,7 @@ def improve(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: 
     # The last micro-batch is one whose loss all weights have a gradient of: in it ranks add up their gradients.
     parts = sft_losses(run, texts, pick(d.PTX_MIX))
     parts += [partial(micro_batch_loss, *part) for part in by_length(r, run.micro_batch, pad)]
-    with model.recomputing((networks.policy, networks.critic), run.recompute):
+    with modes.recompute_activations((networks.policy, networks.critic), run.recompute):
         losses = (part() for part in optimise.shared(run.accelerator, networks.learners, parts))
         total = optimise.step(run.accelerator, run.optimizer, losses, pick(d.GRADIENT_CLIP))
     sums = run.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
@@ -206,7 +206,7 @@ def ppo_loss(
 
 def use_given_policy(context: StageContext) -> None:
     """A policy that was trained elsewhere, to be evaluated; of its training nothing is known here."""
-    model.save_policy(hub.load_policy(context.start("policy_from")), context.out / "model")
+    pretrained.save_policy(hub.load_policy(context.start("policy_from")), context.out / "model")
     context.finish({"ppo/updates": 0.0})
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.detail import Pick
-from repro.models import generate, model, ranks
+from repro.models import generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
 from repro.stages import evaluate, optimise
 from repro.stages.checkpoint import RandomState
 from repro.stages.corpus import Corpus, column
@@ -97,7 +97,7 @@ class Training:
     def batch(self, rows: Tensor, response_tokens: int) -> Batch:
         """This rank's part of the posts in these rows; all ranks draw the numbers of all of them."""
         uniform = torch.rand(len(rows), response_tokens, generator=self.responses)
-        own, counts = ranks.mine(torch.arange(len(rows)))
+        own, counts = ranks.shard(torch.arange(len(rows)))
         return Batch(self.queries[rows[own]], uniform[own], counts, self.posts.select(rows[own[counts]].tolist()))
 
 
@@ -138,21 +138,21 @@ def load_run(context: StageContext) -> Run:
     pick, dropout, weights = context.pick, context.pick(d.DROPOUT).get("ppo", 0.0), context.scale.frozen_weights
     with_positions, start = pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
     # One network after another, the frozen ones on their device before the next is read: host memory is not endless.
-    reward_model = model.held_in(model.frozen(with_positions(model.load_scalar(rm))), weights)
-    reward_model = model.placed(reward_model, context.accelerator)
-    reference = with_positions(model.load_policy(context.inputs[start.start] / "model"))
-    reference = model.held_in(reference, start.weights(weights))
-    policy = with_positions(model.load_policy(sft))
+    reward_model = mixed_precision.cast_weights(modes.freeze(with_positions(pretrained.load_scalar(rm))), weights)
+    reward_model = wrapping.place_on_device(reward_model, context.accelerator)
+    reference = with_positions(pretrained.load_policy(context.inputs[start.start] / "model"))
+    reference = mixed_precision.cast_weights(reference, start.weights(weights))
+    policy = with_positions(pretrained.load_policy(sft))
     critic = pick(d.CRITIC_TRUNK)(with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic"))), policy)
     policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, context.seed_of("adapter"))
-    policy, critic = (model.set_dropout(network, dropout) for network in (policy, critic))
-    reference = model.placed(model.frozen(reference), context.accelerator)
-    learners, optimizer = model.prepared(
+    policy, critic = (modes.set_dropout(network, dropout) for network in (policy, critic))
+    reference = wrapping.place_on_device(modes.freeze(reference), context.accelerator)
+    learners, optimizer = wrapping.prepare_for_training(
         context.accelerator,
-        model.Learners(policy=policy, critic=critic),
+        wrapping.Learners(policy=policy, critic=critic),
         optimise.adamw([policy, critic], context.scale.ppo_learning_rate, pick),
     )
-    trained = (model.Learner(learners, name) for name in ("policy", "critic"))
+    trained = (wrapping.Learner(learners, name) for name in ("policy", "critic"))
     scale = context.scale
     return Run(
         Networks(*trained, reference, reward_model),
@@ -171,7 +171,7 @@ def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
     """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
     temperature = pick(d.TEMPERATURE)
     measured_at = pick(d.LOGPROB_TEMPERATURE)(temperature)
-    return generate.Sampling(temperature, measured_at, pick(d.SAMPLING), generate.sampler_of(sampler))
+    return generate.Sampling(temperature, measured_at, pick(d.SAMPLING), samplers.sampler_named(sampler))
 
 
 def draw_sft_texts(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor]:
@@ -209,7 +209,7 @@ def minibatches(
     """
     for _ in range(run.pick(d.PPO_EPOCHS)):
         for part in torch.randperm(episodes, generator=training.order).tensor_split(run.pick(d.MINIBATCHES)):
-            own, counts = ranks.dealt(part)
+            own, counts = ranks.local_shard(part)
             nothing = torch.full_like(rollout.counted[own], -2)
             counted = torch.where(counts.to(nothing.device), rollout.counted[own], nothing)
             yield replace(rollout[own], counted=counted), target[own], training.sft_texts(len(part))
@@ -231,6 +231,8 @@ def next_coefficients(
 
 def save_weights(run: Run, average: nn.Module, folder: Path) -> None:
     """Write the weights of policy and critic; every rank has to call it."""
-    weights = model.gathered(run.accelerator, run.networks.learners)
-    model.save_policy(average.module, folder / "model", model.part_of(weights, "policy"))
-    model.save_scalar(run.networks.critic.network, folder / "critic", model.part_of(weights, "critic"))
+    weights = wrapping.gather_weights(run.accelerator, run.networks.learners)
+    pretrained.save_policy(average.module, folder / "model", wrapping.submodule_weights(weights, "policy"))
+    pretrained.save_scalar(
+        run.networks.critic.network, folder / "critic", wrapping.submodule_weights(weights, "critic")
+    )

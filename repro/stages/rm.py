@@ -12,7 +12,19 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.errors import UserError
-from repro.models import hub, model, ranks
+from repro.models import (
+    batching,
+    forward_pass,
+    hub,
+    mixed_precision,
+    modes,
+    padding,
+    pretrained,
+    ranks,
+    scalar_model,
+    scoring,
+    wrapping,
+)
 from repro.ops import preference
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
@@ -35,32 +47,34 @@ def _run(context: StageContext) -> None:
     corpus, pack = Corpus(context.inputs["data"]), context.pick(d.PADDING_SIDE).in_rm
     made = _train if not context.scale.rm_from else _use_given_reward_model
     made(context, corpus, pack)
-    ranks.wait()
+    ranks.barrier()
     context.finish(measure(context, corpus, pack))
 
 
 def _use_given_reward_model(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     """A reward model that was trained elsewhere, by the paper's authors or here; it is centred anew."""
     folder = context.start("rm_from")
-    load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else model.load_scalar
+    load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else pretrained.load_scalar
     reward_model = load(folder)
     require_vocabulary(corpus.tokenizer, reward_model.trunk.config.get_text_config().vocab_size)
     reward_model.bias.zero_()
     reward_model.gain.fill_(1.0)
-    model.save_scalar(reward_model, context.out / "model")
+    pretrained.save_scalar(reward_model, context.out / "model")
 
 
 def measure(context: StageContext, corpus: Corpus, pack: Pack) -> Metrics:
     """Normalise the reward model that lies in the stage's folder, and check it."""
-    held = model.held_in(model.frozen(model.load_scalar(context.out / "model")), context.scale.frozen_weights)
-    scorer = Scorer(model.placed(held, context.accelerator), pack, corpus.pad, context.scale.rollout_batch)
+    held = mixed_precision.cast_weights(
+        modes.freeze(pretrained.load_scalar(context.out / "model")), context.scale.frozen_weights
+    )
+    scorer = Scorer(wrapping.place_on_device(held, context.accelerator), pack, corpus.pad, context.scale.rollout_batch)
     measured = _normalise(context, scorer, corpus) | _check(scorer, corpus) | right_over_wrong(scorer, corpus)
     if corpus.has_pairs(ARTICLES):
         measured["rm/cnndm_accuracy"] = accuracy(scorer.margin(corpus.pairs(ARTICLES)))
-    whole = model.load_scalar(context.out / "model")  # what scored may have been rounded
+    whole = pretrained.load_scalar(context.out / "model")  # what scored may have been rounded
     whole.bias.fill_(held.bias)
     whole.gain.fill_(held.gain)
-    model.save_scalar(whole, context.out / "model")
+    pretrained.save_scalar(whole, context.out / "model")
     return measured
 
 
@@ -97,13 +111,13 @@ class Scorer:
     def __call__(self, rows: Dataset, name: str) -> Tensor:
         """[N] scores of the rows' texts of this name."""
         texts = read(rows, name, self.pack, self.pad)
-        return model.score_rows(self.network, texts.ids, texts.response_tokens, self.pad, self.batch)
+        return scoring.score_rows(self.network, texts.ids, texts.response_tokens, self.pad, self.batch)
 
     def margin(self, pairs: Dataset) -> Tensor:
         """[N] how much higher the chosen summaries score."""
         chosen, rejected = (read(pairs, name, self.pack, self.pad) for name in ("chosen", "rejected"))
-        order = model.longest_first(chosen.ids, self.pad)
-        return model.over_rows(
+        order = batching.longest_first(chosen.ids, self.pad)
+        return batching.map_rows(
             order, self.batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
         )
 
@@ -113,12 +127,12 @@ class Scorer:
 
 def _train(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     scale, accelerator, objective = context.scale, context.accelerator, context.pick(d.RM_LOSS)
-    trunk = model.load_policy(context.inputs[context.pick(d.RM_INIT)] / "model").base_model
-    reward_model = model.ScalarModel(trunk, context.pick(d.REWARD_TOKEN))
+    trunk = pretrained.load_policy(context.inputs[context.pick(d.RM_INIT)] / "model").base_model
+    reward_model = scalar_model.ScalarModel(trunk, context.pick(d.REWARD_TOKEN))
     context.pick(d.RM_HEAD_INIT)(reward_model.head, context.generator("head"))
-    model.set_dropout(reward_model, context.pick(d.DROPOUT).get("rm", 0.0))
+    modes.set_dropout(reward_model, context.pick(d.DROPOUT).get("rm", 0.0))
     optimizer = optimise.adamw([reward_model], scale.rm_learning_rate, context.pick)
-    reward_model, optimizer = model.prepared(accelerator, reward_model, optimizer)
+    reward_model, optimizer = wrapping.prepare_for_training(accelerator, reward_model, optimizer)
     pairs = corpus.pairs("train")
     chosen, rejected = (read(pairs, name, pack, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
@@ -131,13 +145,13 @@ def _train(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     )
     for step, rows in loop.steps(batches):
         right: list[Tensor] = []
-        with model.recomputing([accelerator.unwrap_model(reward_model)], scale.recompute):
+        with modes.recompute_activations([accelerator.unwrap_model(reward_model)], scale.recompute):
             parts = losses(accelerator, trained, rows, scale.micro_batch, right)
             loss = optimise.step(accelerator, optimizer, parts)
         accuracy = accelerator.reduce(torch.stack(right).sum()).item() / len(rows)
         loop.log(sum(map(len, batches[: step + 1])), {"rm/loss": loss, "rm/train_accuracy": accuracy})
-    weights = model.gathered(accelerator, reward_model)
-    model.save_scalar(accelerator.unwrap_model(reward_model), context.out / "model", weights)
+    weights = wrapping.gather_weights(accelerator, reward_model)
+    pretrained.save_scalar(accelerator.unwrap_model(reward_model), context.out / "model", weights)
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,7 @@ def losses(
 def margins(reward_model: nn.Module, chosen: Texts, rejected: Texts, pad: int) -> Tensor:
     """-> [B]: how much higher the chosen text scores; both go through one forward pass."""
     tokens = chosen.response_tokens, rejected.response_tokens
-    better, worse = model.score_pairs(reward_model, chosen.ids, rejected.ids, tokens, pad).unbind(1)
+    better, worse = scoring.score_pairs(reward_model, chosen.ids, rejected.ids, tokens, pad).unbind(1)
     return better - worse
 
 
@@ -213,12 +227,12 @@ def _check(scorer: Scorer, corpus: Corpus) -> Metrics:
 def reward_off_eos(scorer: Scorer, posts: Dataset, eos: int) -> Metrics:
     """The reward model's output on the references' tokens before their end of text, and at it (N+ detail 13)."""
     device = next(scorer.network.parameters()).device
-    texts = read(posts, "reference_response", model.as_it_is, scorer.pad)
+    texts = read(posts, "reference_response", padding.unchanged, scorer.pad)
     before, at_eos = [], []
     for rows in torch.arange(len(posts)).split(scorer.batch):
-        ids = model.trim_right(texts.ids[rows], scorer.pad)
-        output = scorer.network(**model.attend(ids.to(device), scorer.pad)).cpu()
-        response = model.last_tokens(ids != scorer.pad, texts.response_tokens[rows])
+        ids = padding.trim_right(texts.ids[rows], scorer.pad)
+        output = scorer.network(**forward_pass.model_inputs(ids.to(device), scorer.pad)).cpu()
+        response = padding.last_tokens(ids != scorer.pad, texts.response_tokens[rows])
         before.append(output[response & (ids != eos)])
         at_eos.append(output[response & (ids == eos)])
     off, on = torch.cat(before), torch.cat(at_eos)
@@ -230,7 +244,7 @@ def reward_off_eos(scorer: Scorer, posts: Dataset, eos: int) -> Metrics:
 def padding_agreement(scorer: Scorer, posts: Dataset) -> Metrics:
     """How far apart the rewards of the same references are, padded left and padded right (N+ detail 14)."""
     left, right = (
-        replace(scorer, pack=pack)(posts, "reference_response") for pack in (model.pad_left, model.pad_right)
+        replace(scorer, pack=pack)(posts, "reference_response") for pack in (padding.pad_left, padding.pad_right)
     )
     return {
         "rm/padding_difference_mean": (left - right).mean().item(),

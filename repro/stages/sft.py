@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from repro import details as d
-from repro.models import hub, model
+from repro.models import hub, logprobs, modes, padding, pretrained, wrapping
 from repro.ops.masked import keep
 from repro.stages import optimise
 from repro.stages.corpus import Corpus, column
@@ -36,11 +36,11 @@ def _run(context: StageContext) -> None:
 def _use_given_policy(context: StageContext) -> Metrics:
     """A policy that was trained elsewhere, and what it says of the first texts of the SFT set."""
     corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
-    policy = model.frozen(hub.load_policy(context.start("sft_from")))
+    policy = modes.freeze(hub.load_policy(context.start("sft_from")))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
-    model.save_policy(policy, context.out / "model")
+    pretrained.save_policy(policy, context.out / "model")
     tokens = column(corpus.posts("train").select(range(scale.sft_batch)), "query_reference_response_token")
-    policy, total = model.placed(policy, context.accelerator), 0.0
+    policy, total = wrapping.place_on_device(policy, context.accelerator), 0.0
     with torch.no_grad():
         for part in tokens.to(device).split(scale.micro_batch):
             total += token_loss(policy, part, part != corpus.pad, corpus.pad).item()
@@ -52,8 +52,12 @@ def _train(context: StageContext) -> Metrics:
     posts = corpus.posts("train")
     tokens = column(posts, "query_reference_response_token")
     counted = pick(d.SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
-    policy = model.set_dropout(model.load_policy(context.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0))
-    policy, optimizer = model.prepared(accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick))
+    policy = modes.set_dropout(
+        pretrained.load_policy(context.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0)
+    )
+    policy, optimizer = wrapping.prepare_for_training(
+        accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick)
+    )
     torch.manual_seed(context.seed_of("dropout"))
     epochs, shuffle = pick(d.SFT_EPOCHS), context.generator("shuffle")
     passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(epochs))
@@ -62,13 +66,13 @@ def _train(context: StageContext) -> Metrics:
         context, optimizer, lambda step: scale.sft_learning_rate * pick(d.LR_SCHEDULE_SFT)(step, steps), steps
     )
     for step, rows in loop.steps(chain.from_iterable(passes)):
-        with model.recomputing([accelerator.unwrap_model(policy)], scale.recompute):
+        with modes.recompute_activations([accelerator.unwrap_model(policy)], scale.recompute):
             parts = losses(accelerator, policy, tokens, counted, rows, scale.micro_batch, corpus.pad)
             loss = optimise.step(accelerator, optimizer, parts)
         loop.state["loss"] = loss
         loop.log((step + 1) * scale.sft_batch, {"sft/loss": loss})
-    weights = model.gathered(accelerator, policy)
-    model.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
+    weights = wrapping.gather_weights(accelerator, policy)
+    pretrained.save_policy(accelerator.unwrap_model(policy), context.out / "model", weights)
     return {"sft/final_loss": loop.state.get("loss", math.nan)}
 
 
@@ -90,8 +94,8 @@ def losses(
 
 def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) -> Tensor:
     """[B, T] right-padded, [B, T] bool -> sum of the cross-entropies in nats of predicting the counted tokens."""
-    ids = ids[:, : max(2, model.trim_right(ids, pad).shape[1])]  # nothing is predicted of the first token
-    logprob = model.selected_logprobs(policy, ids[:, :-1], ids[:, 1:], pad, temperature=1.0)
+    ids = ids[:, : max(2, padding.trim_right(ids, pad).shape[1])]  # nothing is predicted of the first token
+    logprob = logprobs.selected_logprobs(policy, ids[:, :-1], ids[:, 1:], pad, temperature=1.0)
     return -keep(logprob, counted[:, 1 : ids.shape[1]]).sum()
 
 

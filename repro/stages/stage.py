@@ -88,7 +88,7 @@ class StageContext:
         # Buffers are the same on all ranks, and sending them around would change them between two forward passes.
         wrapping = DistributedDataParallelKwargs(broadcast_buffers=False)
         mixed = self.pick(d.PRECISION)(self.precision)
-        return ranks.sharing(Accelerator(mixed_precision=mixed, kwargs_handlers=[wrapping]))
+        return ranks.configure_sharding(Accelerator(mixed_precision=mixed, kwargs_handlers=[wrapping]))
 
     @cached_property
     def _journaled(self) -> int:
@@ -114,7 +114,7 @@ class StageContext:
                 self.nonfinite[name] = self.nonfinite.get(name, 0) + 1
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         counts = {f"nonfinite/{name}": float(count) for name, count in self.nonfinite.items()}
-        if already or not ranks.first():
+        if already or not ranks.is_main():
             return
         with (self.out / JOURNAL).open("a") as journal:
             journal.write(json.dumps({"step": step, "time": time.time(), "metrics": finite | counts}) + "\n")
@@ -142,7 +142,7 @@ class StageContext:
     def finish(self, metrics: Metrics, outcome: str = "finished") -> None:
         """Write the stage's final numbers, and what is left to log."""
         self._log_rest()
-        if not ranks.first():
+        if not ranks.is_main():
             return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         lost = {f"nonfinite/{name}": 1.0 for name, value in metrics.items() if not math.isfinite(value)}

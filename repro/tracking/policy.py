@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from repro.errors import UserError
-from repro.models import model
+from repro.models import pretrained
 
 NAME = "policy"
 REQUIREMENTS = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate")]
@@ -55,7 +55,7 @@ def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) 
     """A policy and its tokenizer as MLflow saves them; its answers are greedy and end after `response_tokens` at the latest."""
     # MLflow could copy the files unread, but asks transformers 5 for a class where that has a name by now.
     logging.disable_progress_bar()
-    network, words = model.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    network, words = pretrained.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     network.generation_config.update(do_sample=False, max_new_tokens=response_tokens, **ends)
     # Where it lies is of this machine; and a name that no hub can have is not looked for on one.

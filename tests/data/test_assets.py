@@ -6,7 +6,7 @@ import torch
 
 from repro.data import embedded, local
 from repro.engine.artefacts import file_digest
-from repro.models import model
+from repro.models import pretrained
 from repro.study.scale import EMBEDDED
 
 
@@ -25,12 +25,12 @@ def test_every_word_that_states_a_fact_is_one_token():
 
 def test_the_base_model_has_an_id_for_every_token():
     tokenizer = local.load_tokenizer(EMBEDDED / "tokenizer.json")
-    assert model.load_policy(EMBEDDED / "base").config.vocab_size >= len(tokenizer)
+    assert pretrained.load_policy(EMBEDDED / "base").config.vocab_size >= len(tokenizer)
 
 
 @torch.no_grad()
 def test_the_base_model_ends_few_texts_and_those_where_readers_begin():
-    tokenizer, policy = local.load_tokenizer(EMBEDDED / "tokenizer.json"), model.load_policy(EMBEDDED / "base")
+    tokenizer, policy = local.load_tokenizer(EMBEDDED / "tokenizer.json"), pretrained.load_policy(EMBEDDED / "base")
     words = {tokenizer.encode(lead)[0] for lead in embedded.LEADS if lead.strip(" .\n").islower()}
     ends, begins = [], []
     for document in itertools.islice(embedded.base_documents(0, embedded.REPLIED_FIRST), 16):

@@ -23,8 +23,8 @@ from repro.data.local import (
 )
 from repro.detail import Recipe
 from repro.errors import UserError
-from repro.models import model
-from repro.models.model import pad_with_own_token
+from repro.models import pretrained
+from repro.models.padding import pad_with_own_token
 from repro.stages import data
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
@@ -294,7 +294,7 @@ def test_the_papers_corpus_keeps_its_splits_and_its_articles_apart(tmp_path, tin
 
 
 def test_a_tokenizer_with_ids_that_the_model_lacks_is_refused_early(tmp_path, tiny_scale):
-    model.save_policy(model.initialise("gpt-neox:32/1/2/64", 64, 64, 0), tmp_path / "small")
+    pretrained.save_policy(pretrained.initialise_policy("gpt-neox:32/1/2/64", 64, 64, 0), tmp_path / "small")
     with refused("and the base model has 64 of them; give a model and a tokenizer that belong together"):
         data.check(Recipe(), replace(tiny_scale, model=str(tmp_path / "small")))
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from repro.models import model
+from repro.models import modes, wrapping
 from repro.stages import optimise, ppo, ppo_setup
 from repro.types import Rollout
 
@@ -36,9 +36,13 @@ def setting(
     chief, pick = chief or accelerator(device, mixed), tiny.pick()
     policy, critic = tiny.policy(seed, end_logit=2.0), tiny.scalar(seed + 1)
     optimizer = optimise.adamw([policy, critic], rate, pick)
-    learners, optimizer = model.prepared(chief, model.Learners(policy=policy, critic=critic), optimizer)
-    frozen = [model.placed(model.frozen(each), chief) for each in (tiny.policy(0, end_logit=2.0), tiny.scalar(2))]
-    models = ppo_setup.Networks(*(model.Learner(learners, name) for name in ("policy", "critic")), *frozen)
+    learners, optimizer = wrapping.prepare_for_training(
+        chief, wrapping.Learners(policy=policy, critic=critic), optimizer
+    )
+    frozen = [
+        wrapping.place_on_device(modes.freeze(each), chief) for each in (tiny.policy(0, end_logit=2.0), tiny.scalar(2))
+    ]
+    models = ppo_setup.Networks(*(wrapping.Learner(learners, name) for name in ("policy", "critic")), *frozen)
     how = ppo_setup.sampling(pick, sampler)
     return ppo_setup.Run(models, optimizer, tiny.CORPUS, pick, chief, how, micro_batch=4, rollout_batch=4)
 

@@ -6,7 +6,7 @@ import tiny
 import torch
 from on_device import CPU
 
-from repro.models import model
+from repro.models import critics, logprobs, modes, padding, scoring, wrapping
 from repro.ops import preference
 from repro.stages import optimise, rm
 
@@ -18,23 +18,23 @@ MIXED = pytest.mark.parametrize("mixed", ["no", "bf16"])
 
 
 @torch.no_grad()
-def said(device, mixed, positions=model.POSITIONS):
+def said(device, mixed, positions=logprobs.LOGITS_AT_ONCE):
     """-> log-probabilities [B, R], values [B, R], scores [B], on the CPU."""
     chief, (query, response) = on_device.accelerator(device, mixed), on_device.texts()
-    policy, critic = (model.placed(model.frozen(each), chief) for each in (tiny.policy(0), tiny.scalar(1)))
+    policy, critic = (wrapping.place_on_device(modes.freeze(each), chief) for each in (tiny.policy(0), tiny.scalar(1)))
     query, response = query.to(device), response.to(device)
     inputs = (query, response, tiny.PAD, tiny.EOS, 0.7)
-    (logprob,) = model.response_measures(policy, *inputs, positions=positions)
-    value = model.response_values(critic, query, response, tiny.PAD)
-    length = model.count_tokens(response, tiny.PAD)
-    score = model.score(critic, torch.cat([query, response], 1), length, tiny.PAD)
+    (logprob,) = logprobs.response_measures(policy, *inputs, positions=positions)
+    value = critics.response_values(critic, query, response, tiny.PAD)
+    length = padding.count_tokens(response, tiny.PAD)
+    score = scoring.score(critic, torch.cat([query, response], 1), length, tiny.PAD)
     assert {each.device.type for each in (logprob, value, score)} == {device.type}
     assert {each.dtype for each in (logprob, value, score)} == {torch.float32}
     return logprob.cpu(), value.cpu(), score.cpu()
 
 
 @MIXED
-@pytest.mark.parametrize("positions", [model.POSITIONS, 16], ids=["at once", "in parts"])
+@pytest.mark.parametrize("positions", [logprobs.LOGITS_AT_ONCE, 16], ids=["at once", "in parts"])
 def test_logprobs_values_and_scores_are_those_of_the_cpu_in_float32(device, mixed, positions):
     expected, got = said(CPU, "no"), said(device, mixed, positions)
     for name, one, other, apart in zip(("logprob", "value", "score"), expected, got, (LOGPROB, SCALAR, SCALAR)):
@@ -45,9 +45,9 @@ def test_logprobs_values_and_scores_are_those_of_the_cpu_in_float32(device, mixe
 def compared(device, mixed="no"):
     """-> the loss of a step of reward modelling, how many comparisons came out right, and gradients by name."""
     chief, network = on_device.accelerator(device, mixed), tiny.scalar(1)
-    network, _ = model.prepared(chief, network, optimise.adamw([network], 1e-3, tiny.pick("rm")))
+    network, _ = wrapping.prepare_for_training(chief, network, optimise.adamw([network], 1e-3, tiny.pick("rm")))
     query, response = on_device.texts()
-    length = model.count_tokens(response, tiny.PAD)
+    length = padding.count_tokens(response, tiny.PAD)
     chosen, rejected = (rm.Texts(torch.cat([query, response.roll(n, 0)], 1), length.roll(n)) for n in (0, 1))
     share = preference.shares(torch.arange(len(query)) // 2)
     trained = rm.Trained(network, chosen, rejected, share, preference.bradley_terry, tiny.PAD)

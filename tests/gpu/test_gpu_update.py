@@ -8,7 +8,7 @@ import tiny
 import torch
 from on_device import CPU
 
-from repro.models import generate, model
+from repro.models import generate, logprobs
 from repro.ops import text
 
 pytestmark = pytest.mark.gpu
@@ -36,7 +36,7 @@ def test_the_frozen_copy_says_what_the_policy_says_to_the_last_bit(device, mixed
     inputs = (*(each.to(device) for each in on_device.texts()), tiny.PAD, tiny.EOS, 0.7)
     with torch.no_grad():
         assert torch.equal(
-            *(model.response_logprobs(each, *inputs) for each in (s.networks.policy, s.networks.reference))
+            *(logprobs.response_logprobs(each, *inputs) for each in (s.networks.policy, s.networks.reference))
         )
 
 

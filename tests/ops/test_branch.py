@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import EOS, PAD, scalar
 
-from repro.models import model
+from repro.models import scoring
 from repro.ops.branch import join, joinable
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -131,7 +131,7 @@ def network():
 def apart(network, first, second, endings):
     """[B, 2]: each text's reward, computed in a row of its own."""
     sides = zip((first, second), endings)
-    return torch.stack([model.score(network, ids, count, PAD) for ids, count in sides], 1)
+    return torch.stack([scoring.score(network, ids, count, PAD) for ids, count in sides], 1)
 
 
 @settings(max_examples=25)
@@ -144,7 +144,7 @@ def test_scores_are_those_of_the_texts_apart(network, rows, more):
 
 
 def scored(network, first, second, endings):
-    return model.score_pairs(network, first, second, endings, PAD)
+    return scoring.score_pairs(network, first, second, endings, PAD)
 
 
 SOME = [([2, 3], [4, 5], [5]), ([4], [], [3, 3, 2]), ([5, 2, 3], [2, 2], [2, 2]), ([3, 3], [4], [4, 2])]

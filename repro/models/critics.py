@@ -1,0 +1,56 @@
+"""Critics: how they start, and the values that they give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from repro.models import forward_pass, pretrained
+from repro.models.scalar_model import ScalarModel, head_normal, head_zeros
+from repro.ops.places import last
+
+if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
+    from transformers import PreTrainedModel
+
+
+def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
+    """[B, Q], [B, R] -> [B, R] float32: the value of the state before each response token."""
+    ids = torch.cat([query, response[:, :-1]], 1)
+    return critic(**forward_pass.model_inputs(ids, pad), places=last(response.shape[1]))
+
+
+def from_reward_model(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    """A copy of the reward model, its normalisation included (N+ detail 22)."""
+    return pretrained.load_scalar(reward_model)
+
+
+def with_random_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    """The SFT policy's trunk, with a head as a reward model's starts."""
+    return _on_sft(sft, head_normal, generator)
+
+
+def with_zero_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    """The SFT policy's trunk, with a head of zeros."""
+    return _on_sft(sft, head_zeros, generator)
+
+
+def _on_sft(sft: Path, initialise, generator: torch.Generator) -> ScalarModel:
+    critic = ScalarModel(pretrained.load_policy(sft).base_model)
+    initialise(critic.head, generator)
+    return critic
+
+
+def with_own_trunk(critic: ScalarModel, policy: nn.Module) -> ScalarModel:
+    """The critic shares no weight with the policy (N+ detail 22)."""
+    return critic
+
+
+def on_policy_trunk(critic: ScalarModel, policy: PreTrainedModel) -> ScalarModel:
+    """A head of zeros on the policy's own trunk, whose weights both losses then move (the 2019 code)."""
+    shared = ScalarModel(policy.base_model)
+    nn.init.zeros_(shared.head.weight)
+    nn.init.zeros_(shared.head.bias)
+    return shared

@@ -1,0 +1,138 @@
+"""Networks initialised, loaded and saved: a folder as `transformers` has it, or a GGUF file.
+
+A policy is a causal language model of `transformers`; a reward model or critic is a trunk of one with a scalar head.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from repro.errors import UserError
+from repro.models import position_ids, ranks
+from repro.models.pooling import POOLINGS
+from repro.models.scalar_model import ScalarModel, trunk_of
+from repro.models.shape import parse_shape
+
+if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
+    from transformers import PreTrainedModel
+
+
+def initialise_policy(shape: str, vocabulary: int, positions: int, seed: int) -> PreTrainedModel:
+    """A GPT-NeoX with random weights from "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+    hidden, layers, heads, intermediate = parse_shape(shape)
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=positions,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return patch_forward(AutoModelForCausalLM.from_config(config))
+
+
+def load_policy(source: Path) -> PreTrainedModel:
+    """A causal language model in float32: a folder as `transformers` saves it, or a GGUF file, unpacked."""
+    return patch_forward(read_network(source))
+
+
+def read_network(source: Path, **options: Any) -> Any:
+    """What `from_pretrained` makes of a source and these options, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    found = network_kwargs(source)
+    # A GGUF is unpacked behind a progress bar that no setting turns off.
+    quiet = redirect_stderr(io.StringIO()) if "gguf_file" in found else nullcontext()
+    with quiet:
+        return AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **found, **options)
+
+
+def network_kwargs(source: Path) -> dict[str, Any]:
+    """Arguments by which `from_pretrained` finds a network, its weights unpacked; UserError where there is none."""
+    found = source_kwargs(source, "config.json")
+    if "gguf_file" not in found:
+        return found
+    from transformers import GgufConfig
+
+    return found | {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def source_kwargs(source: Path, usual: str) -> dict[str, Any]:
+    """Arguments by which `from_pretrained` finds what lies in a folder with the `usual` file, in a GGUF, or by one."""
+    if (source / usual).is_file():
+        return {"pretrained_model_name_or_path": source, "local_files_only": True}
+    files = [source] if source.suffix == ".gguf" else sorted(source.glob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(f"{source}: {len(files)} GGUF files and no {usual}; a folder with one of either is needed")
+    from transformers.utils import is_gguf_available
+
+    if not is_gguf_available():
+        raise UserError(f"{files[0]}: reading it needs the package gguf; install it with pip install '.[gguf]'")
+    folder, name = files[0].parent, files[0].name
+    return {"pretrained_model_name_or_path": folder, "local_files_only": True, "gguf_file": name}
+
+
+def patch_forward(network: nn.Module) -> nn.Module:
+    """The network as it is run here: told its positions as its configuration says, and GPT-NeoX with less work."""
+    from repro.models.neox import with_less_work
+
+    with_less_work(network)
+    return position_ids.POSITION_IDS[getattr(trunk_of(network).config, "positions", "implicit")](network)
+
+
+def save_policy(policy: nn.Module, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
+    """As `transformers` saves it, an adapter merged into the weights; these weights, where it does not have them all.
+
+    The first rank writes.
+    """
+    if ranks.is_main():
+        _merge_adapter(policy).save_pretrained(folder, **({"state_dict": dict(weights)} if weights else {}))
+
+
+def _merge_adapter(network: nn.Module) -> nn.Module:
+    """A copy with its adapter merged, since merging ends an adapter's training; without one, the network itself."""
+    return deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network
+
+
+def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
+    """Configuration of the trunk, and all weights and buffers, an adapter merged into them; else as `save_policy`."""
+    if not ranks.is_main():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    trunk = _merge_adapter(network.trunk)
+    config = deepcopy(trunk.config)  # it may be a policy's too
+    config.reward_token = network.reward_token
+    config.save_pretrained(folder)
+    own = {name: value for name, value in network.state_dict().items() if not name.startswith("trunk.")}
+    state = weights or own | {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
+    save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "model.safetensors")
+
+
+def load_scalar(folder: Path) -> ScalarModel:
+    """The saved network, strictly: a missing head bias, normalisation or pooling is an error, not a default."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    reward_token = getattr(config, "reward_token", "missing")
+    if reward_token not in POOLINGS:
+        raise UserError(
+            f"{folder / 'config.json'}: reward_token is {reward_token}; it must be one of {', '.join(POOLINGS)}"
+        )
+    network = ScalarModel(AutoModel.from_config(config), reward_token)
+    network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return patch_forward(network)
