@@ -373,7 +373,8 @@ def _run_until_decided(study, cache: Path, engine, command: str):
 
 def _undecided(study) -> list[str]:
     """The study's arms about which the store's runs decide nothing yet."""
-    from reports import index, read
+    from reports.pages import index
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -383,7 +384,7 @@ def _undecided(study) -> list[str]:
 
 def _require_its_looks(study) -> None:
     """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
-    from reports import read
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     try:
@@ -525,7 +526,7 @@ def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
 
 def _build_atlas(scale: str) -> None:
     """The page over all details at a scale."""
-    from reports import atlas, markup
+    from reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
     registered = _registered()
@@ -558,7 +559,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _build(detail: str, scale: str) -> tuple[Path, str]:
     """A study's page; the file and the verdict in words."""
-    from reports import markup, page, read
+    from reports.pages import markup, page
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -572,7 +574,7 @@ def _build(detail: str, scale: str) -> tuple[Path, str]:
 
 
 def _build_index() -> int:
-    from reports import index
+    from reports.pages import index
     from repro.cli.source import Source
     from repro.tracking.store import store_uri, usable_store
 
@@ -583,7 +585,7 @@ def _build_index() -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from reports import inspect
+    from reports.pages import inspect
     from repro.tracking.store import store_uri, usable_store
 
     wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off
@@ -600,7 +602,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from reports import paper
+    from reports.pages import paper
     from repro.tracking.store import recorded_studies, store_uri, usable_store
 
     _require_report_folder()
@@ -622,7 +624,8 @@ def _figures(_: argparse.Namespace) -> int:
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
-    from reports import calibration, read
+    from reports.pages import calibration
+    from reports.reading import studies as read
     from repro.engine import launch
     from repro.study import ablation
     from repro.tracking.store import store_uri, usable_store
@@ -640,10 +643,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _judge(arguments: argparse.Namespace) -> int:
     """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
-    from reports import read
+    from reports.reading import studies as read
     from repro.stages import judge
-    from repro.tracking.store import store_uri, usable_store
     from repro.tracking.track import publish_judgement
+    from repro.tracking.store import store_uri, usable_store
 
     _require_report_folder()
     sampling = {"max_completion_tokens": arguments.max_tokens}

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from ports import free_port
 from recorded import artifacts, everything, parent, points, publish, runs
 
-from reports import read
+from reports.reading import studies
 from repro.__main__ import main
 from repro.engine import pipeline
 from repro.errors import UserError
@@ -76,7 +76,7 @@ def test_publishing_to_a_server_twice_changes_nothing(remote, tiny_study, tiny_c
 
 
 def test_a_report_is_built_from_a_server(remote, server):
-    study = read.read_study("whiten_adv", "tiny", server)
+    study = studies.read_study("whiten_adv", "tiny", server)
     assert (study.arms, study.seeds) == (("shift_and_scale", "off"), (1,))
     assert {len(samples) for samples in study.samples.values()} == {4} and len(study.samples) == 2
     assert {"objective/kl", "loss/policy"} <= set(study.curves["metric"])

@@ -11,10 +11,11 @@ from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 from scipy.special import expit
 
-from reports import judge, page
-from reports.read import JUDGED, JUDGEMENT, read_judgements, read_study
-from reports.statistics import analyse
-from reports.student import t_interval
+from reports.pages import judge, page
+from reports.reading.artifacts import JUDGED, JUDGEMENT, read_judgements
+from reports.reading.studies import read_study
+from reports.statistics.findings import analyse
+from reports.statistics.student import t_interval
 
 RATES = {"shift_and_scale": (0.6, 0.7, 0.8), "off": (0.5, 0.55, 0.6), "scale_only": (0.7, 0.7, 0.8)}
 BECAUSE = "<script>alert('judge')</script> says more"
