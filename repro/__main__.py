@@ -411,7 +411,7 @@ def _numbers(values) -> str:
 
 def _build_and_publish(detail: str, scale: str) -> None:
     """A study's page, there and in the store beside its runs, and the index."""
-    from repro.tracking.track import publish_report
+    from repro.tracking.attach import publish_report
 
     path, verdict = _build(detail, scale)
     publish_report(detail, scale, path.parent, verdict)
@@ -645,7 +645,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
     from reports.reading import studies as read
     from repro.stages import judge
-    from repro.tracking.track import publish_judgement
+    from repro.tracking.attach import publish_judgement
     from repro.tracking.store import store_uri, usable_store
 
     _require_report_folder()

@@ -19,7 +19,7 @@ from reports.reading import studies
 from repro.__main__ import main
 from repro.engine import pipeline
 from repro.errors import UserError
-from repro.tracking import track, ui
+from repro.tracking import attach, ui
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.nightly  # a server takes long to start
@@ -43,7 +43,7 @@ def remote(server, tiny_study, tiny_cache, tmp_path_factory):
     page = tmp_path_factory.mktemp("page")
     (page / "index.html").write_text("the page")
     publish(tiny_study, tiny_cache)
-    track.publish_report("whiten_adv", "tiny", page, "Undecided.")
+    attach.publish_report("whiten_adv", "tiny", page, "Undecided.")
     return MlflowClient(tracking_uri=server)
 
 

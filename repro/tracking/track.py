@@ -1,4 +1,4 @@
-"""Publishes in MLflow what the stages left in their folders, and the reports that are built from it.
+"""Publishes in MLflow what the stages left in their folders.
 
 A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
 MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
@@ -7,54 +7,38 @@ and step.
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as Recorded
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from repro.details import DETAILS
-from repro.engine import fetch, pipeline
+from repro.engine import pipeline
 from repro.engine.launch import Board
 from repro.engine.pipeline import STAGES
-from repro.errors import UserError
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import policy, present
+from repro.tracking.facts import shared_tags, short
+from repro.tracking.parent_run import PARENT, study_run
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
-    STUDY,
     alone,
-    client,
-    find_study,
     gist,
     open_experiment,
     runs_of,
-    store_uri,
     usable_store,
 )
 
 DATA_CHECKS, EPISODES = "data.json", "episodes.json"
-JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag of its digest
-REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
-PARENT = "mlflow.parentRunId"
-PLAN = ("detail", "scale", "question", "hypothesis", "paper", "primary", "higher_is_better")  # what a study's run says
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
 
 
 @dataclass
@@ -85,9 +69,9 @@ class Tracker:
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
             known = {run.data.tags["record"]: run for run in found if "record" in run.data.tags}
-            facts = _facts(study, command)
+            facts = shared_tags(study, command)
             places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
-            parent = _study_run(self.client, experiment, found, facts, places)
+            parent = study_run(self.client, experiment, found, facts, places)
             self.parent = parent.info.run_id
             self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
             # Whether every run is published to its end, and the one that they hang under with them.
@@ -120,7 +104,7 @@ class Tracker:
         }
         run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
-        params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
+        params |= {f"scale.{name}": short(value) for name, value in asdict(self.study.scale).items()}
         listed = [Param(name, value) for name, value in params.items()]
         for start in range(0, len(listed), PARAMS_AT_ONCE):
             self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
@@ -264,89 +248,6 @@ class Tracker:
                 self.client.set_terminated(self.parent, status="KILLED")
 
 
-def _study_run(
-    store: MlflowClient,
-    experiment: Experiment,
-    found: Iterable[Recorded],
-    told: Mapping[str, str],
-    places: set[tuple[str, str]],
-) -> Recorded:
-    """The run that a study's runs hang under, made unless it is there, named after all its (arm, seed).
-
-    It is for finding one's way: its runs say everything themselves, and who reads runs by arm and seed passes it over.
-    """
-    runs = [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
-    name = present.study_name(told["detail"], places | {(run.data.tags["arm"], run.data.tags["seed"]) for run in runs})
-    parents = [run for run in found if run.data.tags.get("role") == STUDY]
-    tags = {"role": STUDY} | {each: told[each] for each in PLAN}
-    parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)
-    if parent.info.run_name != name:
-        store.update_run(parent.info.run_id, name=name)
-    for run in runs:
-        if PARENT not in run.data.tags:  # it was recorded before runs had one
-            store.set_tag(run.info.run_id, PARENT, parent.info.run_id)
-    better = told["higher_is_better"] == "true"
-    for key, value in present.experiment_tags(told["primary"], better, experiment.creation_time).items():
-        if experiment.tags.get(key) != value:
-            store.set_experiment_tag(experiment.experiment_id, key, value)
-    if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
-        note = present.study_note(told, "There is no report yet.")
-        _describe(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
-    return parent
-
-
-def _describe(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
-    store.set_tag(parent.info.run_id, present.NOTE, note)
-    store.set_experiment_tag(experiment.experiment_id, present.NOTE, note)
-
-
-def gather(store: MlflowClient, experiment: Experiment) -> tuple[Recorded, Mapping[str, str]]:
-    """The run that all runs of a recorded study hang under, and the newest one's tags; UserError where there is none."""
-    found = runs_of(store, experiment.experiment_id)
-    told = [run.data.tags for run in found if {"arm", "seed", *PLAN} <= run.data.tags.keys()]
-    if not told:
-        raise UserError(f"the study {experiment.name} has no run of an arm and seed; start it")
-    return _study_run(store, experiment, found, told[0], set()), told[0]
-
-
-def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
-    """Keep a built report with its study, and have MLflow's pages say its verdict; again, it takes the earlier's place.
-
-    UserError where the store cannot be used, or holds no run of such a study.
-    """
-    with usable_store():
-        store, experiment = client(), find_study(detail, scale)
-        parent, told = gather(store, experiment)
-        drop_report(parent)
-        store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
-        verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
-        _describe(store, experiment, parent, present.study_note(told, verdict))
-        store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
-
-
-def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
-    """Keep with a run what a judge said of its summaries; again, it takes the earlier's place, or changes nothing.
-
-    UserError where the store cannot be used.
-    """
-    text = json.dumps(judgement, indent=1, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    with usable_store():
-        store = client()
-        if store.get_run(run_id).data.tags.get(JUDGED) == digest:
-            return
-        store.log_text(run_id, text, JUDGEMENT)
-        when = int(time.time() * 1000)
-        metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
-        store.log_batch(run_id, metrics=metrics)
-        store.set_tag(run_id, JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
-
-
-def drop_report(parent: Recorded) -> None:
-    """Remove the report that a study has, if any: a newer one may have fewer files."""
-    get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
-
-
 def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
     """A split as MLflow shows it; `content` is what all of its files hash to."""
     dataset = Dataset(
@@ -369,62 +270,3 @@ def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
         asked(other) > asked(run) and all(other.data.tags.get(name) == run.data.tags[name] for name in ("arm", "seed"))
         for other in runs
     )
-
-
-def _facts(study: Ablation, command: str) -> dict[str, str]:
-    """The tags that all runs of a study share."""
-    detail = study.detail
-    return {
-        "detail": detail.name,
-        "scale": study.scale.name,
-        "question": study.question,
-        "hypothesis": detail.hypothesis,
-        "moves": json.dumps(dict(detail.moves)),
-        "paper": detail.paper,
-        "primary": study.primary,
-        "higher_is_better": str(study.higher_is_better).lower(),
-        "smallest_effect": str(study.smallest_effect),
-        **({"looks": " ".join(map(str, study.looks))} if study.looks else {}),
-        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
-        "kl_cap": str(study.scale.kl_cap),
-        "commit": _commit(),
-        "lock": _lock(),
-        "machine": _machine(study.scale.threads),
-        "versions": json.dumps({name: version(name) for name in LIBRARIES}),
-        "sources": json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
-        "command": command,
-    }
-
-
-def _machine(threads: int) -> str:
-    """What computed it, without a name that would tell whose it is."""
-    accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    told = [
-        platform.machine(),
-        f"{os.cpu_count()} cores",
-        *accelerator,
-        f"{threads} thread{'s' * (threads > 1)} a worker",
-    ]
-    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
-
-
-def _lock() -> str:
-    """Digest of the pinned requirements; which of them are installed is said beside it."""
-    file = Path(__file__).parents[2] / "requirements.lock"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
-
-
-def _commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    return answer.stdout.strip() or "not a git checkout"
-
-
-def _short(value: Any) -> str:
-    """A path by its last part: where it lies on this machine is nobody's business."""
-    text = str(value)
-    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

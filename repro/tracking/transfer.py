@@ -19,7 +19,7 @@ from mlflow.entities import Experiment, LoggedModel, LoggedModelStatus, Metric, 
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from repro.errors import UserError
-from repro.tracking import policy, present, track
+from repro.tracking import attach, parent_run, policy, present
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
@@ -39,7 +39,7 @@ from repro.tracking.store import (
 )
 
 IMPORTING = "importing"  # tag of a run that is being copied: the one that it is a copy of
-LATE = ("complete", "outcome", "error", track.PARENT, present.NOTE)  # tags that a copy gets when all else is there
+LATE = ("complete", "outcome", "error", parent_run.PARENT, present.NOTE)  # tags that a copy gets when all else is there
 BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT = "brought", "completed", "there already", "newer here", "left out"
 JUDGED = "test/"  # how the metrics begin that a policy is judged by
 FATES = (BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT)
@@ -135,7 +135,7 @@ def _bring_study(source: Source, study: Experiment) -> list[Fate]:
         _bring_run(source, run, store, here, [ours[_identity(run)]] if _identity(run) in ours else [])
         for run in reversed(theirs)  # as they were made, the oldest first
     ]
-    parent, _ = track.gather(store, store.get_experiment(here.experiment_id))
+    parent, _ = parent_run.gather(store, store.get_experiment(here.experiment_id))
     note = store.get_run(parent.info.run_id).data.tags[present.NOTE]
     store.set_experiment_tag(here.experiment_id, present.NOTE, note)
     return [fate for fate, run in zip(fates, reversed(theirs)) if not _is_parent(run)]
@@ -143,7 +143,7 @@ def _bring_study(source: Source, study: Experiment) -> list[Fate]:
 
 def _bring_run(source: Source, run: Run, store: MlflowClient, here: Experiment, known: list[Run]) -> Fate:
     told = partial(Fate, here.name, run.info.run_name)
-    if not _is_parent(run) and not {"arm", "seed", "record", *track.PLAN} <= run.data.tags.keys():
+    if not _is_parent(run) and not {"arm", "seed", "record", *parent_run.PLAN} <= run.data.tags.keys():
         return told(LEFT_OUT, "it does not say which arm and seed it is")
     fate = _fate(run, known[0]) if known else BROUGHT
     if fate in (THERE, NEWER):
@@ -179,7 +179,7 @@ def _fate(theirs: Run, ours: Run) -> str:
 def _knows(run: Run) -> tuple[bool, int]:
     """Complete runs know all; of others the one that ended later [ms], of a study's own the one with the later report [ns]."""
     if _is_parent(run):
-        return True, int(run.data.tags.get(track.REPORTED, 0))
+        return True, int(run.data.tags.get(attach.REPORTED, 0))
     complete = run.data.tags.get("complete") == "true"
     return complete, 0 if complete else run.info.end_time or 0
 
@@ -219,7 +219,7 @@ class Copy:
         with TemporaryDirectory() as place:
             folder = self.source.fetch(written, f"{run}/artifacts", Path(place))
             if _is_parent(self.theirs):
-                track.drop_report(self.ours)
+                attach.drop_report(self.ours)
             self.store.log_artifacts(self.ours.info.run_id, str(folder))
 
     def _policy(self) -> None:
@@ -251,7 +251,7 @@ class Copy:
 
     def _tags(self) -> None:
         """All of them; an address in a description becomes this store's."""
-        kept = {name: value for name, value in self.theirs.data.tags.items() if name != track.PARENT}
+        kept = {name: value for name, value in self.theirs.data.tags.items() if name != parent_run.PARENT}
         there, here = (f"experiments/{i.experiment_id}/runs/{i.run_id}" for i in (self.theirs.info, self.ours.info))
         tags = [RunTag(name, value.replace(there, here)) for name, value in kept.items()]
         self.store.log_batch(self.ours.info.run_id, tags=tags)
