@@ -1,6 +1,7 @@
 """What the design says of the code as a whole: which way imports go, who talks to MLflow, and what is never written."""
 
 import ast
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -100,6 +101,10 @@ def test_reports_need_neither_torch_nor_a_stage(file):
 
 def test_no_module_of_the_project_is_imported_by_reports_through_its_package():
     assert imported(ROOT / "repro" / "__init__.py") == imported(ROOT / "repro" / "errors.py") == []
+
+
+def test_the_names_in_the_store_need_no_library():
+    assert {name.split(".")[0] for name in imported(ROOT / "repro" / "record.py")} <= sys.stdlib_module_names
 
 
 def test_only_the_command_line_knows_of_reports():

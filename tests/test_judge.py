@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import load_dict
 from recorded import points, publish, runs
 
+from repro import record
 from repro.__main__ import main
 from repro.errors import UserError
 from repro.stages import judge
@@ -30,7 +31,6 @@ from repro.stages.judge import prompt, verdicts
 from repro.stages.judge.answers import EMPTY_ANSWERS, RETRIES
 from repro.stages.judge.endpoint import OPENAI
 from repro.study import metrics
-from repro.tracking import attach
 
 KEY = "sk-a-key-that-is-nowhere-else"
 GOOD = "Comparison: the first one says more.\nPreferred: A"
@@ -517,8 +517,8 @@ def kept(store):
     return {
         arm: (
             [point for point in points(store, run) if point[0].startswith("judge/")],
-            load_dict(f"{run.info.artifact_uri}/{attach.JUDGEMENT}"),
-            run.data.tags[attach.JUDGED],
+            load_dict(f"{run.info.artifact_uri}/{record.JUDGEMENT}"),
+            run.data.tags[record.JUDGED],
         )
         for arm, run in runs(store).items()
     }

@@ -16,6 +16,7 @@ from reports.figures import curves, layout, style
 from reports.figures.chart import Chart
 from reports.reading.study import Study
 from reports.statistics.findings import Findings
+from repro import record
 
 CALIBRATION = "rm/calibration/"
 CONFIDENCE = "rm/accuracy/confidence/"
@@ -57,7 +58,7 @@ def draw_training(data: pd.DataFrame, study: Study) -> Figure:
 
 def first_users(study: Study, stage: str) -> pd.DataFrame:
     """The (arm, seed) that is the first of those that share a result of a stage."""
-    key = f"stage.{stage}"
+    key = record.stage_tag(stage)
     runs = study.runs if key in study.runs else study.runs.assign(**{key: study.runs["run_id"]})
     return runs.drop_duplicates(key)[["arm", "seed"]]
 
@@ -178,7 +179,8 @@ def reward_model_values(study: Study, families: tuple[str, ...]) -> pd.DataFrame
 
 def _users(study: Study) -> dict[str, str]:
     """Arm -> in words, the arms that share a reward model with it."""
-    key = "stage.rm" if "stage.rm" in study.runs else "run_id"
+    key = record.stage_tag("rm")
+    key = key if key in study.runs else "run_id"
     shared = study.runs.groupby(key)["arm"].agg(frozenset)
     users = {arm: frozenset().union(*shared[[arm in arms for arms in shared]]) for arm in study.arms}
     return {

@@ -14,6 +14,7 @@ from reports.statistics import student
 from reports.statistics.findings import Findings
 from reports.statistics.pairing import complete_steps, step_by_step
 from reports.statistics.student import half_width
+from repro import record
 
 PANELS = (
     "objective/score",
@@ -69,7 +70,7 @@ def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     elif not judged.empty:
         _mark_verdict(panels[on_the_way(study.primary)], judged, study)
     if "objective/kl" in panels:
-        _mark_cap(panels["objective/kl"], float(study.tags.get("kl_cap", "nan")))
+        _mark_cap(panels["objective/kl"], float(study.tags.get(record.KL_CAP, "nan")))
     return figure
 
 

@@ -16,6 +16,7 @@ from reports.pages import markup
 from reports.pages.provenance import described
 from reports.reading.artifacts import read_data
 from reports.reading.study import Study
+from repro import record
 
 PAGE = "data.html"
 # N+ detail 1: kind and split -> rows; where the paper has thousands alone, these are rounded.
@@ -65,7 +66,7 @@ def build(study: Study, out: Path) -> str:
     page.unlink(missing_ok=True)
     if not found:
         return ""
-    shared = study.runs.groupby("stage.data", sort=False)
+    shared = study.runs.groupby(record.stage_tag("data"), sort=False)
     users = {key: described(list(zip(rows["arm"], rows["seed"], strict=True)), study) for key, rows in shared}
     parts = [
         {"key": key, "users": users[key]} | part(told, page.parent / "figures", place)

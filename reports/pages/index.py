@@ -14,6 +14,7 @@ from reports.reading.study import Study
 from reports.statistics import judging, pairing
 from reports.statistics import survey as surveys
 from reports.statistics.outcomes import stopped_at
+from repro import record
 
 STUDY, ATLAS = "verdict.json", "atlas.json"  # what lies beside a page says which kind it is
 PAPER, EPISODES = "paper", "episodes"  # folders of the other pages
@@ -92,11 +93,11 @@ def _card(study: Study, page: Path, root: Path) -> dict:
     return {
         "detail": study.detail,
         "scale": study.scale,
-        "question": study.tags["question"],
+        "question": study.tags[record.QUESTION],
         "reference": study.reference,
         "primary": study.primary,
         "seeds": len(study.seeds),
-        "lost": int((study.runs["outcome"] != "finished").sum()) + _missing(study),
+        "lost": int((study.runs["outcome"] != record.FINISHED).sum()) + _missing(study),
         "newest": newest,
         "hours": provenance.hours(study.runs),
         "troubles": study.troubles,

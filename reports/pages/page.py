@@ -19,6 +19,7 @@ from reports.statistics.findings import Findings, analyse
 from reports.statistics.resampling import ENOUGH_SEEDS
 from reports.statistics.sample_size import MOST_SEEDS
 from reports.statistics.student import CONFIDENCE
+from repro import record
 
 CHARTS = (
     *curves.CHARTS,
@@ -37,7 +38,7 @@ AGREEMENT = (
     "test/sampled_judge_agreement",
     "dpo/validation_accuracy",
 )
-UNIT_OF_JUDGE = {"gold score": "the embedded corpus's gold score", "reward model": "the reward model"}
+UNIT_OF_JUDGE = {record.GOLD_SCORE: "the embedded corpus's gold score", record.REWARD_MODEL: "the reward model"}
 
 
 def build(study: Study, out: Path) -> Path:
@@ -168,7 +169,7 @@ def render(
         looks=findings.looks.to_dict("records"),
         enough_seeds=ENOUGH_SEEDS,
         curves=CURVES,
-        judge=UNIT_OF_JUDGE.get(study.tags["judge"], study.tags["judge"]),
+        judge=UNIT_OF_JUDGE.get(study.tags[record.JUDGE], study.tags[record.JUDGE]),
         colours=style.colours(study.arms),
         verdicts=cards(study, findings),
         outcomes=outcomes(findings),
@@ -247,7 +248,7 @@ def warnings(study: Study, findings: Findings) -> list[str]:
 
 def _lost(row, study: Study) -> str:
     """An arm's seeds that did not finish, and how many the verdict is about; nothing where all is well."""
-    lost = {name: seeds for name, seeds in row.outcomes.items() if name != "finished"}
+    lost = {name: seeds for name, seeds in row.outcomes.items() if name != record.FINISHED}
     lost |= {"never run": row.absent} if row.absent else {}
     if not lost and len(row.counted) == row.planned:
         return ""
@@ -321,7 +322,7 @@ def reward_models(study: Study) -> dict:
     own = study.finals["metric"].str.startswith("rm/") & ~study.finals["metric"].str.startswith(checks.FAMILIES)
     wide = study.finals[own].pivot(index=["arm", "seed"], columns="metric", values="value")
     columns = {}
-    for members in groups(study.runs, "stage.rm"):
+    for members in groups(study.runs, record.stage_tag("rm")):
         known = wide[wide.index.isin(members)].dropna(how="all")
         if not known.empty:
             columns[described(members, study)] = known.iloc[0]

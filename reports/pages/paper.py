@@ -19,6 +19,7 @@ from reports.figures import chart, layout, style
 from reports.pages import markup
 from reports.reading.studies import read_outlines, recorded_scales
 from reports.reading.study import Study
+from repro import record
 
 MARKS = Path(__file__).parent / "paper.csv"
 SCALE = re.compile(r"pythia-(\d+(?:\.\d+)?)([mb])(?:-|$)")
@@ -127,7 +128,7 @@ def _measured(study: Study) -> pd.DataFrame:
     plain = own[own["metric"].isin(told)]
     plain = plain.assign(policy=plain["metric"].map(told))
     frame = pd.concat([plain, binned], ignore_index=True)
-    rest = {"size": size_of(study.scale), "scale": study.scale, "judge": study.tags["judge"], "source": OWN}
+    rest = {"size": size_of(study.scale), "scale": study.scale, "judge": study.tags[record.JUDGE], "source": OWN}
     missing = {name: value for name, value in NO_PART.items() if name not in frame}
     return frame.assign(**rest, **missing)
 

@@ -7,9 +7,9 @@ import pandas as pd
 
 from reports.pages.markup import parsed
 from reports.reading.study import Study
+from repro import record
 
-STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
-KINDS = ("commit", "lock", "machine", "versions", "command")
+KINDS = (record.COMMIT, record.LOCK, record.MACHINE, record.VERSIONS, record.COMMAND)
 
 
 # What ran
@@ -33,8 +33,8 @@ def sources(runs: pd.DataFrame) -> list[str]:
 
 def shared_stages(study: Study) -> list[dict]:
     """Per stage: how many results there are, and who shares them."""
-    recorded = _in_order(name.removeprefix("stage.") for name in study.runs if name.startswith("stage."))
-    results = {stage: groups(study.runs, f"stage.{stage}") for stage in recorded}
+    recorded = _in_order(name.removeprefix(record.STAGE) for name in study.runs if name.startswith(record.STAGE))
+    results = {stage: groups(study.runs, record.stage_tag(stage)) for stage in recorded}
     return [
         {"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
         for stage, found in results.items()
@@ -67,7 +67,7 @@ def computed(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run in runs.to_dict("records"):
         for stage, seconds in parsed(run["stage_seconds"]).items():
-            key = run.get(f"stage.{stage}")
+            key = run.get(record.stage_tag(stage))
             own = f"{stage} of {run['run_id']}"
             rows.append((stage, key if isinstance(key, str) else own, seconds / 3600, run["arm"]))
     frame = pd.DataFrame(rows, columns=["stage", "key", "hours", "arm"]).astype({"hours": float})
@@ -100,7 +100,9 @@ def costs(study: Study) -> dict:
 def _in_order(stages: Iterable[str]) -> list[str]:
     """Each stage once: those of today's pipeline in its order, then what else an older or newer one recorded."""
     recorded = dict.fromkeys(stages)
-    return [stage for stage in STAGES if stage in recorded] + [stage for stage in recorded if stage not in STAGES]
+    return [stage for stage in record.STAGES if stage in recorded] + [
+        stage for stage in recorded if stage not in record.STAGES
+    ]
 
 
 def groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:

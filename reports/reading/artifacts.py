@@ -15,12 +15,8 @@ from sqlalchemy.engine import make_url
 
 from reports.reading.store import open_store
 from reports.reading.study import Study
+from repro import record
 from repro.errors import UserError
-
-SAMPLES = "samples.json"
-DATA_CHECKS = "data.json"
-CHECKED = {"corpus", "posts", "pairs", "shared"}  # what it says
-SAMPLED = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # columns that all versions wrote
 
 
 def samples_of(
@@ -30,15 +26,19 @@ def samples_of(
     found, missing, troubles = {}, [], []
     for row in runs.itertuples():
         try:
-            path = artifact(uri, kept[row.run_id], SAMPLES)
+            path = artifact(uri, kept[row.run_id], record.SAMPLES)
             found[row.arm, row.seed] = _sample(path)
         except UserError:
-            missing += [f"{row.arm} seed {row.seed}"] if row.outcome == "finished" else []
+            missing += [f"{row.arm} seed {row.seed}"] if row.outcome == record.FINISHED else []
         except ValueError as error:
-            troubles.append(f"{SAMPLES} of {row.arm} seed {row.seed} is damaged ({error}); its samples are left out")
+            troubles.append(
+                f"{record.SAMPLES} of {row.arm} seed {row.seed} is damaged ({error}); its samples are left out"
+            )
     if missing:
         which = ", ".join(missing)
-        troubles.append(f"{SAMPLES} is missing for {which}: it was not logged, or lies elsewhere than the store says")
+        troubles.append(
+            f"{record.SAMPLES} is missing for {which}: it was not logged, or lies elsewhere than the store says"
+        )
     return found, tuple(troubles)
 
 
@@ -46,12 +46,12 @@ def read_data(study: Study) -> dict[str, dict]:
     """Key of the data -> what they hold, where a run says it: those of earlier versions do not."""
     client, found = open_store(study.uri), {}
     for run in study.runs.to_dict("records"):
-        key = run.get("stage.data")
+        key = run.get(record.stage_tag("data"))
         if isinstance(key, str) and key not in found:
             with suppress(UserError, ValueError):
-                path = artifact(study.uri, client.get_run(run["run_id"]), DATA_CHECKS)
+                path = artifact(study.uri, client.get_run(run["run_id"]), record.DATA_CHECKS)
                 told = json.loads(path.read_text(encoding="utf-8"))
-                found |= {key: told} if isinstance(told, dict) and CHECKED <= told.keys() else {}
+                found |= {key: told} if isinstance(told, dict) and record.CHECKED <= told.keys() else {}
     return found
 
 
@@ -61,7 +61,7 @@ def _sample(path: Path) -> pd.DataFrame:
         table = pd.read_json(path, orient="split", dtype=False)
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(error) from None
-    if missing := SAMPLED - set(table.columns):
+    if missing := record.SAMPLED - set(table.columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
     return table
 
@@ -78,7 +78,7 @@ def artifact(uri: str, run: Run, name: str) -> Path:
     local = urlsplit(written).scheme in ("", "file")
     folders = [Path(local_file_uri_to_path(written))] if local else []
     if uri.startswith("sqlite:"):  # a server keeps a folder for each experiment
-        beside = Path(make_url(uri).database or "").parent / "mlartifacts"
+        beside = Path(make_url(uri).database or "").parent / record.ARTIFACTS
         folders += [beside / run.info.run_id / "artifacts"]
         folders += [beside / run.info.experiment_id / run.info.run_id / "artifacts"]
     found = [folder / name for folder in folders if (folder / name).is_file()]
@@ -95,19 +95,17 @@ def artifact(uri: str, run: Run, name: str) -> Path:
     raise missing
 
 
-JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag that says that it was
-JUDGEMENT_PARTS = {"model", "answered_by", "hosts", "sampling", "prompt", "last_answer", "metrics", "verdicts"}
-
-
 def read_judgements(study: Study) -> tuple[dict[tuple[str, int], dict], tuple[str, ...]]:
     """(arm, seed) -> what a language model said of its run's summaries, of the runs that were judged; and what is damaged."""
     client, found, troubles = open_store(study.uri), {}, []
     for row in study.runs[study.runs["judged"]].itertuples():
         try:
-            told = json.loads(artifact(study.uri, client.get_run(row.run_id), JUDGEMENT).read_text(encoding="utf-8"))
-            if missing := JUDGEMENT_PARTS - told.keys():
+            told = json.loads(
+                artifact(study.uri, client.get_run(row.run_id), record.JUDGEMENT).read_text(encoding="utf-8")
+            )
+            if missing := record.JUDGEMENT_PARTS - told.keys():
                 raise ValueError(f"no {', '.join(sorted(missing))}")
             found[row.arm, row.seed] = told
         except (UserError, ValueError, AttributeError) as error:
-            troubles.append(f"{JUDGEMENT} of {row.arm} seed {row.seed} cannot be read ({error}).")
+            troubles.append(f"{record.JUDGEMENT} of {row.arm} seed {row.seed} cannot be read ({error}).")
     return found, tuple(troubles)

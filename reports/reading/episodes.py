@@ -10,9 +10,9 @@ from mlflow.entities import Run
 from reports.reading.artifacts import artifact
 from reports.reading.store import age, open_store, runs_of
 from reports.reading.study import Study
+from repro import record
 from repro.errors import UserError
 
-EPISODES = "episodes.json"
 NEAREST = 6  # runs that an error names
 
 
@@ -37,10 +37,10 @@ def read_run(words: str, uri: str) -> Run:
     client = open_store(uri)
     studies = {each.experiment_id: each for each in client.search_experiments()}
     head = words.partition("/")[0]
-    asked = [number for number, each in studies.items() if head in (each.name, each.tags.get("detail"))]
+    asked = [number for number, each in studies.items() if head in (each.name, each.tags.get(record.DETAIL))]
     recorded = sorted(runs_of(client, asked or list(studies)), key=age)
     full = {f"{studies[run.info.experiment_id].name}/{_place(run)}": run for run in recorded}
-    short = {f"{studies[run.info.experiment_id].tags.get('detail')}/{_place(run)}": run for run in recorded}
+    short = {f"{studies[run.info.experiment_id].tags.get(record.DETAIL)}/{_place(run)}": run for run in recorded}
     if words in full or words in short:
         return (short | full)[words]
     found = [run for run in recorded if run.info.run_id.startswith(words)]
@@ -74,20 +74,20 @@ def read_traces(study: Study) -> dict[tuple[str, int], Trace]:
 
 def _trace(uri: str, run: Run) -> Trace:
     """A run's episodes; UserError where it has none, or none that can be read."""
-    path, tags = artifact(uri, run, EPISODES), run.data.tags
+    path, tags = artifact(uri, run, record.EPISODES), run.data.tags
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        episodes = sorted(told["episodes"], key=lambda record: record["episode"])
-        readable = all("post_id" in record and "tokens" in record["policy"] for record in episodes)
+        episodes = sorted(told["episodes"], key=lambda each: each["episode"])
+        readable = all("post_id" in each and "tokens" in each["policy"] for each in episodes)
     except (ValueError, KeyError, TypeError):
         readable = False
     if not readable or not episodes:
-        raise UserError(f"{EPISODES} of run {run.info.run_name} holds no episodes that can be read")
+        raise UserError(f"{record.EPISODES} of run {run.info.run_name} holds no episodes that can be read")
     return Trace(
         run_id=run.info.run_id,
         name=run.info.run_name,
-        detail=tags.get("detail", ""),
-        arm=tags["arm"],
+        detail=tags.get(record.DETAIL, ""),
+        arm=tags[record.ARM],
         eos=told.get("eos", ""),
         against=run.data.params.get("reference_policy", "sft"),
         episodes=episodes,
@@ -107,4 +107,4 @@ def _with_episodes(uri: str, run: Run) -> list[str]:
 
 def _place(run: Run) -> str:
     """Arm and seed of a run, as in its address."""
-    return f"{run.data.tags['arm']}/{run.data.tags['seed']}"
+    return f"{run.data.tags[record.ARM]}/{run.data.tags[record.SEED]}"

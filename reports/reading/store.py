@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from repro import record
 from repro.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
@@ -55,24 +56,28 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
     while token is not None:
         page = client.search_experiments(page_token=token or None)
         found, token = found + list(page), page.token or None
-    return sorted((each for each in found if {"detail", "scale"} <= each.tags.keys()), key=lambda each: each.name)
+    return sorted(
+        (each for each in found if {record.DETAIL, record.SCALE} <= each.tags.keys()), key=lambda each: each.name
+    )
 
 
 def study_of(experiment: Experiment) -> tuple[str, str]:
     """The detail and scale that an experiment is about."""
-    return experiment.tags["detail"], experiment.tags["scale"]
+    return experiment.tags[record.DETAIL], experiment.tags[record.SCALE]
 
 
 def chosen_of(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Experiment]:
     """The experiment of each detail and scale: of two, the one that has their name, which is where runs go."""
-    ordered = sorted(experiments, key=lambda each: (each.name == "-".join(study_of(each)), each.last_update_time or 0))
+    ordered = sorted(
+        experiments, key=lambda each: (each.name == record.study_name(*study_of(each)), each.last_update_time or 0)
+    )
     return {study_of(each): each for each in ordered}
 
 
 def twin_of(experiment: Experiment, chosen: Experiment) -> str:
     """That a second experiment says it is the same study."""
     return (
-        f"the experiment {experiment.name} says that it is {'-'.join(study_of(experiment))} too; "
+        f"the experiment {experiment.name} says that it is {record.study_name(*study_of(experiment))} too; "
         f"only {chosen.name} is read: delete one, or import it into the other"
     )
 
@@ -94,7 +99,11 @@ def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
         while token is not None:
             page = client.search_runs(experiments, max_results=RUNS_AT_ONCE, page_token=token or None)
             found, token = found + list(page), page.token or None
-    return [run for run in found if "arm" in run.data.tags and re.fullmatch(r"-?\d+", run.data.tags.get("seed", ""))]
+    return [
+        run
+        for run in found
+        if record.ARM in run.data.tags and re.fullmatch(r"-?\d+", run.data.tags.get(record.SEED, ""))
+    ]
 
 
 @contextmanager
@@ -112,4 +121,4 @@ def collector_off() -> Iterator[None]:
 
 def age(run: Run) -> tuple[int, int, str]:
     """What newer runs have more of."""
-    return int(run.data.tags.get("asked", 0)), run.info.start_time, run.info.run_id
+    return record.asked(run.data.tags), run.info.start_time, run.info.run_id

@@ -4,7 +4,6 @@ A study is the experiment `{detail}-{scale}` and a run of it is one arm and seed
 there: what was asked and expected is read from tags that were written before the run, not from today's code.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,21 +12,22 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from reports.reading.artifacts import JUDGED, samples_of
+from reports.reading.artifacts import samples_of
 from reports.reading.store import age, all_experiments, chosen_of, open_store, runs_of, study_of, twin_of, unknown_study
 from reports.reading.study import Study
 from reports.reading.values import CURVE, curves_of, finals_of
+from repro import record
 from repro.errors import UserError
 
-PLAN = (
-    *("question", "hypothesis", "moves", "paper", "primary", "higher_is_better", "smallest_effect", "looks"),
-    *("judge", "kl_cap"),
-)
-DECISIVE = ("primary", "higher_is_better")  # without them there is nothing to compare
+DECISIVE = (record.PRIMARY, record.HIGHER_IS_BETTER)  # without them there is nothing to compare
 UNTOLD = "not recorded"
 # What an older version of the project did not write down; a number that is not known makes no claim.
-DEFAULTS = dict.fromkeys(PLAN, UNTOLD) | {"moves": "{}", "smallest_effect": "nan", "kl_cap": "nan", "looks": ""}
-PROVENANCE = ("recipe", "stage_seconds", "commit", "machine", "versions", "command", "record", "lock", "sources")
+DEFAULTS = dict.fromkeys(record.PLAN, UNTOLD) | {
+    record.MOVES: "{}",
+    record.SMALLEST_EFFECT: "nan",
+    record.KL_CAP: "nan",
+    record.LOOKS: "",
+}
 
 
 def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
@@ -51,9 +51,9 @@ def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str,
     """Every study of a scale without its curves and samples, and detail -> why for those that cannot be compared."""
     client = open_store(tracking_uri)
     found = all_experiments(client)
-    experiments = [each for each in found if each.tags["scale"] == scale]
+    experiments = [each for each in found if each.tags[record.SCALE] == scale]
     if not experiments:
-        scales = sorted({each.tags["scale"] for each in found})
+        scales = sorted({each.tags[record.SCALE] for each in found})
         raise UserError(f"there is no study at scale {scale}; recorded scales are: {', '.join(scales) or 'none'}")
     studies, left_out = _outlines(client, tracking_uri, experiments)
     return studies, {name: why for (name, _), why in left_out.items()}
@@ -61,7 +61,7 @@ def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str,
 
 def recorded_scales(tracking_uri: str) -> list[str]:
     """The scales that the store has studies of."""
-    return sorted({each.tags["scale"] for each in all_experiments(open_store(tracking_uri))})
+    return sorted({each.tags[record.SCALE] for each in all_experiments(open_store(tracking_uri))})
 
 
 def read_store(tracking_uri: str) -> tuple[list[Study], dict[tuple[str, str], str]]:
@@ -76,9 +76,9 @@ def _recorded(detail: str, scale: str, tracking_uri: str) -> tuple[MlflowClient,
     found = all_experiments(client)
     experiment = chosen_of(found).get((detail, scale))
     if experiment is None:
-        raise unknown_study(client, f"{detail}-{scale}", found)
+        raise unknown_study(client, record.study_name(detail, scale), found)
     recorded = runs_of(client, [experiment.experiment_id])
-    if not any(_outcome(run) in ("finished", "diverged") for run in recorded):
+    if not any(_outcome(run) in (record.FINISHED, record.DIVERGED) for run in recorded):
         raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")
     outline = _outline(tracking_uri, detail, scale, recorded)
     twins = tuple(
@@ -109,7 +109,7 @@ def _outlines(
 
 def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
     """A study's plan, runs and final values, without its curves and samples."""
-    newest = _newest(recorded, f"{detail}-{scale}")
+    newest = _newest(recorded, record.study_name(detail, scale))
     runs, kept = _run_frame(newest), {run.info.run_id: run for run in newest}
     return Study(
         uri=uri,
@@ -117,7 +117,7 @@ def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
         scale=scale,
         arms=tuple(runs["arm"].unique()),
         seeds=tuple(sorted(int(seed) for seed in runs["seed"].unique())),
-        tags=_plan(f"{detail}-{scale}", sorted(newest, key=age)),
+        tags=_plan(record.study_name(detail, scale), sorted(newest, key=age)),
         amended=_amended(recorded),
         curves=pd.DataFrame(columns=CURVE).astype({"seed": int, "step": int, "value": float}),
         finals=finals_of(runs, kept),
@@ -132,50 +132,50 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         tags = run.data.tags
-        stages = {name: key for name, key in tags.items() if name.startswith("stage.")}
+        stages = {name: key for name, key in tags.items() if name.startswith(record.STAGE)}
         rows.append(
             {
                 "run_id": run.info.run_id,
-                "arm": tags["arm"],
-                "seed": int(tags["seed"]),
-                "reference": tags.get("reference") == "true",
+                "arm": tags[record.ARM],
+                "seed": int(tags[record.SEED]),
+                "reference": record.is_set(tags, record.REFERENCE),
                 "outcome": _outcome(run),
                 "started": run.info.start_time,
                 # A study that goes back to runs it has makes no new ones: it marks them as asked for.
-                "asked": int(tags.get("asked", 0)),
-                "judged": JUDGED in tags,
+                "asked": record.asked(tags),
+                "judged": record.JUDGED in tags,
             }
             | stages
-            | {name: tags.get(name, UNTOLD) for name in PROVENANCE}
+            | {name: tags.get(name, UNTOLD) for name in record.PROVENANCE}
         )
     return pd.DataFrame(rows)
 
 
 def _outcome(run: Run) -> str:
     """How a run ended, in the tracker's word; in MLflow's where it did not get to write one."""
-    return run.data.tags.get("outcome", run.info.status.lower())
+    return run.data.tags.get(record.OUTCOME, run.info.status.lower())
 
 
 def _newest(recorded: list[Run], name: str) -> list[Run]:
     """The newest run of each arm and seed, the reference's first: a restarted study replaces what it repeats."""
     if not recorded:
         raise UserError(f"the study {name} has no run; start it")
-    references = {run.data.tags["arm"] for run in recorded if run.data.tags.get("reference") == "true"}
+    references = {run.data.tags[record.ARM] for run in recorded if record.is_set(run.data.tags, record.REFERENCE)}
     if not references:
         raise UserError(f"the study {name} has no run of the reference arm to compare with; run that arm first")
-    kept = {(run.data.tags["arm"], int(run.data.tags["seed"])): run for run in sorted(recorded, key=age)}
+    kept = {(run.data.tags[record.ARM], int(run.data.tags[record.SEED])): run for run in sorted(recorded, key=age)}
     return [kept[place] for place in sorted(kept, key=lambda place: (place[0] not in references, *place))]
 
 
 def _plan(name: str, runs: list[Run]) -> dict[str, str]:
     """What was written down before the runs (oldest first), each part as the newest that has it says."""
-    told = {part: run.data.tags[part] for run in runs for part in PLAN if part in run.data.tags}
+    told = {part: run.data.tags[part] for run in runs for part in record.PLAN if part in run.data.tags}
     missing = [part for part in DECISIVE if part not in told]
     if missing:
         raise UserError(f"no run of the study {name} has the tag {', '.join(missing)}, which says what is compared")
     plan = DEFAULTS | told
     try:
-        float(plan["smallest_effect"]), dict(json.loads(plan["moves"])), list(map(int, plan["looks"].split()))
+        record.smallest_effect(plan), dict(record.moves(plan)), record.looks(plan)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"the tags smallest_effect, looks or moves of the study {name} cannot be read: {error}"
@@ -185,7 +185,7 @@ def _plan(name: str, runs: list[Run]) -> dict[str, str]:
 
 def _amended(runs: list[Run]) -> tuple[str, ...]:
     """Parts of the plan that did not stay the same over all runs of the study that have them."""
-    told = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in PLAN}
+    told = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in record.PLAN}
     return tuple(part for part, values in told.items() if len(values) > 1)
 
 

@@ -1,9 +1,10 @@
 """A study as it was recorded: its plan, its runs, and tidy frames of all that was measured."""
 
-import json
 from dataclasses import dataclass
 
 import pandas as pd
+
+from repro import record
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,24 @@ class Study:
     @property
     def primary(self) -> str:
         """Name of the metric that the verdict is about."""
-        return self.tags["primary"]
+        return self.tags[record.PRIMARY]
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger primary metric is the better one."""
-        return self.tags["higher_is_better"] == "true"
+        return record.is_set(self.tags, record.HIGHER_IS_BETTER)
 
     @property
     def smallest_effect(self) -> float:
         """Smallest difference on the primary metric that anyone would act on, in its unit."""
-        return float(self.tags["smallest_effect"])
+        return record.smallest_effect(self.tags)
 
     @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of seeds at which the study is judged while it grows; none where its seeds were fixed beforehand."""
-        return tuple(map(int, self.tags["looks"].split()))
+        return record.looks(self.tags)
 
     @property
     def moves(self) -> dict[str, str]:
         """Metric -> up, down or same: what the arms were expected to do relative to the reference."""
-        return json.loads(self.tags["moves"])
+        return record.moves(self.tags)

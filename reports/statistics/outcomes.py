@@ -7,13 +7,12 @@ import pandas as pd
 
 from reports.reading.study import Study
 from reports.statistics.resampling import by_arm, share
-
-ENDED = ("finished", "diverged", "failed")  # outcomes after which nothing more comes of a run
+from repro import record
 
 
 def ended_seeds(study: Study) -> dict[str, set[int]]:
     """Arm -> the seeds that have come to an end, whichever, in it and in the reference."""
-    ran = study.runs[study.runs["outcome"].isin(ENDED)].groupby("arm")["seed"].agg(set)
+    ran = study.runs[study.runs["outcome"].isin(record.ENDED)].groupby("arm")["seed"].agg(set)
     return {arm: ran.get(arm, set()) & ran.get(study.reference, set()) for arm in study.arms[1:]}
 
 
@@ -57,7 +56,7 @@ def runaways(study: Study) -> pd.DataFrame:
     share of kl_known). The KL is the larger of the last one in training and that on the test posts. Without a recorded
     cap nothing is said.
     """
-    cap = float(pd.to_numeric(study.tags.get("kl_cap", ""), errors="coerce"))
+    cap = float(pd.to_numeric(study.tags.get(record.KL_CAP, ""), errors="coerce"))
     rows = []
     for arm, kl in by_arm(_last_kl(study), study.arms):
         away = sorted(int(seed) for seed in kl[kl > cap].index.get_level_values("seed"))

@@ -13,6 +13,7 @@ from reports.reading.terms import CURVES
 from reports.statistics import pairing
 from reports.statistics.findings import Findings, analyse
 from reports.statistics.student import CONFIDENCE
+from repro import record
 
 KL = "test/kl"
 CONTROL = "Control"  # the registry's group of studies whose arms differ in nothing but luck
@@ -86,8 +87,8 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         detail=study.detail,
         group=entry["group"],
         control=entry["group"] == CONTROL,
-        question=study.tags["question"],
-        paper=study.tags["paper"],
+        question=study.tags[record.QUESTION],
+        paper=study.tags[record.PAPER],
         reference=study.reference,
         primary=study.primary,
         higher_is_better=study.higher_is_better,
@@ -140,7 +141,7 @@ def _lost(study: Study, findings: Findings) -> list[dict]:
     """The runs of a study that did not finish, and the seeds that were never run, by arm and outcome."""
     rows = []
     for told in findings.tally.itertuples():
-        lost = {word: seeds for word, seeds in told.outcomes.items() if word != "finished"}
+        lost = {word: seeds for word, seeds in told.outcomes.items() if word != record.FINISHED}
         lost |= {"missing": told.absent} if told.absent else {}
         lost |= {RAN_AWAY: told.ran_away} if told.ran_away else {}
         rows += [
@@ -196,7 +197,7 @@ def outcomes(survey: Survey) -> dict[str, int]:
 
 def shared_reference(survey: Survey) -> dict[str, int]:
     """How many reference runs the studies list, and how many different results those are."""
-    if "reference" not in survey.runs or "stage.evaluate" not in survey.runs:
+    if "reference" not in survey.runs or record.stage_tag("evaluate") not in survey.runs:
         return {"listed": 0, "different": 0}
-    references = survey.runs[survey.runs["reference"] & survey.runs["stage.evaluate"].notna()]
-    return {"listed": len(references), "different": references["stage.evaluate"].nunique()}
+    references = survey.runs[survey.runs["reference"] & survey.runs[record.stage_tag("evaluate")].notna()]
+    return {"listed": len(references), "different": references[record.stage_tag("evaluate")].nunique()}

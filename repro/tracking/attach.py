@@ -11,12 +11,10 @@ from mlflow.entities import Metric
 from mlflow.entities import Run as Recorded
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from repro import record
 from repro.tracking import present
 from repro.tracking.parent_run import describe_study, gather
 from repro.tracking.store import client, find_study, store_uri, usable_store
-
-JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag of its digest
-REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
 
 
 def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
@@ -31,7 +29,7 @@ def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
         store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
         verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
         describe_study(store, experiment, parent, present.study_note(told, verdict))
-        store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
+        store.set_tag(parent.info.run_id, record.REPORTED, str(time.time_ns()))
 
 
 def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
@@ -43,13 +41,13 @@ def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     with usable_store():
         store = client()
-        if store.get_run(run_id).data.tags.get(JUDGED) == digest:
+        if store.get_run(run_id).data.tags.get(record.JUDGED) == digest:
             return
-        store.log_text(run_id, text, JUDGEMENT)
+        store.log_text(run_id, text, record.JUDGEMENT)
         when = int(time.time() * 1000)
         metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
         store.log_batch(run_id, metrics=metrics)
-        store.set_tag(run_id, JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
+        store.set_tag(run_id, record.JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
 
 
 def drop_report(parent: Recorded) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from repro import record
 from repro.engine import fetch
 from repro.study.ablation import Ablation
 
@@ -20,25 +21,28 @@ LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "panda
 def shared_tags(study: Ablation, command: str) -> dict[str, str]:
     """The tags that all runs of a study share."""
     detail = study.detail
+    plan = record.Plan(
+        question=study.question,
+        hypothesis=detail.hypothesis,
+        moves=detail.moves,
+        paper=detail.paper,
+        primary=study.primary,
+        higher_is_better=study.higher_is_better,
+        smallest_effect=study.smallest_effect,
+        looks=study.looks,
+        judge=record.GOLD_SCORE if study.scale.corpus == "embedded" else record.REWARD_MODEL,
+        kl_cap=study.scale.kl_cap,
+    )
     return {
-        "detail": detail.name,
-        "scale": study.scale.name,
-        "question": study.question,
-        "hypothesis": detail.hypothesis,
-        "moves": json.dumps(dict(detail.moves)),
-        "paper": detail.paper,
-        "primary": study.primary,
-        "higher_is_better": str(study.higher_is_better).lower(),
-        "smallest_effect": str(study.smallest_effect),
-        **({"looks": " ".join(map(str, study.looks))} if study.looks else {}),
-        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
-        "kl_cap": str(study.scale.kl_cap),
-        "commit": _commit(),
-        "lock": _lock(),
-        "machine": _machine(study.scale.threads),
-        "versions": json.dumps({name: version(name) for name in LIBRARIES}),
-        "sources": json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
-        "command": command,
+        record.DETAIL: detail.name,
+        record.SCALE: study.scale.name,
+        **plan.tags(),
+        record.COMMIT: _commit(),
+        record.LOCK: _lock(),
+        record.MACHINE: _machine(study.scale.threads),
+        record.VERSIONS: json.dumps({name: version(name) for name in LIBRARIES}),
+        record.SOURCES: json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
+        record.COMMAND: command,
     }
 
 

@@ -6,12 +6,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.entities import Run as Recorded
 
+from repro import record
 from repro.errors import UserError
 from repro.tracking import present
-from repro.tracking.store import STUDY, runs_of
+from repro.tracking.store import runs_of
 
 PARENT = "mlflow.parentRunId"
-PLAN = ("detail", "scale", "question", "hypothesis", "paper", "primary", "higher_is_better")  # what a study's run says
 
 
 def study_run(
@@ -25,24 +25,28 @@ def study_run(
 
     It is for finding one's way: its runs say everything themselves, and who reads runs by arm and seed passes it over.
     """
-    runs = [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
-    name = present.study_name(told["detail"], places | {(run.data.tags["arm"], run.data.tags["seed"]) for run in runs})
-    parents = [run for run in found if run.data.tags.get("role") == STUDY]
-    tags = {"role": STUDY} | {each: told[each] for each in PLAN}
+    runs = [run for run in found if {record.ARM, record.SEED} <= run.data.tags.keys()]
+    name = present.study_name(told[record.DETAIL], places | {_place(run) for run in runs})
+    parents = [run for run in found if run.data.tags.get(record.ROLE) == record.STUDY]
+    tags = {record.ROLE: record.STUDY} | {each: told[each] for each in record.HEADING}
     parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)
     if parent.info.run_name != name:
         store.update_run(parent.info.run_id, name=name)
     for run in runs:
         if PARENT not in run.data.tags:  # it was recorded before runs had one
             store.set_tag(run.info.run_id, PARENT, parent.info.run_id)
-    better = told["higher_is_better"] == "true"
-    for key, value in present.experiment_tags(told["primary"], better, experiment.creation_time).items():
+    better = record.is_set(told, record.HIGHER_IS_BETTER)
+    for key, value in present.experiment_tags(told[record.PRIMARY], better, experiment.creation_time).items():
         if experiment.tags.get(key) != value:
             store.set_experiment_tag(experiment.experiment_id, key, value)
     if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
         note = present.study_note(told, "There is no report yet.")
         describe_study(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
     return parent
+
+
+def _place(run: Recorded) -> tuple[str, str]:
+    return run.data.tags[record.ARM], run.data.tags[record.SEED]
 
 
 def describe_study(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
@@ -53,7 +57,7 @@ def describe_study(store: MlflowClient, experiment: Experiment, parent: Recorded
 def gather(store: MlflowClient, experiment: Experiment) -> tuple[Recorded, Mapping[str, str]]:
     """The run that all runs of a recorded study hang under, and the newest one's tags; UserError where there is none."""
     found = runs_of(store, experiment.experiment_id)
-    told = [run.data.tags for run in found if {"arm", "seed", *PLAN} <= run.data.tags.keys()]
+    told = [run.data.tags for run in found if {record.ARM, record.SEED, *record.HEADING} <= run.data.tags.keys()]
     if not told:
         raise UserError(f"the study {experiment.name} has no run of an arm and seed; start it")
     return study_run(store, experiment, found, told[0], set()), told[0]

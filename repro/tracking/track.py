@@ -16,6 +16,7 @@ from pathlib import Path
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as Recorded
 
+from repro import record
 from repro.details import DETAILS
 from repro.engine import pipeline
 from repro.engine.launch import Board
@@ -36,7 +37,6 @@ from repro.tracking.store import (
     usable_store,
 )
 
-DATA_CHECKS, EPISODES = "data.json", "episodes.json"
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
 
@@ -68,7 +68,7 @@ class Tracker:
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
-            known = {run.data.tags["record"]: run for run in found if "record" in run.data.tags}
+            known = {run.data.tags[record.RECORD]: run for run in found if record.RECORD in run.data.tags}
             facts = shared_tags(study, command)
             places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
             parent = study_run(self.client, experiment, found, facts, places)
@@ -84,23 +84,23 @@ class Tracker:
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
         identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
-        record = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         asked = str(time.time_ns())
-        if record in known:
-            if _replaced(known[record], known.values()):
-                self.client.set_tag(known[record].info.run_id, "asked", asked)
-            return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
+        if digest in known:
+            if _replaced(known[digest], known.values()):
+                self.client.set_tag(known[digest].info.run_id, record.ASKED, asked)
+            return Run(known[digest].info.run_id, arm, seed, keys, over=self._take_up(known[digest]))
         tags = {
             **facts,
             PARENT: self.parent,
             present.NOTE: present.run_note(self.study, arm, seed),
-            "record": record,
-            "asked": asked,
-            "arm": arm,
-            "seed": str(seed),
-            "reference": str(arm == self.study.detail.reference).lower(),
-            "recipe": json.dumps(dict(recipe.choices)),
-            **{f"stage.{name}": key for name, key in keys.items()},
+            record.RECORD: digest,
+            record.ASKED: asked,
+            record.ARM: arm,
+            record.SEED: str(seed),
+            record.REFERENCE: record.flag(arm == self.study.detail.reference),
+            record.RECIPE: json.dumps(dict(recipe.choices)),
+            **{record.stage_tag(name): key for name, key in keys.items()},
         }
         run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
@@ -112,10 +112,10 @@ class Tracker:
 
     def _take_up(self, run: Recorded) -> bool:
         """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
-        complete = run.info.status == "FINISHED" and run.data.tags.get("complete") == "true"
+        complete = run.info.status == "FINISHED" and record.is_set(run.data.tags, record.COMPLETE)
         if not complete:
             self.client.update_run(run.info.run_id, status="RUNNING")
-            for tag in {"outcome", "error"} & run.data.tags.keys():
+            for tag in {record.OUTCOME, record.ERROR} & run.data.tags.keys():
                 self.client.delete_tag(run.info.run_id, tag)
         return complete
 
@@ -165,7 +165,7 @@ class Tracker:
     def _final(self, run: Run, name: str, folder: Path) -> None:
         result = json.loads((folder / stage.RESULT).read_text())
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
-        tags = [RunTag("outcome", result["outcome"])] if result["outcome"] != "finished" else []
+        tags = [RunTag(record.OUTCOME, result["outcome"])] if result["outcome"] != record.FINISHED else []
         # The policy is there before it is evaluated: MLflow's page of it shows what it scored.
         judged = {"model_id": run.model} if name == "evaluate" and run.model else {}
         metrics = [Metric(metric, value, when, 0, **judged) for metric, value in result["metrics"].items()]
@@ -190,19 +190,19 @@ class Tracker:
             self.client.log_inputs(run.run_id, datasets=datasets)
         checks = folder / describe.FILE
         if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
-            self.client.log_text(run.run_id, checks.read_text(), DATA_CHECKS)
+            self.client.log_text(run.run_id, checks.read_text(), record.DATA_CHECKS)
             self.described.add(run.keys["data"])
 
     def _log_policy(self, run: Run, folder: Path) -> None:
         checkpoint = folder / "model"
-        if (folder / EPISODES).is_file():
-            self.client.log_artifact(run.run_id, str(folder / EPISODES))
+        if (folder / record.EPISODES).is_file():
+            self.client.log_artifact(run.run_id, str(folder / record.EPISODES))
         if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
             self.client.set_tag(run.run_id, "checkpoint", str(checkpoint))
             return
         tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
-        tags = {"detail": self.study.detail.name, "arm": run.arm, "seed": str(run.seed)}
+        tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
         with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
@@ -211,27 +211,27 @@ class Tracker:
 
     def _log_samples(self, run: Run, folder: Path) -> None:
         # A table is appended to, so an interrupted publication must not be repeated.
-        if any(file.path == "samples.json" for file in self.client.list_artifacts(run.run_id)):
+        if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
             return
-        rows = json.loads((folder / "samples.json").read_text())
-        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, "samples.json")
+        rows = json.loads((folder / record.SAMPLES).read_text())
+        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, record.SAMPLES)
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
         for name in run.finished:
             seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
         told = self.client.get_run(run.run_id).data
-        outcome = "failed" if failed else told.tags.get("outcome", "finished")
+        outcome = record.FAILED if failed else told.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)
         ending = present.outcome_note(outcome, self.study.primary, told.metrics, failed[:1])
         self.client.log_batch(
             run.run_id,
             tags=[
-                RunTag("stage_seconds", json.dumps(seconds)),
-                RunTag("outcome", outcome),
+                RunTag(record.STAGE_SECONDS, json.dumps(seconds)),
+                RunTag(record.OUTCOME, outcome),
                 RunTag(present.NOTE, f"{note}\n\n{ending}"),
-                RunTag("complete", str(not failed).lower()),
-                *(RunTag("error", failed[0][:5_000]) for _ in failed[:1]),
+                RunTag(record.COMPLETE, record.flag(not failed)),
+                *(RunTag(record.ERROR, failed[0][:5_000]) for _ in failed[:1]),
             ],
         )
         self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
@@ -263,10 +263,9 @@ def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[st
 def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
     """Whether another run of the same arm and seed was asked for later: a report would take that one."""
 
-    def asked(of: Recorded) -> int:
-        return int(of.data.tags.get("asked", 0))
-
+    own = run.data.tags
     return any(
-        asked(other) > asked(run) and all(other.data.tags.get(name) == run.data.tags[name] for name in ("arm", "seed"))
+        record.asked(other.data.tags) > record.asked(own)
+        and all(other.data.tags.get(name) == own[name] for name in (record.ARM, record.SEED))
         for other in runs
     )

@@ -1,11 +1,13 @@
 """What a judge said of a run's summaries: each post's verdict, and the run's numbers."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from repro.record import Judgement
 from repro.stages.evaluate import wins
 from repro.stages.judge.answers import Answers
 from repro.stages.judge.endpoint import Judge
@@ -29,19 +31,20 @@ def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, 
     keys = [judge.key(asked) for duel in ours + before for asked in duel.questions.values()]
     used = [answers.known[key] for key in keys if key in answers.known]
     told = [{"post_id": post, **verdict} for post, verdict in zip(table["post_id"], own)]
-    return {
-        "model": judge.name,
-        "answered_by": sorted({record["answered_by"] for record in used}),
-        "hosts": sorted({record["host"] for record in used}),
-        "sampling": dict(judge.sampling),
-        "prompt": PROMPT,
-        "question": QUESTION,
-        "first_answer": min((record["time"] for record in used), default=""),
-        "last_answer": max((record["time"] for record in used), default=""),
-        "unanswered": len(keys) - len(used),
-        "metrics": metrics(table, own, sft),
-        "verdicts": [row | {"sft": verdict} for row, verdict in zip(told, sft)] if sft else told,
-    }
+    said = Judgement(
+        model=judge.name,
+        answered_by=sorted({record["answered_by"] for record in used}),
+        hosts=sorted({record["host"] for record in used}),
+        sampling=dict(judge.sampling),
+        prompt=PROMPT,
+        question=QUESTION,
+        first_answer=min((record["time"] for record in used), default=""),
+        last_answer=max((record["time"] for record in used), default=""),
+        unanswered=len(keys) - len(used),
+        metrics=metrics(table, own, sft),
+        verdicts=[row | {"sft": verdict} for row, verdict in zip(told, sft)] if sft else told,
+    )
+    return asdict(said)
 
 
 def _verdict(judge: Judge, duel: Duel, answers: Answers) -> dict[str, Any]:
