@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.bench import Tokens
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
-from repro.engine import cost
+from repro.engine import cost, devices, flops, footprint
 from repro.models import (
     critics,
     generate,
@@ -101,7 +101,7 @@ class Measured:
 def scale_of(shape: str, batch: int) -> Scale:
     """The preset of that size, with a shape in place of weights to download, at so many episodes an update."""
     preset = TINY if shape == "tiny" else SCALES[f"pythia-{shape}"]
-    network = preset.model if shape == "tiny" else f"gpt-neox:{cost.PYTHIA[shape]}"
+    network = preset.model if shape == "tiny" else f"gpt-neox:{flops.PYTHIA[shape]}"
     return replace(preset, model=network, ppo_batch=batch, rollout_batch=min(batch, preset.rollout_batch))
 
 
@@ -197,7 +197,7 @@ def measure(shape: str, scale: Scale, updates: int, until: float = math.inf) -> 
 
 def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[dict[str, float]]) -> Measured:
     seconds = {name: statistics.median(each[name] for each in taken) for name in taken[0]}
-    device, network, batch = cost.at_hand(), cost.network_of(scale.model), scale.ppo_batch
+    device, network, batch = devices.at_hand(), flops.network_of(scale.model), scale.ppo_batch
     lengths, passes = (scale.query_tokens, scale.response_tokens), cost.passes_of(Recipe()).ppo
     again = float(scale.recompute == "layers")
     rolled, learnt = cost.rollout_flops(network, *lengths), passes * cost.update_flops(network, *lengths)
@@ -219,30 +219,30 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[d
         update_flops=learnt,
         peak_flops=peak,
         episodes_per_second=batch / seconds["whole"],
-        bound_episodes_per_second=batch / (batch * slowest / (device.flops * cost.USED) + drawing),
+        bound_episodes_per_second=batch / (batch * slowest / (device.flops * devices.USED) + drawing),
         utilisation=batch * (rolled + learnt) / seconds["whole"] / peak,
         update_utilisation=batch * learnt / seconds["update"] / peak,
         tokens_per_second=batch * scale.response_tokens / seconds["sample"],
         decode_bound_seconds=drawing,
         peak_gib=_peak_gib(),
-        expected_gib=sum(cost.memory(scale, accelerator.mixed_precision == "bf16").values()) / cost.GIB,
+        expected_gib=sum(footprint.memory(scale, accelerator.mixed_precision == "bf16").values()) / devices.GIB,
     )
 
 
 def _peak_gib() -> float:
     """Of the GPU since the last reset; without one of the process."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / cost.GIB
+        return torch.cuda.max_memory_allocated() / devices.GIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def table_of(found: Measured) -> Table:
-    bound = cost.at_hand().name if found.gpu else f"{cost.ASSUMED.name}, were there one"
+    bound = devices.at_hand().name if found.gpu else f"{devices.ASSUMED.name}, were there one"
     table = Table("what", "measured", f"expected of {bound}", title=f"PPO at shape {found.shape} on {found.device}")
     for phase, taken in found.seconds.items():
         floor = f"{found.decode_bound_seconds:.2f} to draw" if phase == "sample" else ""
         table.add_row(f"{phase} [s]", f"{taken:.2f}", floor)
-    share = "as assumed: " + f"{cost.USED:.0%}"
+    share = "as assumed: " + f"{devices.USED:.0%}"
     table.add_row("episodes/s", f"{found.episodes_per_second:.2f}", f"{found.bound_episodes_per_second:.2f}")
     table.add_row("drawn tokens/s", f"{found.tokens_per_second:.0f}", "")
     table.add_row("share of the peak, whole", _share(found.utilisation), share)

@@ -56,22 +56,23 @@ def registered() -> list[dict]:
 def report(uri: str, out: Path) -> None:
     """The page of the first study."""
     from benchmarks.store import SCALE
-    from reports import page, read
+    from reports.pages import page
+    from reports.reading.studies import read_study
 
-    page.build(read.read_study(next(iter(studies())), SCALE, uri), out / next(iter(studies())))
+    page.build(read_study(next(iter(studies())), SCALE, uri), out / next(iter(studies())))
 
 
 def atlas(uri: str, out: Path) -> None:
     """The page over all details."""
     from benchmarks.store import SCALE
-    from reports import atlas
+    from reports.pages import atlas
 
     atlas.build(SCALE, list(studies()), registered(), uri, out / "atlas")
 
 
 def index(uri: str, out: Path) -> None:
     """The index of everything built."""
-    from reports import index
+    from reports.pages import index
 
     index.build(out, uri, registered())
 

@@ -9,8 +9,8 @@ from benchmarks import bound
 from benchmarks.apart import Apart
 from repro.detail import Recipe
 from repro.engine import artefacts
-from repro.engine.cost import network_of, passes_of
-from repro.engine.flops import Lengths
+from repro.engine.cost import passes_of
+from repro.engine.flops import Lengths, network_of
 from repro.engine.pipeline import BY_NAME, STAGES, keys
 from repro.stages import stage
 from repro.stages.corpus import Corpus, column

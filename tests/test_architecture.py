@@ -1,6 +1,7 @@
 """What the design says of the code as a whole: which way imports go, who talks to MLflow, and what is never written."""
 
 import ast
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Whoever stands on a floor uses its own floor and those below it, which come after it here.
 FLOORS = ("cli", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
 GROUND = {"errors", "types", "record", "detail"}  # what every floor may use
+ROOMS = ("pages", "figures", "statistics", "reading")  # of the reports, in the same order
 DECIDES = ("cli", "tracking", "engine")  # the floors on which an arm may be asked what it is
 REPRO, REPORTS = (sorted((ROOT / package).rglob("*.py")) for package in ("repro", "reports"))
 MODULES = [file for file in REPRO if file.parent != ROOT / "repro" or file.stem in GROUND | {"__main__"}]
@@ -43,10 +45,10 @@ def imported(file):
 
 
 def used(file):
-    """The modules of the project that a file imports: of `repro.ops.loss.value_loss`, `repro.ops.loss`."""
-    known = {name_of(each) for each in REPRO}
+    """The modules of its own package that a file imports: of `repro.ops.loss.value_loss`, `repro.ops.loss`."""
+    known, package = {name_of(each) for each in REPRO + REPORTS}, name_of(file).split(".")[0]
     for name in imported(file):
-        if name.split(".")[0] == "repro":
+        if name.split(".")[0] == package:
             yield name if name in known else name.rpartition(".")[0]
 
 
@@ -66,8 +68,15 @@ def test_imports_go_down(file):
     assert up == []
 
 
-def test_imports_go_in_no_circle():
-    arrows = {name_of(file): set(used(file)) - {name_of(file)} for file in MODULES}
+@pytest.mark.parametrize("file", [each for each in REPORTS if each.stem != "__init__"], ids=shown)
+def test_the_reports_import_down_from_pages_to_reading(file):
+    own = ROOMS.index(name_of(file).split(".")[1])
+    assert [module for module in used(file) if ROOMS.index(module.split(".")[1]) < own] == []
+
+
+@pytest.mark.parametrize("modules", [MODULES, REPORTS], ids=["repro", "reports"])
+def test_imports_go_in_no_circle(modules):
+    arrows = {name_of(file): set(used(file)) - {name_of(file)} for file in modules}
     try:
         TopologicalSorter(arrows).prepare()
     except CycleError as circle:
@@ -94,16 +103,20 @@ def test_no_module_of_the_project_is_imported_by_reports_through_its_package():
     assert imported(ROOT / "repro" / "__init__.py") == imported(ROOT / "repro" / "errors.py") == []
 
 
+def test_the_names_in_the_store_need_no_library():
+    assert {name.split(".")[0] for name in imported(ROOT / "repro" / "record.py")} <= sys.stdlib_module_names
+
+
 def test_only_the_command_line_knows_of_reports():
     users = [file for file in REPRO if any(name.startswith("reports") for name in imported(file))]
     assert {floor_of(name_of(file)) for file in users} <= {"cli"}
 
 
-def test_one_floor_writes_mlflow_and_one_module_reads_it():
+def test_one_floor_writes_mlflow_and_one_room_reads_it():
     users = {file for file in REPRO + REPORTS if any(name.split(".")[0] == "mlflow" for name in imported(file))}
     readers = {file for file in users if file in REPORTS}
     assert {floor_of(name_of(file)) for file in users - readers} == {"tracking"}
-    assert {shown(file) for file in readers} == {"reports/read.py"}
+    assert {name_of(file).split(".")[1] for file in readers} == {"reading"}
 
 
 def mentions_an_arm(condition):

@@ -10,7 +10,6 @@ from repro.__main__ import main
 from repro.engine import atlas, launch
 from repro.errors import UserError
 from repro.stages import stage
-from repro.tracking import track
 from repro.tracking.trackers import Trackers
 
 DETAILS = ("whiten_adv", "sft_epochs")
@@ -120,7 +119,7 @@ def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
             raise UserError("the store cannot be used")
         return SimpleNamespace(update=lambda: None, trouble="", over=False)
 
-    monkeypatch.setattr(track, "Tracker", opens)
+    monkeypatch.setattr("repro.tracking.track.Tracker", opens)
     trackers = Trackers(studies, board, "the command")
     trackers.update()
     assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)

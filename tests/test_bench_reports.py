@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import reports, store
-from reports import read
+from reports.reading import episodes
+from reports.reading.studies import read_store, read_study
 
 STUDIES = {"first": ["ref", "off"], "second": ["ref", "off", "on"]}
 
@@ -14,12 +15,12 @@ def made(tmp_path_factory) -> str:
 
 
 def test_the_made_up_store_reads_like_a_real_one(made):
-    studies, left_out = read.read_store(made)
+    studies, left_out = read_store(made)
     assert {study.detail: study.arms for study in studies} == {"first": ("ref", "off"), "second": ("ref", "off", "on")}
     assert not left_out and sum(len(study.runs) for study in studies) == 12
     assert {study.seeds for study in studies} == {(1, 2, 3), (1, 2)}
-    first = read.read_study("first", store.SCALE, made)
-    assert first.troubles == () and len(read.read_traces(first)) == len(first.samples) == 6
+    first = read_study("first", store.SCALE, made)
+    assert first.troubles == () and len(episodes.read_traces(first)) == len(first.samples) == 6
     assert {len(table) for table in first.samples.values()} == {store.POSTS}
     lengths = first.curves.groupby(["metric", "arm", "seed"]).size().groupby("metric").unique()
     assert {metric: list(values) for metric, values in lengths.items()} == {

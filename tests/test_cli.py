@@ -379,7 +379,7 @@ def test_a_failed_run_ends_it_before_anything_is_judged(tiny, monkeypatch):
 def test_a_study_goes_on_by_the_schedule_that_it_began_with(asked, looks, seeds, says, tiny, monkeypatch, capsys):
     Grown(monkeypatch, [[]])
     recorded = argparse.Namespace(looks=tuple(map(int, looks.split())), seeds=tuple(range(1, seeds + 1)))
-    monkeypatch.setattr("reports.read.read_outline", lambda *_: recorded)
+    monkeypatch.setattr("reports.reading.studies.read_outline", lambda *_: recorded)
     words = ["run", "whiten_adv", *tiny, *asked]
     if says:
         assert says in error_of(capsys, words)

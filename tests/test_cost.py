@@ -9,7 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.detail import Recipe
-from repro.engine import cost, flops, pipeline
+from repro.engine import cost, devices, flops, footprint, pipeline
+from repro.engine.flops import Network, learns, network_of
 from repro.engine.launch import Job
 from repro.models import logprobs, modes, pretrained, scalar_model
 from repro.ops import vocabulary
@@ -86,7 +87,7 @@ def test_every_stage_has_an_estimate_of_sane_size(scale):
 
 # ---------------------------------------------------------------------------------------------- on GPUs
 
-TINY = cost.Network(hidden=32, layers=2, intermediate=64, vocabulary=tiny.VOCABULARY)
+TINY = Network(hidden=32, layers=2, intermediate=64, vocabulary=tiny.VOCABULARY)
 QUERY, RESPONSE, ROWS = 24, 8, 4
 GPU = replace(SMOKE, model="gpt-neox:1024/24/16/4096", query_tokens=512, response_tokens=53, query_pair_tokens=638)
 PPO_STAGES = ("sft", "rm", "baseline", "ppo", "evaluate")
@@ -161,8 +162,8 @@ def large_blocks(monkeypatch):
 @pytest.mark.parametrize("rows", [4, 24])
 def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_blocks):
     """In float32, with the weights' share small and large; what stays is counted by hand, what comes and goes as it does."""
-    network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
-    monkeypatch.setattr(cost, "network_of", lambda _: network)
+    network = Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
+    monkeypatch.setattr(footprint, "network_of", lambda _: network)
     scale = replace(
         SMOKE, query_tokens=48, query_reference_tokens=16, query_pair_tokens=16, response_tokens=16,
         micro_batch=rows, rollout_batch=rows, recompute=recompute,
@@ -187,7 +188,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
         update()
     stays = 4 * sum(p.numel() for each in (policy, critic, reference, judge) for p in each.parameters())
     stays += 2 * 4 * sum(p.numel() for each in (policy, critic) for p in each.parameters())
-    assert sum(cost.memory(scale, mixed=False).values()) == pytest.approx(stays + live.peak, rel=0.25)
+    assert sum(footprint.memory(scale, mixed=False).values()) == pytest.approx(stays + live.peak, rel=0.25)
 
 
 def moment(trained, work, mixed):
@@ -202,8 +203,8 @@ def moment(trained, work, mixed):
 @pytest.mark.parametrize("block", [vocabulary.LARGE_BLOCK, 2**21])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed, block, monkeypatch, large_blocks):
-    network = cost.Network(hidden=32, layers=2, intermediate=64, vocabulary=16_384)
-    monkeypatch.setattr(cost, "network_of", lambda _: network)
+    network = Network(hidden=32, layers=2, intermediate=64, vocabulary=16_384)
+    monkeypatch.setattr(footprint, "network_of", lambda _: network)
     monkeypatch.setattr(vocabulary, "LARGE_BLOCK", block)
     policy, ids = (
         pretrained.initialise_policy("gpt-neox:32/2/2/64", 16_384, 128, seed=0).train(),
@@ -211,56 +212,56 @@ def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed
     )
     every = torch.ones_like(ids, dtype=torch.bool)
     took = moment(policy, lambda: sft.token_loss(policy, ids, every, tiny.PAD), mixed)
-    size = cost.MIXED if mixed else cost.FULL
-    said = cost._sft_memory(replace(SMOKE, micro_batch=16, query_reference_tokens=32), size)
+    size = footprint.MIXED if mixed else footprint.FULL
+    said = footprint._sft_memory(replace(SMOKE, micro_batch=16, query_reference_tokens=32), size)
     assert sum(said.values()) == pytest.approx(took, rel=0.1)
 
 
 def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
-    network = cost.Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
-    monkeypatch.setattr(cost, "network_of", lambda _: network)
+    network = Network(hidden=64, layers=4, intermediate=256, vocabulary=512)
+    monkeypatch.setattr(footprint, "network_of", lambda _: network)
     judge = scalar_model.ScalarModel(
         pretrained.initialise_policy("gpt-neox:64/4/4/256", 512, 128, seed=0).base_model
     ).train()
     texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
     took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD).sum(), False)
     scale = replace(SMOKE, micro_batch=16, query_tokens=56, pair_response_tokens=8, query_pair_tokens=64)
-    said = cost._rm_memory(scale, cost.FULL)
+    said = footprint._rm_memory(scale, footprint.FULL)
     assert sum(said.values()) == pytest.approx(took, rel=0.25)
 
 
 @pytest.mark.parametrize(("name", "field"), [("sft", "sft_from"), ("rm", "rm_from"), ("ppo", "policy_from")])
 def test_a_stage_that_takes_its_weights_from_elsewhere_is_not_charged_for_training(name, field, monkeypatch):
     taken = replace(GPU, checkpoint_every=10, **{field: "somewhere"})
-    assert not cost.learns(name, taken)
-    assert [each for each in PPO_STAGES if not cost.learns(each, taken)] == [name]
-    for how in (cost.estimate, lambda *of: cost.gpu_seconds(*of, cost.ASSUMED)):
+    assert not learns(name, taken)
+    assert [each for each in PPO_STAGES if not learns(each, taken)] == [name]
+    for how in (cost.estimate, lambda *of: cost.gpu_seconds(*of, devices.ASSUMED)):
         assert how(name, taken) < how(name, replace(taken, **{field: ""}))
-    monkeypatch.setattr(cost, f"_{name}_memory", lambda *_: {"of training": 1e15})
-    assert cost.memory(replace(taken, **{field: ""})) == {"of training": 1e15}
-    assert sum(cost.memory(taken).values()) < 1e15
+    monkeypatch.setattr(footprint, f"_{name}_memory", lambda *_: {"of training": 1e15})
+    assert footprint.memory(replace(taken, **{field: ""})) == {"of training": 1e15}
+    assert sum(footprint.memory(taken).values()) < 1e15
 
 
 def test_a_policy_from_elsewhere_is_stored_alone_and_a_reward_model_from_elsewhere_is_still_measured():
     taken = replace(GPU, checkpoint_every=10, policy_from="somewhere", rm_from="somewhere")
-    assert cost.disk("ppo", taken) == cost.disk("sft", taken) and cost.checkpoint(taken) == 0
-    assert cost.gpu_seconds("rm", replace(taken, validation_comparisons=10**6), cost.ASSUMED) > 100 > cost.OVERHEAD
-    assert cost.gpu_seconds("ppo", taken, cost.ASSUMED) == cost.OVERHEAD
+    assert footprint.disk("ppo", taken) == footprint.disk("sft", taken) and footprint.checkpoint(taken) == 0
+    assert cost.gpu_seconds("rm", replace(taken, validation_comparisons=10**6), devices.ASSUMED) > 100 > cost.OVERHEAD
+    assert cost.gpu_seconds("ppo", taken, devices.ASSUMED) == cost.OVERHEAD
 
 
 def test_host_memory_is_three_networks_of_every_rank(tmp_path):
-    n = cost.network_of(GPU.model)
-    assert cost.host(replace(GPU, processes=8)) == 8 * 4 * (2 * n.policy + n.scalar)
-    assert cost.host(replace(GPU, policy_from="somewhere")) == 4 * n.policy
+    n = network_of(GPU.model)
+    assert footprint.host(replace(GPU, processes=8)) == 8 * 4 * (2 * n.policy + n.scalar)
+    assert footprint.host(replace(GPU, policy_from="somewhere")) == 4 * n.policy
     assert "GB on the node while it loads" in " ".join(cost.told([job("ppo", GPU)], GPU, tmp_path, workers=1))
 
 
 def test_weights_that_are_shared_take_less_on_each_device():
-    whole = cost.memory(GPU)["weights, gradients, moments"]
-    shared = cost.memory(replace(GPU, sharding="fsdp", processes=4))["weights, gradients, moments"]
+    whole = footprint.memory(GPU)["weights, gradients, moments"]
+    shared = footprint.memory(replace(GPU, sharding="fsdp", processes=4))["weights, gradients, moments"]
     assert shared == whole / 4
-    assert shared < cost.memory(replace(GPU, sharding="zero2", processes=4))["weights, gradients, moments"] < whole
-    assert cost.memory(replace(GPU, processes=4))["weights, gradients, moments"] == whole  # DDP shares none
+    assert shared < footprint.memory(replace(GPU, sharding="zero2", processes=4))["weights, gradients, moments"] < whole
+    assert footprint.memory(replace(GPU, processes=4))["weights, gradients, moments"] == whole  # DDP shares none
 
 
 @pytest.mark.parametrize(
@@ -268,15 +269,15 @@ def test_weights_that_are_shared_take_less_on_each_device():
     [("micro_batch", 4, 64), ("rollout_batch", 64, 4096), ("frozen_weights", "bfloat16", "float32")],
 )
 def test_memory_grows_with(field, smaller, larger):
-    few, many = (sum(cost.memory(replace(GPU, **{field: value})).values()) for value in (smaller, larger))
+    few, many = (sum(footprint.memory(replace(GPU, **{field: value})).values()) for value in (smaller, larger))
     assert few < many
 
 
 @pytest.mark.parametrize("name", PPO_STAGES)
 def test_more_gpus_take_less_time_and_slower_ones_more(name):
-    alone, eight = (cost.gpu_seconds(name, replace(GPU, processes=n), cost.ASSUMED) for n in (1, 8))
+    alone, eight = (cost.gpu_seconds(name, replace(GPU, processes=n), devices.ASSUMED) for n in (1, 8))
     assert 1 < alone / eight <= 8
-    a100 = next(each for each in cost.DEVICES if each.name == "A100")
+    a100 = next(each for each in devices.DEVICES if each.name == "A100")
     assert cost.gpu_seconds(name, GPU, a100) > alone
 
 
@@ -284,7 +285,7 @@ def test_a_graph_draws_faster_than_python_and_ranks_that_share_weights_slower():
     kinds = [replace(GPU, rollout_batch=8), replace(GPU, rollout_batch=8, sampler="static")]
     kinds.append(replace(kinds[1], model="gpt-neox:4096/32/32/16384"))
     kinds.append(replace(kinds[2], sharding="fsdp", processes=8))
-    eager, static, large, shared = (cost.decode_seconds(scale, cost.ASSUMED) for scale in kinds)
+    eager, static, large, shared = (cost.decode_seconds(scale, devices.ASSUMED) for scale in kinds)
     assert static < eager and large < shared
 
 
@@ -292,28 +293,30 @@ def test_an_arm_that_learns_twice_as_often_from_a_batch_takes_longer():
     once, twice = (cost.passes_of(tiny.pick(ppo_epochs=label).recipe) for label in ("1", "4"))
     assert (once.ppo, twice.ppo) == (1, 4)
     many = replace(GPU, episodes=1_000_000, sampler="static")
-    assert cost.gpu_seconds("ppo", many, cost.ASSUMED, once) < cost.gpu_seconds("ppo", many, cost.ASSUMED, twice) / 2
+    assert (
+        cost.gpu_seconds("ppo", many, devices.ASSUMED, once) < cost.gpu_seconds("ppo", many, devices.ASSUMED, twice) / 2
+    )
 
 
 def test_a_pythia_is_known_by_name_before_it_is_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(cost.hub, "is_here", lambda *_: False)
-    known = cost.network_of.__wrapped__("hub:EleutherAI/pythia-1b-deduped@main")
+    monkeypatch.setattr(flops.hub, "is_here", lambda *_: False)
+    known = network_of.__wrapped__("hub:EleutherAI/pythia-1b-deduped@main")
     assert (known.hidden, known.layers) == (2048, 16)
     assert known.policy == pytest.approx(1_011_781_632, rel=1e-4)  # as its card says
-    assert not cost.network_of.__wrapped__("hub:somebody/something@main").body > 0  # nobody knows
+    assert not network_of.__wrapped__("hub:somebody/something@main").body > 0  # nobody knows
 
 
 def test_the_bound_of_the_paper_scale_is_met_at_the_assumed_share_of_the_peak():
     """Pythia-1b, 512 + 53 tokens, 4 epochs: 26 TFLOP an episode, 15 episodes a second on an H100 at 40 %."""
-    network = cost.network_of("gpt-neox:2048/16/8/8192")
+    network = network_of("gpt-neox:2048/16/8/8192")
     flops = cost.rollout_flops(network, 512, 53) + 4 * cost.update_flops(network, 512, 53)
     assert 24e12 < flops < 29e12
-    assert 14 < cost.ASSUMED.flops * cost.USED / flops < 16
+    assert 14 < devices.ASSUMED.flops * devices.USED / flops < 16
 
 
 def test_the_plan_of_a_gpu_scale_says_what_it_needs_and_what_it_assumes(tmp_path):
     lines = " ".join(cost.told([job("sft", GPU), job("ppo", GPU)], GPU, tmp_path, workers=1))
-    assert "1x H100 80GB (none here)" in lines or cost.at_hand().here
+    assert "1x H100 80GB (none here)" in lines or devices.at_hand().here
     assert "40% of its peak" in lines and "GPU-hours in all" in lines and "GB of artefacts" in lines
     assert "does not fit" not in lines
     lines = " ".join(cost.told([job("ppo", GPU)], replace(GPU, micro_batch=512), tmp_path, workers=1))

@@ -23,11 +23,14 @@ from mlflow import MlflowClient
 from mlflow.artifacts import load_dict
 from recorded import points, publish, runs
 
+from repro import record
 from repro.__main__ import main
 from repro.errors import UserError
 from repro.stages import judge
+from repro.stages.judge import prompt, verdicts
+from repro.stages.judge.answers import EMPTY_ANSWERS, RETRIES
+from repro.stages.judge.endpoint import OPENAI
 from repro.study import metrics
-from repro.tracking import track
 
 KEY = "sk-a-key-that-is-nowhere-else"
 GOOD = "Comparison: the first one says more.\nPreferred: A"
@@ -106,7 +109,7 @@ def endpoint(reply):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """No waiting between two tries, and none of the keys of whoever runs this."""
-    monkeypatch.setattr(judge, "PAUSE", 0.0)
+    monkeypatch.setattr("repro.stages.judge.answers.PAUSE", 0.0)
     if importlib.util.find_spec("openai"):
         monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
         monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
@@ -125,7 +128,7 @@ def at(server, model="oracle", **sampling):
 
 def some(count):
     """Key -> question, as many as that."""
-    return {str(number): judge.question(f"post {number}", "one", "other") for number in range(count)}
+    return {str(number): prompt.question(f"post {number}", "one", "other") for number in range(count)}
 
 
 def gather(who, questions, answers, threads=2, key=""):
@@ -169,7 +172,7 @@ def judged(reply, samples, folder, threads=4):
 
 
 def test_the_question_shows_the_post_and_both_summaries_in_both_orders():
-    one, *_ = judge.duels(table(), "summary")
+    one, *_ = prompt.duels(table(), "summary")
     shown = {first: messages[-1]["content"] for first, messages in one.questions.items()}
     ours, reference = "the dog 0 barks at everyone", "the dog 0 barks"
     assert summaries(shown["policy"]) == (ours, reference) and summaries(shown["reference"]) == (reference, ours)
@@ -180,24 +183,24 @@ def test_the_question_shows_the_post_and_both_summaries_in_both_orders():
 
 def test_the_same_text_twice_is_a_tie_that_nobody_is_asked_about():
     samples = table(summary=[f" the dog {row} barks\n" for row in range(4)]).drop(columns="sft_summary")
-    who = judge.judge("oracle", judge.OPENAI)
+    who = judge.judge("oracle", OPENAI)
     assert judge.questions_of(who, {"run": samples}) == {}
     said = judge.judgement(who, samples, judge.Answers(Path("nowhere")))
     assert said["metrics"] == {"judge/win_rate": 0.5, "judge/tie_rate": 1.0} and said["unanswered"] == 0
 
 
 def test_a_text_that_several_runs_share_is_asked_about_once():
-    who = judge.judge("oracle", judge.OPENAI)
+    who = judge.judge("oracle", OPENAI)
     tables = {"one": table(), "other": table(summary="a dog")}  # what the SFT policy wrote in both
     assert len(judge.questions_of(who, tables)) == 2 * (4 + 4)
 
 
 def test_an_answer_is_of_its_model_its_words_and_how_it_was_sampled():
-    who, asked = judge.judge("oracle", judge.OPENAI), judge.question("post", "one", "other")
+    who, asked = judge.judge("oracle", OPENAI), prompt.question("post", "one", "other")
     others = (
-        judge.judge("seer", judge.OPENAI).key(asked),
-        judge.judge("oracle", judge.OPENAI, temperature=0.0).key(asked),
-        who.key(judge.question("post", "other", "one")),
+        judge.judge("seer", OPENAI).key(asked),
+        judge.judge("oracle", OPENAI, temperature=0.0).key(asked),
+        who.key(prompt.question("post", "other", "one")),
     )
     assert len({who.key(asked), *others}) == 4
     assert judge.judge("oracle", "http://127.0.0.1:8000/v1").key(asked) == who.key(asked)
@@ -228,13 +231,13 @@ def test_an_answer_is_of_its_model_its_words_and_how_it_was_sampled():
     ],
 )
 def test_a_preference_is_read_as_it_is_meant_or_not_at_all(answer, letter):
-    assert judge.preference(answer) == letter
+    assert prompt.preference(answer) == letter
 
 
 def test_the_comparison_is_read_without_the_preference():
-    assert judge.explanation('**Comparison:** "A" says\nmore.\n\n**Preferred:** A') == '"A" says\nmore.'
-    assert judge.explanation("Comparison: it ends here") == "it ends here"
-    assert judge.explanation("I like A.\nPreferred: A") == ""
+    assert prompt.explanation('**Comparison:** "A" says\nmore.\n\n**Preferred:** A') == '"A" says\nmore.'
+    assert prompt.explanation("Comparison: it ends here") == "it ends here"
+    assert prompt.explanation("I like A.\nPreferred: A") == ""
 
 
 # ------------------------------------------------------------------------------------------------ what it said
@@ -295,7 +298,7 @@ def test_the_numbers_are_those_of_their_definitions():
     ]
     # The reward model: agrees, agrees, does not, is not asked, is not asked, is not asked, ties, is no number.
     scores = [2.0, 0.0, 2.0, 2.0, 2.0, 2.0, 1.0, np.nan]
-    told = judge.metrics(table(8, score=scores, reference_score=1.0), own, [])
+    told = verdicts.metrics(table(8, score=scores, reference_score=1.0), own, [])
     assert told == {
         "judge/win_rate": 4 / 7,
         "judge/tie_rate": 2 / 7,
@@ -351,7 +354,7 @@ def test_what_passes_is_tried_again(bad, answers):
 
 
 def test_an_endpoint_that_does_not_answer_in_time_is_asked_again(answers, monkeypatch):
-    monkeypatch.setattr(judge, "TIMEOUT", 0.3)
+    monkeypatch.setattr("repro.stages.judge.answers.TIMEOUT", 0.3)
 
     def slow(number, _):
         time.sleep(0.0 if number else 1.0)
@@ -365,9 +368,9 @@ def test_an_endpoint_that_does_not_answer_in_time_is_asked_again(answers, monkey
 @pytest.mark.parametrize(
     ("bad", "tries", "why"),
     [
-        ((500, "broken"), 1 + judge.RETRIES, "broken"),
+        ((500, "broken"), 1 + RETRIES, "broken"),
         ((400, "too long"), 1, "too long"),
-        ("", judge.EMPTY_ANSWERS, "empty 3 times"),
+        ("", EMPTY_ANSWERS, "empty 3 times"),
         ("<html>welcome</html>", 1, "/v1"),
     ],
 )
@@ -462,14 +465,14 @@ def test_openai_is_asked_unless_the_environment_or_the_command_says_otherwise(mo
 def test_without_the_client_it_is_said_what_to_install(monkeypatch, answers):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[judge\]'"):
-        judge.gather(judge.judge("oracle", judge.OPENAI), KEY, some(1), answers, 1, lambda: None)
+        judge.gather(judge.judge("oracle", OPENAI), KEY, some(1), answers, 1, lambda: None)
 
 
 # ------------------------------------------------------------------------------------------------ what it costs
 
 
 def test_the_cost_is_told_by_the_limit_and_then_by_the_answers_so_far(answers):
-    who = judge.judge("oracle", judge.OPENAI, max_completion_tokens=500)
+    who = judge.judge("oracle", OPENAI, max_completion_tokens=500)
     characters = sum(len(message["content"]) for message in some(1)["0"])
     before = judge.cost(who, some(8), answers)
     assert before == judge.Cost(8, round(8 * characters / 4), 4000, at_most=True)
@@ -514,8 +517,8 @@ def kept(store):
     return {
         arm: (
             [point for point in points(store, run) if point[0].startswith("judge/")],
-            load_dict(f"{run.info.artifact_uri}/{track.JUDGEMENT}"),
-            run.data.tags[track.JUDGED],
+            load_dict(f"{run.info.artifact_uri}/{record.JUDGEMENT}"),
+            run.data.tags[record.JUDGED],
         )
         for arm, run in runs(store).items()
     }
@@ -648,7 +651,7 @@ def serving(folder):
 @pytest.mark.timeout(1_800)
 def test_a_server_with_a_language_model_judges(small_model, store, pageless, monkeypatch):
     pytest.importorskip("openai")
-    monkeypatch.setattr(judge, "TIMEOUT", 800.0)  # what was given up would still be computed
+    monkeypatch.setattr("repro.stages.judge.answers.TIMEOUT", 800.0)  # what was given up would still be computed
     with serving(small_model) as base_url:
         asked = ["judge", "whiten_adv", "--scale", "tiny", "--model", str(small_model), "--base-url", base_url]
         asked += ["--posts", "1", "--max-tokens", "32", "--threads", "1"]

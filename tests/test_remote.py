@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 from ports import free_port
 from recorded import artifacts, everything, parent, points, publish, runs
 
-from reports import read
+from reports.reading import studies
 from repro.__main__ import main
 from repro.engine import pipeline
 from repro.errors import UserError
-from repro.tracking import track, ui
+from repro.tracking import attach, ui
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.nightly  # a server takes long to start
@@ -43,7 +43,7 @@ def remote(server, tiny_study, tiny_cache, tmp_path_factory):
     page = tmp_path_factory.mktemp("page")
     (page / "index.html").write_text("the page")
     publish(tiny_study, tiny_cache)
-    track.publish_report("whiten_adv", "tiny", page, "Undecided.")
+    attach.publish_report("whiten_adv", "tiny", page, "Undecided.")
     return MlflowClient(tracking_uri=server)
 
 
@@ -76,7 +76,7 @@ def test_publishing_to_a_server_twice_changes_nothing(remote, tiny_study, tiny_c
 
 
 def test_a_report_is_built_from_a_server(remote, server):
-    study = read.read_study("whiten_adv", "tiny", server)
+    study = studies.read_study("whiten_adv", "tiny", server)
     assert (study.arms, study.seeds) == (("shift_and_scale", "off"), (1,))
     assert {len(samples) for samples in study.samples.values()} == {4} and len(study.samples) == 2
     assert {"objective/kl", "loss/policy"} <= set(study.curves["metric"])

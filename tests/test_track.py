@@ -31,8 +31,8 @@ from repro.models import pretrained
 from repro.stages import stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
+from repro.tracking import attach, track
 from repro.tracking import store as stores
-from repro.tracking import track
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_report_is_kept_with_its_study_and_found_from_its_description(study, c
     assert "There is no report yet." in parent(store).data.tags["mlflow.note.content"]
     for verdict in ("Undecided.", "Better, <b>by far</b>."):
         folder = report(tmp_path / "built", verdict)
-        track.publish_report("whiten_adv", "tiny", folder, verdict)
+        attach.publish_report("whiten_adv", "tiny", folder, verdict)
         note = parent(store).data.tags["mlflow.note.content"]
         assert note.startswith(f"**{study.question}** [Report](") and study.detail.hypothesis in note
         assert f": {verdict}\n" in note
@@ -231,11 +231,11 @@ def test_a_report_is_kept_with_its_study_and_found_from_its_description(study, c
 
 def test_a_newer_report_leaves_nothing_of_the_earlier_one(study, cache, store, tmp_path):
     publish(study, cache)
-    track.publish_report("whiten_adv", "tiny", report(tmp_path / "first", "Undecided."), "Undecided.")
+    attach.publish_report("whiten_adv", "tiny", report(tmp_path / "first", "Undecided."), "Undecided.")
     second = tmp_path / "second"
     second.mkdir()
     (second / "index.html").write_text("Better.")
-    track.publish_report("whiten_adv", "tiny", second, "Better.")
+    attach.publish_report("whiten_adv", "tiny", second, "Better.")
     kept = [file.path for file in store.list_artifacts(parent(store).info.run_id, "report")]
     assert kept == ["report/index.html"]
 
@@ -261,13 +261,13 @@ def report(folder, verdict):
 
 def test_a_report_of_no_study_is_refused_and_so_is_one_for_no_store(study, cache, store, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no study; run one"):
-        track.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
+        attach.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
     publish(study, cache)
     with pytest.raises(UserError, match="no recorded study whiten_adv-mini; did you mean 'whiten_adv-tiny'"):
-        track.publish_report("whiten_adv", "mini", tmp_path, "Better.")
+        attach.publish_report("whiten_adv", "mini", tmp_path, "Better.")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot be used"):
-        track.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
+        attach.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
 
 
 def test_an_extended_study_keeps_the_run_that_its_runs_hang_under(study, cache, store):

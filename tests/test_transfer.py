@@ -13,7 +13,7 @@ from recorded import artifacts, everything, parent, points, publish, recorded, r
 from repro.__main__ import main
 from repro.engine import launch
 from repro.errors import UserError
-from repro.tracking import track, transfer
+from repro.tracking import attach, track, transfer
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def elsewhere(tiny_study, tiny_cache, empty_store, tmp_path_factory):
         publish(tiny_study, tiny_cache)
         (folder / "report").mkdir()
         (folder / "report" / "index.html").write_text("the page")
-        track.publish_report("whiten_adv", "tiny", folder / "report", "Better.")
+        attach.publish_report("whiten_adv", "tiny", folder / "report", "Better.")
         return folder
 
 
@@ -63,7 +63,7 @@ def test_a_newer_report_and_its_verdict_come_too(tiny_study, tiny_cache, empty_s
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{source}/mlflow.db")
             patch.chdir(source)
             publish(tiny_study, tiny_cache)
-            track.publish_report("whiten_adv", "tiny", source / verdict, verdict)
+            attach.publish_report("whiten_adv", "tiny", source / verdict, verdict)
         bring(source)
     ours = parent(here)
     assert ": Worse." in ours.data.tags["mlflow.note.content"]

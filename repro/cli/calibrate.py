@@ -21,7 +21,8 @@ def add_calibrate(verbs) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
-    from reports import calibration, read
+    from reports.pages import calibration
+    from reports.reading import studies as read
     from repro.engine import launch
     from repro.study import ablation
     from repro.tracking.store import store_uri, usable_store

@@ -35,10 +35,10 @@ def add_judge(verbs) -> None:
 
 def _judge(arguments: argparse.Namespace) -> int:
     """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
-    from reports import read
+    from reports.reading import studies as read
     from repro.stages import judge
+    from repro.tracking.attach import publish_judgement
     from repro.tracking.store import store_uri, usable_store
-    from repro.tracking.track import publish_judgement
 
     require_report_folder()
     sampling = {"max_completion_tokens": arguments.max_tokens}

@@ -8,7 +8,8 @@ from repro.cli.terminal import console
 
 def build_study_page(detail: str, scale: str) -> tuple[Path, str]:
     """Build a study's page; the file and the verdict in words."""
-    from reports import markup, page, read
+    from reports.pages import markup, page
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -23,7 +24,7 @@ def build_study_page(detail: str, scale: str) -> tuple[Path, str]:
 
 def build_and_publish(detail: str, scale: str) -> None:
     """Build a study's page, put it into the store beside its runs too, and build the index."""
-    from repro.tracking.track import publish_report
+    from repro.tracking.attach import publish_report
 
     path, verdict = build_study_page(detail, scale)
     publish_report(detail, scale, path.parent, verdict)
@@ -32,7 +33,7 @@ def build_and_publish(detail: str, scale: str) -> None:
 
 def build_index() -> int:
     """Build the index of all pages; the exit code of a verb that ends with it."""
-    from reports import index
+    from reports.pages import index
     from repro.cli.source import ROOT, Source
     from repro.tracking.store import store_uri, usable_store
 
@@ -44,7 +45,7 @@ def build_index() -> int:
 
 def build_atlas_page(scale: str) -> None:
     """Build the page over all details at a scale."""
-    from reports import atlas, markup
+    from reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
     registered = _registered()

@@ -43,7 +43,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from reports import paper
+    from reports.pages import paper
     from repro.tracking.store import recorded_studies, store_uri, usable_store
 
     require_report_folder()
@@ -64,7 +64,7 @@ def _figures(_: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from reports import inspect
+    from reports.pages import inspect
     from repro.tracking.store import store_uri, usable_store
 
     wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off

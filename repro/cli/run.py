@@ -77,7 +77,8 @@ def _run_until_decided(study, cache: Path, engine, command: str):
 
 def _undecided(study) -> list[str]:
     """The study's arms about which the store's runs decide nothing yet."""
-    from reports import index, read
+    from reports.pages import index
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -87,7 +88,7 @@ def _undecided(study) -> list[str]:
 
 def _require_its_looks(study) -> None:
     """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
-    from reports import read
+    from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     try:

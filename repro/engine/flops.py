@@ -336,3 +336,8 @@ class Stages:
     def _read(self, texts: float, tokens: float, logits: float = 0) -> list[Product]:
         rows = self.scale.rollout_batch
         return repeated(forward(self.network, rows, tokens, max(1, logits), logits, how=self.how), texts / rows)
+
+
+def learns(name: str, scale: Scale) -> bool:
+    """Whether the stage trains: not where its weights are taken from elsewhere."""
+    return not any(getattr(scale, field) for field, stage_of in hub.STARTS.items() if stage_of == name)

@@ -6,6 +6,7 @@ Text only; `repro/tracking/track.py` writes it.
 import json
 from collections.abc import Collection, Mapping
 
+from repro import record
 from repro.study.ablation import Ablation
 
 NOTE = "mlflow.note.content"  # the description that MLflow shows of an experiment or a run
@@ -53,8 +54,8 @@ def outcome_note(outcome: str, primary: str, metrics: Mapping[str, float], error
 
 def study_note(told: Mapping[str, str], verdict: str) -> str:
     """A study's question and hypothesis, from its tags, and its verdict so far."""
-    hypothesis = f"Hypothesis: {told['hypothesis']} ({told['paper']})"
-    return f"**{told['question']}** {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
+    hypothesis = f"Hypothesis: {told[record.HYPOTHESIS]} ({told[record.PAPER]})"
+    return f"**{told[record.QUESTION]}** {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
 
 
 def reported(verdict: str, experiment: str, run: str) -> str:
@@ -75,7 +76,12 @@ def experiment_tags(primary: str, higher_is_better: bool, created: int) -> dict[
     sorted by the primary metric; `created` [ms] keeps it the same however often it is written.
     """
     metrics = dict.fromkeys((primary, *COLUMNS))
-    columns = ["tags.`arm`", "params.`seed`", "tags.`outcome`", *(f"metrics.`{name}`" for name in metrics)]
+    columns = [
+        f"tags.`{record.ARM}`",
+        f"params.`{record.SEED}`",
+        f"tags.`{record.OUTCOME}`",
+        *(f"metrics.`{name}`" for name in metrics),
+    ]
     state = {
         "selectedColumns": columns,
         "columnOrder": columns,

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from repro import record
 from repro.detail import nearest
 from repro.errors import UserError
 from repro.tracking.address import store_uri
@@ -29,10 +30,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a study leaves the machine unasked
 
-ARTIFACTS = Path("mlartifacts")
 METRICS_AT_ONCE, PARAMS_AT_ONCE, RUNS_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
-STUDY = "study"  # the tag `role` of the run that all runs of a study hang under
 
 
 def client() -> MlflowClient:
@@ -130,7 +129,7 @@ def alone(folder: Path) -> FileLock:
 
 def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
     """The client, and the study's experiment, made now if need be: before any worker starts."""
-    store, name = client(), f"{detail}-{scale}"
+    store, name = client(), record.study_name(detail, scale)
     found = store.get_experiment_by_name(name)
     if found and found.lifecycle_stage == "deleted":
         raise UserError(
@@ -138,8 +137,10 @@ def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
             f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)"
         )
     if not found:
-        location = {"artifact_location": ARTIFACTS.resolve().as_uri()} if is_file(store_uri()) else {}
-        found = store.get_experiment(store.create_experiment(name, tags={"detail": detail, "scale": scale}, **location))
+        location = {"artifact_location": Path(record.ARTIFACTS).resolve().as_uri()} if is_file(store_uri()) else {}
+        found = store.get_experiment(
+            store.create_experiment(name, tags={record.DETAIL: detail, record.SCALE: scale}, **location)
+        )
     return store, found
 
 
@@ -150,14 +151,14 @@ def studies(store: MlflowClient) -> list[Experiment]:
         found, token = found + list(page), page.token
         if not token:
             break
-    return [each for each in found if {"detail", "scale"} <= each.tags.keys()]
+    return [each for each in found if {record.DETAIL, record.SCALE} <= each.tags.keys()]
 
 
 def recorded_studies() -> list[tuple[str, str]]:
     """(detail, scale) of each study that the store holds; UserError where there is no store yet."""
     _require_file()
     with usable_store():
-        return sorted((each.tags["detail"], each.tags["scale"]) for each in studies(client()))
+        return sorted((each.tags[record.DETAIL], each.tags[record.SCALE]) for each in studies(client()))
 
 
 def find_study(detail: str, scale: str) -> Experiment:
@@ -172,9 +173,10 @@ def find_study(detail: str, scale: str) -> Experiment:
             )
         if not detail:
             return _last_started(store, list(known.values()))
-        if f"{detail}-{scale}" not in known:
-            raise UserError(f"there is no recorded study {detail}-{scale}; {nearest(f'{detail}-{scale}', known)}")
-        return known[f"{detail}-{scale}"]
+        name = record.study_name(detail, scale)
+        if name not in known:
+            raise UserError(f"there is no recorded study {name}; {nearest(name, known)}")
+        return known[name]
 
 
 def _require_file() -> None:

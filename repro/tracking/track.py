@@ -1,4 +1,4 @@
-"""Publishes in MLflow what the stages left in their folders, and the reports that are built from it.
+"""Publishes in MLflow what the stages left in their folders.
 
 A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
 MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
@@ -7,54 +7,38 @@ and step.
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as Recorded
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from repro import record
 from repro.details import DETAILS
-from repro.engine import fetch, pipeline
+from repro.engine import pipeline
 from repro.engine.launch import Board
 from repro.engine.pipeline import STAGES
-from repro.errors import UserError
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import policy, present
+from repro.tracking.facts import shared_tags, short
+from repro.tracking.parent_run import PARENT, study_run
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
-    STUDY,
     alone,
-    client,
-    find_study,
     gist,
     open_experiment,
     runs_of,
-    store_uri,
     usable_store,
 )
 
-DATA_CHECKS, EPISODES = "data.json", "episodes.json"
-JUDGEMENT, JUDGED = "judge.json", "judgement"  # artifact of a run that was judged, and the tag of its digest
-REPORTED = "reported"  # tag of the run that a study's runs hang under: when its report was kept [ns]
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
-PARENT = "mlflow.parentRunId"
-PLAN = ("detail", "scale", "question", "hypothesis", "paper", "primary", "higher_is_better")  # what a study's run says
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
 
 
 @dataclass
@@ -84,10 +68,10 @@ class Tracker:
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
-            known = {run.data.tags["record"]: run for run in found if "record" in run.data.tags}
-            facts = _facts(study, command)
+            known = {run.data.tags[record.RECORD]: run for run in found if record.RECORD in run.data.tags}
+            facts = shared_tags(study, command)
             places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
-            parent = _study_run(self.client, experiment, found, facts, places)
+            parent = study_run(self.client, experiment, found, facts, places)
             self.parent = parent.info.run_id
             self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
             # Whether every run is published to its end, and the one that they hang under with them.
@@ -100,27 +84,27 @@ class Tracker:
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
         identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
-        record = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         asked = str(time.time_ns())
-        if record in known:
-            if _replaced(known[record], known.values()):
-                self.client.set_tag(known[record].info.run_id, "asked", asked)
-            return Run(known[record].info.run_id, arm, seed, keys, over=self._take_up(known[record]))
+        if digest in known:
+            if _replaced(known[digest], known.values()):
+                self.client.set_tag(known[digest].info.run_id, record.ASKED, asked)
+            return Run(known[digest].info.run_id, arm, seed, keys, over=self._take_up(known[digest]))
         tags = {
             **facts,
             PARENT: self.parent,
             present.NOTE: present.run_note(self.study, arm, seed),
-            "record": record,
-            "asked": asked,
-            "arm": arm,
-            "seed": str(seed),
-            "reference": str(arm == self.study.detail.reference).lower(),
-            "recipe": json.dumps(dict(recipe.choices)),
-            **{f"stage.{name}": key for name, key in keys.items()},
+            record.RECORD: digest,
+            record.ASKED: asked,
+            record.ARM: arm,
+            record.SEED: str(seed),
+            record.REFERENCE: record.flag(arm == self.study.detail.reference),
+            record.RECIPE: json.dumps(dict(recipe.choices)),
+            **{record.stage_tag(name): key for name, key in keys.items()},
         }
         run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
-        params |= {f"scale.{name}": _short(value) for name, value in asdict(self.study.scale).items()}
+        params |= {f"scale.{name}": short(value) for name, value in asdict(self.study.scale).items()}
         listed = [Param(name, value) for name, value in params.items()]
         for start in range(0, len(listed), PARAMS_AT_ONCE):
             self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
@@ -128,10 +112,10 @@ class Tracker:
 
     def _take_up(self, run: Recorded) -> bool:
         """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
-        complete = run.info.status == "FINISHED" and run.data.tags.get("complete") == "true"
+        complete = run.info.status == "FINISHED" and record.is_set(run.data.tags, record.COMPLETE)
         if not complete:
             self.client.update_run(run.info.run_id, status="RUNNING")
-            for tag in {"outcome", "error"} & run.data.tags.keys():
+            for tag in {record.OUTCOME, record.ERROR} & run.data.tags.keys():
                 self.client.delete_tag(run.info.run_id, tag)
         return complete
 
@@ -181,7 +165,7 @@ class Tracker:
     def _final(self, run: Run, name: str, folder: Path) -> None:
         result = json.loads((folder / stage.RESULT).read_text())
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
-        tags = [RunTag("outcome", result["outcome"])] if result["outcome"] != "finished" else []
+        tags = [RunTag(record.OUTCOME, result["outcome"])] if result["outcome"] != record.FINISHED else []
         # The policy is there before it is evaluated: MLflow's page of it shows what it scored.
         judged = {"model_id": run.model} if name == "evaluate" and run.model else {}
         metrics = [Metric(metric, value, when, 0, **judged) for metric, value in result["metrics"].items()]
@@ -206,19 +190,19 @@ class Tracker:
             self.client.log_inputs(run.run_id, datasets=datasets)
         checks = folder / describe.FILE
         if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
-            self.client.log_text(run.run_id, checks.read_text(), DATA_CHECKS)
+            self.client.log_text(run.run_id, checks.read_text(), record.DATA_CHECKS)
             self.described.add(run.keys["data"])
 
     def _log_policy(self, run: Run, folder: Path) -> None:
         checkpoint = folder / "model"
-        if (folder / EPISODES).is_file():
-            self.client.log_artifact(run.run_id, str(folder / EPISODES))
+        if (folder / record.EPISODES).is_file():
+            self.client.log_artifact(run.run_id, str(folder / record.EPISODES))
         if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
             self.client.set_tag(run.run_id, "checkpoint", str(checkpoint))
             return
         tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
-        tags = {"detail": self.study.detail.name, "arm": run.arm, "seed": str(run.seed)}
+        tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
         with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
@@ -227,27 +211,27 @@ class Tracker:
 
     def _log_samples(self, run: Run, folder: Path) -> None:
         # A table is appended to, so an interrupted publication must not be repeated.
-        if any(file.path == "samples.json" for file in self.client.list_artifacts(run.run_id)):
+        if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
             return
-        rows = json.loads((folder / "samples.json").read_text())
-        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, "samples.json")
+        rows = json.loads((folder / record.SAMPLES).read_text())
+        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, record.SAMPLES)
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
         for name in run.finished:
             seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
         told = self.client.get_run(run.run_id).data
-        outcome = "failed" if failed else told.tags.get("outcome", "finished")
+        outcome = record.FAILED if failed else told.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)
         ending = present.outcome_note(outcome, self.study.primary, told.metrics, failed[:1])
         self.client.log_batch(
             run.run_id,
             tags=[
-                RunTag("stage_seconds", json.dumps(seconds)),
-                RunTag("outcome", outcome),
+                RunTag(record.STAGE_SECONDS, json.dumps(seconds)),
+                RunTag(record.OUTCOME, outcome),
                 RunTag(present.NOTE, f"{note}\n\n{ending}"),
-                RunTag("complete", str(not failed).lower()),
-                *(RunTag("error", failed[0][:5_000]) for _ in failed[:1]),
+                RunTag(record.COMPLETE, record.flag(not failed)),
+                *(RunTag(record.ERROR, failed[0][:5_000]) for _ in failed[:1]),
             ],
         )
         self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
@@ -262,89 +246,6 @@ class Tracker:
                     self.client.set_terminated(run.run_id, status="KILLED")
             if not self.over:
                 self.client.set_terminated(self.parent, status="KILLED")
-
-
-def _study_run(
-    store: MlflowClient,
-    experiment: Experiment,
-    found: Iterable[Recorded],
-    told: Mapping[str, str],
-    places: set[tuple[str, str]],
-) -> Recorded:
-    """The run that a study's runs hang under, made unless it is there, named after all its (arm, seed).
-
-    It is for finding one's way: its runs say everything themselves, and who reads runs by arm and seed passes it over.
-    """
-    runs = [run for run in found if {"arm", "seed"} <= run.data.tags.keys()]
-    name = present.study_name(told["detail"], places | {(run.data.tags["arm"], run.data.tags["seed"]) for run in runs})
-    parents = [run for run in found if run.data.tags.get("role") == STUDY]
-    tags = {"role": STUDY} | {each: told[each] for each in PLAN}
-    parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)
-    if parent.info.run_name != name:
-        store.update_run(parent.info.run_id, name=name)
-    for run in runs:
-        if PARENT not in run.data.tags:  # it was recorded before runs had one
-            store.set_tag(run.info.run_id, PARENT, parent.info.run_id)
-    better = told["higher_is_better"] == "true"
-    for key, value in present.experiment_tags(told["primary"], better, experiment.creation_time).items():
-        if experiment.tags.get(key) != value:
-            store.set_experiment_tag(experiment.experiment_id, key, value)
-    if not {present.NOTE} <= parent.data.tags.keys() & experiment.tags.keys():
-        note = present.study_note(told, "There is no report yet.")
-        _describe(store, experiment, parent, parent.data.tags.get(present.NOTE, note))
-    return parent
-
-
-def _describe(store: MlflowClient, experiment: Experiment, parent: Recorded, note: str) -> None:
-    store.set_tag(parent.info.run_id, present.NOTE, note)
-    store.set_experiment_tag(experiment.experiment_id, present.NOTE, note)
-
-
-def gather(store: MlflowClient, experiment: Experiment) -> tuple[Recorded, Mapping[str, str]]:
-    """The run that all runs of a recorded study hang under, and the newest one's tags; UserError where there is none."""
-    found = runs_of(store, experiment.experiment_id)
-    told = [run.data.tags for run in found if {"arm", "seed", *PLAN} <= run.data.tags.keys()]
-    if not told:
-        raise UserError(f"the study {experiment.name} has no run of an arm and seed; start it")
-    return _study_run(store, experiment, found, told[0], set()), told[0]
-
-
-def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
-    """Keep a built report with its study, and have MLflow's pages say its verdict; again, it takes the earlier's place.
-
-    UserError where the store cannot be used, or holds no run of such a study.
-    """
-    with usable_store():
-        store, experiment = client(), find_study(detail, scale)
-        parent, told = gather(store, experiment)
-        drop_report(parent)
-        store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
-        verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
-        _describe(store, experiment, parent, present.study_note(told, verdict))
-        store.set_tag(parent.info.run_id, REPORTED, str(time.time_ns()))
-
-
-def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
-    """Keep with a run what a judge said of its summaries; again, it takes the earlier's place, or changes nothing.
-
-    UserError where the store cannot be used.
-    """
-    text = json.dumps(judgement, indent=1, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    with usable_store():
-        store = client()
-        if store.get_run(run_id).data.tags.get(JUDGED) == digest:
-            return
-        store.log_text(run_id, text, JUDGEMENT)
-        when = int(time.time() * 1000)
-        metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
-        store.log_batch(run_id, metrics=metrics)
-        store.set_tag(run_id, JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
-
-
-def drop_report(parent: Recorded) -> None:
-    """Remove the report that a study has, if any: a newer one may have fewer files."""
-    get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
 
 
 def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
@@ -362,69 +263,9 @@ def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[st
 def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
     """Whether another run of the same arm and seed was asked for later: a report would take that one."""
 
-    def asked(of: Recorded) -> int:
-        return int(of.data.tags.get("asked", 0))
-
+    own = run.data.tags
     return any(
-        asked(other) > asked(run) and all(other.data.tags.get(name) == run.data.tags[name] for name in ("arm", "seed"))
+        record.asked(other.data.tags) > record.asked(own)
+        and all(other.data.tags.get(name) == own[name] for name in (record.ARM, record.SEED))
         for other in runs
     )
-
-
-def _facts(study: Ablation, command: str) -> dict[str, str]:
-    """The tags that all runs of a study share."""
-    detail = study.detail
-    return {
-        "detail": detail.name,
-        "scale": study.scale.name,
-        "question": study.question,
-        "hypothesis": detail.hypothesis,
-        "moves": json.dumps(dict(detail.moves)),
-        "paper": detail.paper,
-        "primary": study.primary,
-        "higher_is_better": str(study.higher_is_better).lower(),
-        "smallest_effect": str(study.smallest_effect),
-        **({"looks": " ".join(map(str, study.looks))} if study.looks else {}),
-        "judge": "gold score" if study.scale.corpus == "embedded" else "reward model",
-        "kl_cap": str(study.scale.kl_cap),
-        "commit": _commit(),
-        "lock": _lock(),
-        "machine": _machine(study.scale.threads),
-        "versions": json.dumps({name: version(name) for name in LIBRARIES}),
-        "sources": json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
-        "command": command,
-    }
-
-
-def _machine(threads: int) -> str:
-    """What computed it, without a name that would tell whose it is."""
-    accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    told = [
-        platform.machine(),
-        f"{os.cpu_count()} cores",
-        *accelerator,
-        f"{threads} thread{'s' * (threads > 1)} a worker",
-    ]
-    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
-
-
-def _lock() -> str:
-    """Digest of the pinned requirements; which of them are installed is said beside it."""
-    file = Path(__file__).parents[2] / "requirements.lock"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
-
-
-def _commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    return answer.stdout.strip() or "not a git checkout"
-
-
-def _short(value: Any) -> str:
-    """A path by its last part: where it lies on this machine is nobody's business."""
-    text = str(value)
-    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

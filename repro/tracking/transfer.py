@@ -18,13 +18,13 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment, LoggedModel, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from repro import record
 from repro.errors import UserError
-from repro.tracking import policy, present, track
+from repro.tracking import attach, parent_run, policy, present
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
-    STUDY,
     alone,
     database,
     gist,
@@ -39,9 +39,15 @@ from repro.tracking.store import (
 )
 
 IMPORTING = "importing"  # tag of a run that is being copied: the one that it is a copy of
-LATE = ("complete", "outcome", "error", track.PARENT, present.NOTE)  # tags that a copy gets when all else is there
+LATE = (
+    record.COMPLETE,
+    record.OUTCOME,
+    record.ERROR,
+    parent_run.PARENT,
+    present.NOTE,
+)  # tags that a copy gets when all else is there
 BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT = "brought", "completed", "there already", "newer here", "left out"
-JUDGED = "test/"  # how the metrics begin that a policy is judged by
+TESTED = "test/"  # how the metrics begin that a policy is judged by
 FATES = (BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT)
 
 
@@ -80,7 +86,7 @@ class Source:
                 return Path(download_artifacts(written, tracking_uri=self.uri, dst_path=str(out)))
         folder = Path(local_file_uri_to_path(written))
         if not folder.is_dir() and is_file(self.uri):
-            folder = database(self.uri).parent / "mlartifacts" / beside
+            folder = database(self.uri).parent / record.ARTIFACTS / beside
         if not folder.is_dir():
             raise UserError(f"its files are not at {written}" + f", nor at {folder}" * is_file(self.uri))
         return folder
@@ -129,13 +135,13 @@ def _address(words: str) -> str:
 def _bring_study(source: Source, study: Experiment) -> list[Fate]:
     with source.readable():
         theirs = runs_of(source.client, study.experiment_id)
-    store, here = open_experiment(study.tags["detail"], study.tags["scale"])
+    store, here = open_experiment(study.tags[record.DETAIL], study.tags[record.SCALE])
     ours = {_identity(run): run for run in runs_of(store, here.experiment_id)}
     fates = [
         _bring_run(source, run, store, here, [ours[_identity(run)]] if _identity(run) in ours else [])
         for run in reversed(theirs)  # as they were made, the oldest first
     ]
-    parent, _ = track.gather(store, store.get_experiment(here.experiment_id))
+    parent, _ = parent_run.gather(store, store.get_experiment(here.experiment_id))
     note = store.get_run(parent.info.run_id).data.tags[present.NOTE]
     store.set_experiment_tag(here.experiment_id, present.NOTE, note)
     return [fate for fate, run in zip(fates, reversed(theirs)) if not _is_parent(run)]
@@ -143,7 +149,7 @@ def _bring_study(source: Source, study: Experiment) -> list[Fate]:
 
 def _bring_run(source: Source, run: Run, store: MlflowClient, here: Experiment, known: list[Run]) -> Fate:
     told = partial(Fate, here.name, run.info.run_name)
-    if not _is_parent(run) and not {"arm", "seed", "record", *track.PLAN} <= run.data.tags.keys():
+    if not _is_parent(run) and not {record.ARM, record.SEED, record.RECORD, *record.HEADING} <= run.data.tags.keys():
         return told(LEFT_OUT, "it does not say which arm and seed it is")
     fate = _fate(run, known[0]) if known else BROUGHT
     if fate in (THERE, NEWER):
@@ -159,12 +165,12 @@ def _bring_run(source: Source, run: Run, store: MlflowClient, here: Experiment, 
 
 
 def _is_parent(run: Run) -> bool:
-    return run.data.tags.get("role") == STUDY
+    return run.data.tags.get(record.ROLE) == record.STUDY
 
 
 def _identity(run: Run) -> str:
     """The same for the same run in any store; a study has one run that the others hang under."""
-    return STUDY if _is_parent(run) else run.data.tags.get("record", run.info.run_id)
+    return record.STUDY if _is_parent(run) else run.data.tags.get(record.RECORD, run.info.run_id)
 
 
 def _fate(theirs: Run, ours: Run) -> str:
@@ -179,8 +185,8 @@ def _fate(theirs: Run, ours: Run) -> str:
 def _knows(run: Run) -> tuple[bool, int]:
     """Complete runs know all; of others the one that ended later [ms], of a study's own the one with the later report [ns]."""
     if _is_parent(run):
-        return True, int(run.data.tags.get(track.REPORTED, 0))
-    complete = run.data.tags.get("complete") == "true"
+        return True, int(run.data.tags.get(record.REPORTED, 0))
+    complete = record.is_set(run.data.tags, record.COMPLETE)
     return complete, 0 if complete else run.info.end_time or 0
 
 
@@ -204,7 +210,7 @@ class Copy:
                 files()
             except UserError as error:
                 # A run that is not complete may not have come to write any.
-                if _is_parent(theirs) or theirs.data.tags.get("complete") == "true":
+                if _is_parent(theirs) or record.is_set(theirs.data.tags, record.COMPLETE):
                     troubles.append(str(error))
         self._metrics()
         self.store.log_inputs(target, datasets=theirs.inputs.dataset_inputs)
@@ -219,7 +225,7 @@ class Copy:
         with TemporaryDirectory() as place:
             folder = self.source.fetch(written, f"{run}/artifacts", Path(place))
             if _is_parent(self.theirs):
-                track.drop_report(self.ours)
+                attach.drop_report(self.ours)
             self.store.log_artifacts(self.ours.info.run_id, str(folder))
 
     def _policy(self) -> None:
@@ -244,18 +250,18 @@ class Copy:
         models = [each.model_id for each in self.store.get_run(target).outputs.model_outputs]
         judged = {"model_id": models[0]} if models else {}
         points = [
-            Metric(p.key, p.value, p.timestamp, p.step, **(judged if p.key.startswith(JUDGED) else {})) for p in told
+            Metric(p.key, p.value, p.timestamp, p.step, **(judged if p.key.startswith(TESTED) else {})) for p in told
         ]
         for start in range(0, len(points), METRICS_AT_ONCE):
             self.store.log_batch(target, metrics=points[start : start + METRICS_AT_ONCE])
 
     def _tags(self) -> None:
         """All of them; an address in a description becomes this store's."""
-        kept = {name: value for name, value in self.theirs.data.tags.items() if name != track.PARENT}
+        kept = {name: value for name, value in self.theirs.data.tags.items() if name != parent_run.PARENT}
         there, here = (f"experiments/{i.experiment_id}/runs/{i.run_id}" for i in (self.theirs.info, self.ours.info))
         tags = [RunTag(name, value.replace(there, here)) for name, value in kept.items()]
         self.store.log_batch(self.ours.info.run_id, tags=tags)
-        for stale in {"outcome", "error"} & self.ours.data.tags.keys() - kept.keys():
+        for stale in {record.OUTCOME, record.ERROR} & self.ours.data.tags.keys() - kept.keys():
             self.store.delete_tag(self.ours.info.run_id, stale)
 
     def _status(self) -> None:

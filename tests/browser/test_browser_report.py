@@ -7,8 +7,8 @@ import pytest
 from place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS
 from watch import broken_images, faint, too_wide
 
-from reports import page as study_page
-from reports.read import read_study
+from reports.pages import page as study_page
+from reports.reading.studies import read_study
 
 pytestmark = pytest.mark.browser
 PAGES = {

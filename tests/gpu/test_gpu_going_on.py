@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from benchmarks import gpu
-from repro.engine import cost
+from repro.engine import flops
 from repro.stages import ppo
 from repro.stages.checkpoint import Checkpoints, RandomState
 from repro.stages.stage import Budget, Preempted, StageContext
@@ -51,7 +51,7 @@ def test_an_updates_peak_of_memory_is_what_was_forecast(cuda):
     """At Pythia 70m's shape: what libraries keep for themselves, some 100 MiB, is little beside it."""
     on_device.forget()
     scale = replace(
-        gpu.scale_of("160m", batch=32), model=f"gpt-neox:{cost.PYTHIA['70m']}", micro_batch=16, rollout_batch=32
+        gpu.scale_of("160m", batch=32), model=f"gpt-neox:{flops.PYTHIA['70m']}", micro_batch=16, rollout_batch=32
     )
     found = gpu.measure("70m", scale, updates=1)
     low, high = (factor * found.expected_gib for factor in FORECAST)

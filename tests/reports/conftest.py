@@ -3,8 +3,9 @@
 import pytest
 from made_up import EFFECTS, Fake, experiment, log
 
-from reports import data, page
-from reports.read import Study, read_study
+from reports.pages import data, page
+from reports.reading.studies import read_study
+from reports.reading.study import Study
 
 
 @pytest.fixture(scope="session")

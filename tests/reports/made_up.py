@@ -188,7 +188,8 @@ REFUSE = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers") or name.startswith("repro.") and name != "repro.errors":
+        allowed = name in ("repro.errors", "repro.record")
+        if name.split(".")[0] in ("torch", "transformers") or name.startswith("repro.") and not allowed:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
 """

@@ -14,9 +14,10 @@ import pytest
 from made_up import UNRENDERED, Fake, experiment, log_light, without_torch
 from scipy import stats
 
-from reports import atlas, forest, provenance
-from reports import survey as surveys
-from reports.read import read_outlines
+from reports.figures import forest
+from reports.pages import atlas, provenance
+from reports.reading.studies import read_outlines
+from reports.statistics import survey as surveys
 from repro.errors import UserError
 
 REFERENCE = (0.50, 0.60, 0.55)
@@ -315,7 +316,7 @@ def test_studies_without_any_pair_have_a_page(store, tmp_path):
 
 def test_an_atlas_needs_no_torch_and_no_stage(toys, tmp_path):
     call = f"atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports import atlas\nprint({call})\n")
+    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports.pages import atlas\nprint({call})\n")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"
 

@@ -14,16 +14,19 @@ from mlflow.entities import Param
 from mlflow.store.db.utils import InitialBase, _get_alembic_config
 from sqlalchemy import create_engine
 
-from reports import atlas, index, page, paper, read
+from reports.pages import atlas, index, page, paper
+from reports.reading import artifacts, studies
+from reports.reading.episodes import EPISODES, read_traces
+from reports.reading.study import Study
 from repro.errors import UserError
 
 OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many tables
 
 
-def place_of(study: read.Study, arm: str, seed: int) -> Path:
+def place_of(study: Study, arm: str, seed: int) -> Path:
     """The folder of a made-up run's artifacts."""
     run_id = study.runs.set_index(["arm", "seed"]).loc[(arm, seed), "run_id"]
-    return read.artifact(study.uri, MlflowClient(study.uri).get_run(run_id), read.SAMPLES).parent
+    return artifacts.artifact(study.uri, MlflowClient(study.uri).get_run(run_id), artifacts.SAMPLES).parent
 
 
 def tables(file: Path) -> set[str]:
@@ -60,7 +63,7 @@ def light(uri: str, name: str, runs: dict[tuple[str, int], dict[str, float]], **
 
 def test_an_empty_store_says_that_it_holds_nothing(spare, tmp_path):
     with pytest.raises(UserError, match="no study whiten_adv-mini; recorded are: none"):
-        read.read_study("whiten_adv", "mini", spare)
+        studies.read_study("whiten_adv", "mini", spare)
     with pytest.raises(UserError, match="no study at scale mini; recorded scales are: none"):
         atlas.build("mini", (), (), spare, tmp_path)
     assert "The store holds no study yet" in index.build(tmp_path, spare, ()).read_text()
@@ -80,7 +83,7 @@ def test_what_is_no_store_is_named_and_left_as_it_is(tmp_path):
     ):
         before = file.read_bytes()
         with pytest.raises(UserError, match=message):
-            read.read_store(f"sqlite:///{file}")
+            studies.read_store(f"sqlite:///{file}")
         assert file.read_bytes() == before
 
 
@@ -97,7 +100,7 @@ def test_a_store_of_an_older_mlflow_is_not_upgraded_behind_ones_back(tmp_path):
     engine.dispose()
     before = tables(file)
     with pytest.raises(UserError, match=rf"schema {OLD_SCHEMA}.*mlflow db upgrade sqlite:///.*mlflow\.db"):
-        read.read_study("whiten_adv", "mini", f"sqlite:///{file}")
+        studies.read_study("whiten_adv", "mini", f"sqlite:///{file}")
     assert tables(file) == before
 
 
@@ -110,7 +113,7 @@ def test_a_deleted_study_says_how_to_get_it_back(spare):
     with pytest.raises(
         UserError, match=f"buried-mini is deleted; `mlflow experiments restore --experiment-id {place}`"
     ):
-        read.read_study("buried", "mini", spare)
+        studies.read_study("buried", "mini", spare)
 
 
 def test_of_two_experiments_of_one_study_the_named_one_is_read_and_the_other_is_named(spare, tmp_path):
@@ -118,7 +121,7 @@ def test_of_two_experiments_of_one_study_the_named_one_is_read_and_the_other_is_
     client = MlflowClient(spare)
     twin = client.create_experiment("twice (copy)", tags={"detail": "twice", "scale": "double"})
     log_light(spare, twin, Fake("ref", 1, tags={"detail": "twice", "reference": "true"}), {"test/win_rate": 0.1})
-    study = read.read_study("twice", "double", spare)
+    study = studies.read_study("twice", "double", spare)
     assert study.finals.query("arm == 'ref'")["value"].tolist() == [0.5]
     assert "the experiment twice (copy)" in study.troubles[0]
     html = atlas.build("double", (), (), spare, tmp_path / "atlas").read_text()
@@ -130,7 +133,7 @@ def test_a_renamed_experiment_is_still_its_study(spare):
     light(spare, "moved-mini", {("ref", 1): {"test/win_rate": 0.5}})
     client = MlflowClient(spare)
     client.rename_experiment(client.get_experiment_by_name("moved-mini").experiment_id, "my favourite")
-    assert read.read_outline("moved", "mini", spare).arms == ("ref",)
+    assert studies.read_outline("moved", "mini", spare).arms == ("ref",)
 
 
 def test_runs_of_another_budget_under_the_same_name_are_named(spare, tmp_path):
@@ -141,7 +144,7 @@ def test_runs_of_another_budget_under_the_same_name_are_named(spare, tmp_path):
         arm = MlflowClient(spare).get_run(run_id).data.tags["arm"]
         params = {"scale.episodes": str(episodes), "mixed": arm, "seed": run_id}
         MlflowClient(spare).log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
-    (sentence,) = read.read_outline("mixed", "budget", spare).troubles
+    (sentence,) = studies.read_outline("mixed", "budget", spare).troubles
     assert sentence.endswith("alone: scale.episodes is 768 in 3 of them and 4096 in 1 of them")
     assert sentence in index.build(tmp_path, spare, ()).read_text()
     assert sentence in atlas.build("budget", (), (), spare, tmp_path / "atlas").read_text()
@@ -151,7 +154,7 @@ def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
     runs = light(spare, "aged-old", {(a, s): {"test/win_rate": s / 10} for a in ("ref", "off") for s in (1, 2)})
     for run_id in runs:
         untold(spare, run_id, "judge", "smallest_effect", "question", "hypothesis", "moves", "paper", "stage_seconds")
-    study = read.read_study("aged", "old", spare)
+    study = studies.read_study("aged", "old", spare)
     assert study.tags["judge"] == "not recorded" and math.isnan(study.smallest_effect) and study.moves == {}
     assert study.amended == ()
     built = page.build(study, tmp_path / "page")
@@ -165,7 +168,7 @@ def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
 def test_an_older_run_beside_newer_ones_does_not_amend_the_plan(spare):
     old, *_ = light(spare, "partly-mini", {("ref", s): {"test/win_rate": 0.5} for s in (1, 2)})
     untold(spare, old, "judge", "smallest_effect")
-    study = read.read_outline("partly", "mini", spare)
+    study = studies.read_outline("partly", "mini", spare)
     assert study.tags["judge"] == "gold score" and study.smallest_effect == 0.02 and study.amended == ()
 
 
@@ -176,7 +179,7 @@ def test_a_study_that_does_not_say_what_it_compares_is_left_out(spare, tmp_path,
     light(spare, f"loud-{scale}", {("ref", 1): {"test/win_rate": 0.5}})
     untold(spare, run_id, missing)
     with pytest.raises(UserError, match=f"no run of the study mute-{scale} has the tag {missing}"):
-        read.read_study("mute", scale, spare)
+        studies.read_study("mute", scale, spare)
     html = atlas.build(scale, (), (), spare, tmp_path).read_text()
     assert f"has the tag {missing}" in html and "1 detail" in html
 
@@ -187,7 +190,7 @@ def test_a_tag_that_was_edited_into_nonsense_is_named(spare, tag):
     study = f"edited-{name.replace('_', '')}{len(value)}"
     light(spare, study, {("ref", 1): {"test/win_rate": 0.5}}, **tag)
     with pytest.raises(UserError, match=f"moves of the study {study} cannot be read"):
-        read.read_outline(*study.split("-"), spare)
+        studies.read_outline(*study.split("-"), spare)
 
 
 # The runs
@@ -198,7 +201,7 @@ def test_a_run_killed_midway_is_listed_and_the_others_are_compared(spare, tmp_pa
     client = MlflowClient(spare)
     client.delete_tag(runs[-1], "outcome")
     client.update_run(runs[-1], status="RUNNING")
-    study = read.read_study("cut", "short", spare)
+    study = studies.read_study("cut", "short", spare)
     assert study.runs.set_index(["arm", "seed"]).loc[("off", 3), "outcome"] == "running"
     assert "running" in page.build(study, tmp_path / "page").read_text()
     told = json.loads((atlas.build("short", (), (), spare, tmp_path / "atlas").parent / "atlas.json").read_text())
@@ -216,7 +219,7 @@ def test_values_that_are_no_numbers_decide_nothing(spare, tmp_path):
         ("odd", 2): 0.8,
     }
     light(spare, "nan-values", {place: {"test/win_rate": value} for place, value in values.items()})
-    study = read.read_study("nan", "values", spare)
+    study = studies.read_study("nan", "values", spare)
     record = json.loads((page.build(study, tmp_path / "page").parent / "verdict.json").read_text())
     told = {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
     assert told.items() <= record["arms"]["off"].items()
@@ -228,7 +231,7 @@ def test_values_that_are_no_numbers_decide_nothing(spare, tmp_path):
 def test_arms_without_a_common_seed_are_undecided(spare, tmp_path):
     runs = {("ref", 1): 0.5, ("ref", 2): 0.6, ("off", 3): 0.9, ("off", 4): 0.8}
     light(spare, "apart-mini", {place: {"test/win_rate": value} for place, value in runs.items()})
-    study = read.read_study("apart", "mini", spare)
+    study = studies.read_study("apart", "mini", spare)
     assert study.seeds == (1, 2, 3, 4)
     record = json.loads((page.build(study, tmp_path).parent / "verdict.json").read_text())
     assert (record["arms"]["off"]["n"], record["arms"]["off"]["verdict"]) == (0, "undecided")
@@ -236,7 +239,7 @@ def test_arms_without_a_common_seed_are_undecided(spare, tmp_path):
 
 def test_a_study_with_the_reference_alone_has_a_page(spare, tmp_path):
     light(spare, "alone-mini", {("ref", 1): {"test/win_rate": 0.5}})
-    built = page.build(read.read_study("alone", "mini", spare), tmp_path)
+    built = page.build(studies.read_study("alone", "mini", spare), tmp_path)
     assert "nothing to compare yet" in built.read_text()
 
 
@@ -250,7 +253,7 @@ def test_strange_names_of_metrics_and_arms_are_text(spare, tmp_path):
     }
     places = {(arm, seed): odd | {"test/more": seed} for arm in ("ref", "<script>") for seed in (1, 2)}
     light(spare, "strange-names", places, primary="test/win rate: strict")
-    html = page.build(read.read_study("strange", "names", spare), tmp_path / "page").read_text()
+    html = page.build(studies.read_study("strange", "names", spare), tmp_path / "page").read_text()
     assert "&lt;script&gt;" in html and "test/ü_ñ" in html
     built = atlas.build("names", (), (), spare, tmp_path / "atlas")
     assert {file.name for file in (built.parent / "figures").glob("forest*.csv")} == {"forest_test_win_rate_strict.csv"}
@@ -260,38 +263,38 @@ def test_strange_names_of_metrics_and_arms_are_text(spare, tmp_path):
 def test_a_run_without_a_number_for_a_seed_is_none_of_the_study(spare):
     first, _ = light(spare, "named-seeds", {("ref", seed): {"test/win_rate": 0.5} for seed in (1, 2)})
     MlflowClient(spare).set_tag(first, "seed", "lucky")
-    assert read.read_outline("named", "seeds", spare).seeds == (2,)
+    assert studies.read_outline("named", "seeds", spare).seeds == (2,)
 
 
 # The artifacts
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory) -> read.Study:
+def sampled(tmp_path_factory) -> Study:
     """A study of three runs with samples."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('sampled') / 'mlflow.db'}"
     place = experiment(uri, "whiten_adv-mini")
     for arm, seed in ((ARMS[0], 1), ("off", 1), ("off", 2)):
         log(uri, place, Fake(arm, seed, steps=3), start=seed)
-    return read.read_study("whiten_adv", "mini", uri)
+    return studies.read_study("whiten_adv", "mini", uri)
 
 
 @pytest.fixture
-def torn(sampled) -> Iterator[read.Study]:
+def torn(sampled) -> Iterator[Study]:
     """That study, whose files a test may break: they are mended after it."""
     folders = [place_of(sampled, arm, seed) for arm, seed in sampled.samples]
-    whole = [(folder / read.SAMPLES).read_text() for folder in folders]
+    whole = [(folder / artifacts.SAMPLES).read_text() for folder in folders]
     yield sampled
     for folder, text in zip(folders, whole, strict=True):
-        (folder / read.SAMPLES).write_text(text)
-        (folder / read.EPISODES).unlink(missing_ok=True)
+        (folder / artifacts.SAMPLES).write_text(text)
+        (folder / EPISODES).unlink(missing_ok=True)
 
 
 def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, undrawn, tmp_path):
-    whole = (place_of(torn, "off", 1) / read.SAMPLES).read_text()
-    (place_of(torn, "off", 1) / read.SAMPLES).write_text(whole[: len(whole) // 2])
-    (place_of(torn, "off", 2) / read.SAMPLES).unlink()
-    study = read.read_study("whiten_adv", "mini", torn.uri)
+    whole = (place_of(torn, "off", 1) / artifacts.SAMPLES).read_text()
+    (place_of(torn, "off", 1) / artifacts.SAMPLES).write_text(whole[: len(whole) // 2])
+    (place_of(torn, "off", 2) / artifacts.SAMPLES).unlink()
+    study = studies.read_study("whiten_adv", "mini", torn.uri)
     assert set(study.samples) == {(ARMS[0], 1)}
     damaged, missing = study.troubles
     assert damaged.startswith("samples.json of off seed 1 is damaged") and "missing for off seed 2:" in missing
@@ -301,16 +304,16 @@ def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, un
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"columns": ["post_id"], "data": [["t3_1"]]}', "nonsense", "7"])
 def test_a_file_of_samples_that_holds_none_is_damaged(torn, content):
-    (place_of(torn, "off", 1) / read.SAMPLES).write_text(content)
-    study = read.read_study("whiten_adv", "mini", torn.uri)
+    (place_of(torn, "off", 1) / artifacts.SAMPLES).write_text(content)
+    study = studies.read_study("whiten_adv", "mini", torn.uri)
     assert ("off", 1) not in study.samples and len(study.samples) == 2
     assert [sentence.startswith("samples.json of off seed 1 is damaged") for sentence in study.troubles] == [True]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"episodes": [{"episode": 1}]}', '{"episodes": 3}', "nonsense"])
 def test_traces_that_cannot_be_read_are_left_out(torn, undrawn, tmp_path, content):
-    (place_of(torn, "off", 1) / read.EPISODES).write_text(content)
-    assert read.read_traces(torn) == {}
+    (place_of(torn, "off", 1) / EPISODES).write_text(content)
+    assert read_traces(torn) == {}
     assert page.build(torn, tmp_path / "page").is_file()
 
 

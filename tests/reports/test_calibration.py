@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports import calibration, simulation, statistics
-from reports.read import Study
-from reports.simulation import SHAPES, real, simulate, simulate_beside, simulate_families
+from reports.pages import calibration
+from reports.reading.study import Study
+from reports.statistics import judging, pairing, sample_size, simulation, student
+from reports.statistics.simulation import SHAPES, real, simulate, simulate_beside, simulate_families
 from repro.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "calibration.md"
@@ -32,7 +33,7 @@ def claims(simulated: pd.DataFrame) -> None:
     n = np.array(simulation.SIZES)
     assert near(rates["normal", 0.0], np.full(len(n), 0.05), STUDIES)
     for effect in simulation.EFFECTS:
-        assert near(rates["normal", effect], statistics.power(n, effect), STUDIES)
+        assert near(rates["normal", effect], sample_size.power(n, effect), STUDIES)
         assert (wrong["normal", effect] < 0.025 + 3.5 * np.sqrt(0.025 * 0.975 / STUDIES)).all()
     assert (rates["t, 3 df", 0.0] < 0.05).all() and (rates["lottery of either arm", 0.0] < 0.04).all()
     assert rates["lottery of one arm", 0.0, 3] > 0.14 and (rates["lottery of one arm", 0.0] > 0.14).all()
@@ -53,7 +54,7 @@ def test_the_verdicts_keep_what_the_page_promises():
     ],
 )
 def test_a_broken_interval_is_found_out(broken, monkeypatch):
-    monkeypatch.setattr(statistics, "half_width", broken)
+    monkeypatch.setattr(student, "half_width", broken)
     with pytest.raises(AssertionError):
         claims(simulate(SHAPES, STUDIES))
 
@@ -66,8 +67,8 @@ def test_what_is_simulated_is_judged_as_a_study_is(smallest_effect):
         rows + [("m", "ref", s, 0, 0.0) for s in range(4)], columns=["metric", "arm", "seed", "step", "value"]
     )
     arms = tuple(f"arm{i:02}" for i in range(30))
-    summary = statistics.intervals(statistics.differences(values, "ref"))
-    expected = statistics.verdicts(summary, arms, "m", smallest_effect, True)["verdict"]
+    summary = pairing.intervals(pairing.differences(values, "ref"))
+    expected = judging.verdicts(summary, arms, "m", smallest_effect, True)["verdict"]
     words = simulation.words(drawn, smallest_effect)
     assert words.tolist() == expected.tolist() and len(set(words)) > 1
 
@@ -97,7 +98,7 @@ def test_the_smallest_p_of_a_family_says_what_holm_says():
     said = []
     for smallest in (0.0002, 0.0024, 0.0026, 0.04):  # of twenty, one in 400 is the border
         p = pd.Series([*np.linspace(0.01, 1, 19), smallest])
-        said.append((statistics.holm(p) < 0.05).any())
+        said.append((pairing.holm(p) < 0.05).any())
         assert said[-1] == (len(p) * p.min() < 0.05)
     assert said == [True, True, False, False]
 

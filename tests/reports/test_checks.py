@@ -5,8 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from reports import checks, page
-from reports.statistics import analyse
+from reports.figures import checks
+from reports.pages import page
+from reports.statistics.findings import analyse
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 
-from reports import data, index, page
-from reports.read import read_study
+from reports.pages import data, index, page
+from reports.reading.studies import read_study
 
 
 def of_texts(limit, counts, **cut):

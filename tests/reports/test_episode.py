@@ -11,9 +11,10 @@ from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 from rich.console import Console
 
-from reports import inspect
-from reports.read import read_run, read_study, read_traces
-from reports.tokens import QUANTITIES, flipped, policy_numbers, scale_of, scales, sft_numbers, strength
+from reports.pages import inspect
+from reports.pages.tokens import QUANTITIES, flipped, policy_numbers, scale_of, scales, sft_numbers, strength
+from reports.reading.episodes import read_run, read_traces
+from reports.reading.studies import read_study
 from repro.__main__ import main
 from repro.errors import UserError
 

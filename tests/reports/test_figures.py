@@ -8,23 +8,26 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from reports import figures, style
-from reports.statistics import analyse
+from reports.figures import before_after, chart, differences, layout, style
+from reports.figures.curves import PANELS, _mark_cap, bands, curve_data, draw_curves, on_the_way, paired_data, stretches
+from reports.pages import page
+from reports.reading import terms
+from reports.statistics.findings import analyse
 
 NINE = tuple(f"arm{i}" for i in range(9))
 
 
 def test_csv_holds_what_is_drawn(study, tmp_path):
-    assert figures.save_all(figures.CHARTS, study, analyse(study), tmp_path) == list(figures.CHARTS)
+    assert chart.save_all(page.CHARTS[:4], study, analyse(study), tmp_path) == list(page.CHARTS[:4])
     written = pd.read_csv(tmp_path / "learning_curves.csv").set_index(["metric", "arm", "seed", "step"])["value"]
     recorded = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
-    assert set(written.index.levels[0]) == {*figures.PANELS, "test/win_rate"}
+    assert set(written.index.levels[0]) == {*PANELS, "test/win_rate"}
     curves = written.drop("test/win_rate", level="metric")
     np.testing.assert_allclose(curves, recorded[curves.index])
 
 
 def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
-    data = figures.curve_data(study, analyse(study))
+    data = curve_data(study, analyse(study))
     judged = data[data["metric"] == study.primary].set_index(["arm", "seed"])["value"]
     tested = study.finals[study.finals["metric"] == study.primary].set_index(["arm", "seed"])["value"]
     pd.testing.assert_series_equal(judged.sort_index(), tested.sort_index())
@@ -35,7 +38,7 @@ def test_the_legend_says_how_many_seeds_an_arm_has_where_arms_have_different_num
     findings = analyse(study)
 
     def words(curves):
-        figure = figures.draw_curves(figures.curve_data(replace(study, curves=curves), findings), study)
+        figure = draw_curves(curve_data(replace(study, curves=curves), findings), study)
         return [text.get_text() for text in figure.legends[0].get_texts()]
 
     assert words(study.curves) == [f"{study.reference} (reference)", *study.arms[1:]]
@@ -56,17 +59,17 @@ def test_the_legend_says_how_many_seeds_an_arm_has_where_arms_have_different_num
     ],
 )
 def test_a_tested_metric_is_looked_for_on_validation_posts_first(metric, curve):
-    assert figures.on_the_way(metric) == curve
+    assert on_the_way(metric) == curve
 
 
 def test_panels_keep_their_order_and_the_reference_comes_first(study):
-    data = figures.curve_data(study, analyse(study))
-    assert tuple(data["metric"].unique()) == (*figures.PANELS, "test/win_rate")
+    data = curve_data(study, analyse(study))
+    assert tuple(data["metric"].unique()) == (*PANELS, "test/win_rate")
     assert data["arm"].iloc[0] == study.reference
 
 
 def test_differences_along_the_way_are_taken_step_by_step_within_a_seed(study):
-    told = figures.paired_data(study, analyse(study)).set_index(["metric", "arm", "seed", "step"])["value"]
+    told = paired_data(study, analyse(study)).set_index(["metric", "arm", "seed", "step"])["value"]
     value = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
     where = ("objective/kl", "off", 2, 192)
     assert told[where] == pytest.approx(value[where] - value[("objective/kl", study.reference, 2, 192)])
@@ -74,7 +77,7 @@ def test_differences_along_the_way_are_taken_step_by_step_within_a_seed(study):
 
 
 def test_bands_are_t_intervals_over_the_seeds_of_a_step(study):
-    band = figures.bands(study.curves).query("metric == 'objective/kl' and arm == 'off' and step == 192").iloc[0]
+    band = bands(study.curves).query("metric == 'objective/kl' and arm == 'off' and step == 192").iloc[0]
     rows = study.curves.query("metric == 'objective/kl' and arm == 'off' and step == 192")["value"]
     expected = stats.t.interval(0.95, 2, rows.mean(), stats.sem(rows))
     assert (band["low"], band["high"]) == pytest.approx(expected)
@@ -82,31 +85,35 @@ def test_bands_are_t_intervals_over_the_seeds_of_a_step(study):
 
 def test_stretches_are_means_and_a_short_curve_stays_as_it_is():
     curve = pd.DataFrame({"metric": "rm/loss", "arm": "a", "seed": 1, "step": range(1, 121), "value": range(1, 121)})
-    told = figures.stretches(curve, 60)
+    told = stretches(curve, 60)
     assert told["step"].tolist() == told["value"].tolist() == [1.5 + 2 * i for i in range(60)]
-    pd.testing.assert_frame_equal(figures.stretches(curve.head(12), 60), curve.head(12), check_dtype=False)
+    pd.testing.assert_frame_equal(stretches(curve.head(12), 60), curve.head(12), check_dtype=False)
     other = curve.head(12).assign(metric="sft/loss")
-    both = figures.stretches(pd.concat([curve, other]), 60)
+    both = stretches(pd.concat([curve, other]), 60)
     assert both.groupby("metric").size().to_dict() == {"rm/loss": 60, "sft/loss": 12}
 
 
 def test_before_and_after_are_paired_with_the_references_level(study):
-    row = figures.before_after_data(study, analyse(study)).query("metric == 'test/win_rate' and arm == 'off'").iloc[0]
+    row = (
+        before_after.before_after_data(study, analyse(study))
+        .query("metric == 'test/win_rate' and arm == 'off'")
+        .iloc[0]
+    )
     assert (row["before"], row["after"], row["references"]) == (0.74, 0.74, 0.5)
-    gold = figures.before_after_data(study, analyse(study)).query("metric == 'test/gold'")
+    gold = before_after.before_after_data(study, analyse(study)).query("metric == 'test/gold'")
     assert set(gold["references"]) == {1.78}
 
 
 def test_other_test_metrics_follow_the_usual_ones(study):
     other = study.finals[study.finals["metric"] == "test/gold"].assign(metric="test/a_new_one")
-    metrics = figures.tested(type(study)(**vars(study) | {"finals": pd.concat([other, study.finals])}))
+    metrics = differences.tested(type(study)(**vars(study) | {"finals": pd.concat([other, study.finals])}))
     assert metrics[:2] == ["test/sampled_win_rate", "test/win_rate"] and metrics[-1] == "test/a_new_one"
     assert "test/reference_gold" not in metrics
 
 
 def test_a_sampled_metric_is_named_after_the_greedy_one():
-    assert style.label("test/sampled_win_rate") == "win rate, sampled [share]"
-    assert style.label("test/unheard_of") == "test/unheard_of"
+    assert terms.label("test/sampled_win_rate") == "win rate, sampled [share]"
+    assert terms.label("test/unheard_of") == "test/unheard_of"
 
 
 @pytest.mark.parametrize("look", [style.colours, style.dashes, style.markers])
@@ -117,17 +124,17 @@ def test_the_reference_looks_the_same_in_every_study_and_seven_arms_differ(look)
 
 @pytest.mark.parametrize(("cap", "drawn"), [(5.0, 1), (20.0, 0), (float("nan"), 0)])
 def test_the_cap_on_the_kl_is_drawn_where_a_run_came_near_it(cap, drawn):
-    axes = figures.grid(1, 1, 3, 3)[1][0]
+    axes = layout.grid(1, 1, 3, 3)[1][0]
     axes.set_ylim(0, 10)
-    figures._mark_cap(axes, cap)
+    _mark_cap(axes, cap)
     assert len(axes.lines) == drawn
 
 
 def test_limits_follow_the_seeds_and_a_wide_positive_curve_is_logarithmic():
-    axes = figures.grid(1, 1, 3, 3)[1][0]
-    figures.frame_limits(axes, pd.Series([0.0, 1.0]))
+    axes = layout.grid(1, 1, 3, 3)[1][0]
+    layout.frame_limits(axes, pd.Series([0.0, 1.0]))
     assert axes.get_ylim() == pytest.approx((-0.08, 1.08)) and axes.get_yscale() == "linear"
-    figures.frame_limits(axes, pd.Series([1.0, 1.0, 1.0, 500.0]))
+    layout.frame_limits(axes, pd.Series([1.0, 1.0, 1.0, 500.0]))
     assert axes.get_yscale() == "log"
 
 

@@ -10,8 +10,9 @@ import pytest
 from made_up import Fake, experiment, log_light, without_torch
 from mlflow import MlflowClient
 
-from reports import index, statistics
-from reports.read import read_store
+from reports.pages import index
+from reports.reading.studies import read_store
+from reports.statistics.findings import analyse
 
 EVIL = "<img src=x onerror=alert(1)>"
 REGISTERED = (
@@ -69,7 +70,7 @@ def test_it_links_what_was_built_and_only_that(uri, root):
 
 def test_verdicts_are_those_of_the_analysis(uri):
     study = next(each for each in read_store(uri)[0] if (each.detail, each.scale) == ("alpha", "mini"))
-    found = statistics.analyse(study).verdicts
+    found = analyse(study).verdicts
     compared = index.compare(study)
     shown = index.arms(*compared, index.scales([compared]))
     assert [row["arm"] for row in shown] == [EVIL, "up"] and [row["word"] for row in shown] == ["undecided", "better"]
@@ -129,5 +130,5 @@ def test_the_same_store_gives_the_same_bytes(uri, root):
 
 def test_it_needs_no_torch(uri, tmp_path):
     call = f"index.build(Path({str(tmp_path / 'new')!r}), {uri!r}, ())"
-    done = without_torch(f"from pathlib import Path\nfrom reports import index\nprint({call})\n")
+    done = without_torch(f"from pathlib import Path\nfrom reports.pages import index\nprint({call})\n")
     assert done.returncode == 0, done.stderr

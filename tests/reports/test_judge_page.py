@@ -11,17 +11,19 @@ from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 from scipy.special import expit
 
-from reports import judge, page
-from reports.read import JUDGED, JUDGEMENT, read_judgements, read_study
-from reports.statistics import analyse
-from reports.student import t_interval
+from reports.pages import judge, page
+from reports.reading.artifacts import read_judgements
+from reports.reading.studies import read_study
+from reports.statistics.findings import analyse
+from reports.statistics.student import t_interval
+from repro import record
 
 RATES = {"shift_and_scale": (0.6, 0.7, 0.8), "off": (0.5, 0.55, 0.6), "scale_only": (0.7, 0.7, 0.8)}
 BECAUSE = "<script>alert('judge')</script> says more"
 
 
 def judgement(win, posts=(), **changed):
-    """As repro/stages/judge.py writes one; `win` of each post, None where no preference could be read."""
+    """As repro/stages/judge/verdicts.py writes one; `win` of each post, None where no preference could be read."""
     named = posts or [f"t3_{i}" for i in range(len(win))]
     orders = {
         "policy_first": {"preferred": "policy", "because": BECAUSE},
@@ -121,8 +123,8 @@ def asked(store):
         run = log(store, name, Fake(arm, 1), start=1)
         told = json.dumps(judgement([1.0, 0.5, None]))
         said = {"shift_and_scale": told, "off": told[:40], "scale_only": "{}"}[arm]
-        client.log_text(run, said, JUDGEMENT)
-        client.set_tag(run, JUDGED, "digest")
+        client.log_text(run, said, record.JUDGEMENT)
+        client.set_tag(run, record.JUDGED, "digest")
     return read_study("judged", "mini", store)
 
 

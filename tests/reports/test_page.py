@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
 
-from reports import markup, page
-from reports.read import read_study
+from reports.figures import numbers
+from reports.pages import markup, page
+from reports.reading.studies import read_study
 
 
 @pytest.fixture(scope="module")
@@ -246,13 +247,14 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
     ],
 )
 def test_numbers_are_readable(value, text):
-    assert markup.number(value) == text
+    assert numbers.number(value) == text
 
 
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
-    reading = f"read.read_study('whiten_adv', 'mini', {store!r})"
+    reading = f"read_study('whiten_adv', 'mini', {store!r})"
     done = without_torch(
-        f"{UNRENDERED}from reports import page, read\nprint(page.build({reading}, {str(tmp_path)!r}))\n"
+        f"{UNRENDERED}from reports.pages import page\nfrom reports.reading.studies import read_study\n"
+        f"print(page.build({reading}, {str(tmp_path)!r}))\n"
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"

@@ -9,7 +9,7 @@ import pytest
 from made_up import UNRENDERED, Fake, log_light, without_torch
 from mlflow import MlflowClient
 
-from reports import paper
+from reports.pages import paper
 
 OWN = {
     "test/win_rate": 0.61,
@@ -144,5 +144,5 @@ def test_figures_come_with_their_data_and_the_same_store_gives_the_same_bytes(si
 
 def test_the_page_needs_no_torch(empty, tmp_path):
     call = f"paper.build({empty!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports import paper\nprint({call})\n")
+    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports.pages import paper\nprint({call})\n")
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import pytest
 from made_up import ARMS, Fake, experiment, log
 from mlflow import MlflowClient
 
-from reports.read import read_study
+from reports.reading.studies import read_study
 from repro.errors import UserError
 
 

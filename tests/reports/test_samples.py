@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports import samples
+from reports.pages import samples
 
 
 @pytest.fixture(scope="module")

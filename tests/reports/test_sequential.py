@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports import index, page, sequential, statistics
-from reports.sequential import Rule, errors, history, simulated
+from reports.pages import index, page
+from reports.statistics import sequential
+from reports.statistics.findings import analyse
+from reports.statistics.outcomes import stopped_at
+from reports.statistics.sequential import Rule, errors, history, simulated
 
 RULE = Rule((4, 6, 8), smallest_effect=0.05)
 SEEDS = range(1, 9)
@@ -139,10 +142,10 @@ def growing(study):
 
 
 def test_a_study_that_grows_says_when_it_is_judged_next(growing):
-    findings = statistics.analyse(growing)
+    findings = analyse(growing)
     assert findings.looks["look"].unique().tolist() == [2]
     row = findings.verdicts.set_index("arm").iloc[0]
-    fixed = statistics.analyse(replace(growing, tags=growing.tags | {"looks": ""})).verdicts.iloc[0]
+    fixed = analyse(replace(growing, tags=growing.tags | {"looks": ""})).verdicts.iloc[0]
     assert row["high"] - row["low"] > fixed["high"] - fixed["low"] and (row["n"], fixed["n"]) == (2, 3)
     if row["verdict"] == "undecided":
         assert "the next look is at 5 seeds" in page.sentence(next(findings.verdicts.itertuples()), growing).lower()
@@ -151,27 +154,27 @@ def test_a_study_that_grows_says_when_it_is_judged_next(growing):
 
 def test_before_its_first_look_nothing_is_decided(study):
     early = replace(study, tags=study.tags | {"looks": "4 6"})
-    row = statistics.analyse(early).verdicts.iloc[0]
+    row = analyse(early).verdicts.iloc[0]
     assert (row["verdict"], row["reason"], row["n"]) == ("undecided", "the first look is at 4 seeds", 3)
     assert np.isnan(row["low"]) and np.isnan(row["p"])
 
 
 def test_the_index_says_what_the_page_says(growing):
     rows, _ = index.compare(growing)
-    expected = statistics.analyse(growing).verdicts
+    expected = analyse(growing).verdicts
     pd.testing.assert_frame_equal(rows[expected.columns], expected)
 
 
 def test_seeds_that_a_decided_arm_had_no_need_of_are_not_missing(growing):
     looks = pd.DataFrame([(2, "off", "better")], columns=["look", "arm", "verdict"])
     long = replace(growing, seeds=(1, 2, 3, 4, 5))
-    assert statistics.stopped_at(long, looks)["off"] == (1, 2)
-    assert statistics.stopped_at(long, looks)[long.reference] == (1, 2, 3, 4, 5)
+    assert stopped_at(long, looks)["off"] == (1, 2)
+    assert stopped_at(long, looks)[long.reference] == (1, 2, 3, 4, 5)
 
 
 def test_a_prediction_is_judged_by_the_interval_of_the_verdict(growing):
     moved = replace(growing, tags=growing.tags | {"moves": json.dumps({growing.primary: "up"})})
-    findings = statistics.analyse(moved)
+    findings = analyse(moved)
     columns = ["arm", "n", "mean", "low", "high"]
     found = findings.predictions[findings.predictions["metric"] == growing.primary]
     pd.testing.assert_frame_equal(found[columns].reset_index(drop=True), findings.verdicts[columns])

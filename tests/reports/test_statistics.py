@@ -11,32 +11,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.statistics import (
-    ENOUGH_SEEDS,
-    NO_SPREAD,
-    TOO_FEW,
-    agreement,
-    analyse,
-    complete_steps,
-    corrected,
-    differences,
-    holm,
-    identical,
-    intervals,
-    paired_p,
-    power,
-    predictions,
-    prompts,
-    robust,
-    runaways,
-    seeds_needed,
-    seeds_to_decide,
-    sign_flip_p,
-    tally,
-    verdict,
-    verdicts,
-)
-from reports.student import t_interval
+from reports.statistics.findings import analyse
+from reports.statistics.hypotheses import agreement, predictions
+from reports.statistics.judging import NO_SPREAD, TOO_FEW, verdicts
+from reports.statistics.outcomes import runaways, tally
+from reports.statistics.over_posts import prompts
+from reports.statistics.pairing import complete_steps, corrected, differences, holm, identical, intervals, paired_p
+from reports.statistics.resampling import ENOUGH_SEEDS, robust, sign_flip_p
+from reports.statistics.sample_size import power, seeds_needed, seeds_to_decide
+from reports.statistics.student import t_interval, verdict
 
 
 def tidy(rows: list[tuple]) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""What a person opens: the pages, their templates, and the words around the figures."""

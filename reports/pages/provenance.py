@@ -1,0 +1,129 @@
+"""Where a study's numbers come from: what ran, which stages were shared, what it cost, and how to run it again."""
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from reports.pages.markup import parsed
+from reports.reading.study import Study
+from repro import record
+
+KINDS = (record.COMMIT, record.LOCK, record.MACHINE, record.VERSIONS, record.COMMAND)
+
+
+# What ran
+
+
+def what_ran(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Each kind of provenance with its distinct values over the runs: one value where everything agreed."""
+    versions = [", ".join(f"{k} {v}" for k, v in sorted(parsed(t).items())) or t for t in runs.get("versions", ())]
+    told = runs.assign(versions=versions)
+    return {kind: list(dict.fromkeys(told[kind])) if kind in told else [] for kind in KINDS}
+
+
+def sources(runs: pd.DataFrame) -> list[str]:
+    """Models and data of the hub, `SOURCE at COMMIT`, over all runs."""
+    told = [parsed(text) for text in runs.get("sources", ())]
+    return sorted({f"{source} at {commit}" for each in told for source, commit in each.items()})
+
+
+# Shared stages
+
+
+def shared_stages(study: Study) -> list[dict]:
+    """Per stage: how many results there are, and who shares them."""
+    recorded = _in_order(name.removeprefix(record.STAGE) for name in study.runs if name.startswith(record.STAGE))
+    results = {stage: groups(study.runs, record.stage_tag(stage)) for stage in recorded}
+    return [
+        {"stage": stage, "results": len(found), "sharing": _sharing(found, study)}
+        for stage, found in results.items()
+        if found
+    ]
+
+
+def seconds_table(study: Study) -> dict:
+    """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
+    taken = [parsed(text) for text in study.runs["stage_seconds"]]
+    stages = _in_order(stage for told in taken for stage in told)
+    rows = [
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "started": run.started,
+            "cells": [t.get(stage, math.nan) for stage in stages],
+            "total": sum(t.values()),
+        }
+        for run, t in zip(study.runs.itertuples(), taken, strict=True)
+    ]
+    return {"stages": stages, "rows": rows}
+
+
+# Cost
+
+
+def computed(runs: pd.DataFrame) -> pd.DataFrame:
+    """stage, key, hours, arms (who uses it): each result once, however many runs of however many studies share it."""
+    rows = []
+    for run in runs.to_dict("records"):
+        for stage, seconds in parsed(run["stage_seconds"]).items():
+            key = run.get(record.stage_tag(stage))
+            own = f"{stage} of {run['run_id']}"
+            rows.append((stage, key if isinstance(key, str) else own, seconds / 3600, run["arm"]))
+    frame = pd.DataFrame(rows, columns=["stage", "key", "hours", "arm"]).astype({"hours": float})
+    by_key = frame.groupby("key", sort=False)
+    return by_key.agg(stage=("stage", "last"), hours=("hours", "last"), arms=("arm", frozenset)).reset_index()
+
+
+def hours(runs: pd.DataFrame) -> float:
+    """Hours of a worker's time spent on all stages of these runs, each counted once."""
+    return float(computed(runs)["hours"].sum())
+
+
+def costs(study: Study) -> dict:
+    """Hours of the whole study, and per arm: all that its runs rest on, and what would not have run without it."""
+    results = computed(study.runs)
+    arms = [
+        {
+            "arm": arm,
+            "whole": float(results.loc[[arm in users for users in results["arms"]], "hours"].sum()),
+            "marginal": float(results.loc[[users == {arm} for users in results["arms"]], "hours"].sum()),
+        }
+        for arm in study.arms
+    ]
+    return {"total": float(results["hours"].sum()), "arms": arms}
+
+
+# Who shares what
+
+
+def _in_order(stages: Iterable[str]) -> list[str]:
+    """Each stage once: those of today's pipeline in its order, then what else an older or newer one recorded."""
+    recorded = dict.fromkeys(stages)
+    return [stage for stage in record.STAGES if stage in recorded] + [
+        stage for stage in recorded if stage not in record.STAGES
+    ]
+
+
+def groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:
+    """The (arm, seed) of the runs that share each key of a stage."""
+    known = runs.dropna(subset=stage) if stage in runs else runs.head(0)
+    return [list(zip(group["arm"], group["seed"], strict=True)) for _, group in known.groupby(stage, sort=False)]
+
+
+def _sharing(groups: list[list[tuple[str, int]]], study: Study) -> str:
+    """Who shares the results of a stage, said as shortly as it can be said."""
+    if len(groups) > 1 and all(len(members) == 1 for members in groups):
+        return "each run its own"
+    if len(groups) == len(study.seeds) > 1 and all(len({seed for _, seed in members}) == 1 for members in groups):
+        return "the arms of a seed share one"
+    return "; ".join(described(members, study) for members in groups)
+
+
+def described(members: list[tuple[str, int]], study: Study) -> str:
+    """Who shares a stage's result, in words."""
+    arms = [arm for arm in study.arms if arm in {a for a, _ in members}]
+    seeds = sorted({seed for _, seed in members})
+    who = "all arms" if len(arms) == len(study.arms) > 1 else ", ".join(arms)
+    which = "all seeds" if len(seeds) == len(study.seeds) > 1 else f"seed {', '.join(map(str, seeds))}"
+    return f"{who} \N{MIDDLE DOT} {which}"

@@ -1,0 +1,118 @@
+"""What the policies wrote: the same posts side by side, with the numbers by which a page filters and sorts them."""
+
+import math
+from textwrap import shorten
+
+import pandas as pd
+
+from reports.figures.numbers import count, number
+from reports.reading.study import Study
+
+POSTS = 40  # the first of the test set, so nobody chose them
+OPENING = 100  # characters of a post that its line shows
+AGAINST = {1.0: "wins", 0.5: "ties", 0.0: "loses"}  # what a win of 1, 0.5 or 0 against the reference summary is called
+
+
+def posts(study: Study) -> list[dict]:
+    """The first test posts: post and reference summary, and per seed what the SFT policy and each arm wrote."""
+    if not study.samples:
+        return []
+    first = next(iter(study.samples.values())).head(POSTS)
+    return [
+        {
+            "id": post["post_id"],
+            "query": post["query"],
+            "opening": shorten(str(post["query"]), OPENING, placeholder=" ..."),
+            "reference": post["reference"],
+            "facts": _facts(post, score="reference_score", gold="reference_gold", tokens="reference_length"),
+            "rows": [row for seed in study.seeds if (row := _row(place, post["post_id"], seed, study))["cells"]],
+        }
+        for place, post in enumerate(first.to_dict("records"))
+    ]
+
+
+def _row(place: int, post_id: str, seed: int, study: Study) -> dict:
+    """What one seed's policies wrote under the post at a place of the test set: its SFT policies, then its arms."""
+    tables = {arm: study.samples[arm, seed] for arm in study.arms if (arm, seed) in study.samples}
+    rows = {
+        arm: table.iloc[place].to_dict()
+        for arm, table in tables.items()
+        if place < len(table) and table["post_id"].iloc[place] == post_id
+    }
+    return {"seed": seed, "cells": _told_once(_before(rows) + [_cell(arm, row) for arm, row in rows.items()])}
+
+
+def _told_once(cells: list[dict]) -> list[dict]:
+    """The cells, each with `same`: who, further left, wrote the very same; nothing where nobody did."""
+    first: dict[tuple[str, bool], str] = {}
+    return [cell | {"same": _earlier(first, cell)} for cell in cells]
+
+
+def _earlier(first: dict[tuple[str, bool], str], cell: dict) -> str:
+    """Who wrote a cell's text before, if anybody; `first` holds who wrote what first, and learns of this cell."""
+    written = cell["text"], cell["ended"]
+    who = first.setdefault(written, cell["who"])
+    return who if cell["text"] and who != cell["who"] else ""
+
+
+def _before(rows: dict[str, dict]) -> list[dict]:
+    """What the SFT policies wrote that the arms started from: one cell for each that is different."""
+    users: dict[tuple, list[str]] = {}
+    for arm, row in rows.items():
+        facts = _facts(row, score="sft_score", gold="sft_gold", KL="sft_kl", tokens="sft_length", win="sft_win")
+        told = (_text(row, "sft_summary"), _ended(row, "sft_ended"), facts)
+        users.setdefault(told, []).append(arm)
+    return [
+        {
+            "arm": "",
+            "who": "SFT" if len(users) == 1 else f"SFT of {', '.join(arms)}",
+            "text": text,
+            "ended": ended,
+            "facts": facts,
+        }
+        for (text, ended, facts), arms in users.items()
+        if text
+    ]
+
+
+def _cell(arm: str, row: dict) -> dict:
+    """What one arm wrote; `data` is what a page filters and sorts by, of what was recorded."""
+    # Arms are put in order by the judge's own number: the gold score where there is one.
+    numbers = {
+        "judge": row.get("gold", row.get("score")),
+        "score": row.get("score"),
+        "kl": row.get("kl"),
+        "length": row.get("length"),
+        "win": row.get("win"),
+    }
+    return {
+        "arm": arm,
+        "who": arm,
+        "text": _text(row, "summary"),
+        "ended": _ended(row, "ended"),
+        "facts": _facts(row, score="score", gold="gold", KL="kl", tokens="length", win="win"),
+        "data": {name: round(float(value), 4) for name, value in numbers.items() if _is_number(value)},
+    }
+
+
+def _facts(row: dict, win: str = "", tokens: str = "", **columns: str) -> str:
+    """The numbers of one summary that were recorded, in one line: label -> its column."""
+    told = [AGAINST.get(float(row[win]), "")] if _is_number(row.get(win)) else []
+    told += [f"{label} {number(row[column])}" for label, column in columns.items() if _is_number(row.get(column))]
+    told += [count(int(row[tokens]), "token")] if _is_number(row.get(tokens)) else []
+    return " \N{MIDDLE DOT} ".join(word for word in told if word)
+
+
+def _text(row: dict, column: str) -> str:
+    """What was written, as text; nothing where it was not recorded."""
+    return "" if pd.isna(row.get(column)) else str(row[column])
+
+
+def _ended(row: dict, column: str) -> bool:
+    """Whether a summary ended within the limit; taken for granted where that was not recorded."""
+    return bool(pd.isna(row.get(column)) or row[column])
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value was recorded, and is a finite number."""
+    return isinstance(value, int | float) and not pd.isna(value) and math.isfinite(value)

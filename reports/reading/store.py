@@ -1,0 +1,124 @@
+"""The MLflow store, opened as it is, and what every reader asks of it: experiments of studies, and their runs."""
+
+import gc
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.store.db import utils as schema
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from repro import record
+from repro.errors import UserError
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
+
+RUNS_AT_ONCE = 200  # of one query: what the library keeps of them while it reads is many times what is left
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client on a store as it is: MLflow would make one where there is none, and upgrade an older one unasked."""
+    if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
+        raise UserError(f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one")
+    if uri.startswith(tuple(DATABASE_ENGINES)):
+        _require_this_schema(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _require_this_schema(uri: str) -> None:
+    """UserError where a database is not a store of the MLflow that is installed."""
+    engine, shown = create_engine(uri), make_url(uri)  # which is printed without its password
+    try:
+        found, expected = schema._get_schema_version(engine), schema._get_latest_schema_revision()
+    except SQLAlchemyError as error:
+        raise UserError(f"{shown} cannot be read as an MLflow store: {str(error).splitlines()[0]}") from None
+    finally:
+        engine.dispose()
+    if not found:
+        raise UserError(f"{shown} has no tables of MLflow; run a study first, or set MLFLOW_TRACKING_URI to a store")
+    if found != expected:
+        raise UserError(
+            f"the store {shown} was written by another version of MLflow (schema {found}; this one has {expected}); "
+            f"if that was an older one, copy the store and run `mlflow db upgrade {shown}`; else install the newer one"
+        )
+
+
+def all_experiments(client: MlflowClient) -> list[Experiment]:
+    """Every study's experiment that is not deleted, by name."""
+    found, token = [], ""
+    while token is not None:
+        page = client.search_experiments(page_token=token or None)
+        found, token = found + list(page), page.token or None
+    return sorted(
+        (each for each in found if {record.DETAIL, record.SCALE} <= each.tags.keys()), key=lambda each: each.name
+    )
+
+
+def study_of(experiment: Experiment) -> tuple[str, str]:
+    """The detail and scale that an experiment is about."""
+    return experiment.tags[record.DETAIL], experiment.tags[record.SCALE]
+
+
+def chosen_of(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Experiment]:
+    """The experiment of each detail and scale: of two, the one that has their name, which is where runs go."""
+    ordered = sorted(
+        experiments, key=lambda each: (each.name == record.study_name(*study_of(each)), each.last_update_time or 0)
+    )
+    return {study_of(each): each for each in ordered}
+
+
+def twin_of(experiment: Experiment, chosen: Experiment) -> str:
+    """That a second experiment says it is the same study."""
+    return (
+        f"the experiment {experiment.name} says that it is {record.study_name(*study_of(experiment))} too; "
+        f"only {chosen.name} is read: delete one, or import it into the other"
+    )
+
+
+def unknown_study(client: MlflowClient, name: str, found: Sequence[Experiment]) -> UserError:
+    """That there is no such study: the ones there are, or how to get a deleted one back."""
+    deleted = client.get_experiment_by_name(name)
+    if deleted is not None and deleted.lifecycle_stage == "deleted":
+        remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
+        return UserError(f"the study {name} is deleted; `{remedy}` brings it back")
+    names = ", ".join(each.name for each in found) or "none"
+    return UserError(f"there is no study {name}; recorded are: {names}")
+
+
+def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
+    """Every run of these experiments that is not deleted and says which arm and seed it is."""
+    found, token = [], "" if experiments else None
+    with collector_off():
+        while token is not None:
+            page = client.search_runs(experiments, max_results=RUNS_AT_ONCE, page_token=token or None)
+            found, token = found + list(page), page.token or None
+    return [
+        run
+        for run in found
+        if record.ARM in run.data.tags and re.fullmatch(r"-?\d+", run.data.tags.get(record.SEED, ""))
+    ]
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """For queries, which make a small object per tag, parameter and value: looking for garbage among them all is 2/3 of
+    their time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def age(run: Run) -> tuple[int, int, str]:
+    """What newer runs have more of."""
+    return record.asked(run.data.tags), run.info.start_time, run.info.run_id

@@ -1,0 +1,92 @@
+"""What metrics are called, each one's words and its unit, and which of them are curves."""
+
+# Metrics with a value per step, by how their names begin; every other one is a single, final value.
+CURVES = (
+    *("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/", "sft/loss", "rm/loss", "rm/train_accuracy"),
+    *("dpo/loss", "dpo/train_accuracy", "dpo/margin"),
+)
+LABELS = {
+    "objective/score": ("reward-model score", ""),
+    "objective/gold": ("gold score", ""),
+    "objective/kl": ("KL to the SFT policy", "nats"),
+    "objective/rlhf_reward": ("RLHF reward", ""),
+    "objective/eos_rate": ("responses that end", "share"),
+    "objective/length": ("response length", "tokens"),
+    "objective/entropy": ("policy entropy", "nats"),
+    "policy/approx_kl": ("KL of an update", "nats"),
+    "policy/clip_fraction": ("clipped ratios", "share"),
+    "policy/ratio": ("probability ratio", ""),
+    "policy/ratio_error": ("distance of the ratio from 1", ""),
+    "loss/policy": ("policy loss", ""),
+    "loss/total": ("whole loss", ""),
+    "loss/value": ("value loss", ""),
+    "value/mean": ("value", ""),
+    "value/clip_fraction": ("clipped values", "share"),
+    "value/explained_variance": ("explained variance", ""),
+    "eval/win_rate": ("win rate on validation posts", "share"),
+    "eval/gold": ("gold score on validation posts", ""),
+    "eval/score": ("reward-model score on validation posts", ""),
+    "test/win_rate": ("win rate", "share"),
+    "test/length_controlled_win_rate": ("win rate at equal length", "share"),
+    "test/gold": ("gold score", ""),
+    "test/score": ("reward-model score", ""),
+    "test/kl": ("KL to the SFT policy", "nats"),
+    "test/length": ("response length", "tokens"),
+    "test/eos_rate": ("responses that end", "share"),
+    "test/rouge_l": ("ROUGE-L", ""),
+    "test/wrong_facts": ("wrong facts", "per summary"),
+    "test/covered_facts": ("covered facts", "per summary"),
+    "policy/first_ratio_error": ("ratio error in the first pass", ""),
+    "objective/kl_coefficient": ("KL coefficient", "per nat"),
+    "test/judge_agreement": ("judge and reward model agree", "share"),
+    "sft/loss": ("SFT loss", "nats per token"),
+    "dpo/loss": ("DPO loss", "nats"),
+    "dpo/train_accuracy": ("DPO, pair accuracy in training", "share"),
+    "dpo/margin": ("DPO, margin of the implicit reward", ""),
+    "dpo/validation_accuracy": ("DPO, pair accuracy, validation", "share"),
+    "rm/loss": ("reward-model loss", "nats"),
+    "rm/train_accuracy": ("pair accuracy in training", "share"),
+    "rm/validation_accuracy": ("pair accuracy, validation", "share"),
+    "rm/calibration_error": ("calibration error", "share"),
+    "rm/right_over_wrong": ("right over wrong summary", "share"),
+    "rm/bias": ("normalisation bias", ""),
+    "rm/gain": ("normalisation gain", ""),
+    "rm/reference_score_mean": ("raw score of references, mean", ""),
+    "rm/reference_score_std": ("raw score of references, spread", ""),
+    "rm/eos_mean": ("raw score at the end of text", ""),
+    "rm/off_eos_mean": ("raw score before the end of text", ""),
+    "rm/off_eos_negative": ("tokens before it with a negative score", "share"),
+    "rm/padding_difference_mean": ("padded left less right, mean", ""),
+    "rm/padding_difference_largest": ("padded left or right, largest difference", ""),
+}
+# How a metric of another policy or another way of sampling is named, and what that adds to its words.
+PREFIXES = {"sft_test/": ("test/", ", before PPO"), "test/sampled_": ("test/", ", sampled")}
+
+
+def name(metric: str) -> str:
+    """A metric in words, without its unit; its own name where it has none."""
+    return _entry(metric)[0]
+
+
+def label(metric: str) -> str:
+    """A metric in words with its unit in brackets, as on an axis."""
+    return name(metric) + bracketed(metric)
+
+
+def unit(metric: str) -> str:
+    """A metric's unit; nothing where it has none."""
+    return _entry(metric)[1]
+
+
+def bracketed(metric: str) -> str:
+    """A metric's unit as it follows a word, in brackets; nothing where it has none."""
+    return f" [{unit(metric)}]" if unit(metric) else ""
+
+
+def _entry(metric: str) -> tuple[str, str]:
+    """A metric's words and unit."""
+    for prefix, (plain, added) in PREFIXES.items():
+        if metric.startswith(prefix):
+            words, unit = _entry(plain + metric.removeprefix(prefix))
+            return words + added, unit
+    return LABELS.get(metric, (metric, ""))

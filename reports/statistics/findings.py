@@ -1,0 +1,65 @@
+"""All that a study's numbers say, in one go.
+
+The unit is the training seed: arms share seeds, data and the stages that a detail cannot touch, so the difference
+arm - reference is taken within a seed. Everything here is a pure function of tidy frames; docs/statistics.md says why,
+and docs/calibration.md how often the words are wrong.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports.reading.study import Study
+from reports.statistics.hypotheses import predictions
+from reports.statistics.judging import judge
+from reports.statistics.outcomes import runaways, stopped_at, tally
+from reports.statistics.over_posts import gains, prompts
+from reports.statistics.pairing import differences, intervals
+from reports.statistics.resampling import levels, robust
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study's numbers say; every frame but `differences`, `intervals` and `predictions` is of the primary metric."""
+
+    differences: pd.DataFrame  # metric, arm, seed, difference
+    intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high
+    verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, p, verdict, reason, seeds_needed, more_seeds, identical
+    looks: (
+        pd.DataFrame
+    )  # look, arm, n, mean, sd, low, high, error, verdict; empty where the seeds were fixed beforehand
+    predictions: pd.DataFrame  # arm, metric, predicted, n, mean, low, high, result
+    tally: pd.DataFrame  # arm, planned, outcomes, absent, counted, and the columns of `runaways`
+    levels: pd.DataFrame  # arm (reference first), n, iqm, iqm_low, iqm_high: the metric itself
+    robust: pd.DataFrame  # arm, n, iqm, iqm_low, iqm_high, p_improvement, p_low, p_high, sign_flip_p: its differences
+    prompts: pd.DataFrame  # arm, seed, posts, mean, low, high: this checkpoint less the reference's of the same seed
+    gains: pd.DataFrame  # arm (reference first), seed, posts, mean, low, high: this checkpoint less its SFT policy
+
+
+def analyse(study: Study) -> Findings:
+    """All comparisons of a study, each arm against its reference."""
+    values = pd.concat([study.curves, study.finals.assign(step=0)], ignore_index=True)
+    paired = differences(values, study.reference)
+    summary = intervals(paired)
+    primary = values[values["metric"] == study.primary]
+    arms = study.arms[1:]
+    judged, looks = judge(study, paired[paired["metric"] == study.primary])
+    return Findings(
+        differences=paired,
+        intervals=summary,
+        verdicts=judged,
+        looks=looks,
+        predictions=predictions(
+            _as_judged(summary, judged, study.primary), arms, study.moves, study.primary, study.smallest_effect
+        ),
+        tally=tally(study.runs, primary, study.arms, stopped_at(study, looks)).merge(runaways(study), on="arm"),
+        levels=levels(primary, study.arms),
+        robust=robust(paired[paired["metric"] == study.primary], arms, study.higher_is_better),
+        prompts=prompts(study),
+        gains=gains(study),
+    )
+
+
+def _as_judged(summary: pd.DataFrame, judged: pd.DataFrame, primary: str) -> pd.DataFrame:
+    """The intervals, with those of the primary metric as the verdicts have them: looks take wider ones."""
+    return pd.concat([summary[summary["metric"] != primary], judged.assign(metric=primary)[summary.columns]])

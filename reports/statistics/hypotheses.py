@@ -1,0 +1,50 @@
+"""What was predicted of each arm, beside what happened."""
+
+import numpy as np
+import pandas as pd
+
+from reports.statistics.pairing import rows_of
+
+PREDICTED = {"up": 1, "down": -1, "same": 0}
+
+
+def predictions(
+    summary: pd.DataFrame,
+    arms: tuple[str, ...],
+    moves: dict[str, str | dict[str, str]],
+    primary: str,
+    smallest_effect: float,
+) -> pd.DataFrame:
+    """Each predicted movement beside what happened, one row per metric and arm.
+
+    Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
+    """
+    rows = [
+        rows_of(summary, metric, arms).assign(metric=metric, predicted=[_direction(move, arm) for arm in arms])
+        for metric, move in moves.items()
+    ]
+    if not rows:
+        return pd.DataFrame(columns=["arm", "metric", "predicted", "n", "mean", "low", "high", "result"])
+    frame = pd.concat(rows, ignore_index=True)
+    frame = frame[frame["predicted"] != ""].reset_index(drop=True)
+    margin = np.where(frame["metric"] == primary, smallest_effect, 0.0)
+    result = [agreement(r.predicted, r.low, r.high, m) for r, m in zip(frame.itertuples(), margin, strict=True)]
+    return frame.assign(result=result)
+
+
+def agreement(predicted: str, low: float, high: float, margin: float) -> str:
+    """as predicted, opposite or not resolved, for a predicted direction and the interval of the difference."""
+    within = -margin <= low and high <= margin
+    if predicted == "same":
+        if within:
+            return "as predicted"
+        return "opposite" if low > 0 or high < 0 else "not resolved"
+    observed = int(low > 0) - int(high < 0)
+    if observed == 0:
+        return "not resolved"
+    return "as predicted" if observed == PREDICTED[predicted] else "opposite"
+
+
+def _direction(move: str | dict[str, str], arm: str) -> str:
+    """Where the arm was predicted to move a metric; nothing where nothing was predicted of it."""
+    return move if isinstance(move, str) else move.get(arm, "")

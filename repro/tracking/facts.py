@@ -1,0 +1,80 @@
+"""What a run says of itself before it begins: the study's plan, and what computes it."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro import record
+from repro.engine import fetch
+from repro.study.ablation import Ablation
+
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
+
+
+def shared_tags(study: Ablation, command: str) -> dict[str, str]:
+    """The tags that all runs of a study share."""
+    detail = study.detail
+    plan = record.Plan(
+        question=study.question,
+        hypothesis=detail.hypothesis,
+        moves=detail.moves,
+        paper=detail.paper,
+        primary=study.primary,
+        higher_is_better=study.higher_is_better,
+        smallest_effect=study.smallest_effect,
+        looks=study.looks,
+        judge=record.GOLD_SCORE if study.scale.corpus == "embedded" else record.REWARD_MODEL,
+        kl_cap=study.scale.kl_cap,
+    )
+    return {
+        record.DETAIL: detail.name,
+        record.SCALE: study.scale.name,
+        **plan.tags(),
+        record.COMMIT: _commit(),
+        record.LOCK: _lock(),
+        record.MACHINE: _machine(study.scale.threads),
+        record.VERSIONS: json.dumps({name: version(name) for name in LIBRARIES}),
+        record.SOURCES: json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
+        record.COMMAND: command,
+    }
+
+
+def _machine(threads: int) -> str:
+    """What computed it, without a name that would tell whose it is."""
+    accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    told = [
+        platform.machine(),
+        f"{os.cpu_count()} cores",
+        *accelerator,
+        f"{threads} thread{'s' * (threads > 1)} a worker",
+    ]
+    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
+
+
+def _lock() -> str:
+    """Digest of the pinned requirements; which of them are installed is said beside it."""
+    file = Path(__file__).parents[2] / "requirements.lock"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
+
+
+def _commit() -> str:
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    return answer.stdout.strip() or "not a git checkout"
+
+
+def short(value: Any) -> str:
+    """A path by its last part: where it lies on this machine is nobody's business."""
+    text = str(value)
+    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

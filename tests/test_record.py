@@ -1,0 +1,48 @@
+"""The names of what the store holds: the same as the pipeline's, and written as they are read."""
+
+import json
+from dataclasses import fields
+
+from repro import record
+from repro.engine import pipeline
+
+PLAN = record.Plan(
+    question="Does it matter?",
+    hypothesis="It does.",
+    moves={"objective/kl": "up", "test/kl": {"off": "down"}},
+    paper="N+ detail 25",
+    primary="test/win_rate",
+    higher_is_better=True,
+    smallest_effect=0.05,
+    looks=(4, 6, 8),
+    judge=record.GOLD_SCORE,
+    kl_cap=50.0,
+)
+
+
+def test_the_stages_are_the_pipelines_in_its_order():
+    assert tuple(stage.name for stage in pipeline.STAGES) == record.STAGES
+
+
+def test_a_plan_is_read_as_it_was_written():
+    tags = PLAN.tags()
+    assert tuple(tags) == record.PLAN == tuple(each.name for each in fields(record.Plan))
+    assert all(isinstance(value, str) for value in tags.values())
+    assert (record.moves(tags), record.looks(tags)) == (PLAN.moves, PLAN.looks)
+    assert record.smallest_effect(tags) == PLAN.smallest_effect and record.is_set(tags, record.HIGHER_IS_BETTER)
+
+
+def test_the_format_of_stores_that_are_there_stays():
+    assert PLAN.tags() | {record.MOVES: json.loads(PLAN.tags()[record.MOVES])} == {
+        "question": "Does it matter?",
+        "hypothesis": "It does.",
+        "moves": {"objective/kl": "up", "test/kl": {"off": "down"}},
+        "paper": "N+ detail 25",
+        "primary": "test/win_rate",
+        "higher_is_better": "true",
+        "smallest_effect": "0.05",
+        "looks": "4 6 8",
+        "judge": "gold score",
+        "kl_cap": "50.0",
+    }
+    assert set(record.HEADING) - {"detail", "scale"} < set(record.PLAN)
