@@ -4,6 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEER   := .venv-peer
+CODE   := repro reports tests benchmarks
 SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
 RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
@@ -14,7 +15,7 @@ OPTIONS = $(SCALED) $(if $(UNTIL),--until $(UNTIL)) $(if $(LOOKS),--looks $(LOOK
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm lint calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -94,8 +95,17 @@ slurm: $(READY)  ## what ENGINE=slurm needs, where it is not there yet
 	       && apt-get install -qq --yes --no-install-recommends slurmctld slurmd munge slurm-client; } \
 	  || echo 'no SLURM here, and none to be had without root and apt-get: its tests are skipped'
 
-lint: $(READY)  ## style and common mistakes
-	@$(VENV)/bin/ruff check repro reports tests benchmarks
+dev: $(READY)  ## what make lint and make coverage need, where it is not there yet
+	@$(PY) -c 'import mypy, pytest_cov' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[dev]'
+
+lint: dev  ## style, common mistakes, format and types
+	@$(VENV)/bin/ruff check $(CODE)
+	@$(VENV)/bin/ruff format --check --quiet $(CODE)
+	@$(VENV)/bin/mypy
+
+coverage: dev  ## the tests, and which lines of repro/ and reports/ they run (takes longer than make test)
+	@$(PY) -m pytest $(SIDE_BY_SIDE) --cov
 
 calibration: $(READY)  ## try the statistics on studies without a difference, and with a planted one; writes docs/calibration.md
 	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
