@@ -16,8 +16,9 @@ from sqlalchemy import create_engine
 
 from reports.pages import atlas, index, page, paper
 from reports.reading import artifacts, studies
-from reports.reading.episodes import EPISODES, read_traces
+from reports.reading.episodes import read_traces
 from reports.reading.study import Study
+from repro import record
 from repro.errors import UserError
 
 OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many tables
@@ -26,7 +27,7 @@ OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many
 def place_of(study: Study, arm: str, seed: int) -> Path:
     """The folder of a made-up run's artifacts."""
     run_id = study.runs.set_index(["arm", "seed"]).loc[(arm, seed), "run_id"]
-    return artifacts.artifact(study.uri, MlflowClient(study.uri).get_run(run_id), artifacts.SAMPLES).parent
+    return artifacts.artifact(study.uri, MlflowClient(study.uri).get_run(run_id), record.SAMPLES).parent
 
 
 def tables(file: Path) -> set[str]:
@@ -283,17 +284,17 @@ def sampled(tmp_path_factory) -> Study:
 def torn(sampled) -> Iterator[Study]:
     """That study, whose files a test may break: they are mended after it."""
     folders = [place_of(sampled, arm, seed) for arm, seed in sampled.samples]
-    whole = [(folder / artifacts.SAMPLES).read_text() for folder in folders]
+    whole = [(folder / record.SAMPLES).read_text() for folder in folders]
     yield sampled
     for folder, text in zip(folders, whole, strict=True):
-        (folder / artifacts.SAMPLES).write_text(text)
-        (folder / EPISODES).unlink(missing_ok=True)
+        (folder / record.SAMPLES).write_text(text)
+        (folder / record.EPISODES).unlink(missing_ok=True)
 
 
 def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, undrawn, tmp_path):
-    whole = (place_of(torn, "off", 1) / artifacts.SAMPLES).read_text()
-    (place_of(torn, "off", 1) / artifacts.SAMPLES).write_text(whole[: len(whole) // 2])
-    (place_of(torn, "off", 2) / artifacts.SAMPLES).unlink()
+    whole = (place_of(torn, "off", 1) / record.SAMPLES).read_text()
+    (place_of(torn, "off", 1) / record.SAMPLES).write_text(whole[: len(whole) // 2])
+    (place_of(torn, "off", 2) / record.SAMPLES).unlink()
     study = studies.read_study("whiten_adv", "mini", torn.uri)
     assert set(study.samples) == {(ARMS[0], 1)}
     damaged, missing = study.troubles
@@ -304,7 +305,7 @@ def test_missing_and_damaged_samples_are_named_and_the_others_are_shown(torn, un
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"columns": ["post_id"], "data": [["t3_1"]]}', "nonsense", "7"])
 def test_a_file_of_samples_that_holds_none_is_damaged(torn, content):
-    (place_of(torn, "off", 1) / artifacts.SAMPLES).write_text(content)
+    (place_of(torn, "off", 1) / record.SAMPLES).write_text(content)
     study = studies.read_study("whiten_adv", "mini", torn.uri)
     assert ("off", 1) not in study.samples and len(study.samples) == 2
     assert [sentence.startswith("samples.json of off seed 1 is damaged") for sentence in study.troubles] == [True]
@@ -312,7 +313,7 @@ def test_a_file_of_samples_that_holds_none_is_damaged(torn, content):
 
 @pytest.mark.parametrize("content", ["", "[]", '{"episodes": [{"episode": 1}]}', '{"episodes": 3}', "nonsense"])
 def test_traces_that_cannot_be_read_are_left_out(torn, undrawn, tmp_path, content):
-    (place_of(torn, "off", 1) / EPISODES).write_text(content)
+    (place_of(torn, "off", 1) / record.EPISODES).write_text(content)
     assert read_traces(torn) == {}
     assert page.build(torn, tmp_path / "page").is_file()
 

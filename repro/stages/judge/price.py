@@ -37,9 +37,9 @@ def cost(judge: Judge, questions: Mapping[str, Messages], answers: Answers) -> C
         for record in answers.known.values()
         if record.get("model") == judge.name and {"prompt_tokens", "completion_tokens", "characters"} <= record.keys()
     ]
-    characters = sum(characters(messages) for messages in questions.values())
+    asked = sum(characters(messages) for messages in questions.values())
     prompt = sum(record["prompt_tokens"] for record in told)
     rate = sum(record["characters"] for record in told) / prompt if prompt else CHARACTERS_PER_TOKEN
     longest = judge.sampling["max_completion_tokens"]
     completion = np.mean([record["completion_tokens"] for record in told]) if told else longest
-    return Cost(len(questions), round(characters / rate), round(len(questions) * completion), at_most=not told)
+    return Cost(len(questions), round(asked / rate), round(len(questions) * completion), at_most=not told)
