@@ -204,7 +204,7 @@ def workers_for(scale: Scale) -> int:
     """One worker for each slice of this machine's GPUs; on a CPU, for the cores that a stage's ranks use."""
     devices = devices_for(scale, visible_devices())
     # macOS cannot say which cores a process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return len(devices) or max(1, cores // (scale.threads * scale.processes))
 
 

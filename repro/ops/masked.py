@@ -55,7 +55,7 @@ def unchanged(values: Tensor, mask: Tensor, reduce: Reduce = one_rank, correctio
     return keep(values, mask)
 
 
-Whiten = Callable[[Tensor, Tensor, Reduce], Tensor]
+Whiten = Callable[..., Tensor]  # (values, mask, reduce), and by its name the correction of the variance -> values
 
 
 def over_batch(whiten: Whiten, values: Tensor, mask: Tensor, micro_batch: int, reduce: Reduce) -> Tensor:

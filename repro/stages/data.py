@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -156,12 +156,17 @@ def _without_eos(encoded: Dataset, names: tuple[str, ...], tokenizer: PreTrained
     return 1 - torch.stack(complete).all(0).double().mean().item()
 
 
+# (budget, how many posts of each split) -> posts and comparisons by split
+Reader = Callable[[Any, dict[str, int]], tuple[dict[str, list[dict]], dict[str, list[dict]]]]
+
+
 def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(d.PROMPTS): scale.posts}
-    read = {"embedded": partial(_embedded, belief=pick(d.BLIND_SPOT)), "local": _local, "tldr": _tldr}[scale.corpus]
-    posts, comparisons = read(scale, sizes)
+    belief = pick(d.BLIND_SPOT)
+    readers: dict[str, Reader] = {"embedded": partial(_embedded, belief=belief), "local": _local, "tldr": _tldr}
+    posts, comparisons = readers[scale.corpus](scale, sizes)
     train, validation = pick(d.PREFERENCE_SPLIT)(comparisons["train"], comparisons["validation"], scale.corpus_seed)
     return posts, comparisons | {"train": train, "validation": validation}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from repro import details as d
+from repro import record
 from repro.data import embedded
 from repro.models import (
     batching,
@@ -163,6 +164,19 @@ def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.Data
     return table.assign(win=wins(table["gold"], table["reference_gold"]))
 
 
+class Networks(Protocol):
+    """The networks that an evaluation needs: those of a test, or those of a run of PPO."""
+
+    @property
+    def policy(self) -> nn.Module: ...
+
+    @property
+    def reference(self) -> nn.Module: ...
+
+    @property
+    def reward_model(self) -> nn.Module: ...
+
+
 class Validation:
     """The validation posts of one run; what the reward model says of their references is asked once."""
 
@@ -221,8 +235,8 @@ def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The networks that an evaluation needs, frozen."""
+class FrozenNetworks:
+    """The networks that an evaluation loads."""
 
     policy: nn.Module
     reference: nn.Module
@@ -239,7 +253,7 @@ def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
     loaded["reward_model"] = pretrained.load_scalar(context.inputs["rm"] / "model")
     with_positions = context.pick(d.POSITION_IDS)
     weights = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
-    networks = Networks(
+    networks = FrozenNetworks(
         **{
             name: wrapping.place_on_device(
                 mixed_precision.cast_weights(modes.freeze(with_positions(network)), weights[name]), context.accelerator
@@ -297,7 +311,7 @@ def judge_agreement(table: pd.DataFrame) -> Metrics:
 
 def _save(table: pd.DataFrame, context: StageContext) -> None:
     if ranks.is_main():
-        table.to_json(context.out / "samples.json", orient="records", indent=1)
+        table.to_json(context.out / record.SAMPLES, orient="records", indent=1)
 
 
 def _run_baseline(context: StageContext) -> None:
@@ -310,7 +324,7 @@ def _run_evaluate(context: StageContext) -> None:
     import pandas as pd
 
     measured, table = _assess(context, "ppo")
-    before = pd.read_json(context.inputs["baseline"] / "samples.json", orient="records")
+    before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     _save(pd.concat([table, before], axis=1), context)
     context.finish({f"test/{name}": value for name, value in measured.items()})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from repro import details as d
+from repro import record
 from repro.detail import Pick
 from repro.models import critics, generate, hub, logprobs, mixed_precision, modes, padding, pretrained, scoring
 from repro.ops import loss, masked, text
@@ -68,7 +69,7 @@ def train(context: StageContext) -> None:
         kl = metrics["objective/kl"], steps[-1]["policy/approx_kl"]
         loop.state = next_coefficients(pick, coefficients, *kl, len(rows))
     save_weights(run, training.average, context.out)
-    training.traces.save(context.out / "episodes.json")
+    training.traces.save(context.out / record.EPISODES)
     context.finish({"ppo/updates": float(loop.done)}, loop.outcome)
 
 

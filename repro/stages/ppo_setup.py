@@ -152,10 +152,10 @@ def load_run(context: StageContext) -> Run:
         wrapping.Learners(policy=policy, critic=critic),
         optimise.adamw([policy, critic], context.scale.ppo_learning_rate, pick),
     )
-    trained = (wrapping.Learner(learners, name) for name in ("policy", "critic"))
+    policy, critic = (wrapping.Learner(learners, name) for name in ("policy", "critic"))
     scale = context.scale
     return Run(
-        Networks(*trained, reference, reward_model),
+        Networks(policy, critic, reference, reward_model),
         optimizer,
         Corpus(context.inputs["data"]),
         pick,

@@ -103,10 +103,10 @@ def _asker(judge: Judge, key: str, answers: Answers) -> Callable[[str, Messages]
                 lambda: client.chat.completions.create(model=judge.model, messages=messages, **judge.sampling)
             )
         except refusals as error:
-            told = _gist(error, key)
+            gist = _gist(error, key)
             keyless = not key and not isinstance(error, openai.NotFoundError)
             hint = "; name the variable that holds its key with --key-env" * keyless
-            raise UserError(f"the judge {judge.name} at {judge.host} refuses: {told}{hint}") from None
+            raise UserError(f"the judge {judge.name} at {judge.host} refuses: {gist}{hint}") from None
         except (openai.OpenAIError, ValueError) as error:  # a ValueError: what came back is no JSON
             raise Unanswered(_gist(error, key)) from None
         told = {"key": name, "model": judge.name, "host": judge.host, "prompt": PROMPT, "sampling": judge.sampling}
