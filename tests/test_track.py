@@ -490,7 +490,7 @@ def test_a_process_that_has_opened_no_store_knows_a_half_made_one_too(empty_stor
     shutil.copy(empty_store, nowhere)
     with closing(sqlite3.connect(nowhere)) as tables, tables:
         tables.executescript(HALF_MADE)
-    code = "from repro import store; print([each.name for each in store.client().search_experiments()])"
+    code = "from repro.tracking import store; print([each.name for each in store.client().search_experiments()])"
     root = str(Path(__file__).parents[1])
     told = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True, check=True
