@@ -121,7 +121,7 @@ bench-peer: $(READY) $(PEER)/.ready  ## PPO here beside TRL's PPOTrainer, in tur
 	@$(PY) -m benchmarks.bench_peer $(TURNS)
 
 bench-commits: $(READY)  ## this checkout beside OTHER, a folder or a commit, in turn (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
-	@test -n "$(OTHER)" || { echo 'error: say with what to compare, as make bench-commits OTHER=9adb790 WHAT=rm:mini' >&2; exit 2; }
+	@test -n "$(OTHER)" || { echo 'error: say with what to compare, as make bench-commits OTHER=6762641 WHAT=rm:mini' >&2; exit 2; }
 	@$(PY) -m benchmarks.bench_peer --no-peer --other "$(OTHER)" $(TURNS)
 
 # PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.

@@ -78,8 +78,11 @@ def _checkout(role: str, given: str, stack: ExitStack) -> Side:
         folder = _exported(given, stack)
     if not (folder / "repro" / "__init__.py").exists():
         raise UserError(f"{given} is no checkout of this project; name its folder, or a commit")
+    load = folder / "benchmarks" / "load.py"
+    if not load.exists():
+        raise UserError(f"{given} has no benchmarks/load.py, which runs what is timed; name a commit from 6c6ae30 on")
     # This interpreter and its libraries for both, so that nothing differs but the source.
-    command = (sys.executable, "-P", str(HERE / "load.py"))
+    command = (sys.executable, "-P", str(load))
     return Side(role, command, folder, {"PYTHONPATH": str(folder)})
 
 

@@ -1,8 +1,8 @@
 """What is timed of this project: updates of PPO at a shape with random weights, a stage of a scale, or a whole chain.
 
-As a script it runs one load of any checkout, with that checkout on PYTHONPATH, and writes what it measured as JSON:
-`python -P benchmarks/load.py LOAD.json RESULT.json`. It uses only what commit 9adb790 has too, so that the same code times
-both of two commits; it imports nothing of this folder for the same reason.
+As a script it runs one load of its own checkout, which is on PYTHONPATH, and writes what it measured as JSON:
+`python -P benchmarks/load.py LOAD.json RESULT.json`. Of two commits that are compared each runs its own, so LOAD and RESULT
+keep their form; it imports nothing of this folder, since whoever compares may be of another commit.
 """
 
 import json

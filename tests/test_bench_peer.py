@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,20 @@ def test_what_it_cannot_do_is_one_line(words, told, capsys, monkeypatch):
     assert bench_peer.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and told in error and error.count("\n") == 1
+
+
+def test_a_checkout_runs_its_own_load(tmp_path, capsys):
+    for name in ("repro/__init__.py", "benchmarks/load.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with ExitStack() as stack:
+        side = bench_peer._checkout("other", str(tmp_path), stack)
+    assert side.command[-1] == str(tmp_path / "benchmarks" / "load.py") and side.environment["PYTHONPATH"] == str(
+        tmp_path
+    )
+    (tmp_path / "benchmarks" / "load.py").unlink()
+    assert bench_peer.main(["--no-peer", "--other", str(tmp_path)]) == 2
+    assert "has no benchmarks/load.py" in capsys.readouterr().err
 
 
 def test_without_the_peers_environment_it_says_how_to_get_it(tmp_path, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from repro.engine import artefacts, pipeline
 from repro.engine.artefacts import run_or_reuse
 from repro.models import hub
 from repro.stages import sft, stage
+from repro.stages.checkpoint import FORMAT, complete_checkpoints
 from repro.stages.stage import Budget, Stage, StageContext
 from repro.study.scale import PATHS, SCALES, Scale
 
@@ -270,6 +271,29 @@ def test_a_stage_that_is_killed_leaves_no_artefact_and_is_run_again(tmp_path):
     assert not (tmp_path / "toy-key").exists()
     assert (fetch(tmp_path) / "deep" / "second").read_text() == "two"
     assert not (tmp_path / "toy-key.partial").exists()
+
+
+def kept(cache, done):
+    """A stage that was ended in its middle: its journal, and a checkpoint whose last file says `done`."""
+    checkpoint = cache / "toy-key.partial" / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "done.json").write_text(done)
+    (checkpoint.parents[1] / "metrics.jsonl").write_text('{"step": 1}\n{"step"')
+    return checkpoint
+
+
+def test_a_checkpoint_that_is_whole_and_of_this_version_is_gone_on_from(tmp_path):
+    checkpoint = kept(tmp_path, json.dumps({"step": 1, "format": FORMAT}))
+    assert complete_checkpoints(checkpoint.parent) == [checkpoint]
+    assert (fetch(tmp_path) / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("done", ["", '{"step": 1', '{"step": 1}', json.dumps({"step": 1, "format": FORMAT - 1})])
+def test_a_checkpoint_that_is_torn_or_of_another_version_is_told_and_begun_anew(done, tmp_path):
+    assert complete_checkpoints(kept(tmp_path, done).parent) == []
+    told = []
+    assert not (fetch(tmp_path, warn=told.append) / "metrics.jsonl").exists()
+    assert [line for line in told if "starts from its beginning" in line] == told != []
 
 
 def flip_a_byte(made):

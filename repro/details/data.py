@@ -1,4 +1,4 @@
-"""The data: prompts, completions, splits (N+ details 1 to 5)."""
+"""The data: prompts, completions, splits (N+ details 1 to 4, 6 and 21)."""
 
 from repro.detail import Check, Detail, Variant
 from repro.models import padding

@@ -1,4 +1,4 @@
-"""What every network of the pipeline shares: dropout, positions, adapters, precision (N+ details 6 to 8)."""
+"""What every network of the pipeline shares: dropout, positions, adapters, precision (N+ details 5, 7 and 8)."""
 
 from repro.detail import Detail, Variant
 from repro.models import mixed_precision, position_ids, weights

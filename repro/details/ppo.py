@@ -1,4 +1,4 @@
-"""PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 20 to 25)."""
+"""PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 22 to 25)."""
 
 from repro.detail import Detail, Variant
 from repro.models import critics

@@ -37,7 +37,7 @@ LARGE = 256 * 2**20  # bytes of a file
 
 
 def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping[str, str]) -> str:
-    """`name-` and a hash of all that the stage may read: a detail at its reference is not part of it (promise 1)."""
+    """`name-` and a hash of all that the stage may read: a detail at its reference is not part of it."""
     choices = {
         each.name: recipe.label(each)
         for each in DETAILS.values()
@@ -147,6 +147,8 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
         shutil.rmtree(target)
     partial = partial_folder(target)
     if not complete_checkpoints(partial / CHECKPOINTS):
+        if any((partial / CHECKPOINTS).glob(f"*/{DONE}")):
+            warn(f"where {target.name} stood is written as this version does not read it; it starts from its beginning")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     elif (partial / JOURNAL).exists():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Added to the temperature, as the paper's code does (DETAILS 4, items 7 and 8).
+# Added to the temperature, as the paper's code does.
 TEMPERATURE_EPSILON = 1e-7
 
 

@@ -46,8 +46,15 @@ class RandomState:
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder that are whole and that this version reads."""
-    done = [(file.parent, json.loads(file.read_text())) for file in folder.glob(f"*/{DONE}")]
-    return [checkpoint for checkpoint, made in done if made.get("format") == FORMAT]
+    return [file.parent for file in folder.glob(f"*/{DONE}") if _format_of(file) == FORMAT]
+
+
+def _format_of(done: Path) -> int:
+    """Of a checkpoint, by its last file; 0 where that was not written to its end, or by a version that did not say it."""
+    try:
+        return json.loads(done.read_text()).get("format", 0)
+    except ValueError:
+        return 0
 
 
 def _end_now(*_: object) -> None:

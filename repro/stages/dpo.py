@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
-BETA = 0.05  # the paper's (N+ appendix on DPO)
+BETA = 0.05  # of the paper's code, dpo.py
 
 
 @dataclass(frozen=True)

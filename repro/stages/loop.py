@@ -52,5 +52,5 @@ class TrainingLoop:
         self.context.log_mean(examples, metrics, self.total)
 
     def stop(self, outcome: str) -> None:
-        """The step that is running is the last one, and no checkpoint of it is kept: the stage ends as `outcome`."""
+        """The step that is running is the last one: the stage ends as `outcome`."""
         self.outcome = outcome

@@ -109,10 +109,8 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     shuffle, responses, order = (context.generator(pick(d.DRAWS) + each) for each in ("shuffle", "sampling", "order"))
     texts = context.generator("texts")
     traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
-    reward, validation = (
-        REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus),
-        evaluate.Validation(run.networks, corpus, context),
-    )
+    reward = REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus)
+    validation = evaluate.Validation(run.networks, corpus, context)
     torch.manual_seed(context.seed_of("dropout"))
     stateful = {"sampled": RandomState(responses), "order": RandomState(order), "texts": RandomState(texts)}
     stateful |= average.held() | pick(d.REFERENCE_POLICY).held(run.networks.reference) | {"traces": traces}

@@ -8,7 +8,6 @@ from repro.engine.launch import Board
 from repro.errors import UserError
 from repro.study.ablation import Ablation
 from repro.tracking import track
-from repro.tracking.track import Tracker
 
 
 class Trackers:
@@ -18,7 +17,7 @@ class Trackers:
         self.board, self.command, self.trouble = board, command, ""
         shared = reference_jobs(found[0]).keys()
         self.waiting = [(study, launch.jobs_of(study).keys() - shared) for study in found]
-        self.open: list[Tracker] = []
+        self.open: list[track.Tracker] = []
 
     def update(self) -> None:
         """Open the studies that have begun, publish what is new, and let go of those that are over."""
