@@ -10,6 +10,7 @@ RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
 TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
           $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
 OPTIONS = $(SCALED) $(if $(UNTIL),--until $(UNTIL)) $(if $(LOOKS),--looks $(LOOKS)) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
+ANEW    = $(if $(FRESH),--fresh)
 
 # Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
@@ -19,15 +20,15 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
-	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."]'
+	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [FRESH=1]'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
-	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(RUNS)
+	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
 
 plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cached, how long it takes
-	@$(PY) -m repro plan $(DETAIL) $(OPTIONS)
+	@$(PY) -m repro plan $(DETAIL) $(OPTIONS) $(ANEW)
 
 report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
 	@$(PY) -m repro report $(DETAIL) $(OPTIONS)
@@ -40,10 +41,10 @@ figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow
 	@$(PY) -m repro figures
 
 atlas: $(READY)  ## the study of every detail (hours; again, it goes on where it stopped), and one page over all
-	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(RUNS)
+	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) $(RUNS)
 
 atlas-plan: $(READY)  ## what of the atlas is cached, and how long the rest takes
-	@$(PY) -m repro atlas $(DETAIL) $(SCALED) --plan
+	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) --plan
 
 details: $(READY)  ## the registry of implementation details; with DETAIL, all about that one
 	@$(PY) -m repro details $(DETAIL)

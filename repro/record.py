@@ -19,7 +19,9 @@ ASKED = "asked"  # when the run was last asked for [ns]: of two with one arm and
 OUTCOME, COMPLETE, ERROR = "outcome", "complete", "error"
 STAGE_SECONDS = "stage_seconds"  # JSON: stage -> seconds
 COMMIT, LOCK, MACHINE, VERSIONS, SOURCES, COMMAND = "commit", "lock", "machine", "versions", "sources", "command"
-PROVENANCE = (RECIPE, STAGE_SECONDS, COMMIT, MACHINE, VERSIONS, COMMAND, RECORD, LOCK, SOURCES)
+# JSON: stage -> what of its code had changed since it was made, where a run used it all the same.
+OUTDATED = "outdated"
+PROVENANCE = (RECIPE, STAGE_SECONDS, COMMIT, MACHINE, VERSIONS, COMMAND, RECORD, LOCK, SOURCES, OUTDATED)
 JUDGED = "judgement"  # digest of what a judge said of the run
 
 # How a run ends.
@@ -40,6 +42,7 @@ HEADING = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER
 
 # Files of a run, and the folder of all files beside a store that is a file.
 SAMPLES, EPISODES, DATA_CHECKS, JUDGEMENT = "samples.json", "episodes.json", "data.json", "judge.json"
+CHANGES = "changes.patch"  # how the working tree differed from its commit
 ARTIFACTS = "mlartifacts"
 SAMPLED = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # columns that all versions wrote
 CHECKED = {"corpus", "posts", "pairs", "shared"}  # parts of the checks of the data

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from recorded import artifacts, everything, parent, points, publish, publish_to, recorded, runs
 
+from repro import record
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
 from repro.engine import artefacts, launch, pipeline
@@ -323,7 +324,7 @@ def test_an_interrupted_publication_is_completed(at, study, cache, store, publis
         whole = runs(published)[arm]
         assert points(store, run) == points(published, whole)
         assert len(run.inputs.dataset_inputs) == 6
-        assert artifacts(store, run) - {"data.json"} == {"episodes.json", "samples.json"}
+        assert artifacts(store, run) - {"data.json", record.CHANGES} == {"episodes.json", "samples.json"}
         assert len(run.outputs.model_outputs) == 1
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
 

@@ -200,6 +200,7 @@ def render(
         costs=provenance.costs(study),
         ran=provenance.what_ran(study.runs),
         sources=provenance.sources(study.runs),
+        outdated=provenance.outdated(study),
     )
 
 

@@ -22,6 +22,18 @@ def what_ran(runs: pd.DataFrame) -> dict[str, list[str]]:
     return {kind: list(dict.fromkeys(told[kind])) if kind in told else [] for kind in KINDS}
 
 
+def outdated(study: Study) -> list[dict]:
+    """Per stage: what of its code had changed since it was made, and the runs that used it all the same."""
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for run in study.runs.to_dict("records"):
+        for stage, changes in parsed(run.get(record.OUTDATED, "")).items():
+            found.setdefault((stage, ", ".join(changes)), []).append((run["arm"], run["seed"]))
+    return [
+        {"stage": stage, "changes": changes, "users": described(members, study)}
+        for (stage, changes), members in found.items()
+    ]
+
+
 def sources(runs: pd.DataFrame) -> list[str]:
     """Models and data of the hub, `SOURCE at COMMIT`, over all runs."""
     told = [parsed(text) for text in runs.get("sources", ())]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from repro.cli.execution import check_data, run_jobs, warn_of_missing_gpu
 from repro.cli.folders import cache_folder, cache_path, require_report_folder
-from repro.cli.options import add_engine_options, choose_engine, command_of, scale_changes
+from repro.cli.options import add_engine_options, add_fresh_option, choose_engine, command_of, scale_changes
 from repro.cli.pages import build_atlas_page, build_index
-from repro.cli.terminal import console, duration, print_failures, warn_of_corrupt_cache
+from repro.cli.terminal import console, duration, print_failures, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.errors import UserError
 
 
@@ -20,6 +20,7 @@ def add_atlas(verbs) -> None:
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
     verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
     verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
+    add_fresh_option(verb)
     add_engine_options(verb)
     verb.set_defaults(run=_atlas)
 
@@ -33,7 +34,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
         build_atlas_page(studies[0].scale.name)
         return build_index()
     cache = cache_folder()
-    board, engine = atlas.board_of(studies, cache), choose_engine(arguments, studies)
+    board, engine = atlas.board_of(studies, cache, arguments.fresh), choose_engine(arguments, studies)
     waiting = [job for key, job in board.jobs.items() if key not in board.done]
     console.print(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
@@ -42,6 +43,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
         highlight=False,
     )
     warn_of_corrupt_cache(board)
+    tell_of_outdated_code(board)
     if arguments.plan:
         return 0
     check_data(studies, board)
@@ -55,10 +57,12 @@ def _atlas(arguments: argparse.Namespace) -> int:
 
 def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
     """Run what is left to run; the page of an interrupted atlas shows what there is."""
+    from repro.engine import launch
     from repro.tracking.store import require_store
     from repro.tracking.trackers import Trackers
 
     require_store(cache)
+    launch.set_aside(board)
     try:
         run_jobs(board, engine, Trackers(studies, board, command))
     except BaseException:

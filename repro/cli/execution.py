@@ -31,8 +31,10 @@ def execute(study, board, engine, command: str) -> None:
     """Run what is left to run of a study, shown and tracked."""
     if not board.over:
         engine.prepare()
+    from repro.engine import launch
     from repro.tracking.track import Tracker
 
+    launch.set_aside(board)
     run_jobs(board, engine, Tracker(study, board, command))
 
 

@@ -20,6 +20,13 @@ def add_study_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms make")
 
 
+def add_fresh_option(verb: argparse.ArgumentParser) -> None:
+    """The option which says that stages of older code are made again."""
+    verb.add_argument(
+        "--fresh", action="store_true", help="make stages again whose code has changed since they were made"
+    )
+
+
 def add_engine_options(verb: argparse.ArgumentParser) -> None:
     """The options which say where jobs run; `choose_engine` reads them."""
     verb.add_argument("--engine", default="local", metavar="WHERE", help="local (this machine, the default) or slurm")
@@ -75,6 +82,7 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
     for option in ("seeds", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
+    words += ["--fresh"] if getattr(arguments, "fresh", False) else []
     return shlex.join(words + _set_words(arguments))
 
 

@@ -5,14 +5,15 @@ import argparse
 from rich.table import Table
 
 from repro.cli.folders import cache_folder
-from repro.cli.options import add_study_options, load_study
-from repro.cli.terminal import console, duration, joined_numbers, warn_of_corrupt_cache
+from repro.cli.options import add_fresh_option, add_study_options, load_study
+from repro.cli.terminal import console, duration, joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.errors import UserError
 
 
 def add_plan(verbs) -> None:
     verb = verbs.add_parser("plan", help="what a study would run, what is cached, and how long it will take")
     add_study_options(verb)
+    add_fresh_option(verb)
     verb.set_defaults(run=_plan)
 
 
@@ -21,13 +22,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     from repro.engine import cost, forecast, launch, speed
 
     cache = cache_folder()
-    board = launch.board_of(study, cache)
+    board = launch.board_of(study, cache, arguments.fresh)
     gpu = cost.for_gpu(study.scale)
     workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     seeds = " ".join(map(str, study.seeds))
     console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
     warn_of_corrupt_cache(board)
+    tell_of_outdated_code(board)
     waiting, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
     speeds = speed.UNMEASURED if gpu or not waiting else speed.known(cache, study.scale)
     each = "time each" if gpu else "seconds each"

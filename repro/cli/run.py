@@ -6,15 +6,23 @@ from pathlib import Path
 
 from repro.cli.execution import check_data, execute, warn_of_missing_gpu
 from repro.cli.folders import cache_folder, require_report_folder
-from repro.cli.options import add_engine_options, add_study_options, choose_engine, command_of, load_study
+from repro.cli.options import (
+    add_engine_options,
+    add_fresh_option,
+    add_study_options,
+    choose_engine,
+    command_of,
+    load_study,
+)
 from repro.cli.pages import build_and_publish
-from repro.cli.terminal import console, joined_numbers, print_failures, warn_of_corrupt_cache
+from repro.cli.terminal import console, joined_numbers, print_failures, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.errors import UserError
 
 
 def add_run(verbs) -> None:
     verb = verbs.add_parser("run", help="run a study to its verdict")
     add_study_options(verb)
+    add_fresh_option(verb)
     add_engine_options(verb)
     verb.set_defaults(run=_run)
 
@@ -32,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
     engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
     _require_its_looks(study)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
-    board = (_run_until_decided if study.looks else _run_seeds)(study, cache, engine, command)
+    board = (_run_until_decided if study.looks else _run_seeds)(study, cache, engine, command, arguments.fresh)
     print_failures(board)
     try:
         build_and_publish(study.detail.name, study.scale.name)
@@ -43,29 +51,30 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if board.failed else 0
 
 
-def _run_seeds(study, cache: Path, engine, command: str):
+def _run_seeds(study, cache: Path, engine, command: str, fresh: bool):
     """Run all arms and seeds of a study; where it stands then."""
     from repro.engine import launch
 
-    board = launch.board_of(study, cache)
+    board = launch.board_of(study, cache, fresh)
     console.print(
         f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
         f"are cached; {engine}",
         highlight=False,
     )
     warn_of_corrupt_cache(board)
+    tell_of_outdated_code(board)
     check_data([study], board)
     warn_of_missing_gpu(study.scale, engine, board)
     execute(study, board, engine, command)
     return board
 
 
-def _run_until_decided(study, cache: Path, engine, command: str):
+def _run_until_decided(study, cache: Path, engine, command: str, fresh: bool):
     """Look by look, each with more seeds of the arms that are undecided; where the last look that was needed stands."""
     left = [label for label in study.arms if label != study.detail.reference]
     for place, look in enumerate(study.looks, 1):
         console.print(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(left)}", highlight=False)
-        board = _run_seeds(study.at(look, left), cache, engine, command)
+        board = _run_seeds(study.at(look, left), cache, engine, command, fresh)
         if board.failed:
             break
         undecided = _undecided(study)

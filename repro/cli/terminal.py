@@ -29,3 +29,37 @@ def warn_of_corrupt_cache(board) -> None:
     """Says which cached stages are made again; on standard error, so that it is seen beside a live table too."""
     for key in board.corrupt:
         print(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again", file=sys.stderr)
+
+
+def tell_of_outdated_code(board) -> None:
+    """Says which cached stages are of other code than the one that is here, and that they are used, or made again."""
+    from repro.engine.outdated import UNRECORDED
+
+    again = [key for key in board.outdated if key not in board.done]
+    used = [key for key in board.outdated if key in board.done]
+    if again:
+        print(f"{_stages_of(board, again)} made again: the code has changed since they were made", file=sys.stderr)
+    changes = list(dict.fromkeys(change for key in used for change in board.outdated[key]))
+    files = [change for change in changes if change != UNRECORDED and not change.startswith("its ")]
+    if used:
+        why = (
+            f"code that has changed since ({_few(files)})"
+            if files
+            else "an earlier version, which did not record its code"
+        )
+        print(
+            f"warning: {_stages_of(board, used)} used as they were made, by {why}; to make them again: --fresh (FRESH=1)",
+            file=sys.stderr,
+        )
+
+
+def _stages_of(board, keys) -> str:
+    """So many stages, and which: `12 cached stages (rm, ppo) are`."""
+    names = ", ".join(dict.fromkeys(board.jobs[key].stage for key in keys))
+    return f"{len(keys)} cached stage{'s' * (len(keys) > 1)} ({names}) {'are' if len(keys) > 1 else 'is'}"
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,7 +1,8 @@
 """Artefacts: a stage's key, its artefact's folder, and run-or-reuse.
 
 A key is the stage's name and a hash of everything that the stage may read. An artefact is a folder of that name, whose
-`done.json` is written last, by rename: a killed stage is never a hit.
+`done.json` is written last, by rename: a killed stage is never a hit. It records the fingerprint of the code that made it:
+the key decides whether an artefact is used, and where the code has changed since, whoever uses it is told.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from repro import details as d
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, RANK_DEPENDENT
+from repro.engine import fingerprint
 from repro.models import hub, ranks
 from repro.stages.checkpoint import complete_checkpoints
 from repro.stages.stage import CHECKPOINTS, DONE, JOURNAL, Budget, Stage, StageContext, digest
@@ -37,15 +39,25 @@ LARGE = 256 * 2**20  # bytes of a file
 
 
 def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping[str, str]) -> str:
-    """`name-` and a hash of all that the stage may read: a detail at its reference is not part of it."""
+    """`name-` and a hash of all that the stage may read: a detail at its reference is not part of it.
+
+    A variant's constants are part of it where its label does not say them: another constant is another key.
+    """
     choices = {
         each.name: recipe.label(each)
         for each in DETAILS.values()
         if stage.name in each.stages and recipe.label(each) != each.reference
     }
+    chosen = {name: DETAILS[name].variants[label].value for name, label in choices.items()}
+    constants = {
+        name: fingerprint.constants(value)
+        for name, value in chosen.items()
+        if not fingerprint.pinned(choices[name], value)
+    }
     # How many ranks there are changes nothing but what these choices do.
     split = scale.processes > 1 and bool(RANK_DEPENDENT & choices.items())
-    read = ({"processes": scale.processes} if split else {}) | {
+    read = ({"processes": scale.processes} if split else {}) | ({"constants": constants} if constants else {})
+    read |= {
         "stage": stage.name,
         "version": stage.version,
         "choices": choices,
@@ -129,7 +141,7 @@ def run_or_reuse(
     target = folder / keys[stage.name]
     folder.mkdir(parents=True, exist_ok=True)
     ranks.initialise()
-    with FileLock(folder / f"{target.name}.lock") if ranks.is_main() else nullcontext():
+    with _lock(target) if ranks.is_main() else nullcontext():
         if ranks.broadcast(ranks.is_main() and cached(target)):
             return target
         if ranks.is_main():
@@ -138,6 +150,11 @@ def run_or_reuse(
         _make(stage, recipe, scale, seed, keys, target)
         ranks.barrier()
     return target
+
+
+def _lock(target: Path, timeout: float = -1) -> FileLock:
+    """What a process holds while it makes, or removes, an artefact."""
+    return FileLock(target.with_name(f"{target.name}.lock"), timeout=timeout)
 
 
 def _clear(target: Path, warn: Callable[[str], None]) -> None:
@@ -158,7 +175,8 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
 
 def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], target: Path) -> None:
     partial = partial_folder(target)
-    began = time.time()
+    began, code = time.time(), _code_at_start(partial, fingerprint.code_of(stage, recipe))
+    inputs = {name: lineage(target.parent / keys[name]) for name in stage.upstream}
     context = StageContext(
         stage.name,
         Pick(recipe, stage.name),
@@ -178,10 +196,12 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         context.close()
     ranks.barrier()
     if ranks.is_main():
-        _complete(context, partial, target, scale.name, began)
+        _complete(context, partial, target, scale.name, began, {"code": code, "inputs": inputs})
 
 
-def _complete(context: StageContext, partial: Path, target: Path, scale: str, began: float) -> None:
+def _complete(
+    context: StageContext, partial: Path, target: Path, scale: str, began: float, made_with: dict[str, dict[str, str]]
+) -> None:
     """The folder gets its list of files and its name; what the stage would have gone on from goes last."""
     made = [p for p in sorted(partial.rglob("*")) if p.is_file() and p.relative_to(partial).parts[0] != CHECKPOINTS]
     files = {str(p.relative_to(partial)): file_digest(p) for p in made}
@@ -194,11 +214,65 @@ def _complete(context: StageContext, partial: Path, target: Path, scale: str, be
         "read": sorted(context.pick.read),
         "seed": context.seed,
         "scale": scale,
+        "edition": edition(target),
+        **made_with,
     }
     (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
     os.replace(partial / f"{DONE}.tmp", partial / DONE)
     os.replace(partial, target)
     shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(_earlier(target), ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ code that changes
+
+
+def _code_at_start(partial: Path, code: dict[str, str]) -> dict[str, str]:
+    """The fingerprint of the code that a stage began with: an earlier one where it goes on from a checkpoint."""
+    noted = partial / CHECKPOINTS / "code.json"
+    if not noted.exists() and ranks.is_main():
+        noted.parent.mkdir(exist_ok=True)
+        noted.write_text(json.dumps(code))
+    return json.loads(noted.read_text()) if ranks.is_main() else code
+
+
+def made_with(target: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The fingerprint of the code that made an artefact, and the lineage of each input; empty where none was recorded."""
+    done = _record(target)
+    return done.get("code", {}), done.get("inputs", {})
+
+
+def lineage(target: Path) -> str:
+    """A digest of all code that an artefact rests on: its stage's, and that of the stages before; empty if not recorded."""
+    code, inputs = made_with(target)
+    return digest([code, inputs])[:16] if code else ""
+
+
+def set_aside(target: Path) -> None:
+    """Free an artefact's place, so that it is made again; it stays beside its place until it has been."""
+    with suppress(Timeout), _lock(target, timeout=0):  # whoever holds it makes the artefact just now
+        if target.exists():
+            shutil.rmtree(_earlier(target), ignore_errors=True)
+            os.replace(target, _earlier(target))
+
+
+def edition(target: Path) -> int:
+    """How many times an artefact of this key was made again after its code had changed, the one on its way included."""
+    if "edition" in (done := _record(target)):
+        return done["edition"]
+    return _record(_earlier(target)).get("edition", 0) + 1 if _earlier(target).exists() else 0
+
+
+def _earlier(target: Path) -> Path:
+    return target.with_name(f"{target.name}.earlier")
+
+
+def _record(target: Path) -> dict[str, Any]:
+    """What `done.json` says; nothing where there is none that can be read."""
+    try:
+        return json.loads((target / DONE).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def partial_folder(target: Path) -> Path:

@@ -41,9 +41,9 @@ def recipes(found: Sequence[Ablation]) -> list[Recipe]:
     return list(by_key.values())
 
 
-def board_of(found: Sequence[Ablation], cache: Path) -> Board:
-    """The jobs of all studies: the references' first, then study by study."""
+def board_of(found: Sequence[Ablation], cache: Path, fresh: bool = False) -> Board:
+    """The jobs of all studies: the references' first, then study by study; `fresh` as `launch.board_for` has it."""
     jobs = reference_jobs(found[0])
     for study in found:
         jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}
-    return launch.board_for(jobs, cache)
+    return launch.board_for(jobs, cache, fresh)

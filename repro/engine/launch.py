@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from repro.engine import artefacts, pipeline
+from repro.engine import artefacts, outdated, pipeline
 from repro.engine.job import (
     FAILED,
     LIBRARIES,
@@ -50,6 +50,7 @@ class Board:
     cache: Path
     done: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)  # in the cache, but not as they were written
+    outdated: dict[str, tuple[str, ...]] = field(default_factory=dict)  # in the cache -> code that has changed since
     failed: dict[str, str] = field(default_factory=dict)  # -> why
     running: dict[str, float] = field(default_factory=dict)  # -> since when
     suspect: set[str] = field(default_factory=set)  # jobs whose worker has died
@@ -91,6 +92,7 @@ class Board:
     def finish(self, key: str) -> None:
         """Mark a running job done."""
         self.running.pop(key, None)
+        self.outdated.pop(key, None)
         self.done.add(key)
 
     def lose(self) -> None:
@@ -124,16 +126,24 @@ def jobs_of(study: Ablation, arms: Collection[str] = ()) -> dict[str, Job]:
     return jobs
 
 
-def board_of(study: Ablation, cache: Path) -> Board:
-    """The study's jobs, with those that the cache already holds marked done."""
-    return board_for(jobs_of(study), cache)
+def board_of(study: Ablation, cache: Path, fresh: bool = False) -> Board:
+    """The study's jobs, with those that the cache already holds marked done; `fresh` as `board_for` has it."""
+    return board_for(jobs_of(study), cache, fresh)
 
 
-def board_for(jobs: dict[str, Job], cache: Path) -> Board:
-    """These jobs, with those that the cache already holds marked done."""
+def board_for(jobs: dict[str, Job], cache: Path, fresh: bool = False) -> Board:
+    """These jobs, with those that the cache already holds marked done; if `fresh`, without those of other code."""
     # A finished stage counts even where what it was made from is gone.
-    done = {key for key in jobs if artefacts.cached(cache / key)}
-    return Board(jobs, cache, done, corrupt={key for key in jobs if key not in done and (cache / key).exists()})
+    whole = {key for key in jobs if artefacts.cached(cache / key)}
+    old = outdated.outdated({key: job for key, job in jobs.items() if key in whole}, cache)
+    corrupt = {key for key in jobs if key not in whole and (cache / key).exists()}
+    return Board(jobs, cache, whole - old.keys() if fresh else whole, corrupt, old)
+
+
+def set_aside(board: Board) -> None:
+    """Free the places of the artefacts that are to be made again since their code has changed."""
+    for key in board.outdated.keys() - board.done:
+        artefacts.set_aside(board.cache / key)
 
 
 def check_starts(board: Board) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from repro import record
 from repro.engine import fetch
 from repro.study.ablation import Ablation
 
+ROOT = Path(__file__).parents[2]
+# Of the checkout: what runs, and what shows it.
+CODE = ("repro", "reports", "ablations", "pyproject.toml", "requirements.lock", ":!reports/gallery")
+DIRTY = "-dirty"  # of a commit that the working tree differs from
+LARGEST_PATCH = 2**20
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")
 
 
@@ -37,7 +43,7 @@ def shared_tags(study: Ablation, command: str) -> dict[str, str]:
         record.DETAIL: detail.name,
         record.SCALE: study.scale.name,
         **plan.tags(),
-        record.COMMIT: _commit(),
+        record.COMMIT: commit(),
         record.LOCK: _lock(),
         record.MACHINE: _machine(study.scale.threads),
         record.VERSIONS: json.dumps({name: version(name) for name in LIBRARIES}),
@@ -60,18 +66,33 @@ def _machine(threads: int) -> str:
 
 def _lock() -> str:
     """Digest of the pinned requirements; which of them are installed is said beside it."""
-    file = Path(__file__).parents[2] / "requirements.lock"
+    file = ROOT / "requirements.lock"
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
 
-def _commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    return answer.stdout.strip() or "not a git checkout"
+def commit() -> str:
+    """The commit of this checkout, `-dirty` where its code differs from it."""
+    name = _git("describe", "--always", "--abbrev=12").strip()
+    return f"{name}{DIRTY if changes_since_commit() else ''}" if name else "not a git checkout"
+
+
+@cache
+def changes_since_commit() -> str:
+    """How the code of this checkout differs from its commit, as a patch that `git apply` takes; new files included."""
+    changed = _git("diff", "HEAD", "--binary", "--", *CODE)
+    new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE).split("\0")
+    added = [_git("diff", "--no-index", "--binary", "/dev/null", name) for name in new if name]
+    patch = changed + "".join(added)
+    return patch if len(patch) < LARGEST_PATCH else f"{len(patch):,} characters differ from the commit: not recorded\n"
+
+
+def _git(*words: str) -> str:
+    """What git prints of this checkout; nothing where it is none, or where there is no git."""
+    try:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", cwd=ROOT)
+    except OSError:
+        return ""
+    return answer.stdout
 
 
 def short(value: Any) -> str:

@@ -18,13 +18,13 @@ from mlflow.entities import Run as Recorded
 
 from repro import record
 from repro.details import DETAILS
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.engine.launch import Board
 from repro.engine.pipeline import STAGES
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import policy, present
-from repro.tracking.facts import shared_tags, short
+from repro.tracking.facts import changes_since_commit, shared_tags, short
 from repro.tracking.parent_run import PARENT, study_run
 from repro.tracking.store import (
     METRICS_AT_ONCE,
@@ -38,6 +38,7 @@ from repro.tracking.store import (
 )
 
 ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
+MOST_CHANGES = 8  # that a run says of a stage: a tag holds 8,000 characters
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
 
 
@@ -63,6 +64,7 @@ class Tracker:
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
         self.study, self.board, self.trouble = study, board, ""
+        self.changes = changes_since_commit()
         self.described: set[str] = set()  # keys of the data whose checks are in the store
         with usable_store(), alone(board.cache):
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
@@ -83,7 +85,9 @@ class Tracker:
         """The run of this arm and seed: the one that is there, or a new one that says what was declared before it."""
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
-        identity = json.dumps([self.study.scale.name, arm, seed, keys], sort_keys=True)
+        editions = {name: artefacts.edition(self.board.cache / key) for name, key in keys.items()}
+        again = [editions] if any(editions.values()) else []  # stages that were made again under their key
+        identity = json.dumps([self.study.scale.name, arm, seed, keys, *again], sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         asked = str(time.time_ns())
         if digest in known:
@@ -108,6 +112,8 @@ class Tracker:
         listed = [Param(name, value) for name, value in params.items()]
         for start in range(0, len(listed), PARAMS_AT_ONCE):
             self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
+        if self.changes:
+            self.client.log_text(run.info.run_id, self.changes, record.CHANGES)
         return Run(run.info.run_id, arm, seed, keys, over=False)
 
     def _take_up(self, run: Recorded) -> bool:
@@ -231,11 +237,20 @@ class Tracker:
                 RunTag(record.OUTCOME, outcome),
                 RunTag(present.NOTE, f"{note}\n\n{ending}"),
                 RunTag(record.COMPLETE, record.flag(not failed)),
+                RunTag(record.OUTDATED, json.dumps(self._outdated(run))),
                 *(RunTag(record.ERROR, failed[0][:5_000]) for _ in failed[:1]),
             ],
         )
         self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
         run.over = True
+
+    def _outdated(self, run: Run) -> dict[str, list[str]]:
+        """Stage -> what of its code has changed since its artefact was made, of those that were taken from the cache."""
+        return {
+            name: list(self.board.outdated[key])[:MOST_CHANGES]
+            for name, key in run.keys.items()
+            if key in self.board.outdated and key in self.board.done
+        }
 
     def close(self) -> None:
         """Publish the rest; a run that did not get to its end is marked as killed, and taken up again next time."""

@@ -1,0 +1,36 @@
+"""Which cached artefacts were made by other code than the one that is here, and what of it has changed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from repro.engine import artefacts, fingerprint, pipeline
+from repro.engine.job import Job
+
+UNRECORDED = "unrecorded"  # the reason where an earlier version made the artefact, which did not note its code
+
+
+def outdated(jobs: Mapping[str, Job], cache: Path) -> dict[str, tuple[str, ...]]:
+    """Key -> what has changed since the artefact was made: files, chosen variants, and stages that it was made from.
+
+    `jobs` are in the order of the pipeline. Those whose artefact is not there are passed over.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for key, job in jobs.items():
+        code, inputs = artefacts.made_with(cache / key)
+        if not (cache / key).exists():
+            continue
+        if not code:
+            found[key] = (UNRECORDED,)
+            continue
+        stage = pipeline.BY_NAME[job.stage]
+        changes = fingerprint.changed(code, fingerprint.code_of(stage, job.recipe))
+        # An input that is gone says nothing; one that was made again since, or ought to be, is another.
+        sources = {name: cache / job.keys[name] for name in stage.upstream if (cache / job.keys[name]).exists()}
+        changes += [
+            f"its {name}"
+            for name, source in sources.items()
+            if source.name in found or artefacts.lineage(source) != inputs.get(name)
+        ]
+        if changes:
+            found[key] = tuple(changes)
+    return found
