@@ -1,18 +1,22 @@
 """What the design says of the code as a whole: which way imports go, who talks to MLflow, and what is never written."""
 
 import ast
+import importlib
+import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import repro
+
 ROOT = Path(__file__).parents[1]
 # Whoever stands on a floor uses its own floor and those below it, which come after it here.
-FLOORS = ("cli", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
+FLOORS = ("cli", "api", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
 GROUND = {"errors", "types", "record", "detail"}  # what every floor may use
 ROOMS = ("pages", "figures", "statistics", "reading")  # of the reports, in the same order
-DECIDES = ("cli", "tracking", "engine")  # the floors on which an arm may be asked what it is
+DECIDES = ("cli", "api", "tracking", "engine")  # the floors on which an arm may be asked what it is
 REPRO, REPORTS = (sorted((ROOT / package).rglob("*.py")) for package in ("repro", "reports"))
 MODULES = [file for file in REPRO if file.parent != ROOT / "repro" or file.stem in GROUND | {"__main__"}]
 
@@ -99,17 +103,25 @@ def test_reports_need_neither_torch_nor_a_stage(file):
     assert foreign <= {"repro.errors.UserError", "repro.record"} | {n for n in foreign if n.startswith("repro.record.")}
 
 
-def test_no_module_of_the_project_is_imported_by_reports_through_its_package():
-    assert imported(ROOT / "repro" / "__init__.py") == imported(ROOT / "repro" / "errors.py") == []
+def test_importing_the_package_or_its_errors_imports_no_library():
+    code = "import sys; import repro, repro.errors; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not {"torch", "transformers", "mlflow", "pandas"} & set(loaded.split())
+
+
+def test_what_the_package_offers_is_there_and_listed():
+    assert sorted(repro.__all__) == sorted(repro._HOMES) and set(repro.__all__) <= set(dir(repro))
+    for name, home in repro._HOMES.items():
+        assert getattr(repro, name) is getattr(importlib.import_module(home), name)
 
 
 def test_the_names_in_the_store_need_no_library():
     assert {name.split(".")[0] for name in imported(ROOT / "repro" / "record.py")} <= sys.stdlib_module_names
 
 
-def test_only_the_command_line_knows_of_reports():
+def test_only_the_command_line_and_the_python_interface_know_of_reports():
     users = [file for file in REPRO if any(name.startswith("reports") for name in imported(file))]
-    assert {floor_of(name_of(file)) for file in users} <= {"cli"}
+    assert {floor_of(name_of(file)) for file in users} <= {"cli", "api"}
 
 
 def test_one_floor_writes_mlflow_and_one_room_reads_it():

@@ -13,9 +13,9 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from repro.__main__ import main
+from repro.api.execution import run_jobs
+from repro.api.folders import writable_folder
 from repro.cli import catalogue, docs
-from repro.cli.execution import run_jobs
-from repro.cli.folders import writable_folder
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
 from repro.errors import UserError
@@ -309,8 +309,8 @@ def test_a_scale_for_gpus_is_told_of_where_there_is_none(scale, warnings, capsys
     def stop(*_):
         raise UserError("far enough")
 
-    monkeypatch.setattr("repro.cli.run.check_data", lambda *_: None)
-    monkeypatch.setattr("repro.cli.run.execute", stop)
+    monkeypatch.setattr("repro.api.execution.check_data", lambda *_: None)
+    monkeypatch.setattr("repro.api.execution.execute", stop)
     monkeypatch.setattr(launch, "visible_devices", lambda: ())
     assert main(["run", "whiten_adv", "--scale", scale]) == 2
     told = capsys.readouterr().err.splitlines()
@@ -330,12 +330,12 @@ class Grown:
     def __init__(self, monkeypatch, undecided, failed=None):
         self.parts, answers = [], iter(undecided)
 
-        def run(part, cache, engine, command):
+        def run(part, *_):
             self.parts.append((list(part.arms), part.seeds))
             return argparse.Namespace(failed={} if len(self.parts) != failed else {"rm": "no"}, broken={})
 
-        monkeypatch.setattr("repro.cli.run._run_seeds", run)
-        monkeypatch.setattr("repro.cli.run._undecided", lambda study: next(answers))
+        monkeypatch.setattr("repro.api.execution.run_seeds", run)
+        monkeypatch.setattr("repro.api.execution.undecided_arms", lambda study: next(answers))
         monkeypatch.setattr("repro.cli.run.build_and_publish", lambda detail, scale: None)
 
 

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from recorded import publish, recorded
 
-from repro.cli.terminal import tell_of_outdated_code
+from repro.api.terminal import tell_of_outdated_code
 from repro.detail import Recipe
 from repro.details import ADAM_EPSILON, DETAILS, GAE_LAMBDA, WHITEN_ADV
 from repro.engine import artefacts, fingerprint, launch, pipeline

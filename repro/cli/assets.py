@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from repro.cli.folders import writable_folder
+from repro.api.folders import writable_folder
+from repro.api.terminal import console
 from repro.cli.options import scale_changes
 from repro.cli.parser import positive_integer
-from repro.cli.terminal import console
 
 
 def add_fetch(verbs) -> None:

@@ -4,11 +4,11 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from repro.cli.execution import check_data, run_jobs, warn_of_missing_gpu
-from repro.cli.folders import cache_folder, cache_path, require_report_folder
+from repro.api.execution import check_data, run_jobs, warn_of_missing_gpu
+from repro.api.folders import cache_folder, cache_path, require_report_folder
+from repro.api.terminal import console, duration, print_failures, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.cli.options import add_engine_options, add_fresh_option, choose_engine, command_of, scale_changes
 from repro.cli.pages import build_atlas_page, build_index
-from repro.cli.terminal import console, duration, print_failures, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.errors import UserError
 
 

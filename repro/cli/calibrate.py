@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from repro.cli.execution import execute
-from repro.cli.folders import cache_folder, writable_folder
+from repro.api.execution import execute
+from repro.api.folders import cache_folder, writable_folder
+from repro.api.terminal import print_failures
 from repro.cli.options import command_of
-from repro.cli.terminal import print_failures
 
 CALIBRATION = Path("docs") / "calibration.md"
 CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]

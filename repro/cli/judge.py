@@ -6,10 +6,10 @@ import sys
 
 from rich.table import Table
 
-from repro.cli.folders import cache_folder, require_report_folder
+from repro.api.folders import cache_folder, require_report_folder
+from repro.api.terminal import console
 from repro.cli.pages import build_and_publish
 from repro.cli.parser import positive_integer, price
-from repro.cli.terminal import console
 from repro.errors import UserError
 
 

@@ -1,7 +1,6 @@
 """The command line: `python -m repro VERB ...`. Few verbs; every budget is a field of Scale, changed with --set."""
 
 import gc
-import logging
 import os
 import signal
 import sys
@@ -64,6 +63,3 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore")
     # Also in the processes that this one starts, and in their watchdog, which tells of each lock of an ended worker.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it when it is imported, by whomever
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)

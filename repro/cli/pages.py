@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from repro.cli.folders import REPORTS
-from repro.cli.terminal import console
+from repro.api.folders import REPORTS
+from repro.api.terminal import console
 
 
 def build_study_page(detail: str, scale: str) -> tuple[Path, str]:

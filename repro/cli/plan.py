@@ -4,9 +4,9 @@ import argparse
 
 from rich.table import Table
 
-from repro.cli.folders import cache_folder
+from repro.api.folders import cache_folder
+from repro.api.terminal import console, duration, joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.cli.options import add_fresh_option, add_study_options, load_study
-from repro.cli.terminal import console, duration, joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.errors import UserError
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from repro.cli.terminal import console
+from repro.api.terminal import console
 
 
 def add_details(verbs) -> None:

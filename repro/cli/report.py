@@ -5,10 +5,10 @@ import sys
 
 from rich.console import Console
 
-from repro.cli.folders import REPORTS, require_report_folder
+from repro.api.folders import REPORTS, require_report_folder
+from repro.api.terminal import console
 from repro.cli.options import add_study_options, common_choices, scale_changes
 from repro.cli.pages import build_atlas_page, build_index, build_study_page
-from repro.cli.terminal import console
 from repro.errors import UserError
 
 

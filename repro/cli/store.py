@@ -5,8 +5,8 @@ import sys
 
 from rich.table import Table
 
-from repro.cli.folders import cache_folder
-from repro.cli.terminal import console
+from repro.api.folders import cache_folder
+from repro.api.terminal import console
 
 
 def add_ui(verbs) -> None:

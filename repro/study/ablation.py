@@ -95,7 +95,7 @@ def load(
         seeds=tuple(range(1, schedule[-1] + 1))
         if schedule
         else _seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
-        scale=replace(budget, name=_beside(budget.name, company)),
+        scale=replace(budget, name=recorded_name(budget.name, company)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect,
@@ -121,7 +121,7 @@ def names(
     path = folder / f"{name}.toml"
     declared = _read(path) if path.exists() else {"detail": name}
     full = scale.full_name(*_scale_and_changes(declared, scale_name, changes))
-    return declared["detail"], _beside(full, _company(declared, company))
+    return declared["detail"], recorded_name(full, _company(declared, company))
 
 
 def _declared(name: str, folder: Path) -> dict:
@@ -157,7 +157,7 @@ def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
     return {name: label for name, label in company.items() if label != details.find(name).reference}
 
 
-def _beside(scale_name: str, company: Mapping[str, str]) -> str:
+def recorded_name(scale_name: str, company: Mapping[str, str]) -> str:
     """What a scale is called where all arms make further choices: another study."""
     return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(company.items()))]))
 

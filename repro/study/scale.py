@@ -217,7 +217,7 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
         if field not in kinds:
             raise UserError(f"a scale has no field {field!r}; {nearest(field, kinds)}")
         scale = replace(scale, **{field: _parse(field, value, kinds[field])})
-    return _checked(replace(scale, name=full_name(name, changes)))
+    return checked(replace(scale, name=full_name(name, changes)))
 
 
 def full_name(name: str, changes: Mapping[str, str]) -> str:
@@ -244,7 +244,8 @@ def _parse(field: str, text: str, kind: type) -> object:
         raise UserError(f"{field}={text!r} is not {'an integer' if kind is int else 'a number'}") from None
 
 
-def _checked(scale: Scale) -> Scale:
+def checked(scale: Scale) -> Scale:
+    """The scale; UserError for a field whose value makes no sense."""
     _check_sources(scale)
     for field, words in WORDS.items():
         if getattr(scale, field) not in words:

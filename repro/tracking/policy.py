@@ -5,16 +5,20 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mlflow
 import mlflow.transformers
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from repro import record
 from repro.errors import UserError
 from repro.models import pretrained
+from repro.tracking.address import store_uri
 
 NAME = "policy"
+CHECKPOINT = "checkpoint"  # tag of a run whose policy is too large to copy: the folder that it lies in
 REQUIREMENTS = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate")]
 
 
@@ -49,6 +53,24 @@ def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str]
             raise Unpackable(f"{type(error).__name__}: {error}") from error
         store.log_model_artifacts(made.model_id, str(Path(place) / NAME))
     return store.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+
+
+def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A run's final policy and its tokenizer; UserError where the store in use has none."""
+    recorded = MlflowClient(tracking_uri=store_uri()).get_run(run)
+    logging.disable_progress_bar()
+    if recorded.outputs.model_outputs:
+        mlflow.set_tracking_uri(store_uri())
+        address = f"models:/{recorded.outputs.model_outputs[-1].model_id}"
+        parts = mlflow.transformers.load_model(address, return_type="components")
+        return parts["model"].eval(), parts["tokenizer"]
+    checkpoint = recorded.data.tags.get(CHECKPOINT, "")
+    if not checkpoint or not Path(checkpoint).is_dir():
+        raise UserError(f"run {run} has no policy in the store" + f", and {checkpoint} is not here" * bool(checkpoint))
+    tokenizer = Path(checkpoint).parents[1] / recorded.data.tags[record.stage_tag("data")] / "tokenizer"
+    return pretrained.load_policy(Path(checkpoint)).eval(), AutoTokenizer.from_pretrained(
+        tokenizer, local_files_only=True
+    )
 
 
 def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) -> None:

@@ -204,7 +204,7 @@ class Tracker:
         if (folder / record.EPISODES).is_file():
             self.client.log_artifact(run.run_id, str(folder / record.EPISODES))
         if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
-            self.client.set_tag(run.run_id, "checkpoint", str(checkpoint))
+            self.client.set_tag(run.run_id, policy.CHECKPOINT, str(checkpoint))
             return
         tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)

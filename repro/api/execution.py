@@ -1,0 +1,143 @@
+"""How a study is run to its verdict: its data checked before, its jobs run and shown, its runs tracked, look by look."""
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from rich.console import Console
+
+from repro.api import terminal
+from repro.api.terminal import joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
+from repro.errors import UserError
+
+
+def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, console: Console = terminal.console):
+    """Run what is left of a study, all seeds or look by look; its board afterwards.
+
+    UserError, before anything is run, where the store's runs of this study were judged by another schedule of looks.
+    """
+    _require_its_looks(study)
+    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    if study.looks:
+        return run_until_decided(study, cache, engine, command, fresh, console)
+    return run_seeds(study, cache, engine, command, fresh, console)
+
+
+def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Console):
+    """Run all arms and seeds of a study; its board afterwards."""
+    from repro.engine import launch
+
+    board = launch.board_of(study, cache, fresh)
+    console.print(
+        f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
+        f"are cached; {engine}",
+        highlight=False,
+    )
+    warn_of_corrupt_cache(board)
+    tell_of_outdated_code(board)
+    check_data([study], board)
+    warn_of_missing_gpu(study.scale, engine, board)
+    execute(study, board, engine, command, console)
+    return board
+
+
+def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, console: Console):
+    """Run look by look, each with more seeds of the undecided arms; the board of the last look that was needed."""
+    undecided = [label for label in study.arms if label != study.detail.reference]
+    for place, look in enumerate(study.looks, 1):
+        console.print(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(undecided)}", highlight=False)
+        board = run_seeds(study.at(look, undecided), cache, engine, command, fresh, console)
+        if board.failed:
+            break
+        still = undecided_arms(study)
+        undecided = [label for label in undecided if label in still]
+        if not undecided:
+            break
+    return board
+
+
+def undecided_arms(study) -> Collection[str]:
+    """The study's arms about which the store's runs decide nothing yet."""
+    from reports.pages import index
+    from reports.reading import studies as read
+    from repro.tracking.store import store_uri, usable_store
+
+    with usable_store():
+        rows, _ = index.compare(read.read_outline(study.detail.name, study.scale.name, store_uri()))
+    return rows.loc[rows["verdict"] == "undecided", "arm"].tolist()
+
+
+def _require_its_looks(study) -> None:
+    """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
+    from reports.reading import studies as read
+    from repro.tracking.store import store_uri, usable_store
+
+    try:
+        with usable_store():
+            recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
+    except UserError:  # nothing was judged yet; a store that cannot be used is told of where it is needed
+        return
+    asked, begun, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
+    if recorded.looks and recorded.looks != study.looks:
+        raise UserError(
+            f"this study is judged at {begun} seeds, as was declared when it began; go on with --until decided --looks "
+            f'{begun} (with make: UNTIL=decided LOOKS="{begun}"), or give it a store of its own'
+        )
+    if study.looks and not recorded.looks and seen not in study.looks and seen > study.looks[0]:
+        raise UserError(
+            f"{seen} seeds of this study have been looked at, and its looks are at {asked} seeds; put {seen} among them "
+            f'(with make: LOOKS="..."), or give it a store of its own'
+        )
+
+
+def check_data(studies, board) -> None:
+    """UserError where an arm's data or starting point would be refused, before anything of what is left is run."""
+    from repro.engine import atlas, launch
+    from repro.stages import data
+
+    for recipe in atlas.recipes(studies) if not board.over else ():
+        data.check(recipe, studies[0].scale)
+    launch.check_starts(board)
+
+
+def warn_of_missing_gpu(scale, engine, board) -> None:
+    """Says that a scale made for GPUs has none here; it is run all the same: its budgets may be small."""
+    from repro.engine import cost, launch
+
+    if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
+        print(
+            f"warning: scale {scale.name} is made for GPUs and this machine has none; `plan` says what it takes, and "
+            "--engine slurm runs it on a cluster",
+            file=sys.stderr,
+        )
+
+
+def execute(study, board, engine, command: str, console: Console = terminal.console) -> None:
+    """Run what is left to run of a study, shown and tracked."""
+    if not board.over:
+        engine.prepare()
+    from repro.engine import launch
+    from repro.tracking.track import Tracker
+
+    launch.set_aside(board)
+    run_jobs(board, engine, Tracker(study, board, command), console)
+
+
+def run_jobs(board, engine, tracker, console: Console = terminal.console) -> None:
+    """Run the board's jobs, with their progress on the console; the tracker is updated as they go on, and closed."""
+    from repro.api.progress import Progress
+    from repro.engine.launch import Board
+
+    with Progress(board, engine.workers, console) as progress:
+
+        def tick(_: Board) -> None:
+            tracker.update()
+            progress.update(tracker.trouble)
+
+        try:
+            engine.run(board, tick)
+        except BaseException:  # whatever ended it, jobs may go on elsewhere
+            print(engine.parting(board), end="", file=sys.stderr)
+            raise
+        finally:
+            tracker.close()

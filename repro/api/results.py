@@ -1,0 +1,104 @@
+"""What a study found, as the MLflow store has it: verdicts and curves as pandas frames, its page, its policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from repro.api.folders import REPORTS
+from repro.detail import Detail
+from repro.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reports.reading.study import Study
+
+VERDICT = ["n", "difference", "low", "high", "verdict", "sentence"]
+
+
+class Policy(NamedTuple):
+    """A trained policy and its tokenizer, as transformers has them."""
+
+    model: Any  # GPTNeoXForCausalLM, in evaluation mode
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study as it was recorded. `print(results)` gives its verdicts in words."""
+
+    recorded: Study
+    failures: dict[str, str] = field(
+        default_factory=dict
+    )  # stage, arm and seed -> why it failed, of the runs just made
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row per arm but the reference: n, difference, low, high, verdict, sentence.
+
+        `difference` is the mean over n paired seeds of the arm's primary metric less the reference's, in the metric's unit;
+        `low` and `high` are the ends of its interval, which holds over all looks where the study grows. `verdict` is
+        "better", "worse", "no difference", "identical" or "undecided".
+        """
+        from reports.pages import page
+        from reports.statistics.findings import analyse
+
+        rows = analyse(self.recorded).verdicts.copy()
+        rows["sentence"] = [page.sentence(row, self.recorded) for row in rows.itertuples()]
+        rows["verdict"] = [page.word(row) for row in rows.itertuples()]
+        return rows.rename(columns={"mean": "difference"}).set_index("arm")[VERDICT]
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Every metric in training: arm, seed, step, metric, value. A step is an episode of PPO, else one of the optimizer."""
+        return self.recorded.curves[["arm", "seed", "step", "metric", "value"]]
+
+    @property
+    def finals(self) -> pd.DataFrame:
+        """Every final value: arm, seed, metric, value; `repro.study.metrics.METRICS` defines the metrics."""
+        return self.recorded.finals
+
+    def samples(self, arm: str, seed: int) -> pd.DataFrame:
+        """Test posts with the summaries of one run's policy: post_id, query, reference, summary, score, length, ended."""
+        if (arm, seed) not in self.recorded.samples:
+            raise UserError(f"no samples of {arm} seed {seed} are recorded; there are those of {self._known()}")
+        return self.recorded.samples[arm, seed]
+
+    def page(self, folder: Path | str = "") -> Path:
+        """Build the study's page with its figures in `folder` (under reports/build/ by default); its index.html."""
+        from reports.pages import markup, page
+
+        own = REPORTS / markup.folder(self.recorded.detail, self.recorded.scale)
+        return page.build(self.recorded, Path(folder) if folder else own)
+
+    def policy(self, arm: str, seed: int) -> Policy:
+        """The final policy of one run, from the store; UserError where the store has none of it."""
+        from repro.tracking import policy
+
+        runs = self.recorded.runs
+        found = runs.loc[(runs["arm"] == arm) & (runs["seed"] == seed), "run_id"].tolist()
+        if not found:
+            raise UserError(f"there is no run of {arm} seed {seed}; there are {self._known()}")
+        return Policy(*policy.load(found[0]))
+
+    def _known(self) -> str:
+        return ", ".join(f"{arm} seed {seed}" for arm, seed in self.recorded.samples)
+
+    def __str__(self) -> str:
+        return "\n".join(self.verdicts["sentence"])
+
+
+def read_results(detail: Detail | str, scale: str = "mini") -> Results:
+    """A recorded study of the MLflow store in use (MLFLOW_TRACKING_URI); UserError where there is none.
+
+    `scale` is the name under which the study was recorded: with changed fields it is `mini-episodes=512`, say.
+    """
+    from reports.reading import studies
+    from repro.tracking.store import store_uri, usable_store
+
+    name = detail.name if isinstance(detail, Detail) else detail
+    with usable_store():
+        return Results(studies.read_study(name, scale, store_uri()))
