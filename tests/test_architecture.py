@@ -3,11 +3,11 @@
 import ast
 import sys
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 # Whoever stands on a floor uses its own floor and those below it, which come after it here.
 FLOORS = ("cli", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
 GROUND = {"errors", "types", "record", "detail"}  # what every floor may use
