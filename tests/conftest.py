@@ -7,14 +7,12 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cache
 
-import blank
 import pytest
 import sqlalchemy
 import torch
 from hypothesis import settings
 from mlflow import MlflowClient
 from mlflow.store.db import utils as tables
-from tiny import pick
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
@@ -22,6 +20,9 @@ from repro.engine import pipeline
 from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
+from tests import blank
+from tests.paths import TESTS
+from tests.tiny import pick
 
 torch.set_num_threads(1)
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
@@ -34,26 +35,26 @@ settings.load_profile("shared")
 # Files that take minutes, the longest first: begun at the start, so that no worker is left with one at the end.
 LONG = (
     "test_end_to_end.py",
-    "test_ranks.py",
-    "test_job.py",
-    "test_launch.py",
-    "test_detail.py",
-    "test_any_model.py",
-    "test_atlas.py",
-    "test_page.py",
-    "test_bad_input.py",
-    "test_track.py",
-    "test_judge.py",
-    "test_transfer.py",
-    "test_gpu_check.py",
-    "test_bench.py",
-    "test_cost.py",
+    "engine/test_ranks.py",
+    "engine/test_job.py",
+    "engine/test_launch.py",
+    "details/test_detail.py",
+    "models/test_any_model.py",
+    "engine/test_atlas.py",
+    "reports/pages/test_page.py",
+    "reports/test_bad_input.py",
+    "tracking/test_track.py",
+    "stages/test_judge.py",
+    "tracking/test_transfer.py",
+    "benchmarks/test_gpu_check.py",
+    "benchmarks/test_bench.py",
+    "engine/test_cost.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+    items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(LONG)))
 
 
 def pytest_collection_finish():

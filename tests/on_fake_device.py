@@ -1,20 +1,16 @@
 """Runs what training computes on a device that is not the CPU and has no numbers: only where each tensor lies is followed.
 
-`python tests/on_fake_device.py` prints JSON: for each thing that is run, nothing where all of its tensors meet on one device,
+`python -m tests.on_fake_device` prints JSON: for each thing that is run, nothing where all of its tensors meet on one device,
 else the error. Whatever asks for a number gets 0 or False. It changes torch for the whole process, so it has one of its own.
 """
 
 import contextlib
 import json
 import os
-import sys
-from pathlib import Path
 
 os.environ["ACCELERATE_TORCH_DEVICE"] = "npy:0"
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import numpy  # noqa: E402
-import tiny  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
@@ -24,6 +20,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from repro.models import generate, modes, wrapping  # noqa: E402
 from repro.ops import loss, preference  # noqa: E402
 from repro.stages import dpo, optimise, ppo, ppo_batches, ppo_setup, rm, sft  # noqa: E402
+from tests import tiny  # noqa: E402
 
 _setup_privateuseone_for_python_backend("npy")
 torch.set_num_threads(1)

@@ -5,13 +5,12 @@ import importlib
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
 import repro
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Whoever stands on a floor uses its own floor and those below it, which come after it here.
 FLOORS = ("cli", "api", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
 GROUND = {"errors", "types", "record", "detail"}  # what every floor may use

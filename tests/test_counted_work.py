@@ -6,7 +6,6 @@ More than 1.3 times the stored number is a regression. Less than 0.7 times is an
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +18,9 @@ from repro.models.scalar_model import ScalarModel
 from repro.stages import optimise, rm, sft
 from tests import tiny
 from tests.counting import counted, flops_of
+from tests.paths import TESTS
 
-STORED = Path(__file__).parent / "counted_work.json"
+STORED = TESTS / "counted_work.json"
 STORE = "python -m pytest tests/test_counted_work.py --store-counts"
 MOST, LEAST = 1.3, 0.7
 SHAPE = Shape("gpt-neox:32/3/2/64", tiny.VOCABULARY, 24, 8)

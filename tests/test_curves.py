@@ -4,14 +4,14 @@ After a change that is meant: `python -m pytest tests/test_curves.py --store-cur
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from repro.stages.stage import read_journal
+from tests.paths import TESTS
 
-STORED = Path(__file__).parent / "curves" / "tiny.json"
+STORED = TESTS / "curves" / "tiny.json"
 # The first update is before any step: no KL yet, and nothing ends. Those after it have learnt from what was paid.
 OF_PPO = ("objective/score", "objective/kl", "objective/entropy", "objective/length", "loss/value", "loss/policy")
 

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch.utils.backend_registration
+
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def told():
-    command = [sys.executable, str(Path(__file__).with_name("on_fake_device.py"))]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.on_fake_device"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2_000:]
     return json.loads(ended.stdout.splitlines()[-1])
 

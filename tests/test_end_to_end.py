@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-import recorded as published
 from mlflow import MlflowClient
 
 from repro.__main__ import main
 from repro.engine import launch, pipeline
 from repro.stages import stage
 from repro.study import ablation, scale
+from tests import recorded as published
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /proc to find the workers")
 
 

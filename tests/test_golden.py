@@ -2,20 +2,20 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
-from tiny import pick
 from torch import Tensor
 
 from repro.ops import masked, text
 from repro.ops.reward import k1, score_after_eos, whole_reward
 from repro.stages import ppo, ppo_batches, ppo_setup
 from repro.types import Rollout, Targets
+from tests.paths import TESTS
+from tests.tiny import pick
 
 # What the paper's code (github.com/vwxyzjn/summarize_from_feedback_details, commit ee77a9a) computes on made-up rollouts.
-CASES = json.loads(Path(__file__).with_name("golden_ppo.json").read_text())
+CASES = json.loads((TESTS / "golden_ppo.json").read_text())
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ from repro.cli import catalogue
 from repro.cli.source import Source
 from repro.engine import speed
 from repro.study.scale import SCALES
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 # What stages need; what a tracker or a report needs; what is drawn while a study runs.
 STAGES = {"transformers", "accelerate", "datasets", "peft", "pyarrow", "tokenizers", "huggingface_hub"}
 STORE = {"mlflow", "sqlalchemy", "pandas", "scipy", "statsmodels", "matplotlib"}

@@ -4,9 +4,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
-from tiny import made_up_rollout
 
 from repro.types import Rollout, Targets
+from tests.tiny import made_up_rollout
 
 ROLLOUT = made_up_rollout(last=[0, 2, 3, 3], has_eos=[True, True, True, False], tokens=4)
 

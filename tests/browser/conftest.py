@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import place as places
 import pytest
 from filelock import FileLock
-from watch import FLAGS, Watch, installed
+
+from tests.browser import place as places
+from tests.browser.watch import FLAGS, Watch, installed
 
 
 @pytest.fixture(scope="session")

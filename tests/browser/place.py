@@ -11,7 +11,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 DETAIL, SCALE, SEEDS = "whiten_adv", "smoke", (1, 2)
 ARMS = REFERENCE, ARM = "shift_and_scale", "off"
 # What MLflow takes for a sign that it is being tested, and so behaves better than at a person's desk.

@@ -4,7 +4,8 @@ import math
 import re
 
 import pytest
-from place import ARM, ARMS, REFERENCE, SEEDS
+
+from tests.browser.place import ARM, ARMS, REFERENCE, SEEDS
 
 pytestmark = pytest.mark.browser
 SEED = SEEDS[0]

@@ -5,10 +5,10 @@ import socket
 from contextlib import closing
 
 import pytest
-from place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS, start
-from watch import broken_images
 
 from repro.tracking.present import COLUMNS
+from tests.browser.place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS, start
+from tests.browser.watch import broken_images
 
 pytestmark = pytest.mark.browser
 # What MLflow's pages say of themselves: nobody is logged in, two settings of their table's library have other names by

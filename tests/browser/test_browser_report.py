@@ -4,11 +4,11 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
-from place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS
-from watch import broken_images, faint, too_wide
 
 from reports.pages import page as study_page
 from reports.reading.studies import read_study
+from tests.browser.place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS
+from tests.browser.watch import broken_images, faint, too_wide
 
 pytestmark = pytest.mark.browser
 PAGES = {

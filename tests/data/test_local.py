@@ -4,12 +4,10 @@ import json
 import re
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tiny import pick
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -28,9 +26,11 @@ from repro.models.padding import pad_with_own_token
 from repro.stages import data
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
+from tests.paths import SHARED
+from tests.tiny import pick
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason=f"no {SHARED}")
+REAL = SHARED / "data"
+needs_shared = pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}")
 EOS = "<|endoftext|>"
 
 
@@ -111,8 +111,8 @@ def test_the_hubs_null_fields_do_not_matter(tmp_path):
 
 @needs_shared
 def test_real_files_are_read_whole():
-    assert len(read_posts(SHARED / "posts.jsonl")) == 3803
-    assert len(read_comparisons(SHARED / "comparisons")) == 1097 + 437
+    assert len(read_posts(REAL / "posts.jsonl")) == 3803
+    assert len(read_comparisons(REAL / "comparisons")) == 1097 + 437
 
 
 # What is refused
@@ -332,7 +332,7 @@ def test_a_folder_with_nothing_but_a_tokenizer_json(tmp_path):
 
 @needs_shared
 def test_pythias_pad_is_the_papers():
-    tokenizer = load_tokenizer(SHARED / "pythia_tokenizer.json")
+    tokenizer = load_tokenizer(REAL / "pythia_tokenizer.json")
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 50277)
 
 

@@ -1,7 +1,6 @@
 """The preprocessing against the paper's own output, and against cases small enough to count by hand."""
 
 import json
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -19,8 +18,8 @@ from repro.data.tldr import (
     format_query,
 )
 from repro.errors import UserError
+from tests.paths import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 GOLDEN = SHARED / "golden" / "tokenization.json"
 PYTHIA = SHARED / "data" / "pythia_tokenizer.json"
 EOS = "<|endoftext|>"

@@ -4,16 +4,11 @@ They stand alone, so that `--confcutdir tests/gpu` runs them where only torch, t
 """
 
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-for folder in (Path(__file__).parents[2], Path(__file__).parents[1], Path(__file__).parent):
-    sys.path.insert(0, str(folder))
-
-import on_device  # noqa: E402
+from tests.gpu import on_device
 
 torch.set_num_threads(1)  # networks this small are no faster on several
 

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 
-import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -12,6 +11,7 @@ from torch import Tensor
 from repro.models import modes, wrapping
 from repro.stages import optimise, ppo, ppo_setup
 from repro.types import Rollout
+from tests import tiny
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("REPRO_GPU_CHECK_DEVICE", "cuda"))
 ROWS, TOKENS, RATE = 8, 6, 1e-3  # episodes of an update, response tokens, learning rate

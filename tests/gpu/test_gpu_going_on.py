@@ -4,9 +4,7 @@ import os
 import signal
 from dataclasses import replace
 
-import on_device
 import pytest
-import tiny
 import torch
 
 from benchmarks import gpu
@@ -15,6 +13,8 @@ from repro.stages import ppo
 from repro.stages.checkpoint import Checkpoints, RandomState
 from repro.stages.stage import Budget, Preempted, StageContext
 from repro.study.scale import SCALES
+from tests import tiny
+from tests.gpu import on_device
 
 pytestmark = pytest.mark.gpu
 UPDATES, ENDED_AFTER = 2, 1

@@ -1,14 +1,14 @@
 """What the networks say on the device is what they say on the CPU in float32, to rounding."""
 
-import on_device
 import pytest
-import tiny
 import torch
-from on_device import CPU
 
 from repro.models import critics, logprobs, modes, padding, scoring, wrapping
 from repro.ops import preference
 from repro.stages import optimise, rm
+from tests import tiny
+from tests.gpu import on_device
+from tests.gpu.on_device import CPU
 
 pytestmark = pytest.mark.gpu
 # By precision: nats of a log-probability whose logits spread over tens, and units of a value or score of about 1.

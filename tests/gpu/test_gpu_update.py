@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import on_device
 import pytest
-import tiny
 import torch
-from on_device import CPU
 
 from repro.models import generate, logprobs
 from repro.ops import text
+from tests import tiny
+from tests.gpu import on_device
+from tests.gpu.on_device import CPU
 
 pytestmark = pytest.mark.gpu
 MIXED = pytest.mark.parametrize("mixed", ["no", "bf16"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import EOS, PAD, scalar
 
 from repro.models import scoring
 from repro.ops.branch import join, joinable
+from tests.tiny import EOS, PAD, scalar
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 token = st.integers(2, 5)  # few of them, so that texts begin alike by chance too

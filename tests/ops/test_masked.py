@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tiny import Ranks
 
 from repro.ops import masked
+from tests.tiny import Ranks
 
 GARBAGE = [float("nan"), float("inf"), -float("inf"), 1e38]
 REDUCTIONS = [

@@ -1,11 +1,11 @@
 """A small MLflow store with a made-up study in it; shared by a session, since a fresh store costs seconds."""
 
 import pytest
-from made_up import EFFECTS, Fake, experiment, log
 
 from reports.pages import data, page
 from reports.reading.studies import read_study
 from reports.reading.study import Study
+from tests.reports.made_up import EFFECTS, Fake, experiment, log
 
 
 @pytest.fixture(scope="session")

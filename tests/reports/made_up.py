@@ -13,6 +13,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from tests.paths import ROOT
+
 ARMS = ("shift_and_scale", "off", "scale_only")  # the reference first
 EFFECTS = {"shift_and_scale": (0.84, 0.80, 0.82), "off": (0.74, 0.71, 0.71), "scale_only": (0.85, 0.79, 0.84)}
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
@@ -183,7 +185,6 @@ def log_light(uri: str, experiment_id: str, run: Fake, values: dict[str, float])
     return run_id
 
 
-TESTS = str(Path(__file__).parents[1])
 REFUSE = """
 import sys
 class Refuse:
@@ -196,17 +197,17 @@ sys.meta_path.insert(0, Refuse())
 
 
 # What a program begins with whose pages have empty pictures.
-UNRENDERED = "import blank\nblank.instead(setattr)\n"
+UNRENDERED = "from tests import blank\nblank.instead(setattr)\n"
 
 
 def without_torch(program: str, environment: dict[str, str] = {}) -> subprocess.CompletedProcess:
     """A program's end in a process of its own, in which neither torch nor any stage can be imported."""
     return subprocess.run(
         [sys.executable, "-c", REFUSE + program],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])} | environment,
+        env=os.environ | environment,
     )

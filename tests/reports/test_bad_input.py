@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import ARMS, Fake, experiment, log, log_light
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.store.db.utils import InitialBase, _get_alembic_config
@@ -20,6 +19,7 @@ from reports.reading.episodes import read_traces
 from reports.reading.study import Study
 from repro import record
 from repro.errors import UserError
+from tests.reports.made_up import ARMS, Fake, experiment, log, log_light
 
 OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many tables
 

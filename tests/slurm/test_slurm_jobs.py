@@ -5,10 +5,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from cluster import cluster, missing
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
@@ -17,8 +15,9 @@ from repro.engine.job import read_job
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
+from tests.paths import ROOT
+from tests.slurm.cluster import cluster, missing
 
-ROOT = Path(__file__).parents[2]
 LACKS = missing()
 pytestmark = [
     pytest.mark.slurm,
