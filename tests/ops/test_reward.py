@@ -1,10 +1,13 @@
 """What an episode is paid: scores by hand, and the KL estimators by enumeration of a toy vocabulary."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repro.details import KL_ESTIMATOR
 from repro.ops import reward
 from repro.ops.text import kl_of
 from repro.types import Rollout
@@ -34,7 +37,7 @@ def test_the_score_stands_after_the_end_or_on_the_last_token_where_there_is_no_r
 def test_the_kl_is_charged_up_to_the_end_of_text_and_not_after():
     placed = torch.tensor([[0.0, 0.0, 4.0]])
     kl = torch.tensor([[0.5, 0.25, float("nan")]])
-    assert reward.whole_reward(placed, kl, torch.tensor([[True, True, False]])).tolist() == [[-0.5, -0.25, 4.0]]
+    assert reward.kl_penalised_reward(placed, kl, torch.tensor([[True, True, False]])).tolist() == [[-0.5, -0.25, 4.0]]
 
 
 # ----------------------------------------------------------------------------- estimators of the KL
@@ -123,19 +126,26 @@ def test_as_a_loss_k3_has_the_gradient_of_the_forward_kl():
 
 def test_the_sum_over_the_vocabulary_is_the_mean_of_k1_and_of_k3_over_all_that_can_be_sampled():
     p, q = toy()
-    exact = reward.over_vocabulary(torch.empty(0), torch.empty(0), lambda: kl_of(p[None, None], q[None, None], 1.0))
+    exact = kl_of(p[None, None], q[None, None], 1.0)
     for estimator in (reward.k1, reward.k3):
         expected = expected_under_policy(estimator, p, q)
         torch.testing.assert_close(exact.squeeze().double(), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_an_estimate_from_samples_does_not_ask_for_the_sum_over_the_vocabulary():
-    def never():
-        raise AssertionError("a second forward pass")
-
+@pytest.mark.parametrize(("label", "expected"), [("k1", 0.5), ("k2", 0.125), ("k3", math.exp(-0.5) - 0.5)])
+def test_an_estimate_from_samples_does_not_ask_for_the_sum_over_the_vocabulary(label, expected):
     logprob, ref_logprob = torch.tensor([[-1.0]]), torch.tensor([[-1.5]])
-    assert reward.from_samples(reward.k1)(logprob, ref_logprob, never).item() == 0.5
-    assert reward.from_samples(reward.k2)(logprob, ref_logprob, never).item() == 0.125
+    estimate = KL_ESTIMATOR.variants[label].value
+    got = estimate(logprob=logprob, ref_logprob=ref_logprob, whole=lambda: pytest.fail("a second forward pass"))
+    assert got.item() == pytest.approx(expected)
+
+
+def test_the_sum_over_the_vocabulary_is_computed_where_it_is_asked_for():
+    exact, sampled = torch.tensor([[0.25]]), torch.tensor([[-1.0]])
+    assert (
+        KL_ESTIMATOR.variants["whole_vocabulary"].value(logprob=sampled, ref_logprob=sampled, whole=lambda: exact)
+        is exact
+    )
 
 
 def test_a_kl_that_is_free_costs_nothing_not_even_where_it_is_not_a_number():
@@ -179,8 +189,8 @@ def test_references_score_zero_on_average_once_centred():
 
 def test_the_score_falls_where_the_value_mask_has_its_extra_state():
     last, tokens = torch.tensor([0, 2, 3]), 4
-    nothing = torch.zeros(3, tokens)
-    rollout = Rollout(*[nothing] * 7, last, last, last, last >= 0)
+    nothing, ids = torch.zeros(3, tokens), torch.zeros(3, tokens, dtype=torch.long)
+    rollout = Rollout(ids, ids, *[nothing] * 5, torch.zeros(3), last, last, last >= 0)
     placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
     assert (placed & ~rollout.value_mask).sum() == 0
     assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]

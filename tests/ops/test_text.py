@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from repro.details import OLD_LOGPROB
 from repro.ops import text
 
 EOS, PAD = 0, 9
@@ -93,8 +94,8 @@ def test_what_cannot_be_drawn_leaves_the_gradient_of_the_entropy_finite():
 
 def test_after_its_end_a_row_goes_on_or_stops():
     drawn, ended = torch.tensor([5, 6]), torch.tensor([True, False])
-    assert text.go_on(drawn, ended, PAD).tolist() == [5, 6]
-    assert text.stop(drawn, ended, PAD).tolist() == [PAD, 6]
+    assert text.ignore_eos(drawn, ended, PAD).tolist() == [5, 6]
+    assert text.stop_at_eos(drawn, ended, PAD).tolist() == [PAD, 6]
 
 
 def test_what_counts_goes_to_the_end_or_to_the_limit():
@@ -105,8 +106,9 @@ def test_what_counts_goes_to_the_end_or_to_the_limit():
 
 def test_old_logprobs_are_computed_again_only_where_that_is_asked_for():
     sampled = torch.tensor([[-1.0]])
-    assert text.as_sampled(sampled, lambda: pytest.fail("a second forward pass")) is sampled
-    assert text.computed_again(sampled, lambda: sampled - 1).item() == -2
+    from_sampler, recomputed = (OLD_LOGPROB.variants[label].value for label in ("from_sampler", "recomputed"))
+    assert from_sampler(sampled=sampled, again=lambda: pytest.fail("a second forward pass")) is sampled
+    assert recomputed(sampled=sampled, again=lambda: sampled - 1).item() == -2
 
 
 def test_the_temperature_of_logprobs_is_that_of_the_draws_or_one():
