@@ -1,9 +1,9 @@
 """Proves the GPU paths on the day a GPU is at hand: in at most 5 minutes, without a network, into one JSON.
 
 `make gpu-check`, or `python -m benchmarks.gpu_check` from a bare checkout where torch, transformers, accelerate, datasets,
-peft, rich and pytest are there. First the tests of tests/gpu; then PPO at the shapes of Pythia 160m, 410m and 1b; then TRL's
-at the same, where it is there. Each part has a process and a time limit of its own, and its answer is written as soon as it
-is known: started again, the command goes on with the parts that have none. `--device cpu --shapes tiny
+peft, jaxtyping, rich and pytest are there. First the tests of tests/gpu; then PPO at the shapes of Pythia 160m, 410m and 1b;
+then TRL's at the same, where it is there. Each part has a process and a time limit of its own, and its answer is written as
+soon as it is known: started again, the command goes on with the parts that have none. `--device cpu --shapes tiny
 --out FILE` rehearses it.
 """
 

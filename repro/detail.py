@@ -4,13 +4,33 @@ A Check is what the paper measured rather than chose; a Clash is a combination o
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from repro.errors import UserError
 
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+
+
+@dataclass(frozen=True)
+class ByName:
+    """A function beside others that take more: it is called with all that the call site has, and gets what it names.
+
+    So that a formula takes what it reads and nothing else, whatever the variants beside it take.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, **given: Any) -> Any:
+        return self.function(**{name: value for name, value in given.items() if name in _parameters(self.function)})
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 class Variant(NamedTuple):

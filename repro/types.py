@@ -1,8 +1,13 @@
-"""The records that flow between the pieces, and the one legend of their shapes.
+"""The records that flow between PPO's phases, and the one legend of their shapes.
 
-B episodes, Q query tokens (left-padded), R response tokens, V vocabulary.
-Index t of a `[B, R]` tensor belongs to response token t; a value at t is that of the state *before* token t. So
-index last + 1 is the terminal state: where the reward model reads its score.
+An annotation says of a tensor its dtype and the name of each dimension; a name that occurs twice in one signature or record
+is one size. `episodes` are those of a batch, `query_tokens` are left-padded, `tokens` are those of a response, `vocabulary` is
+what each of them is drawn from. Index t of `tokens` belongs to response token t; a value at t is that of the state *before*
+token t. So index last + 1 is the terminal state: where the reward model reads its score. (The space before a lone name keeps
+linters from taking it for that of a class.)
+
+The annotations cost nothing where they are not checked; the tests check each call of `repro/ops/` and each record made
+(`tests/checked_shapes.py`).
 """
 
 from collections.abc import Iterator
@@ -10,35 +15,45 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 Metrics = dict[str, float]
+
+Scalar = Float[Tensor, ""]
+PerEpisode = Float[Tensor, " episodes"]
+EpisodeMask = Bool[Tensor, " episodes"]
+EpisodeTokens = Int[Tensor, " episodes"]  # one token of each episode
+TokenIndex = Int[Tensor, " episodes"]  # the index of a token in each episode's response
+PerToken = Float[Tensor, "episodes tokens"]
+TokenMask = Bool[Tensor, "episodes tokens"]
+Tokens = Int[Tensor, "episodes tokens"]
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One batch of episodes as the policy sampled it; immutable, and `rollout[rows]` slices every field."""
 
-    query: Tensor  # [B, Q] token ids, left-padded
-    response: Tensor  # [B, R] token ids as they were drawn, those after the first end of text too
-    logprob: Tensor  # [B, R] float32, of the policy that sampled, as the update compares itself with it
-    sampled: Tensor  # [B, R] float32, the same as the sampler computed it
-    ref_logprob: Tensor  # [B, R] float32, of the reference policy
-    kl: Tensor  # [B, R] float32, what the policy is from the reference, in nats, as it is estimated
-    value: Tensor  # [B, R] float32, of the critic
-    score: Tensor  # [B] float32, the reward model's
-    last: Tensor  # [B] index of the response's last token: its end of text where it has one
-    counted: Tensor  # [B] index of the last token that losses and rewards count: `last`, unless a recipe counts more
-    has_eos: Tensor  # [B] bool
+    query: Int[Tensor, "episodes query_tokens"]  # token ids, left-padded
+    response: Int[Tensor, "episodes tokens"]  # token ids as they were drawn, those after the first end of text too
+    logprob: Float32[Tensor, "episodes tokens"]  # of the policy that sampled, as the update compares itself with it
+    sampled: Float32[Tensor, "episodes tokens"]  # the same as the sampler computed it
+    ref_logprob: Float32[Tensor, "episodes tokens"]  # of the reference policy
+    kl: Float32[Tensor, "episodes tokens"]  # from the policy to the reference, in nats, as it is estimated
+    value: Float32[Tensor, "episodes tokens"]  # of the critic
+    score: Float32[Tensor, " episodes"]  # the reward model's
+    last: Int[Tensor, " episodes"]  # index of the response's last token: its end of text where it has one
+    counted: Int[Tensor, " episodes"]  # index of the last token that counts: `last`, unless a recipe counts more
+    has_eos: Bool[Tensor, " episodes"]
 
     @property
-    def token_mask(self) -> Tensor:
-        """[B, R] true on the tokens that count: the response's, its end of text included."""
+    def token_mask(self) -> TokenMask:
+        """True on the tokens that losses and rewards count: the response's, its end of text included."""
         return _up_to(self.counted, self.response.shape[1])
 
     @property
-    def value_mask(self) -> Tensor:
-        """[B, R] true on the states with a value: one more than the tokens, for the state after the last."""
+    def value_mask(self) -> TokenMask:
+        """True on the states with a value: one more than the tokens, for the state after the last."""
         return _up_to(self.counted + 1, self.response.shape[1])
 
     def first(self, columns: int) -> "Rollout":
@@ -58,11 +73,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the PPO loss is drawn towards, and what it was made of: all [B, R] float32."""
+    """What the PPO loss is drawn towards, and what it was made of."""
 
-    advantage: Tensor
-    returns: Tensor
-    reward: Tensor  # of each token, score and KL, as the advantages were computed from it
+    advantage: Float32[Tensor, "episodes tokens"]
+    returns: Float32[Tensor, "episodes tokens"]
+    reward: Float32[Tensor, "episodes tokens"]  # score and KL, as the advantages were computed from it
 
     def __getitem__(self, rows: Any) -> "Targets":
         return Targets(self.advantage[rows], self.returns[rows], self.reward[rows])
@@ -72,5 +87,22 @@ class Targets:
         return self[:, :columns]
 
 
-def _up_to(last: Tensor, length: int) -> Tensor:
+@dataclass(frozen=True)
+class LossWeights:
+    """What a token weighs in the policy's loss, a state in the critic's, and 1/count of either for the metrics."""
+
+    token: Float32[Tensor, "episodes tokens"]
+    value: Float32[Tensor, "episodes tokens"]
+    per_token: Float32[Tensor, "episodes tokens"]
+    per_value: Float32[Tensor, "episodes tokens"]
+
+    def __getitem__(self, rows: Any) -> "LossWeights":
+        return LossWeights(self.token[rows], self.value[rows], self.per_token[rows], self.per_value[rows])
+
+    def first(self, columns: int) -> "LossWeights":
+        """The weights of the first response tokens."""
+        return self[:, :columns]
+
+
+def _up_to(last: TokenIndex, length: int) -> Bool[Tensor, "episodes {length}"]:
     return torch.arange(length, device=last.device)[None, :] <= last[:, None]

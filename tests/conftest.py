@@ -1,5 +1,8 @@
 """A whole pipeline at a scale of seconds, run once a session."""
 
+import tests.checked_shapes  # noqa: F401 - first, so that whoever imports an operation gets one that checks its shapes
+
+# isort: split
 import gc
 import signal
 import sqlite3

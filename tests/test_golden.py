@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from repro.ops import masked, text
-from repro.ops.reward import k1, score_after_eos, whole_reward
+from repro.ops.reward import k1, kl_penalised_reward, score_after_eos
 from repro.stages import ppo, ppo_batches, ppo_setup
 from repro.types import Rollout, Targets
 from tests.paths import TESTS
@@ -104,7 +104,7 @@ def test_where_the_responses_end(case):
 def test_what_the_episodes_are_paid(case):
     r, kl = case.rollout, k1(case.given["logprob"], case.given["ref_logprob"])
     agree(kl, case.expected["kl"], r.token_mask)
-    reward = whole_reward(
+    reward = kl_penalised_reward(
         score_after_eos(case.expected["score"], r.last, kl.shape), case.setup["kl_coef"] * kl, r.token_mask
     )
     if case.setup["whiten_rewards"]:

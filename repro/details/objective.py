@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from repro.detail import Detail, Variant
+from repro.detail import ByName, Detail, Variant
 from repro.ops import advantage, loss
 
 GROUP = "Objective"
@@ -16,19 +16,21 @@ POLICY_OBJECTIVE = Detail(
     reference="clipped",
     variants={
         "clipped": Variant(
-            loss.Objective(loss.clipped),
+            loss.Objective(ByName(loss.clipped)),
             "PPO's clip: no gradient once a ratio has left the range on the side that its advantage asks for",
         ),
-        "unclipped": Variant(loss.Objective(loss.unclipped), "nothing: ratio times advantage"),
+        "unclipped": Variant(loss.Objective(ByName(loss.unclipped)), "nothing: ratio times advantage"),
         "kl_penalty": Variant(
-            loss.Objective(loss.penalised, price=1.0), "ratio times advantage, less the KL from the policy that sampled"
+            loss.Objective(ByName(loss.kl_penalised), beta=1.0),
+            "ratio times advantage, less the KL from the policy that sampled",
         ),
         "adaptive_kl_penalty": Variant(
-            loss.Objective(loss.penalised, price=1.0, adapt=partial(loss.adaptive_price, target=0.01)),
+            loss.Objective(ByName(loss.kl_penalised), beta=1.0, adapt=partial(loss.adaptive_beta, target=0.01)),
             "the same at a price that doubles or halves after each batch, to keep that KL near 0.01 before its last step",
         ),
         "policy_gradient": Variant(
-            loss.Objective(loss.policy_gradient), "log-probability times advantage, as if every pass were the first"
+            loss.Objective(ByName(loss.policy_gradient)),
+            "log-probability times advantage, as if every pass were the first",
         ),
     },
     hypothesis="Four passes over a batch push a favoured token as far as they are let. Without a clip or a penalty the policy "
@@ -64,13 +66,13 @@ ADVANTAGE = Detail(
     reference="gae",
     variants={
         "gae": Variant(
-            advantage.from_gae,
+            ByName(advantage.from_gae),
             "all n-step estimates, weighted by powers of lambda; gae_lambda 0 is one-step TD, 1 Monte Carlo",
         ),
-        "n_step": Variant(partial(advantage.n_step, steps=5), "five rewards, then the critic"),
-        "reward_to_go": Variant(advantage.reward_to_go, "all rewards from here on, without the critic"),
+        "n_step": Variant(ByName(partial(advantage.n_step, steps=5)), "five rewards, then the critic"),
+        "reward_to_go": Variant(ByName(advantage.reward_to_go), "all rewards from here on, without the critic"),
         "whole_return": Variant(
-            advantage.whole_return, "the whole episode's return on every token, without the critic"
+            ByName(advantage.whole_return), "the whole episode's return on every token, without the critic"
         ),
     },
     hypothesis="Without the critic every token of a good episode is praised alike: more variance per batch, so slower learning "
@@ -157,13 +159,16 @@ LOSS_AGGREGATION = Detail(
     question="Over what should the per-token losses be averaged?",
     reference="token_mean",
     variants={
-        "token_mean": Variant(loss.token_mean, "every token of the optimizer step counts alike, however it is split"),
-        "token_mean_per_micro_batch": Variant(
-            loss.token_mean_per_micro_batch, "over each micro-batch's tokens, then over micro-batches: the paper's code"
+        "token_mean": Variant(
+            ByName(loss.token_mean), "every token of the optimizer step counts alike, however it is split"
         ),
-        "sequence_mean": Variant(loss.sequence_mean, "over each response's tokens, then over responses (GRPO)"),
+        "token_mean_per_micro_batch": Variant(
+            ByName(loss.token_mean_per_micro_batch),
+            "over each micro-batch's tokens, then over micro-batches: the paper's code",
+        ),
+        "sequence_mean": Variant(ByName(loss.sequence_mean), "over each response's tokens, then over responses (GRPO)"),
         "sum_over_limit": Variant(
-            loss.sum_over_limit, "a sum over tokens, divided by the limit and the episodes (Dr. GRPO)"
+            ByName(loss.sum_over_limit), "a sum over tokens, divided by the limit and the episodes (Dr. GRPO)"
         ),
     },
     hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from repro.detail import Detail, Variant
+from repro.detail import ByName, Detail, Variant
 from repro.models import weights
 from repro.ops import optim, text
 
@@ -55,8 +55,8 @@ OLD_LOGPROB = Detail(
     question="Where should the old log-probabilities come from?",
     reference="from_sampler",
     variants={
-        "from_sampler": Variant(text.as_sampled, "from the logits that were sampled from"),
-        "recomputed": Variant(text.computed_again, "from a forward pass as the update makes it"),
+        "from_sampler": Variant(ByName(text.from_sampler), "from the logits that were sampled from"),
+        "recomputed": Variant(ByName(text.recomputed), "from a forward pass as the update makes it"),
     },
     hypothesis="In float32 the two agree to 1e-6, and the first ratio is 1 to that. They part in bfloat16, with another "
     "engine for sampling, or with dropout.",

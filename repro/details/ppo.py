@@ -1,6 +1,6 @@
 """PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 22 to 25)."""
 
-from repro.detail import Detail, Variant
+from repro.detail import ByName, Detail, Variant
 from repro.models import critics
 from repro.ops import masked, reward, text
 
@@ -52,10 +52,10 @@ SAMPLING = Detail(
     reference="fixed_length_then_truncate",
     variants={
         "fixed_length_then_truncate": Variant(
-            text.go_on,
+            text.ignore_eos,
             "every response has as many tokens as the limit; the reward model sees it cut after its end of text",
         ),
-        "stop_at_eos": Variant(text.stop, "after its end of text a response gets padding"),
+        "stop_at_eos": Variant(text.stop_at_eos, "after its end of text a response gets padding"),
     },
     hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
     "after_eos=charged counts what follows.",
@@ -154,12 +154,12 @@ WHITEN_SCOPE = Detail(
     reference="whole_batch",
     variants={
         "whole_batch": Variant(
-            masked.over_batch, "over all episodes of all ranks, so the answer does not depend on the machine"
+            ByName(masked.over_batch), "over all episodes of all ranks, so the answer does not depend on the machine"
         ),
         "each_rank": Variant(
-            masked.over_rank, "over each rank's episodes, as the paper's code does; on one rank the same"
+            ByName(masked.over_rank), "over each rank's episodes, as the paper's code does; on one rank the same"
         ),
-        "each_micro_batch": Variant(masked.over_micro_batch, "over each micro-batch's episodes"),
+        "each_micro_batch": Variant(ByName(masked.over_micro_batch), "over each micro-batch's episodes"),
     },
     hypothesis="A mean over fewer episodes is noisier, and takes out of each part whatever the part has in common.",
     moves={"test/sampled_win_rate": "same"},

@@ -3,7 +3,7 @@
 import math
 from functools import partial
 
-from repro.detail import Detail, Variant
+from repro.detail import ByName, Detail, Variant
 from repro.models import weights
 from repro.ops import reward
 
@@ -42,11 +42,11 @@ KL_ESTIMATOR = Detail(
     question="Which per-token estimate of the KL should the reward be charged?",
     reference="k1",
     variants={
-        "k1": Variant(reward.from_samples(reward.k1), "log p - log q of the sampled token: unbiased, of either sign"),
-        "k2": Variant(reward.from_samples(reward.k2), "half its square: never negative, biased"),
-        "k3": Variant(reward.from_samples(reward.k3), "q/p - 1 - log(q/p): never negative, unbiased"),
+        "k1": Variant(ByName(reward.k1), "log p - log q of the sampled token: unbiased, of either sign"),
+        "k2": Variant(ByName(reward.k2), "half its square: never negative, biased"),
+        "k3": Variant(ByName(reward.k3), "q/p - 1 - log(q/p): never negative, unbiased"),
         "whole_vocabulary": Variant(
-            reward.over_vocabulary, "the sum over every token that could have been drawn: exact"
+            ByName(reward.over_vocabulary), "the sum over every token that could have been drawn: exact"
         ),
     },
     hypothesis="k2, k3 and the exact sum are never negative: no token earns by being likelier under the reference, so more is "

@@ -64,7 +64,7 @@ class Sampling:
 
     temperature: float
     measured_at: float
-    after_end: Callable[[Tensor, Tensor, int], Tensor] = text.stop
+    after_end: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
     sampler: Sampler = eager
 
 

@@ -1,1 +1,23 @@
-"""Pure functions on tensors: nothing here mutates, logs, or knows a device, a recipe or a stage."""
+"""Pure functions on tensors: nothing here mutates, logs, or knows a device, a recipe or a stage.
+
+To be read, and to be copied one by one: each states the shapes of its arguments, its equation, its units, where it is from
+and where it departs from that. In the order of PPO:
+
+| module | formulas |
+|---|---|
+| `prompt` | how a prompt ends and is made to fit, how a completion starts and ends (N+ details 2 to 6) |
+| `preference` | Bradley-Terry and its relatives, batches of comparisons, accuracy and calibration (N+ details 10 and 18) |
+| `branch` | two texts that begin alike as one row, for a reward model that reads both |
+| `text` | where a response ends; log-probabilities, entropy and KL from logits; which tokens count (N+ detail 23) |
+| `vocabulary` | log-probabilities without all logits at once, forward and backward |
+| `places` | which columns of each row are read |
+| `reward` | score and EOS trick, estimators of the KL, its coefficient, normalisation (N+ details 15 and 23.3, section 7) |
+| `masked` | mean, variance and whitening under a mask, over all ranks (N+ details 24 and 25) |
+| `advantage` | GAE, n-step returns, returns without a critic (N+ table 7) |
+| `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
+| `optim` | learning-rate schedules (N+ details 9 and 10, table 7) |
+
+Shapes are jaxtyping annotations; `repro/types.py` has the names of dimensions and the short names of common shapes. A variant
+that leaves something out takes the arguments of what it stands for, and its docstring says which of them are not read.
+Nothing is imported here: `from repro.ops import advantage` brings that module and torch.
+"""

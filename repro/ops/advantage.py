@@ -1,14 +1,29 @@
-"""How much better than expected each token turned out."""
+"""The advantage of every token, and the return that the critic is drawn towards.
+
+All inputs are 0 past the terminal state (`masked.keep`), and so are the results. There a NaN would spread to earlier tokens:
+these functions take no mask.
+"""
 
 import torch
 from torch import Tensor
 
+from repro.types import PerToken
 
-def gae(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
-    """[B, R], [B, R] -> [B, R]: generalised advantage estimation (Schulman et al. 2016, equation 16).
+Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
 
-    A_t = sum_l (gamma lam)^l delta_{t+l} with delta_t = r_t + gamma V_{t+1} - V_t. Both inputs are 0 past the terminal
-    state, and so is the result; lam 1 is the Monte-Carlo return less the value, lam 0 the one-step error.
+
+def gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> PerToken:
+    """Generalised advantage estimation.
+
+    A_t = sum_{l >= 0} (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t,  V = 0 past the last column.
+
+    Args:
+        reward: [episodes, tokens] r_t, paid for token t.
+        value: [episodes, tokens] V_t, the critic's for the state before token t.
+        gamma: discount of a reward that comes one token later.
+        lam: 1 is the Monte-Carlo return less the value, 0 the one-step temporal difference.
+
+    Source: Schulman et al. 2016, equation 16; N+ table 7 has gamma 1 and lambda 0.95.
     """
     advantage = torch.zeros_like(reward)
     following = torch.zeros_like(reward[:, 0])
@@ -19,40 +34,71 @@ def gae(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
     return advantage
 
 
-Estimate = tuple[Tensor, Tensor]  # the advantage, and what the critic is drawn towards
+def from_gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> Estimate:
+    """The advantage by `gae`, and the return that it implies, the TD(lambda) return.
 
+    G_t = A_t + V_t
 
-def from_gae(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
-    """`gae`, and the returns that it implies: advantage + value."""
+    Arguments as in `gae`. Source: N+ code, `returns = advantages + values`.
+    """
     advantage = gae(reward, value, gamma, lam)
     return advantage, advantage + value
 
 
-def n_step(reward: Tensor, value: Tensor, gamma: float, lam: float, steps: int) -> Estimate:
-    """A_t = sum_{l < n} gamma^l r_{t+l} + gamma^n V_{t+n} - V_t (Mnih et al. 2016, section 4); `lam` is not used.
+def n_step(reward: PerToken, value: PerToken, gamma: float, steps: int) -> Estimate:
+    """The advantage and return of `steps` rewards, and the critic's value from there on.
 
-    One step is GAE with lam 0, as many steps as there are tokens is GAE with lam 1.
+    G_t = sum_{l < n} gamma^l r_{t+l} + gamma^n V_{t+n},  A_t = G_t - V_t
+
+    One step is `gae` with lam 0; as many steps as there are tokens, or more, are `gae` with lam 1.
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        value: [episodes, tokens] V_t.
+        gamma: discount per token.
+        steps: n, at least 1.
+
+    Source: Mnih et al. 2016, section 4.
     """
-    returns = gamma**steps * _later(value, steps)
+    returns = gamma**steps * _shift_left(value, steps)
     for step in range(steps):
-        returns = returns + gamma**step * _later(reward, step)
+        returns = returns + gamma**step * _shift_left(reward, step)
     return returns - value, returns
 
 
-def reward_to_go(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
-    """The discounted rewards from t on, without a critic's baseline (REINFORCE); `lam` is not used."""
-    returns = gae(reward, torch.zeros_like(value), gamma, 1.0)
+def reward_to_go(reward: PerToken, gamma: float) -> Estimate:
+    """The discounted rewards from each token on, as advantage and as return: no critic's baseline.
+
+    A_t = G_t = sum_{l >= 0} gamma^l r_{t+l}
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+
+    Source: Sutton and Barto 2018, section 13.3 (REINFORCE). Departure: without their gamma^t before the gradient.
+    """
+    returns = gae(reward, torch.zeros_like(reward), gamma, 1.0)
     return returns, returns
 
 
-def whole_return(reward: Tensor, value: Tensor, gamma: float, lam: float) -> Estimate:
-    """Every token is credited with the whole episode's discounted return, what came before it included."""
-    returns = gae(reward, torch.zeros_like(value), gamma, 1.0)
+def whole_return(reward: PerToken, gamma: float) -> Estimate:
+    """Every token is credited with the whole episode's return, what was paid before it included; no baseline.
+
+    A_t = G_0,  G_t = sum_{l >= 0} gamma^l r_{t+l}
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+
+    Source: Williams 1992 (REINFORCE), the whole response as one action, as in Ahmadian et al. 2024 (arXiv 2402.14740).
+    Departure: what stands after an episode's end gets G_0 too; the weights of the loss are 0 there.
+    """
+    returns = gae(reward, torch.zeros_like(reward), gamma, 1.0)
     return returns[:, :1].expand_as(returns).clone(), returns
 
 
-def _later(values: Tensor, steps: int) -> Tensor:
-    """[B, R] -> [B, R]: what stands `steps` to the right, 0 past the end."""
+def _shift_left(values: PerToken, steps: int) -> Tensor:
+    """What stands `steps` to the right, 0 past the end."""
     shifted = torch.zeros_like(values)
     shifted[:, : max(values.shape[1] - steps, 0)] = values[:, steps:]
     return shifted

@@ -3,36 +3,56 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+Texts = Int[Tensor, "rows width"]
+Lengths = Int[Tensor, " rows"]
 
 
 @dataclass(frozen=True)
 class Branches:
-    """B rows of P beginning, left-padded, and then of C and R endings, each right-padded; T = P + C + R.
+    """Rows of a beginning, left-padded, and then of two endings, each right-padded: what a model's forward pass is given.
 
     A causal model says of each ending's tokens what it says of them in a text of their own, to rounding.
     """
 
-    ids: Tensor  # [B, T]
-    mask: Tensor  # [B, 1, T, T] bool: which places each one attends to
-    positions: Tensor  # [1, T]: both endings go on where the beginning stops
-    last: Tensor  # [B, 2] place of the last token of either text
+    ids: Int[Tensor, "rows columns"]
+    mask: Bool[Tensor, "rows 1 columns columns"]  # which places each one attends to
+    positions: Int[Tensor, "1 columns"]  # both endings go on where the beginning stops
+    last: Int[Tensor, "rows 2"]  # place of the last token of either text
 
 
-def joinable(first: Tensor, second: Tensor, pad: int) -> bool:
-    """Whether [B, T] texts can be joined: padded on the right alone, so that what begins alike stands at the same places."""
+def joinable(first: Int[Tensor, "_ _"], second: Int[Tensor, "_ _"], pad: int) -> bool:
+    """Whether texts can be joined: of one shape, and padded on the right alone.
+
+    Then what begins alike stands at the same places.
+
+    Args:
+        first: [rows, width] ids.
+        second: [rows, width] ids; of another shape, nothing can be joined.
+        pad: id of padding.
+    """
     return first.shape == second.shape and all(_begins_and_goes_on(ids != pad) for ids in (first, second))
 
 
-def _begins_and_goes_on(is_token: Tensor) -> bool:
-    """[B, T] -> whether each row is tokens from its first place on, and then padding: where padding is the end of text, a
-    text may have one within.
+def _begins_and_goes_on(is_token: Bool[Tensor, "rows width"]) -> bool:
+    """Whether each row is tokens from its first place on, and then padding.
+
+    Where padding is the end of text, a text may have one within.
     """
     return bool(is_token[:, 0].all() & (is_token[:, :-1] | ~is_token[:, 1:]).all())
 
 
-def join(first: Tensor, second: Tensor, endings: tuple[Tensor, Tensor], pad: int) -> Branches:
-    """[B, T] right-padded texts twice, and how many tokens of each [B] are at least its ending."""
+def join(first: Texts, second: Texts, endings: tuple[Lengths, Lengths], pad: int) -> Branches:
+    """Each row's two texts as one: what both begin with, as far as their endings allow, and then both endings.
+
+    Args:
+        first: [rows, width] ids, right-padded (`joinable`).
+        second: [rows, width] the same.
+        endings: [rows] twice, how many of each text's tokens are at least its ending: those of the response.
+        pad: id of padding.
+    """
     lengths = [(ids != pad).sum(1) for ids in (first, second)]
     alike = (first == second).long().cumprod(1).sum(1)
     start = torch.stack([alike, *(length - ending for length, ending in zip(lengths, endings))]).amin(0).clamp(min=0)
@@ -46,15 +66,17 @@ def join(first: Tensor, second: Tensor, endings: tuple[Tensor, Tensor], pad: int
     return Branches(ids, _mask(ids != pad, *widths), _positions(*widths, ids.device), torch.stack(last, 1))
 
 
-def _columns(ids: Tensor, start: Tensor, width: int, end: Tensor, pad: int) -> Tensor:
-    """[B, T], [B] -> [B, width]: each row's tokens from its `start` on, padding where there are none before its `end`."""
+def _columns(ids: Texts, start: Lengths, width: int, end: Lengths, pad: int) -> Int[Tensor, "rows {width}"]:
+    """Each row's tokens from its `start` on, padding where there are none before its `end`."""
     index = start[:, None] + torch.arange(width, device=ids.device)
     inside = (index >= 0) & (index < end[:, None])
     return torch.where(inside, ids.gather(1, index.clamp(0, ids.shape[1] - 1)), pad)
 
 
-def _mask(is_token: Tensor, begun: int, first: int, second: int) -> Tensor:
-    """[B, T] bool -> [B, 1, T, T]: causal, the second ending blind to the first, padding seen by itself alone."""
+def _mask(
+    is_token: Bool[Tensor, "rows columns"], begun: int, first: int, second: int
+) -> Bool[Tensor, "rows 1 columns columns"]:
+    """Causal, the second ending blind to the first, padding seen by itself alone."""
     total = begun + first + second
     allowed = torch.ones(total, total, dtype=torch.bool, device=is_token.device).tril()
     allowed[begun + first :, begun : begun + first] = False
@@ -63,7 +85,7 @@ def _mask(is_token: Tensor, begun: int, first: int, second: int) -> Tensor:
     return ((allowed & is_token[:, None]) | itself)[:, None]
 
 
-def _positions(begun: int, first: int, second: int, device: torch.device) -> Tensor:
-    """-> [1, T]"""
+def _positions(begun: int, first: int, second: int, device: torch.device) -> Int[Tensor, "1 {begun+first+second}"]:
+    """The position of each column: both endings go on where the beginning stops."""
     starts = ((0, begun), (begun, first), (begun, second))
     return torch.cat([torch.arange(start, start + width, device=device) for start, width in starts])[None]

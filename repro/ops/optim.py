@@ -1,18 +1,39 @@
-"""Learning-rate schedules, as factors of the base rate at the start of a step."""
+"""Learning-rate schedules: the factor of the base rate at the start of step k of K, k = 0 to K - 1."""
 
 import math
 
 
 def linear_to_zero(step: int, steps: int) -> float:
-    """1 at step 0, 1/steps at the last (the paper's PPO)."""
+    """A straight line to 0, without warm-up.
+
+    1 - k / K
+
+    Args:
+        step: k.
+        steps: K, at least 1.
+
+    Source: N+ table 7 (PPO).
+    """
     return 1.0 - step / steps
 
 
 def cosine_to_zero(step: int, steps: int) -> float:
-    """Half a cosine from 1 to 0, without warm-up (the paper's SFT and reward model)."""
+    """Half a cosine to 0, without warm-up.
+
+    (1 + cos(pi k / K)) / 2
+
+    Args:
+        step: k.
+        steps: K, at least 1.
+
+    Source: N+ details 9 and 10 (SFT and reward model).
+    """
     return 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
 def constant(step: int, steps: int) -> float:
-    """1 throughout."""
+    """1 at every step.
+
+    Stands where `linear_to_zero` may; `step` and `steps` are not read. Source: InstructGPT, appendix C.4.
+    """
     return 1.0

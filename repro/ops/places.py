@@ -1,15 +1,25 @@
-"""Places of a text: which columns of each row somebody reads."""
+"""Places of a text: which columns of each row are read.
+
+`Places` is a slice, which is the same of all rows, or [rows, places] indices, which are each row's own.
+"""
 
 import torch
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-# A slice, which is the same of all rows, or [B, K] indices.
-Places = slice | Tensor
+Places = slice | Int[Tensor, "rows places"]
 EVERY = slice(None)
 
 
-def at(values: Tensor, places: Places) -> Tensor:
-    """[B, T, ...] -> [B, K, ...]: the values at these places of each row."""
+def at(values: Shaped[Tensor, "rows columns *rest"], places: Places) -> Shaped[Tensor, "rows places *rest"]:
+    """The values at these places of each row; a place may be read twice.
+
+    y_{b, k} = x_{b, places_{b, k}}
+
+    Args:
+        values: [rows, columns, *rest] x.
+        places: a slice of the columns, or [rows, places] indices of them.
+    """
     if isinstance(places, slice):
         return values[:, places]
     index = places.reshape(*places.shape, *[1] * (values.dim() - 2))
@@ -17,11 +27,17 @@ def at(values: Tensor, places: Places) -> Tensor:
 
 
 def last(count: int) -> slice:
-    """The last `count` places of each row."""
+    """The last `count` places of each row, at least 1."""
     return slice(-count, None)
 
 
-def last_true(flags: Tensor) -> Tensor:
-    """[B, T] bool -> [B, 1]: the last place of each row at which it is true; 0 where there is none."""
+def last_true(flags: Bool[Tensor, "rows columns"]) -> Int[Tensor, "rows 1"]:
+    """Index of the last true place of each row; 0 where there is none.
+
+    max {t : flags_t}
+
+    Args:
+        flags: [rows, columns]; of which are tokens, for instance, to find each text's last (N+ detail 12).
+    """
     index = torch.arange(flags.shape[1], device=flags.device)
     return torch.where(flags, index, 0).amax(1, keepdim=True)

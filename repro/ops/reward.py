@@ -1,116 +1,217 @@
-"""What an episode is paid: the score, the penalty for not ending, and the price of leaving the reference policy."""
+"""The reward of every token: the reward model's score, the penalty for not ending, and the KL to the reference policy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from repro.ops import masked
+from repro.types import EpisodeMask, PerEpisode, PerToken, TokenIndex, TokenMask
 
 NO_EOS_SCORE = -1.0  # N+ detail 23.3
-Estimator = Callable[[Tensor, Tensor], Tensor]
+ADAPTIVE_TARGET = 6.0  # nats per episode
+ADAPTIVE_HORIZON = 10_000  # episodes
+
+# ---------------------------------------------------------------------------------------------- the score
 
 
-def replace_with_minus_one(score: Tensor, has_eos: Tensor) -> Tensor:
-    """[B], [B] bool -> [B]: an unfinished response scores -1, whatever the reward model says (N+ detail 23.3)."""
+def replace_with_minus_one(score: PerEpisode, has_eos: EpisodeMask) -> PerEpisode:
+    """The score of a response that ends; -1 of one that does not, whatever the reward model says.
+
+    Args:
+        score: [episodes] the reward model's, NaN too where a response does not end.
+        has_eos: [episodes] whether the response has an end of text.
+
+    Source: N+ detail 23.3 (the EOS trick).
+    """
     return torch.where(has_eos, score, torch.full_like(score, NO_EOS_SCORE))
 
 
-def subtract_one(score: Tensor, has_eos: Tensor) -> Tensor:
-    """[B], [B] bool -> [B]: an unfinished response loses 1 (TRL's `missing_eos_penalty`)."""
+def subtract_one(score: PerEpisode, has_eos: EpisodeMask) -> PerEpisode:
+    """The score, less 1 where a response does not end.
+
+    Arguments as in `replace_with_minus_one`. Source: TRL's `missing_eos_penalty`.
+    """
     return torch.where(has_eos, score, score + NO_EOS_SCORE)
 
 
-def keep_score(score: Tensor, has_eos: Tensor) -> Tensor:
-    """[B], [B] bool -> [B]: the reward model's score of the cut-off text stands."""
+def keep_score(score: PerEpisode, has_eos: EpisodeMask) -> PerEpisode:
+    """The reward model's score, of a response that was cut off too.
+
+    Stands where `replace_with_minus_one` may; `has_eos` is not read.
+    """
     return score
 
 
-def k1(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """log p - log q: unbiased for KL(p, q) on samples of p, of either sign (the paper's)."""
+def clip_score(score: PerEpisode, limit: float) -> PerEpisode:
+    """The score, no further than a limit from 0.
+
+    clip(s, -limit, limit)
+
+    Args:
+        score: [episodes] s.
+        limit: in the score's unit; infinite, the score is left as it is.
+
+    Source: PPO-max (Zheng et al. 2023); not in N+.
+    """
+    return score.clamp(-limit, limit)
+
+
+def score_after_eos(
+    score: PerEpisode, last: TokenIndex, shape: tuple[int, ...]
+) -> Float[Tensor, "{shape[0]} {shape[1]}"]:
+    """The score as the reward of the terminal state, one after the last token; on that token where there is no room.
+
+    r_t = s where t = min(last + 1, tokens - 1), 0 elsewhere
+
+    Args:
+        score: [episodes] s.
+        last: [episodes] index of each response's last token.
+        shape: (episodes, tokens).
+
+    Source: N+ code, `actual_end`.
+    """
+    return _place(score, torch.where(last + 1 < shape[1], last + 1, last), shape)
+
+
+def score_at_eos(score: PerEpisode, last: TokenIndex, shape: tuple[int, ...]) -> Float[Tensor, "{shape[0]} {shape[1]}"]:
+    """The score as the reward of the last token.
+
+    r_t = s where t = last, 0 elsewhere
+
+    Arguments as in `score_after_eos`. Departure: N+ pays it one later.
+    """
+    return _place(score, last, shape)
+
+
+def _place(score: PerEpisode, index: TokenIndex, shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros(shape, dtype=score.dtype, device=score.device).scatter(1, index[:, None], score[:, None])
+
+
+# ---------------------------------------------------------------------------------------------- the KL to the reference
+
+# (logprob, ref_logprob) -> an estimate of KL(p, q) at each token, in nats
+Estimator = Callable[[Tensor, Tensor], Tensor]
+
+
+def k1(logprob: Float[Tensor, "*places"], ref_logprob: Float[Tensor, "*places"]) -> Float[Tensor, "*places"]:
+    """The log-ratio: an unbiased estimate of KL(p, q) on samples of p, of either sign.
+
+    log p(x) - log q(x)
+
+    Args:
+        logprob: [*places] log p(x) of the sampled token under the policy, in nats.
+        ref_logprob: [*places] log q(x), under the reference policy.
+
+    As a loss, its gradient is 0 in expectation. Source: N+ section 7; Ziegler et al. 2019, equation 2.
+    """
     return logprob - ref_logprob
 
 
-def k2(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2: never negative, biased; its gradient on samples of p is that of KL(p, q)."""
+def k2(logprob: Float[Tensor, "*places"], ref_logprob: Float[Tensor, "*places"]) -> Float[Tensor, "*places"]:
+    """Half the squared log-ratio: a biased estimate of KL(p, q), never negative.
+
+    (log p(x) - log q(x))^2 / 2
+
+    Arguments as in `k1`. As a loss, its gradient on samples of p is that of KL(p, q). Source: Schulman 2020, approximating KL
+    divergence.
+    """
     return (logprob - ref_logprob) ** 2 / 2
 
 
-def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """q/p - 1 - log(q/p): never negative and unbiased on samples of p (Schulman's note on approximating KL)."""
+def k3(logprob: Float[Tensor, "*places"], ref_logprob: Float[Tensor, "*places"]) -> Float[Tensor, "*places"]:
+    """The log-ratio with a control variate: an unbiased estimate of KL(p, q) on samples of p, never negative.
+
+    q(x) / p(x) - 1 - log(q(x) / p(x))
+
+    Arguments as in `k1`. As a loss, its gradient on samples of p is that of KL(q, p). Source: Schulman 2020, approximating KL
+    divergence; GRPO (Shao et al. 2024, equation 4).
+    """
     ratio = ref_logprob - logprob
     return ratio.exp() - 1 - ratio
 
 
-Whole = Callable[[], Tensor]  # [B, R] the KL over the whole vocabulary, computed when it is called
+def over_vocabulary(whole: Callable[[], PerToken]) -> PerToken:
+    """No estimate but KL(p, q) itself, in nats, over all tokens that could have been drawn.
 
+    Args:
+        whole: computes it, [episodes, tokens] (`text.kl_of`): a forward pass of both policies, made only where it is asked for.
 
-def from_samples(estimator: Estimator) -> Callable[[Tensor, Tensor, Whole], Tensor]:
-    """The estimate from the sampled tokens' log-probabilities alone."""
-
-    def estimate(logprob: Tensor, ref_logprob: Tensor, whole: Whole) -> Tensor:
-        return estimator(logprob, ref_logprob)
-
-    return estimate
-
-
-def over_vocabulary(logprob: Tensor, ref_logprob: Tensor, whole: Whole) -> Tensor:
-    """No estimate: the sum over all tokens that could have been drawn."""
+    Departure: N+ section 7 estimates by `k1`.
+    """
     return whole()
 
 
-def no_kl(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """Nothing, in the loss."""
+def no_kl(logprob: PerToken, ref_logprob: PerToken) -> PerToken:
+    """0 at every token, in the loss: the reference policy does not hold the policy.
+
+    Stands where `k1`, `k2` and `k3` may; of `logprob` the shape is read, `ref_logprob` is not read.
+    """
     return torch.zeros_like(logprob)
 
 
-def charged(kl: Tensor) -> Tensor:
-    """The KL is paid out of the reward."""
+def charged(kl: PerToken) -> PerToken:
+    """What the reward is charged of the KL: all of `kl`, [episodes, tokens] in nats."""
     return kl
 
 
-def free(kl: Tensor) -> Tensor:
-    """The KL costs no reward."""
+def free(kl: PerToken) -> PerToken:
+    """What the reward is charged of the KL: 0 whatever `kl`, [episodes, tokens], is, NaN too."""
     return torch.zeros_like(kl)
 
 
 @dataclass(frozen=True)
 class KL:
-    """What the reward is charged of the KL estimate, [B, R] -> [B, R]; and the term of the loss, an `Estimator`."""
+    """Where the KL to the reference acts: what the reward is charged of its estimate, and the term of the loss."""
 
     in_reward: Callable[[Tensor], Tensor]
     in_loss: Estimator
 
 
-def clip_score(score: Tensor, limit: float) -> Tensor:
-    """[B] -> [B]: the reward model's score, no further than `limit` from 0; without end where that is infinite."""
-    return score.clamp(-limit, limit)
+def kl_penalised_reward(score: PerToken, kl_cost: PerToken, mask: TokenMask) -> PerToken:
+    """The reward of every token: the score where it is paid, less what the KL costs.
 
+    r_t = s_t - beta KL_t,  the second term where the mask is true
 
-def score_after_eos(score: Tensor, last: Tensor, shape: torch.Size) -> Tensor:
-    """[B] -> [B, R]: the score in the terminal state, one after the last token; on it where there is no room."""
-    return _place(score, torch.where(last + 1 < shape[1], last + 1, last), shape)
+    Args:
+        score: [episodes, tokens] s, placed by `score_after_eos` or `score_at_eos`.
+        kl_cost: [episodes, tokens] beta KL, the coefficient times the estimate; NaN too where the mask is false.
+        mask: [episodes, tokens] the response's tokens, without the terminal state.
 
-
-def score_at_eos(score: Tensor, last: Tensor, shape: torch.Size) -> Tensor:
-    """[B] -> [B, R]: the score on the last token itself."""
-    return _place(score, last, shape)
-
-
-def _place(score: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    return torch.zeros(shape, dtype=score.dtype, device=score.device).scatter(1, index[:, None], score[:, None])
+    Source: Ziegler et al. 2019, equation 2; N+ section 7.
+    """
+    return score - masked.keep(kl_cost, mask)
 
 
 def fixed_coefficient(coefficient: float, kl: float, episodes: int) -> float:
-    """The KL coefficient never changes (N+)."""
+    """The KL coefficient never changes.
+
+    Stands where `adaptive_coefficient` may; `kl` and `episodes` are not read. Source: N+ table 7 (beta, 0.05).
+    """
     return coefficient
 
 
 def adaptive_coefficient(coefficient: float, kl: float, episodes: int) -> float:
-    """Nudge the coefficient so that the KL of an episode nears 6 nats over 10,000 episodes (N+ blog, on the adaptive KL)."""
-    error = min(max(kl / 6.0 - 1.0, -0.2), 0.2)
-    return coefficient * (1.0 + error * episodes / 10_000)
+    """The KL coefficient for the next batch, moved so that an episode's KL nears 6 nats.
+
+    beta (1 + clip(KL / 6 - 1, -0.2, 0.2) episodes / 10000)
+
+    Args:
+        coefficient: beta of this batch.
+        kl: mean over this batch's episodes, in nats per episode.
+        episodes: of this batch.
+
+    Source: Ziegler et al. 2019, section 2.2; target and horizon of its code (N+ blog, on the adaptive KL).
+    """
+    error = min(max(kl / ADAPTIVE_TARGET - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / ADAPTIVE_HORIZON)
+
+
+# ---------------------------------------------------------------------------------------------- the score's unit
+
+Scores = Float[Tensor, " references"]
 
 
 @dataclass(frozen=True)
@@ -121,27 +222,47 @@ class Normalisation:
     gain: float
 
 
-def centre(reference_scores: Tensor) -> Normalisation:
-    """The references of the SFT set score 0 on average (N+ detail 15)."""
+def centre(reference_scores: Scores) -> Normalisation:
+    """Scores with mean 0 over the references of the SFT set.
+
+    s' = s - mean(s_ref)
+
+    Args:
+        reference_scores: [references] s_ref, the reward model's of people's own summaries.
+
+    Source: N+ detail 15.
+    """
     return Normalisation(bias=reference_scores.mean().item(), gain=1.0)
 
 
-def centre_and_scale(reference_scores: Tensor) -> Normalisation:
-    """The references score 0 on average with a standard deviation of 1, as Ziegler et al. 2019
-    had samples of the pre-trained policy."""
+def centre_and_scale(reference_scores: Scores) -> Normalisation:
+    """Scores with mean 0 and standard deviation 1 over the references of the SFT set.
+
+    s' = (s - mean(s_ref)) / max(std(s_ref), 1e-6),  std with Bessel's correction
+
+    Arguments as in `centre`. Source: Ziegler et al. 2019, section 2. Departure: theirs is over samples of the pre-trained
+    policy.
+    """
     return Normalisation(bias=reference_scores.mean().item(), gain=reference_scores.std().clamp(min=1e-6).item())
 
 
-def centre_and_multiply(reference_scores: Tensor, factor: float) -> Normalisation:
-    """The references score 0 on average, and every difference is `factor` times what the Bradley-Terry loss made it."""
+def centre_and_multiply(reference_scores: Scores, factor: float) -> Normalisation:
+    """Scores with mean 0 over the references of the SFT set, and every difference `factor` times as large.
+
+    s' = factor (s - mean(s_ref))
+
+    Args:
+        reference_scores: [references] s_ref.
+        factor: 1 leaves `centre`.
+
+    Departure: not in N+; a KL coefficient is worth 1 / factor beside such scores.
+    """
     return Normalisation(bias=reference_scores.mean().item(), gain=1 / factor)
 
 
-def as_trained(reference_scores: Tensor) -> Normalisation:
-    """Scores as the Bradley-Terry loss left them: their offset is arbitrary."""
+def as_trained(reference_scores: Scores) -> Normalisation:
+    """Scores as the Bradley-Terry loss left them, with an arbitrary offset.
+
+    Stands where `centre` may; `reference_scores` is not read.
+    """
     return Normalisation(bias=0.0, gain=1.0)
-
-
-def whole_reward(score: Tensor, kl: Tensor, mask: Tensor) -> Tensor:
-    """[B, R] placed score less [B, R] priced KL on the response's tokens."""
-    return score - masked.keep(kl, mask)

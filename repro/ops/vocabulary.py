@@ -1,8 +1,10 @@
 """Log-probabilities over a large vocabulary, without its logits: they exist a block at a time, in either pass."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -12,12 +14,28 @@ LARGE_BLOCK = 2**27
 WIDTH = 2**10  # of a block on a CPU, in tokens of the vocabulary; on a GPU it is all of them
 
 
-def selected_logprob(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, never: int) -> Tensor:
-    """[N, D], [V, D], [N] -> [N] float32 or wider: log-probability in nats of each token under logits hidden weight^T.
+def selected_logprob(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    tokens: Int[Tensor, " rows"],
+    temperature: float,
+    never: int,
+) -> Float[Tensor, " rows"]:
+    """Log-probability of each token under the logits of an output layer, in nats; float32 or wider.
 
-    log p(x) = z_x / temperature - log sum_v exp(z_v / temperature), over all v but `never`; -1 leaves none out. It is
-    differentiable once, in both factors; the backward pass computes the logits again. Rows whose gradient is 0 add nothing
-    to that of the weight, not even where they are no numbers.
+    log p(x) = z_x / temperature - log sum_v exp(z_v / temperature),  z = hidden weight^T,  over all v but `never`
+
+    It is differentiable once, in both factors; the backward pass computes the logits again. Rows whose gradient is 0 add
+    nothing to that of the weight, not even where they are no numbers.
+
+    Args:
+        hidden: [rows, width] the network's last hidden states.
+        weight: [vocabulary, width] of an output layer without a bias.
+        tokens: [rows] x, ids below the vocabulary's size.
+        temperature: not 0.
+        never: id of a token that cannot be drawn; -1 leaves none out.
+
+    Source: as `text.logprob_of`; the blocks as in Wijmans et al. 2024 (cut cross-entropy), in PyTorch alone.
     """
     return _SelectedLogprob.apply(hidden, weight, tokens, 1 / temperature, never)
 
@@ -74,8 +92,10 @@ def _precision(hidden: Tensor) -> torch.dtype:
     return torch.promote_types(hidden.dtype, torch.float32)
 
 
-def _blocks(hidden: Tensor, weight: Tensor, scale: float, never: int):
-    """(slice of the vocabulary, [n, width] logits in float32 or wider) in turn; their memory is used again."""
+def _blocks(
+    hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary width"], scale: float, never: int
+) -> Iterator[tuple[slice, Float[Tensor, "rows block"]]]:
+    """(slice of the vocabulary, its logits in float32 or wider) in turn; their memory is used again."""
     width = _width(hidden, weight)
     room = torch.empty(len(hidden), width, dtype=hidden.dtype, device=hidden.device)
     for start in range(0, len(weight), width):
@@ -86,8 +106,10 @@ def _blocks(hidden: Tensor, weight: Tensor, scale: float, never: int):
         yield slice(start, start + len(part)), logits
 
 
-def _logsumexp(hidden: Tensor, weight: Tensor, scale: float, never: int) -> Tensor:
-    """[n, D], [V, D] -> [n]: log of the sum of the exponentials of all scaled logits."""
+def _logsumexp(
+    hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary width"], scale: float, never: int
+) -> Float[Tensor, " rows"]:
+    """Log of the sum of the exponentials of all scaled logits."""
     total = torch.full((len(hidden),), -torch.inf, dtype=_precision(hidden), device=hidden.device)
     for _, logits in _blocks(hidden, weight, scale, never):
         total = torch.logaddexp(total, logits.logsumexp(1))

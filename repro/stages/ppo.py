@@ -19,9 +19,9 @@ from repro.detail import Pick
 from repro.models import critics, generate, hub, logprobs, mixed_precision, modes, padding, pretrained, scoring
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
-from repro.ops.reward import whole_reward
+from repro.ops.reward import kl_penalised_reward
 from repro.stages import dpo, evaluate, optimise, ppo_metrics
-from repro.stages.ppo_batches import Columns, LossWeights, by_length, loss_weights, sft_losses
+from repro.stages.ppo_batches import Columns, by_length, loss_weights, sft_losses
 from repro.stages.ppo_setup import (
     KLCoefficients,
     Run,
@@ -33,7 +33,7 @@ from repro.stages.ppo_setup import (
     save_weights,
 )
 from repro.stages.stage import Stage, StageContext
-from repro.types import Metrics, Rollout, Targets
+from repro.types import LossWeights, Metrics, Rollout, Targets
 
 
 def train(context: StageContext) -> None:
@@ -104,7 +104,8 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     finished = text.truncate_after_eos(response, eos, pad)
     scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
     inputs = (trimmed, response, pad, eos, run.sampling.measured_at)
-    logprob = pick(d.OLD_LOGPROB)(sampled, partial(logprobs.response_logprobs, networks.policy, *inputs))
+    again = partial(logprobs.response_logprobs, networks.policy, *inputs)
+    logprob = pick(d.OLD_LOGPROB)(sampled=sampled, again=again)
     ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
     full_kl = partial(logprobs.response_kl, networks.policy, networks.reference, *inputs)
     return Rollout(
@@ -113,7 +114,7 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
         logprob=logprob,
         sampled=sampled,
         ref_logprob=ref_logprob,
-        kl=pick(d.KL_ESTIMATOR)(logprob, ref_logprob, full_kl),
+        kl=pick(d.KL_ESTIMATOR)(logprob=logprob, ref_logprob=ref_logprob, whole=full_kl),
         value=critics.response_values(networks.critic, trimmed, response, pad),
         score=scoring.score(networks.reward_model, scored, padding.count_tokens(finished, pad), pad),
         last=last,
@@ -132,14 +133,16 @@ def targets(
 
     def whitened(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
         corrected = partial(whiten, correction=pick(d.WHITEN_MOMENTS))
-        return pick(d.WHITEN_SCOPE)(corrected, values, mask, micro_batch, reduce)
+        return pick(d.WHITEN_SCOPE)(whiten=corrected, values=values, mask=mask, micro_batch=micro_batch, reduce=reduce)
 
     score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)  # [B]
     kl = pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
-    reward = whole_reward(pick(d.SCORE_POSITION)(score, r.last, kl.shape), coefficient * kl, r.token_mask)
+    reward = kl_penalised_reward(pick(d.SCORE_POSITION)(score, r.last, kl.shape), coefficient * kl, r.token_mask)
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value = masked.keep(r.value, r.value_mask)
-    advantage, returns = pick(d.ADVANTAGE)(reward, value, pick(d.GAMMA), pick(d.GAE_LAMBDA))  # [B, R] each
+    advantage, returns = pick(d.ADVANTAGE)(
+        reward=reward, value=value, gamma=pick(d.GAMMA), lam=pick(d.GAE_LAMBDA)
+    )  # [B, R] each
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     return target, ppo_metrics.of_rollout(r, score, target, coefficient, reduce)
 
@@ -188,7 +191,9 @@ def ppo_loss(
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
     value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
     log_ratio, clip_range = logprob - old_logprob, pick(d.CLIP_RANGE)
-    policy = pick(d.POLICY_OBJECTIVE).loss(logprob, log_ratio, target.advantage, clip_range, coefficients.sampler)
+    policy = pick(d.POLICY_OBJECTIVE).loss(
+        logprob=logprob, log_ratio=log_ratio, advantage=target.advantage, clip=clip_range, beta=coefficients.sampler
+    )
     clipped = pick(d.VALUE_CLIP)(value, old_value)
     critic = loss.value_loss(value, clipped, target.returns)
     kl = pick(d.KL_PLACEMENT).in_loss(logprob, ref_logprob)

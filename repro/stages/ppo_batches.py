@@ -15,7 +15,7 @@ from repro.ops import loss
 from repro.ops.masked import Reduce, one_rank
 from repro.stages import optimise, sft
 from repro.stages.ppo_setup import Run
-from repro.types import Rollout
+from repro.types import LossWeights, Rollout
 
 
 @dataclass(frozen=True)
@@ -52,29 +52,12 @@ def sft_losses(run: Run, texts: Tensor, mix: loss.Mix) -> list[Callable[[], Tens
     return [partial(micro_batch_loss, *part) for part in parts]
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """[B, R] each: of a token in the policy's loss, of a state in the critic's, and 1/count of either for the metrics."""
-
-    token: Tensor
-    value: Tensor
-    per_token: Tensor
-    per_value: Tensor
-
-    def __getitem__(self, rows: Tensor) -> LossWeights:
-        return LossWeights(self.token[rows], self.value[rows], self.per_token[rows], self.per_value[rows])
-
-    def first(self, columns: int) -> LossWeights:
-        """The weights of the first response tokens."""
-        return self[:, :columns]
-
-
 def loss_weights(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -> LossWeights:
     """The weights of B episodes, whose losses are then sums over tokens."""
-    aggregate = pick(d.LOSS_AGGREGATION)
+    aggregate = partial(pick(d.LOSS_AGGREGATION), micro_batch=micro_batch, reduce=reduce)
     return LossWeights(
-        aggregate(r.token_mask, micro_batch, reduce),
-        aggregate(r.value_mask, micro_batch, reduce),
-        loss.token_mean(r.token_mask, micro_batch, reduce),
-        loss.token_mean(r.value_mask, micro_batch, reduce),
+        aggregate(mask=r.token_mask),
+        aggregate(mask=r.value_mask),
+        loss.token_mean(r.token_mask, reduce),
+        loss.token_mean(r.value_mask, reduce),
     )

@@ -9,8 +9,7 @@ from torch import Tensor
 from repro.ops import loss, masked
 from repro.ops.masked import Reduce
 from repro.ops.reward import k1
-from repro.stages.ppo_batches import LossWeights
-from repro.types import Metrics, Rollout, Targets
+from repro.types import LossWeights, Metrics, Rollout, Targets
 
 
 def of_rollout(r: Rollout, score: Tensor, target: Targets, coefficient: float, reduce: Reduce) -> Metrics:

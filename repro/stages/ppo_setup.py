@@ -215,7 +215,7 @@ def minibatches(
 
 def initial_coefficients(pick: Pick) -> dict[str, float]:
     """The KL coefficients of the first update, as a checkpoint keeps them."""
-    return asdict(KLCoefficients(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).price))
+    return asdict(KLCoefficients(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
 
 
 def next_coefficients(

@@ -40,7 +40,7 @@ def test_the_frozen_copy_says_what_the_policy_says_to_the_last_bit(device, mixed
         )
 
 
-@pytest.mark.parametrize("after_end", [text.go_on, text.stop])
+@pytest.mark.parametrize("after_end", [text.ignore_eos, text.stop_at_eos])
 def test_the_fixed_cache_draws_what_the_growing_one_draws(device, after_end):
     """64 rows of 16 tokens; float32, so that no draw hangs on rounding."""
     s, query, uniform = on_device.setting(device), tiny.queries(64).to(device), tiny.uniform(64, 16).to(device)

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.tiny import EOS, PAD
 
 HOW = generate.Sampling(temperature=0.7, measured_at=0.7, sampler=generate.static)
-GOING_ON = replace(HOW, after_end=text.go_on)
+GOING_ON = replace(HOW, after_end=text.ignore_eos)
 
 
 class Counted(nn.Module):

@@ -32,7 +32,7 @@ from tests.tiny import EOS, PAD, SHAPE, VOCABULARY, policy, queries, scalar, uni
 
 TEMPERATURE = 0.7
 HOW = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
-GOING_ON = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.go_on)
+GOING_ON = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.ignore_eos)
 ALMOST_ONE = 1 - 2**-24  # the largest float32 below 1, which torch.rand can return
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -72,7 +72,7 @@ def drawn(policy, how, sampler, rows=8, tokens=6):
     )
 
 
-@pytest.mark.parametrize("after_end", [text.stop, text.go_on])
+@pytest.mark.parametrize("after_end", [text.stop_at_eos, text.ignore_eos])
 def test_its_log_probabilities_are_those_of_the_policy_on_its_tokens(after_end):
     policy, how = tiny.policy(0, end_logit=2.0), replace(HOW, after_end=after_end)
     tokens, logprob = drawn(policy, how, samplers.sampler_named("vllm"))
@@ -80,7 +80,7 @@ def test_its_log_probabilities_are_those_of_the_policy_on_its_tokens(after_end):
     torch.testing.assert_close(logprob, expected, atol=1e-4, rtol=0)
     _, ended = text.last_token(tokens, EOS)
     assert ended.any() and not ended.all()
-    assert (tokens == PAD).any() == (after_end is text.stop)
+    assert (tokens == PAD).any() == (after_end is text.stop_at_eos)
 
 
 def test_padding_follows_an_end_of_text_and_counts_for_nothing():

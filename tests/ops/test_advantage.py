@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repro.details import ADVANTAGE
 from repro.ops.advantage import from_gae, gae, n_step, reward_to_go, whole_return
 
 
@@ -73,7 +74,7 @@ REWARD, VALUE = torch.tensor([[1.0, -1.0, 2.0]]), torch.tensor([[2.0, 3.0, 1.0]]
 
 def test_two_steps_and_then_the_critic_worked_by_hand():
     # gamma 0.5.  G_0 = 1 + 0.5 * (-1) + 0.25 * 1 = 0.75;  G_1 = -1 + 0.5 * 2 = 0;  G_2 = 2.  A = G - V.
-    got, returns = n_step(REWARD, VALUE, gamma=0.5, lam=0.95, steps=2)
+    got, returns = n_step(REWARD, VALUE, gamma=0.5, steps=2)
     torch.testing.assert_close(returns, torch.tensor([[0.75, 0.0, 2.0]]))
     torch.testing.assert_close(got, torch.tensor([[-1.25, -3.0, 1.0]]))
 
@@ -81,9 +82,9 @@ def test_two_steps_and_then_the_critic_worked_by_hand():
 def test_rewards_without_a_critic_worked_by_hand():
     # gamma 0.5.  G_2 = 2;  G_1 = -1 + 0.5 * 2 = 0;  G_0 = 1 + 0.5 * 0 = 1.
     to_go = torch.tensor([[1.0, 0.0, 2.0]])
-    for got in reward_to_go(REWARD, VALUE, gamma=0.5, lam=0.95):
+    for got in reward_to_go(REWARD, gamma=0.5):
         torch.testing.assert_close(got, to_go)
-    got, returns = whole_return(REWARD, VALUE, gamma=0.5, lam=0.95)
+    got, returns = whole_return(REWARD, gamma=0.5)
     torch.testing.assert_close(got, torch.ones(1, 3))
     torch.testing.assert_close(returns, to_go)
 
@@ -91,7 +92,7 @@ def test_rewards_without_a_critic_worked_by_hand():
 @given(episode(), st.sampled_from([1.0, 0.9]))
 def test_one_step_is_lambda_0(case, gamma):
     reward, value = case
-    got, returns = n_step(reward, value, gamma, lam=0.5, steps=1)
+    got, returns = n_step(reward, value, gamma, steps=1)
     torch.testing.assert_close(got, gae(reward, value, gamma, 0.0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(returns, got + value, atol=1e-5, rtol=1e-5)
 
@@ -99,14 +100,14 @@ def test_one_step_is_lambda_0(case, gamma):
 @given(episode(), st.sampled_from([1.0, 0.9]), st.integers(0, 3))
 def test_as_many_steps_as_there_are_tokens_or_more_are_lambda_1(case, gamma, more):
     reward, value = case
-    got, _ = n_step(reward, value, gamma, lam=0.5, steps=reward.shape[1] + more)
+    got, _ = n_step(reward, value, gamma, steps=reward.shape[1] + more)
     torch.testing.assert_close(got, gae(reward, value, gamma, 1.0), atol=1e-4, rtol=1e-4)
 
 
 @given(episode(), st.sampled_from([1.0, 0.9]))
 def test_without_a_critic_the_reward_to_go_is_lambda_1_of_a_critic_that_says_zero(case, gamma):
     reward, value = case
-    got, _ = reward_to_go(reward, value, gamma, lam=0.5)
+    got, _ = reward_to_go(reward, gamma)
     torch.testing.assert_close(got, gae(reward, torch.zeros_like(value), gamma, 1.0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got, torch.as_tensor([discounted(reward[0].tolist(), gamma)]), atol=1e-4, rtol=1e-4)
 
@@ -124,7 +125,7 @@ def test_what_gae_returns_is_its_advantage_and_the_value(case):
 
 
 def test_no_estimate_touches_what_it_was_given():
-    for estimate in (from_gae, reward_to_go, whole_return):
-        advantage, _ = estimate(REWARD, VALUE, 1.0, 0.95)
+    for variant in ADVANTAGE.variants.values():
+        advantage, _ = variant.value(reward=REWARD, value=VALUE, gamma=1.0, lam=0.95)
         advantage += 1.0
     assert (REWARD.tolist(), VALUE.tolist()) == ([[1, -1, 2]], [[2, 3, 1]])

@@ -8,14 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical
 
+from repro.details import LOSS_AGGREGATION, POLICY_OBJECTIVE
 from repro.ops import loss
+from repro.ops.masked import one_rank as one
 
 MASK = torch.tensor([[True, False, False, False], [True, True, True, False]])
-INVARIANT = [loss.token_mean, loss.sequence_mean, loss.sum_over_limit]
+
+
+def aggregation(variant):
+    return lambda mask, micro_batch, reduce: variant.value(mask=mask, micro_batch=micro_batch, reduce=reduce)
+
+
+AGGREGATIONS = {label: aggregation(variant) for label, variant in LOSS_AGGREGATION.variants.items()}
 
 
 def tensor(*numbers):
     return torch.tensor([numbers])
+
+
+@st.composite
+def masks(draw):
+    """[episodes, tokens]; a response may have no token that counts."""
+    rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    return torch.arange(columns) < torch.tensor([[draw(st.integers(0, columns))] for _ in range(rows)])
 
 
 def test_the_clip_stops_a_gain_and_never_a_loss():
@@ -28,52 +43,48 @@ def test_the_clip_stops_a_gain_and_never_a_loss():
     assert loss.policy_clipped(ratio, advantage, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
-OBJECTIVES = [loss.clipped, loss.unclipped, loss.penalised, loss.policy_gradient]
-
-
 def test_the_objectives_of_a_token_twice_as_likely_and_one_half_as_likely_worked_by_hand():
-    # log p is -1 then, so that log r is ln 2 and -ln 2; advantages 3 and 3, clip 0.2, price 10.
+    # log p is -1 then, so that log r is ln 2 and -ln 2; advantages 3 and 3, clip 0.2, beta 10.
     logprob, log_ratio, advantage = tensor(-1.0, -1.0), tensor(math.log(2), -math.log(2)), tensor(3.0, 3.0)
-    got = {f.__name__: f(logprob, log_ratio, advantage, 0.2, 10.0) for f in OBJECTIVES}
-    torch.testing.assert_close(got["clipped"], tensor(-3.6, -1.5))
-    torch.testing.assert_close(got["unclipped"], tensor(-6.0, -1.5))
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 0.2), tensor(-3.6, -1.5))
+    torch.testing.assert_close(loss.unclipped(log_ratio, advantage), tensor(-6.0, -1.5))
     # r - 1 - log r is 1 - 0.693147 = 0.306853 and -0.5 + 0.693147 = 0.193147.
-    torch.testing.assert_close(got["penalised"], tensor(-6 + 3.06853, -1.5 + 1.93147))
-    torch.testing.assert_close(got["policy_gradient"], tensor(3.0, 3.0))
+    torch.testing.assert_close(loss.kl_penalised(log_ratio, advantage, 10.0), tensor(-6 + 3.06853, -1.5 + 1.93147))
+    torch.testing.assert_close(loss.policy_gradient(logprob, advantage), tensor(3.0, 3.0))
 
 
 @given(st.floats(-1.5, 1.5), st.floats(-3, 3))
-def test_a_range_without_end_and_a_price_of_nothing_leave_the_unclipped_objective(log_ratio, advantage):
-    given = tensor(-1.0), tensor(log_ratio), tensor(advantage)
-    plain = loss.unclipped(*given, 0.2, 1.0)
-    torch.testing.assert_close(loss.clipped(*given, math.inf, 1.0), plain)
-    torch.testing.assert_close(loss.clipped(*given, 10.0, 1.0), plain)
-    torch.testing.assert_close(loss.penalised(*given, 0.2, 0.0), plain)
+def test_a_range_without_end_and_a_beta_of_zero_leave_the_unclipped_objective(log_ratio, advantage):
+    log_ratio, advantage = tensor(log_ratio), tensor(advantage)
+    plain = loss.unclipped(log_ratio, advantage)
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, math.inf), plain)
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 10.0), plain)
+    torch.testing.assert_close(loss.kl_penalised(log_ratio, advantage, 0.0), plain)
 
 
-@given(st.floats(-3, 3))
-def test_at_ratio_one_all_objectives_have_the_same_slope(advantage):
-    slopes = []
-    for objective in OBJECTIVES:
-        logprob = tensor(-1.0).requires_grad_()
-        objective(logprob, logprob + 1.0, tensor(advantage), 0.2, 5.0).sum().backward()
-        slopes.append(logprob.grad.item())
-    assert slopes == pytest.approx([-advantage] * len(OBJECTIVES), abs=1e-6)
+@pytest.mark.parametrize("objective", POLICY_OBJECTIVE.variants)
+@given(advantage=st.floats(-3, 3))
+def test_at_ratio_one_every_objective_has_the_slope_of_the_policy_gradient(objective, advantage):
+    logprob = tensor(-1.0).requires_grad_()
+    objective = POLICY_OBJECTIVE.variants[objective].value
+    given = {"logprob": logprob, "log_ratio": logprob + 1.0, "advantage": tensor(advantage), "clip": 0.2, "beta": 5.0}
+    objective.loss(**given).sum().backward()
+    assert logprob.grad.item() == pytest.approx(-advantage, abs=1e-6)
 
 
 @given(st.floats(-2, 2))
 def test_what_a_penalty_charges_is_never_negative(log_ratio):
-    charged = loss.penalised(tensor(0.0), tensor(log_ratio), tensor(0.0), 0.2, 1.0).item()
+    charged = loss.kl_penalised(tensor(log_ratio), tensor(0.0), 1.0).item()
     assert charged == pytest.approx(math.exp(log_ratio) - 1 - log_ratio, abs=1e-6)
     assert charged >= -1e-6
 
 
 @pytest.mark.parametrize(
-    ("kl", "price"), [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.0149, 1.0), (0.0151, 2.0), (1.0, 2.0)]
+    ("kl", "beta"), [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.01, 1.0), (0.0149, 1.0), (0.0151, 2.0), (1.0, 2.0)]
 )
-def test_a_price_doubles_above_one_and_a_half_targets_and_halves_below_two_thirds(kl, price):
-    assert loss.adaptive_price(1.0, kl, target=0.01) == price
-    assert loss.fixed_price(1.0, kl) == 1.0
+def test_beta_doubles_above_one_and_a_half_targets_and_halves_below_two_thirds(kl, beta):
+    assert loss.adaptive_beta(1.0, kl, target=0.01) == beta
+    assert loss.fixed_beta(1.0, kl) == 1.0
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3))
@@ -118,44 +129,61 @@ def test_an_infinite_value_clip_is_the_plain_squared_error(value, old, returns):
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "first", "second"),
+    ("weights", "first", "second"),
     [
-        (loss.token_mean, 1 / 4, 1 / 4),  # four tokens in all
-        (loss.token_mean_per_micro_batch, 1 / 2, 1 / 6),  # micro-batches of one row: 1/1 and 1/3, halved
-        (loss.sequence_mean, 1 / 2, 1 / 6),  # the same here, where a micro-batch is a sequence
-        (loss.sum_over_limit, 1 / 8, 1 / 8),
+        (loss.token_mean(MASK), 1 / 4, 1 / 4),  # four tokens in all
+        (loss.token_mean_per_micro_batch(MASK, 1), 1 / 2, 1 / 6),  # micro-batches of one row: 1/1 and 1/3, halved
+        (loss.sequence_mean(MASK), 1 / 2, 1 / 6),  # the same here, where a micro-batch is a sequence
+        (loss.sum_over_limit(MASK), 1 / 8, 1 / 8),  # four places times two episodes
     ],
-)  # four places times two episodes
-def test_the_weight_of_a_token_worked_by_hand(aggregate, first, second):
-    expected = torch.tensor([[first, 0, 0, 0], [second, second, second, 0]])
-    torch.testing.assert_close(aggregate(MASK, 1), expected)
+    ids=["token_mean", "token_mean_per_micro_batch", "sequence_mean", "sum_over_limit"],
+)
+def test_the_weight_of_a_token_worked_by_hand(weights, first, second):
+    torch.testing.assert_close(weights, torch.tensor([[first, 0, 0, 0], [second, second, second, 0]]))
 
 
-@pytest.mark.parametrize("aggregate", INVARIANT)
-def test_the_micro_batch_does_not_enter(aggregate):
-    torch.testing.assert_close(aggregate(MASK, 1), aggregate(MASK, 2), rtol=0, atol=0)
+def test_the_micro_batch_enters_where_the_name_says_so_and_nowhere_else():
+    depends = {
+        label for label, weigh in AGGREGATIONS.items() if not torch.equal(weigh(MASK, 1, one), weigh(MASK, 2, one))
+    }
+    assert depends == {"token_mean_per_micro_batch"}
 
 
-def test_a_mean_per_micro_batch_depends_on_the_split_and_is_the_token_mean_without_one():
-    assert not torch.equal(loss.token_mean_per_micro_batch(MASK, 1), loss.token_mean_per_micro_batch(MASK, 2))
-    torch.testing.assert_close(loss.token_mean_per_micro_batch(MASK, 2), loss.token_mean(MASK, 2))
+@given(masks())
+def test_a_mean_per_micro_batch_without_a_split_is_the_token_mean(mask):
+    torch.testing.assert_close(loss.token_mean_per_micro_batch(mask, len(mask)), loss.token_mean(mask))
 
 
-@pytest.mark.parametrize("aggregate", [loss.token_mean, loss.token_mean_per_micro_batch, loss.sequence_mean])
-def test_a_mean_of_ones_is_one(aggregate):
-    torch.testing.assert_close(aggregate(MASK, 1).sum(), torch.tensor(1.0))
+@given(masks())
+def test_a_mean_per_micro_batch_of_one_response_each_is_the_sequence_mean_where_none_is_empty(mask):
+    mask[:, 0] = True
+    torch.testing.assert_close(loss.token_mean_per_micro_batch(mask, 1), loss.sequence_mean(mask))
 
 
-@pytest.mark.parametrize("aggregate", [*INVARIANT, loss.token_mean_per_micro_batch])
+@given(masks())
+def test_where_all_responses_reach_the_limit_every_aggregation_is_the_token_mean(mask):
+    full = torch.ones_like(mask)
+    for label, weigh in AGGREGATIONS.items():
+        torch.testing.assert_close(weigh(full, 1, one), loss.token_mean(full), msg=label)
+
+
+@given(masks(), st.sampled_from(["token_mean", "sequence_mean"]))
+def test_a_mean_of_ones_is_one_and_nothing_masked_has_a_weight(mask, label):
+    weights = AGGREGATIONS[label](mask, 1, one)
+    torch.testing.assert_close(weights.sum(), mask.any().float())
+    assert (weights[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATIONS.values(), ids=AGGREGATIONS)
 def test_an_aggregation_divides_by_what_all_ranks_hold(aggregate):
     two_like_this_one = aggregate(MASK, 1, lambda value: 2 * value)
-    torch.testing.assert_close(two_like_this_one, aggregate(MASK, 1) / 2)
+    torch.testing.assert_close(two_like_this_one, aggregate(MASK, 1, one) / 2)
 
 
 @pytest.mark.parametrize("garbage", [math.nan, math.inf])
 def test_a_term_of_weight_zero_counts_neither_in_the_sum_nor_in_the_gradient(garbage):
     terms = torch.where(MASK, 2.0, garbage).requires_grad_()
-    total = loss.weighted(terms, loss.token_mean(MASK, 1))
+    total = loss.weighted(terms, loss.token_mean(MASK))
     total.backward()
     assert total == 2.0
     torch.testing.assert_close(terms.grad, MASK / 4)

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from repro.ops import masked
+from repro.ops.loss import weighted
 from tests.tiny import Ranks
 
 GARBAGE = [float("nan"), float("inf"), -float("inf"), 1e38]
@@ -16,8 +17,11 @@ REDUCTIONS = [
     masked.whiten,
     masked.scale,
     masked.unchanged,
+    masked.keep,
+    lambda x, m: masked.over_micro_batch(masked.whiten, x, m, 2),
+    lambda x, m: weighted(x, m / 2),
 ]
-NAMES = ["mean", "moments", "whiten", "scale", "unchanged"]
+NAMES = ["mean", "moments", "whiten", "scale", "unchanged", "keep", "over_micro_batch", "weighted"]
 # Quarters, so that values are either equal or well apart: whitening magnifies what rounding leaves between equals.
 number = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 
@@ -50,7 +54,7 @@ def test_garbage_in_masked_places_changes_neither_result_nor_gradient(reduction,
     torch.testing.assert_close(spoiled_gradient, clean_gradient, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("reduction", [masked.whiten, masked.scale, masked.unchanged], ids=NAMES[2:])
+@pytest.mark.parametrize("reduction", [masked.whiten, masked.scale, masked.unchanged], ids=NAMES[2:5])
 @given(values_and_mask())
 def test_masked_places_come_out_as_zero(reduction, case):
     values, mask = case
@@ -140,25 +144,25 @@ def some_episodes():
 
 def test_over_micro_batches_of_all_episodes_is_over_the_batch():
     values, mask = some_episodes()
-    whole = masked.over_batch(masked.whiten, values, mask, 2, masked.one_rank)
+    whole = masked.whiten(values, mask)
     for size in (5, 8):
-        assert torch.equal(masked.over_micro_batch(masked.whiten, values, mask, size, masked.one_rank), whole)
-    split = masked.over_micro_batch(masked.whiten, values, mask, 2, masked.one_rank)
+        assert torch.equal(masked.over_micro_batch(masked.whiten, values, mask, size), whole)
+    split = masked.over_micro_batch(masked.whiten, values, mask, 2)
     assert not torch.allclose(split, whole)
     torch.testing.assert_close(split[2:4], masked.whiten(values[2:4], mask[2:4]))
 
 
 def test_over_a_rank_its_own_episodes_count_and_over_the_batch_all():
     values, mask = some_episodes()
-    shards = [(masked.whiten, values[rows], mask[rows], 2) for rows in (slice(0, 2), slice(2, 5))]
+    shards = [(masked.whiten, values[rows], mask[rows]) for rows in (slice(0, 2), slice(2, 5))]
     everyone = torch.cat(Ranks(2).run(masked.over_batch, shards))
-    alone = torch.cat(Ranks(2).run(masked.over_rank, shards))
+    alone = torch.cat([masked.over_rank(*shard) for shard in shards])
     torch.testing.assert_close(everyone, masked.whiten(values, mask))
-    torch.testing.assert_close(alone, torch.cat([masked.whiten(some, where) for _, some, where, _ in shards]))
+    torch.testing.assert_close(alone, torch.cat([masked.whiten(some, where) for _, some, where in shards]))
     assert not torch.allclose(everyone, alone)
 
 
 def test_on_one_rank_over_the_rank_is_over_the_batch():
     values, mask = some_episodes()
-    ours, theirs = (f(masked.whiten, values, mask, 2, masked.one_rank) for f in (masked.over_rank, masked.over_batch))
-    assert torch.equal(ours, theirs)
+    ours = masked.over_rank(masked.whiten, values, mask)
+    assert torch.equal(ours, masked.over_batch(masked.whiten, values, mask, masked.one_rank))

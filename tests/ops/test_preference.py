@@ -45,6 +45,28 @@ def test_without_smoothing_or_lead_it_is_bradley_terry(loss):
     torch.testing.assert_close(loss(MARGIN), preference.bradley_terry(MARGIN), **CLOSE)
 
 
+@given(st.floats(-20, 20), st.floats(0, 0.5), st.floats(0, 3))
+def test_a_loss_is_never_negative_and_falls_with_the_margin_up_to_the_odds_of_its_labels(size, smoothing, lead):
+    margin = torch.tensor([size])
+    plain, smooth, led = (
+        preference.bradley_terry(margin),
+        preference.smoothed(margin, smoothing),
+        preference.with_margin(margin, lead),
+    )
+    assert min(plain.item(), smooth.item(), led.item()) >= 0
+    torch.testing.assert_close(led, preference.bradley_terry(margin - lead), **CLOSE)
+    # Smoothing costs the share of wrong labels times the margin: log sigmoid(m) - log sigmoid(-m) = m.
+    torch.testing.assert_close(smooth, plain + smoothing * margin, atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=6))
+def test_of_two_orders_of_a_comparison_the_likelihoods_sum_to_one_and_so_do_the_accuracies(margins):
+    margin = torch.tensor(margins)
+    both = preference.bradley_terry(margin).neg().exp() + preference.bradley_terry(-margin).neg().exp()
+    torch.testing.assert_close(both, torch.ones_like(both), **CLOSE)
+    assert preference.accuracy(margin) + preference.accuracy(-margin) == pytest.approx(1, abs=1e-6)
+
+
 # ----------------------------------------------------------------------------- batches
 
 POSTS = ["b", "a", "b", "c", "b", "a", "d"]

@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repro.ops import prompt
 
@@ -17,6 +19,13 @@ def test_the_two_ends_of_a_prompt_differ_in_one_space():
 @pytest.mark.parametrize(("limit", "kept"), [(4, [1, 2, 3, 4]), (3, [1, 2, 3]), (2, [1, 2])])
 def test_the_first_version_that_fits_is_taken(limit, kept):
     assert prompt.first_that_fits([1, 2, 3, 4, 5], limit, iter(VERSIONS)) == [kept]
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_where_versions_lose_one_token_each_the_one_that_fits_is_as_long_as_the_first_tokens(length, limit):
+    whole = list(range(length))
+    (fitting,) = prompt.first_that_fits(whole, limit, (whole[: length - cut] for cut in range(length)))
+    assert [fitting] == prompt.first_tokens(whole, limit, iter(()))
 
 
 def test_no_version_is_made_that_is_not_needed():
@@ -56,6 +65,12 @@ def test_a_row_loses_from_its_end_what_its_summary_has_over_the_limit(limit, row
 def test_a_limit_that_no_summary_reaches_is_none(limit):
     row, summary = [7, 8, 9, 1, 2, 3, 4], [1, 2, 3, 4]
     assert prompt.summary_up_to(row, summary, limit) == prompt.as_long_as_the_row(row, summary, limit) == row
+
+
+@given(st.lists(st.integers(), max_size=5), st.lists(st.integers(), max_size=5), st.integers(0, 8))
+def test_a_summary_over_its_limit_keeps_as_many_tokens_as_that_allows(query, summary, limit):
+    cut = prompt.summary_up_to(query + summary, summary, limit)
+    assert cut == query + summary[:limit]
 
 
 def test_kept_apart_is_as_it_was():

@@ -1,10 +1,13 @@
 """What an episode is paid: scores by hand, and the KL estimators by enumeration of a toy vocabulary."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repro.details import KL_ESTIMATOR
 from repro.ops import reward
 from repro.ops.text import kl_of
 from repro.types import Rollout
@@ -18,6 +21,33 @@ UNFINISHED = torch.tensor([True, False])
 )
 def test_an_unfinished_response_is_paid_by_the_rule(rule, paid):
     assert rule(torch.tensor([2.0, 3.5]), UNFINISHED).tolist() == paid
+
+
+scores = st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=5).map(torch.tensor)
+
+
+@pytest.mark.parametrize("rule", [reward.replace_with_minus_one, reward.subtract_one, reward.keep_score])
+@given(scores)
+def test_where_every_response_ends_all_rules_pay_the_score(rule, score):
+    assert torch.equal(rule(score, torch.ones_like(score, dtype=torch.bool)), score)
+
+
+def test_what_the_reward_model_says_of_an_unfinished_response_is_not_paid_though_it_is_no_number():
+    score = torch.tensor([2.0, float("nan")], requires_grad=True)
+    paid = reward.replace_with_minus_one(score, UNFINISHED)
+    paid.sum().backward()
+    assert paid.tolist() == [2.0, -1.0] and score.grad.tolist() == [1.0, 0.0]
+
+
+@given(scores, st.data())
+def test_a_score_is_paid_once_and_where_there_is_no_room_both_places_are_one(score, data):
+    tokens = data.draw(st.integers(1, 5))
+    last = torch.tensor([data.draw(st.integers(0, tokens - 1)) for _ in score])
+    after, at = (place(score, last, (len(score), tokens)) for place in (reward.score_after_eos, reward.score_at_eos))
+    assert torch.equal(after.sum(1), score) and torch.equal(at.sum(1), score)
+    full = last == tokens - 1
+    assert torch.equal(after[full], at[full])
+    assert torch.equal(after[~full][:, 1:], at[~full][:, :-1])
 
 
 def test_the_score_stands_after_the_end_or_on_the_last_token_where_there_is_no_room():
@@ -34,7 +64,14 @@ def test_the_score_stands_after_the_end_or_on_the_last_token_where_there_is_no_r
 def test_the_kl_is_charged_up_to_the_end_of_text_and_not_after():
     placed = torch.tensor([[0.0, 0.0, 4.0]])
     kl = torch.tensor([[0.5, 0.25, float("nan")]])
-    assert reward.whole_reward(placed, kl, torch.tensor([[True, True, False]])).tolist() == [[-0.5, -0.25, 4.0]]
+    assert reward.kl_penalised_reward(placed, kl, torch.tensor([[True, True, False]])).tolist() == [[-0.5, -0.25, 4.0]]
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_without_a_kl_the_reward_is_the_score(score, kl):
+    placed, cost, token = torch.tensor([[0.0, score]]), torch.tensor([[kl, kl]]), torch.tensor([[True, True]])
+    assert torch.equal(reward.kl_penalised_reward(placed, reward.free(cost), token), placed)
+    assert torch.equal(reward.kl_penalised_reward(placed, cost, ~token), placed)
 
 
 # ----------------------------------------------------------------------------- estimators of the KL
@@ -123,19 +160,26 @@ def test_as_a_loss_k3_has_the_gradient_of_the_forward_kl():
 
 def test_the_sum_over_the_vocabulary_is_the_mean_of_k1_and_of_k3_over_all_that_can_be_sampled():
     p, q = toy()
-    exact = reward.over_vocabulary(torch.empty(0), torch.empty(0), lambda: kl_of(p[None, None], q[None, None], 1.0))
+    exact = kl_of(p[None, None], q[None, None], 1.0)
     for estimator in (reward.k1, reward.k3):
         expected = expected_under_policy(estimator, p, q)
         torch.testing.assert_close(exact.squeeze().double(), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_an_estimate_from_samples_does_not_ask_for_the_sum_over_the_vocabulary():
-    def never():
-        raise AssertionError("a second forward pass")
-
+@pytest.mark.parametrize(("label", "expected"), [("k1", 0.5), ("k2", 0.125), ("k3", math.exp(-0.5) - 0.5)])
+def test_an_estimate_from_samples_does_not_ask_for_the_sum_over_the_vocabulary(label, expected):
     logprob, ref_logprob = torch.tensor([[-1.0]]), torch.tensor([[-1.5]])
-    assert reward.from_samples(reward.k1)(logprob, ref_logprob, never).item() == 0.5
-    assert reward.from_samples(reward.k2)(logprob, ref_logprob, never).item() == 0.125
+    estimate = KL_ESTIMATOR.variants[label].value
+    got = estimate(logprob=logprob, ref_logprob=ref_logprob, whole=lambda: pytest.fail("a second forward pass"))
+    assert got.item() == pytest.approx(expected)
+
+
+def test_the_sum_over_the_vocabulary_is_computed_where_it_is_asked_for():
+    exact, sampled = torch.tensor([[0.25]]), torch.tensor([[-1.0]])
+    assert (
+        KL_ESTIMATOR.variants["whole_vocabulary"].value(logprob=sampled, ref_logprob=sampled, whole=lambda: exact)
+        is exact
+    )
 
 
 def test_a_kl_that_is_free_costs_nothing_not_even_where_it_is_not_a_number():
@@ -169,18 +213,46 @@ def test_the_adaptive_coefficient_nudges_towards_six_nats(kl_per_episode, coeffi
     assert reward.fixed_coefficient(0.1, kl_per_episode, episodes=500) == 0.1
 
 
+@given(st.floats(0.001, 1), st.integers(1, 10_000))
+def test_on_its_target_the_adaptive_coefficient_is_the_fixed_one(coefficient, episodes):
+    given = coefficient, reward.ADAPTIVE_TARGET, episodes
+    assert reward.adaptive_coefficient(*given) == reward.fixed_coefficient(*given)
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_larger_kl_never_lowers_the_coefficient(one, other):
+    low, high = (reward.adaptive_coefficient(0.1, kl, 500) for kl in sorted((one, other)))
+    assert low <= high and high / low <= 1.01 / 0.99 + 1e-9
+
+
+def normalised(scores, how):
+    return (scores - how.bias) / how.gain
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=6, unique=True), st.sampled_from([0.5, 1.0, 8.0]))
+def test_references_have_mean_zero_and_the_spread_that_the_normalisation_says(quarters, factor):
+    scores = torch.tensor(quarters) / 4
+    centred = normalised(scores, reward.centre(scores))
+    assert centred.mean().item() == pytest.approx(0, abs=1e-5)
+    assert normalised(scores, reward.centre_and_scale(scores)).std().item() == pytest.approx(1, abs=1e-4)
+    larger = normalised(scores, reward.centre_and_multiply(scores, factor))
+    torch.testing.assert_close(larger, factor * centred)
+    assert reward.centre_and_multiply(scores, 1.0) == reward.centre(scores)
+
+
 def test_references_score_zero_on_average_once_centred():
     scores = torch.tensor([1.0, 2.0, 6.0])  # mean 3, unbiased variance (4 + 1 + 9) / 2 = 7
     assert reward.centre(scores) == reward.Normalisation(bias=3.0, gain=1.0)
     assert reward.centre_and_scale(scores).bias == 3.0
     assert reward.centre_and_scale(scores).gain == pytest.approx(7**0.5)
+    assert reward.centre_and_multiply(scores, 8.0) == reward.Normalisation(bias=3.0, gain=0.125)
     assert reward.as_trained(scores) == reward.Normalisation(bias=0.0, gain=1.0)
 
 
 def test_the_score_falls_where_the_value_mask_has_its_extra_state():
     last, tokens = torch.tensor([0, 2, 3]), 4
-    nothing = torch.zeros(3, tokens)
-    rollout = Rollout(*[nothing] * 7, last, last, last, last >= 0)
+    nothing, ids = torch.zeros(3, tokens), torch.zeros(3, tokens, dtype=torch.long)
+    rollout = Rollout(ids, ids, *[nothing] * 5, torch.zeros(3), last, last, last >= 0)
     placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
     assert (placed & ~rollout.value_mask).sum() == 0
     assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
+from repro.details import OLD_LOGPROB
 from repro.ops import text
 
 EOS, PAD = 0, 9
@@ -29,6 +32,40 @@ def test_first_true_is_the_length_where_nothing_is_true(flags, index):
     assert text.first_true(torch.tensor([flags])).tolist() == [index]
 
 
+responses = st.integers(1, 6).flatmap(
+    lambda tokens: st.lists(st.lists(st.integers(0, 3), min_size=tokens, max_size=tokens), min_size=1, max_size=4)
+)
+
+
+@given(responses, st.integers(0, 3))
+def test_what_is_drawn_after_the_first_end_of_text_changes_neither_the_end_nor_the_text(rows, garbage):
+    response = torch.tensor(rows)
+    last, has_eos = text.last_token(response, EOS)
+    after = torch.arange(response.shape[1]) > last[:, None]
+    spoiled = torch.where(after, garbage, response)
+    assert all(map(torch.equal, text.last_token(spoiled, EOS), (last, has_eos)))
+    assert torch.equal(text.truncate_after_eos(spoiled, EOS, PAD), text.truncate_after_eos(response, EOS, PAD))
+
+
+@given(responses)
+def test_a_text_that_was_cut_at_its_end_is_cut_no_further_and_has_its_tokens_up_to_there(rows):
+    cut = text.truncate_after_eos(torch.tensor(rows), EOS, PAD)
+    assert torch.equal(text.truncate_after_eos(cut, EOS, PAD), cut)
+    for row, left in zip(rows, cut.tolist(), strict=True):
+        kept = row[: row.index(EOS) + 1] if EOS in row else row
+        assert left == kept + [PAD] * (len(row) - len(kept))
+
+
+@given(responses)
+def test_stopping_at_the_end_is_going_on_and_cutting_afterwards(rows):
+    drawn, ended, stopped = torch.tensor(rows), torch.zeros(len(rows), dtype=torch.bool), []
+    for column in drawn.unbind(1):
+        stopped.append(text.stop_at_eos(column, ended, PAD))
+        assert torch.equal(text.ignore_eos(column, ended, PAD), column)
+        ended = ended | (column == EOS)
+    assert torch.equal(torch.stack(stopped, 1), text.truncate_after_eos(drawn, EOS, PAD))
+
+
 def test_logprobs_of_a_three_token_vocabulary_worked_by_hand():
     # At temperature 0.5 the logits 0, ln 2, ln 3 become 0, ln 4, ln 9: probabilities 1/14, 4/14, 9/14.
     logits = torch.tensor([0.0, math.log(2), math.log(3)]).expand(1, 3, 3)
@@ -41,6 +78,22 @@ def test_logprobs_are_float32_and_finite_for_half_precision_logits_of_any_size()
     got = text.logprob_of(logits, torch.tensor([[1]]), 0.7)
     assert got.dtype == torch.float32
     assert got.isfinite().all()
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=6), st.sampled_from([0.5, 0.7, 1.0, 2.0]))
+def test_the_probabilities_of_all_tokens_sum_to_one_and_their_mean_log_is_the_entropy(numbers, temperature):
+    logits = torch.tensor(numbers).expand(1, len(numbers), -1)
+    logprob = text.logprob_of(logits, torch.arange(len(numbers))[None], temperature)
+    assert logprob.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    entropy = -(logprob.exp() * logprob).sum().item()
+    assert text.entropy_of(logits, temperature)[0, 0].item() == pytest.approx(entropy, abs=1e-5)
+
+
+@given(st.integers(2, 50))
+def test_the_entropy_of_equal_logits_is_that_of_a_fair_die_and_of_a_hot_temperature(sides):
+    assert text.entropy_of(torch.zeros(sides), 1.0).item() == pytest.approx(math.log(sides), rel=1e-5)
+    hot = text.entropy_of(torch.linspace(-3, 3, sides), 1e4).item()
+    assert hot == pytest.approx(math.log(sides), rel=1e-5)
 
 
 # ----------------------------------------------------------------------------- entropy and KL over the vocabulary
@@ -93,8 +146,8 @@ def test_what_cannot_be_drawn_leaves_the_gradient_of_the_entropy_finite():
 
 def test_after_its_end_a_row_goes_on_or_stops():
     drawn, ended = torch.tensor([5, 6]), torch.tensor([True, False])
-    assert text.go_on(drawn, ended, PAD).tolist() == [5, 6]
-    assert text.stop(drawn, ended, PAD).tolist() == [PAD, 6]
+    assert text.ignore_eos(drawn, ended, PAD).tolist() == [5, 6]
+    assert text.stop_at_eos(drawn, ended, PAD).tolist() == [PAD, 6]
 
 
 def test_what_counts_goes_to_the_end_or_to_the_limit():
@@ -105,8 +158,9 @@ def test_what_counts_goes_to_the_end_or_to_the_limit():
 
 def test_old_logprobs_are_computed_again_only_where_that_is_asked_for():
     sampled = torch.tensor([[-1.0]])
-    assert text.as_sampled(sampled, lambda: pytest.fail("a second forward pass")) is sampled
-    assert text.computed_again(sampled, lambda: sampled - 1).item() == -2
+    from_sampler, recomputed = (OLD_LOGPROB.variants[label].value for label in ("from_sampler", "recomputed"))
+    assert from_sampler(sampled=sampled, again=lambda: pytest.fail("a second forward pass")) is sampled
+    assert recomputed(sampled=sampled, again=lambda: sampled - 1).item() == -2
 
 
 def test_the_temperature_of_logprobs_is_that_of_the_draws_or_one():
@@ -131,3 +185,11 @@ def test_the_response_is_as_many_of_a_texts_last_tokens_as_it_has():
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
     ]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_a_response_that_is_the_whole_text_is_all_that_is_not_padding(lengths):
+    length = torch.tensor(lengths)
+    ids = torch.where(torch.arange(6) < length[:, None], 5, PAD)
+    assert torch.equal(text.response_only(ids, length, PAD), text.whole_text(ids, length, PAD))
+    assert text.whole_text(ids, length, PAD).sum(1).tolist() == lengths
