@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 from repro.cli import catalogue, docs
 from repro.details import DETAILS
 from repro.errors import UserError
+from repro.study import ablation
 
 LINK = re.compile(r"\[[^\[\]]+\]\(([^()]+)\)")
 
@@ -59,7 +60,9 @@ def test_every_entry_links_its_declaration_its_calls_and_its_study():
         assert [f"../{place.file}#L{place.line}" for place in (entry.place, *entry.calls)] == [
             link for link in links if "#L" in link
         ]
-        assert (f"../ablations/{name}.toml" in links) == (entry.kind == "detail")
+        declared = ablation.has_file(name, docs.ROOT / ablation.FOLDER)
+        assert (f"../ablations/{name}.toml" in links) == declared
+        assert (ablation.IMPLIED in told[name]) == (entry.kind == "detail" and not declared)
 
 
 def test_a_report_that_was_built_is_linked(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from repro.cli.source import ROOT, Place, Source
 from repro.detail import Check, Detail, nearest, others
 from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
 from repro.errors import UserError
+from repro.study import ablation
 from repro.study.metrics import METRICS
 
 MOVES = {"up": "rises", "down": "falls", "same": "stays"}
@@ -256,7 +257,7 @@ def _own_card(declared: Detail) -> list[RenderableType]:
         _titled("variants, the reference first", _pairs(variants)),
         _titled("hypothesis", Text(declared.hypothesis)),
         _titled("prediction, where the reference is left", _pairs(_moves(declared))),
-        _titled("study", Text(f"make ablation DETAIL={declared.name}")),
+        _titled("study", Text(f"make ablation DETAIL={declared.name}\n{ablation.source(declared.name)}")),
     ]
 
 

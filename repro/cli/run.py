@@ -26,12 +26,15 @@ def add_stage(verbs) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from repro.study import ablation
+
     study, cache = load_study(arguments), cache_folder()
     require_report_folder()
 
     engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
     _require_its_looks(study)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    console.print(ablation.source(arguments.study), highlight=False, markup=False)
     board = (_run_until_decided if study.looks else _run_seeds)(study, cache, engine, command)
     print_failures(board)
     try:
