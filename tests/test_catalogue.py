@@ -38,6 +38,7 @@ def test_there_are_the_entries_that_were_promised():
     assert len(catalogue.entries()) >= 55
 
 
+@pytest.mark.every_detail
 def test_every_entry_is_in_one_group():
     assert sorted(name for names in GROUPS.values() for name in names) == sorted([*DETAILS, *CHECKS])
 
@@ -123,8 +124,19 @@ def imports(file):
 
 @each_detail
 def test_a_detail_is_called_in_each_stage_that_it_is_declared_for(detail):
-    called = {place.file for place in catalogue.find(detail.name).calls}
-    assert [stage for stage in detail.stages if not called & files_of(stage)] == []
+    entry = catalogue.find(detail.name)
+    called = {place.file for place in entry.calls}
+    for stage in detail.stages:
+        assert called & files_of(stage), (
+            f"{entry.place}: {detail.name} is declared for {stage}, where pick(d.{constant_of(detail)}) stands nowhere; "
+            f"{stage} begins at {begins_at(stage)}"
+        )
+
+
+def begins_at(stage):
+    """file:line of the function that is the stage."""
+    run = pipeline.BY_NAME[stage].run
+    return f"{run.__module__.replace('.', '/')}.py:{run.__code__.co_firstlineno}"
 
 
 def test_a_check_is_measured_in_each_stage_that_logs_it():
