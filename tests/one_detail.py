@@ -14,6 +14,7 @@ from repro.details import CHECKS, DETAILS
 
 EVERY = "every_detail"  # marks a test that is about all details at once
 PER_DETAIL = re.compile(rf"parametrize\([^@]*?(DETAILS|CLASHES)|mark\.{EVERY}")
+PLACED = re.compile(r"[\w/.]+:\d+: ")
 RUNS = {"tiny_run", "left_behind"}  # fixtures that run stages: what asks for one comes last
 
 
@@ -73,7 +74,7 @@ class OneDetail:
         if why := refusal(name):
             pytest.exit(why, returncode=2)
         self.name = name
-        self._open, self._reports, self._seen = "", [], set()
+        self._open, self._reports, self._told = "", [], set()
 
     def pytest_ignore_collect(self, collection_path):
         """Of the tests what has none of each detail, a file or a whole folder, need not be imported."""
@@ -113,10 +114,12 @@ class OneDetail:
             self._open = sentence
         self._reports.append(report)
         if report.failed:
-            told = str(report.longrepr)
-            if told in self._seen:  # a fixture that fails does so for every test
-                report.longrepr = "the same as above"
-            self._seen.add(told)
+            whole, why = str(report.longrepr), _why(report)
+            if PLACED.match(why):
+                report.longrepr = why  # which says what to change, and where
+            elif whole in self._told:
+                report.longrepr = f"the same as above: {why}"  # a fixture that fails does so for every test
+            self._told.add(whole)
 
     def pytest_sessionfinish(self):
         self._tell()
@@ -125,10 +128,10 @@ class OneDetail:
         """The line of the check that has ended, and why it failed."""
         if not self._reports:
             return
-        failed = [report for report in self._reports if report.failed]
+        failed = [_why(report) for report in self._reports if report.failed]
         skipped = any(report.skipped for report in self._reports)
         self._write(f"  {'FAILED' if failed else 'left out' if skipped else 'ok':<8}  {self._open}")
-        for why in dict.fromkeys(map(_why, failed)):
+        for why in dict.fromkeys(failed):
             self._write(f"{'':10}  {why}")
         self._reports = []
 
@@ -136,4 +139,5 @@ class OneDetail:
 def _why(report):
     """The first line of what a failed test says."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return (crash.message if crash else str(report.longrepr)).splitlines()[0].removeprefix("AssertionError: ")
+    told = crash.message if crash else str(report.longrepr)
+    return told.splitlines()[0].removeprefix("AssertionError: ").removeprefix("the same as above: ")

@@ -87,9 +87,11 @@ def find(name: str) -> Entry:
 def meaning(metric: str) -> str:
     """What `repro/study/metrics.py` says of a metric, or of the first pattern that it falls under.
 
-    "as test/, of ..." is what it says of the same name there, and "of ...".
+    "as test/, of ..." is what it says of the same name there, and "of ...". UserError where it says nothing.
     """
-    pattern = metric if metric in METRICS else next(each for each in METRICS if fnmatchcase(metric, each))
+    pattern = metric if metric in METRICS else next((each for each in METRICS if fnmatchcase(metric, each)), "")
+    if not pattern:
+        raise UserError(f"there is no metric {metric!r} in repro/study/metrics.py; {nearest(metric, METRICS)}")
     other = re.fullmatch(r"as (\w+/\w*), (.+)", METRICS[pattern])
     if not other:
         return METRICS[pattern]
