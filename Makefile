@@ -16,7 +16,7 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-detail test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -67,6 +67,9 @@ ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that 
 
 test: $(READY)  ## the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
+
+test-detail: $(READY) need-detail  ## what the tests ask of DETAIL alone: declared, read, told, and every variant matters (half a minute)
+	@$(PY) -m pytest tests --detail "$(DETAIL)" -q --no-header --tb=short -rN -o console_output_style=classic
 
 test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add half an hour)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'

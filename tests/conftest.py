@@ -14,8 +14,6 @@ import pytest
 import sqlalchemy
 import torch
 from hypothesis import settings
-from mlflow import MlflowClient
-from mlflow.store.db import utils as tables
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
@@ -23,7 +21,7 @@ from repro.engine import pipeline
 from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
-from tests import blank
+from tests import blank, one_detail
 from tests.paths import TESTS
 from tests.tiny import pick
 
@@ -42,6 +40,7 @@ LONG = (
     "engine/test_job.py",
     "engine/test_launch.py",
     "details/test_detail.py",
+    "test_contributing.py",
     "models/test_any_model.py",
     "engine/test_atlas.py",
     "reports/pages/test_page.py",
@@ -67,7 +66,14 @@ def pytest_collection_finish():
     gc.set_threshold(20_000)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", f"{one_detail.EVERY}: is about all details at once; --detail runs it too")
+    if config.getoption("--detail"):
+        config.pluginmanager.register(one_detail.OneDetail(config.getoption("--detail")))
+
+
 def pytest_addoption(parser):
+    parser.addoption("--detail", metavar="NAME", help="only what is about this detail, as make test-detail runs it")
     parser.addoption("--store-curves", action="store_true", help="write tests/curves anew from what the code says now")
     parser.addoption(
         "--store-counts", action="store_true", help="write tests/counted_work.json anew from what is counted now"
@@ -130,8 +136,13 @@ def tiny_cache(tiny_study, tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def copied_tables(tmp_path_factory):
+def copied_tables(request, tmp_path_factory):
     """A fresh sqlite store that this process opens has its tables copied: MLflow takes seconds to make them."""
+    if request.config.getoption("--detail"):  # no test of a detail opens one, and MLflow takes seconds to import
+        yield
+        return
+    from mlflow.store.db import utils as tables
+
     make = tables._initialize_tables
 
     @cache
@@ -157,6 +168,8 @@ def copied_tables(tmp_path_factory):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """A sqlite store with its tables, for another process that would have to make them."""
+    from mlflow import MlflowClient
+
     file = tmp_path_factory.mktemp("store") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file

@@ -16,8 +16,11 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
 
     UserError, before anything is run, where the store's runs of this study were judged by another schedule of looks.
     """
+    from repro.study import ablation
+
     _require_its_looks(study)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    console.print(ablation.source(study.detail.name), highlight=False, markup=False)
     if study.looks:
         return run_until_decided(study, cache, engine, command, fresh, console)
     return run_seeds(study, cache, engine, command, fresh, console)

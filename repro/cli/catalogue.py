@@ -16,6 +16,7 @@ from repro.cli.source import ROOT, Place, Source
 from repro.detail import Check, Detail, nearest, others
 from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
 from repro.errors import UserError
+from repro.study import ablation
 from repro.study.metrics import METRICS
 
 MOVES = {"up": "rises", "down": "falls", "same": "stays"}
@@ -86,9 +87,11 @@ def find(name: str) -> Entry:
 def meaning(metric: str) -> str:
     """What `repro/study/metrics.py` says of a metric, or of the first pattern that it falls under.
 
-    "as test/, of ..." is what it says of the same name there, and "of ...".
+    "as test/, of ..." is what it says of the same name there, and "of ...". UserError where it says nothing.
     """
-    pattern = metric if metric in METRICS else next(each for each in METRICS if fnmatchcase(metric, each))
+    pattern = metric if metric in METRICS else next((each for each in METRICS if fnmatchcase(metric, each)), "")
+    if not pattern:
+        raise UserError(f"there is no metric {metric!r} in repro/study/metrics.py; {nearest(metric, METRICS)}")
     other = re.fullmatch(r"as (\w+/\w*), (.+)", METRICS[pattern])
     if not other:
         return METRICS[pattern]
@@ -256,7 +259,7 @@ def _own_card(declared: Detail) -> list[RenderableType]:
         _titled("variants, the reference first", _pairs(variants)),
         _titled("hypothesis", Text(declared.hypothesis)),
         _titled("prediction, where the reference is left", _pairs(_moves(declared))),
-        _titled("study", Text(f"make ablation DETAIL={declared.name}")),
+        _titled("study", Text(f"make ablation DETAIL={declared.name}\n{ablation.source(declared.name)}")),
     ]
 
 

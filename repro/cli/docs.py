@@ -10,9 +10,10 @@ from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
 from repro.details import GROUPS
 from repro.errors import UserError
+from repro.study import ablation
 
 PAGE = Path("docs") / "details.md"
-STUDIES, GALLERY = Path("ablations"), Path("reports") / "gallery"
+GALLERY = Path("reports") / "gallery"
 # The paper's enumeration, by number from 1.
 NUMBERED = (
     "the datasets and their sizes",
@@ -53,8 +54,10 @@ from the order of its sections); "blog" is its forerunner, *The N Implementation
 
 A **detail** is a choice: its first variant is the reference, what the paper's code does unless a comment beside the
 declaration says why not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
-the same seeds and ends with a verdict. A **check** is something that the paper measured: every run logs it. Predictions were
-declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are named.
+the same seeds and ends with a verdict; without a file in `ablations/`, the declaration implies its study: every variant, at
+scale mini, judged by `test/sampled_win_rate`. A **check** is something that the paper measured: every run logs it. Predictions
+were declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are
+named.
 
 The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
 """
@@ -138,12 +141,13 @@ def _links(entry: Entry) -> Iterator[str]:
     yield _link("declaration", entry.place.file, f"#L{entry.place.line}")
     for place in entry.calls:
         yield _link(f"`{str(place).removeprefix('repro/')}`", place.file, f"#L{place.line}")
-    for title, file in (
-        ("study", STUDIES / f"{entry.name}.toml"),
-        ("report", GALLERY / entry.name / "index.html"),
-    ):
-        if (ROOT / file).exists():
-            yield _link(title, file.as_posix(), "")
+    if ablation.has_file(entry.name, ROOT / ablation.FOLDER):
+        yield _link("study", f"{ablation.FOLDER.as_posix()}/{entry.name}.toml", "")
+    elif entry.kind == "detail":
+        yield ablation.IMPLIED
+    report = GALLERY / entry.name / "index.html"
+    if (ROOT / report).exists():
+        yield _link("report", report.as_posix(), "")
 
 
 def _link(title: str, file: str, anchor: str) -> str:

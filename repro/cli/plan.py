@@ -20,6 +20,7 @@ def add_plan(verbs) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     study = load_study(arguments)
     from repro.engine import cost, forecast, launch, speed
+    from repro.study import ablation
 
     cache = cache_folder()
     board = launch.board_of(study, cache, arguments.fresh)
@@ -28,6 +29,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     seeds = " ".join(map(str, study.seeds))
     console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
+    console.print(ablation.source(arguments.study), highlight=False, markup=False)
     warn_of_corrupt_cache(board)
     tell_of_outdated_code(board)
     waiting, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()

@@ -13,6 +13,7 @@ from repro.study import metrics, scale
 from repro.study.scale import Scale
 
 FOLDER = Path("ablations")
+IMPLIED = f"no file in {FOLDER}/: the study that the declaration implies"
 DECIDED = "decided"  # what a study with looks runs until
 LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
 FEWEST = 3  # seeds at a first look: the interval of two reaches nine of their spreads to either side
@@ -65,8 +66,9 @@ def load(
     until: str = "",
     looks: Sequence[str] = (),
 ) -> Ablation:
-    """The study of `ablations/<name>.toml`, or a detail's default one; what is given overrides the file.
+    """The study of `ablations/<name>.toml`, or without one what a detail's declaration implies; what is given overrides both.
 
+    What the declaration implies is every variant, at scale mini and on its seeds, judged by `test/sampled_win_rate`.
     `company` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
     by looks. UserError where an arm or a schedule makes no sense.
     """
@@ -118,17 +120,24 @@ def names(
     folder: Path = FOLDER,
 ) -> tuple[str, str]:
     """Detail and scale as the store calls them: all that a report has to know of the study."""
-    path = folder / f"{name}.toml"
-    declared = _read(path) if path.exists() else {"detail": name}
+    declared = _declared(name, folder)
     full = scale.full_name(*_scale_and_changes(declared, scale_name, changes))
     return declared["detail"], recorded_name(full, _company(declared, company))
 
 
-def _declared(name: str, folder: Path) -> dict:
-    from repro import details
+def has_file(name: str, folder: Path = FOLDER) -> bool:
+    """Whether the folder declares a study of that name; a name with a path in it is none, wherever that leads."""
+    return Path(name).name == name and (folder / f"{name}.toml").exists()
 
-    path = folder / f"{name}.toml"
-    return _read(path) if path.exists() else {"detail": details.find(name).name}
+
+def source(name: str, folder: Path = FOLDER) -> str:
+    """In a clause, what declares the study of that name: its file, or else its detail's declaration alone."""
+    return f"declared in {folder / name}.toml" if has_file(name, folder) else IMPLIED
+
+
+def _declared(name: str, folder: Path) -> dict:
+    """What the study's file says; without one, the detail of that name, if there is such a detail."""
+    return _read(folder / f"{name}.toml") if has_file(name, folder) else {"detail": name}
 
 
 def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) -> dict[str, Recipe]:

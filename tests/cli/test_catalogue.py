@@ -38,6 +38,7 @@ def test_there_are_the_entries_that_were_promised():
     assert len(catalogue.entries()) >= 55
 
 
+@pytest.mark.every_detail
 def test_every_entry_is_in_one_group():
     assert sorted(name for names in GROUPS.values() for name in names) == sorted([*DETAILS, *CHECKS])
 
@@ -55,7 +56,7 @@ def test_a_record_tells_all_of_an_entry(entry):
         assert told[field] == getattr(declared, field) != ""
     for field in ("stages", "numbers"):
         assert tuple(told[field]) == getattr(declared, field)
-    assert told["metrics"] and all(metrics.known(metric) for metric in told["metrics"])
+    assert told["metrics"] and [metric for metric in told["metrics"] if not metrics.known(metric)] == []
     assert told.keys() == catalogue.record(catalogue.find("whiten_adv")).keys()
 
 
@@ -123,8 +124,19 @@ def imports(file):
 
 @each_detail
 def test_a_detail_is_called_in_each_stage_that_it_is_declared_for(detail):
-    called = {place.file for place in catalogue.find(detail.name).calls}
-    assert [stage for stage in detail.stages if not called & files_of(stage)] == []
+    entry = catalogue.find(detail.name)
+    called = {place.file for place in entry.calls}
+    for stage in detail.stages:
+        assert called & files_of(stage), (
+            f"{entry.place}: {detail.name} is declared for {stage}, where pick(d.{constant_of(detail)}) stands nowhere; "
+            f"{stage} begins at {begins_at(stage)}"
+        )
+
+
+def begins_at(stage):
+    """file:line of the function that is the stage."""
+    run = pipeline.BY_NAME[stage].run
+    return f"{run.__module__.replace('.', '/')}.py:{run.__code__.co_firstlineno}"
 
 
 def test_a_check_is_measured_in_each_stage_that_logs_it():
@@ -166,6 +178,13 @@ def test_a_metric_is_told_by_its_own_definition_or_that_of_a_pattern_or_that_of_
     }
     monkeypatch.setattr(catalogue, "METRICS", table | {"g/*": "as d/, after"})
     assert catalogue.meaning(metric) == told
+
+
+def test_a_metric_without_a_definition_is_told_with_the_nearest():
+    with pytest.raises(
+        UserError, match="there is no metric 'objective/kll' in repro/study/metrics.py; did you mean 'ob"
+    ):
+        catalogue.meaning("objective/kll")
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -1,9 +1,11 @@
 """Recipes, and that no detail is a dead toggle: each is read where it is declared, and each variant matters."""
 
 import json
+import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from repro import details
 from repro.__main__ import main
-from repro.detail import Clash, Detail, Pick, Recipe, Variant
+from repro.cli import catalogue
+from repro.cli.source import ROOT
+from repro.detail import Clash, Detail, Pick, Recipe, Variant, others
 from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV, clashes
 from repro.engine import artefacts, pipeline
 from repro.errors import UserError
@@ -21,6 +25,7 @@ from repro.stages import data, stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
 from repro.study import ablation
+from tests.one_detail import constant_of, labels_as_written, place_of
 
 # ----------------------------------------------------------------------------- recipes
 
@@ -62,13 +67,92 @@ def test_a_detail_that_contradicts_itself_cannot_be_declared(wrong):
         replace(WHITEN_ADV, **wrong)
 
 
-@pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
+each_detail = pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
+
+
+@each_detail
 def test_a_declaration_tells_a_stranger_what_why_and_where(detail):
-    told = [detail.paper, detail.question, detail.hypothesis, *(variant.does for variant in detail.variants.values())]
-    assert all(len(words.split()) > 1 for words in told)
-    assert len({variant.does for variant in detail.variants.values()}) == len(detail.variants) > 1
+    for field in ("paper", "question", "hypothesis"):
+        assert len(getattr(detail, field).split()) > 1, f"{place_of(detail)}: {field} says nothing"
+    for label, variant in detail.variants.items():
+        assert len(variant.does.split()) > 1, f"{place_of(detail, label)}: what {label!r} does is not said"
+    assert len({variant.does for variant in detail.variants.values()}) == len(detail.variants) > 1, (
+        f"{place_of(detail)}: there are too few variants, or two that say the same"
+    )
 
 
+@each_detail
+def test_a_name_is_that_of_its_constant_and_a_label_says_what_happens(detail):
+    assert re.fullmatch("[a-z][a-z0-9_]*", detail.name), f"{place_of(detail)}: {detail.name!r} is no plain word"
+    assert constant_of(detail) == detail.name.upper(), f"{place_of(detail)}: call it {detail.name.upper()}"
+    for label in detail.variants:
+        assert re.fullmatch(r"[\w.+-]+", label), f"{place_of(detail, label)}: no command can name the label {label!r}"
+        assert label.lower() not in BARE, f"{place_of(detail, label)}: say what happens at {label!r}"
+
+
+@each_detail
+def test_a_label_stands_once_and_no_variant_is_the_reference_again(detail):
+    written = labels_as_written(detail)
+    assert len(set(written)) == len(written), f"{place_of(detail)}: a label stands twice in {written}"
+    reference = spelled(detail.variants[detail.reference].value)
+    for label in others(detail):
+        same = spelled(detail.variants[label].value) == reference
+        assert not same, f"{place_of(detail, label)}: {label!r} is {detail.reference!r}, the reference, once more"
+
+
+# What a switch says, and not what happens; "off" and "none" are what happens where nothing does.
+BARE = {"yes", "no", "true", "false", "on", "enabled", "disabled"}
+
+
+def spelled(value):
+    """A variant's value, so that two partials of the same function and arguments are equal."""
+    return (value.func, value.args, value.keywords) if isinstance(value, partial) else value
+
+
+@pytest.mark.parametrize(
+    ("rule", "field", "wrong", "says"),
+    [
+        (test_a_declaration_tells_a_stranger_what_why_and_where, "question", "", "question says nothing"),
+        (
+            test_a_declaration_tells_a_stranger_what_why_and_where,
+            "variants",
+            {"off": Variant(1, "nothing")},
+            "what 'off' does is not said",
+        ),
+        (
+            test_a_declaration_tells_a_stranger_what_why_and_where,
+            "variants",
+            {"twice": Variant(1, WHITEN_ADV.variants["off"].does)},
+            "there are too few variants, or two that say the same",
+        ),
+        (
+            test_a_name_is_that_of_its_constant_and_a_label_says_what_happens,
+            "variants",
+            {"yes": Variant(1, "is")},
+            "say",
+        ),
+        (
+            test_a_name_is_that_of_its_constant_and_a_label_says_what_happens,
+            "variants",
+            {"a b": Variant(1, "is")},
+            "no c",
+        ),
+        (
+            test_a_label_stands_once_and_no_variant_is_the_reference_again,
+            "variants",
+            {"again": WHITEN_ADV.variants["shift_and_scale"]},
+            "'again' is 'shift_and_scale', the reference, once more",
+        ),
+    ],
+)
+def test_a_declaration_that_breaks_a_rule_is_told_by_file_and_line(rule, field, wrong, says):
+    wrong = {**WHITEN_ADV.variants, **wrong} if field == "variants" else wrong
+    rule(WHITEN_ADV)
+    with pytest.raises(AssertionError, match=rf"^repro/details/ppo\.py:\d+: {says}"):
+        rule(replace(WHITEN_ADV, **{field: wrong}))
+
+
+@pytest.mark.every_detail
 def test_every_name_is_declared_once():
     declared = [value for value in vars(details).values() if isinstance(value, Detail)]
     assert sorted(detail.name for detail in declared) == sorted(DETAILS)
@@ -85,7 +169,25 @@ def load(tokenizer_file, tmp_path):
     )
 
 
-@pytest.mark.parametrize("clash", CLASHES, ids=lambda clash: f"{clash.one.name}-{clash.other.name}")
+each_clash = pytest.mark.parametrize("clash", CLASHES, ids=lambda clash: f"{clash.one.name}-{clash.other.name}")
+
+
+@each_clash
+def test_a_clash_names_labels_that_there_are(clash):
+    for detail, labels in ((clash.one, clash.labels), (clash.other, clash.other_labels), *clash.beside):
+        for label in labels:
+            assert label in detail.variants, f"{clash_at(label)}: {detail.name} has no variant {label!r}"
+
+
+def clash_at(label):
+    """file:line of the first mention of a label among the clashes."""
+    file = Path(clashes.__file__)
+    lines = enumerate(file.read_text().splitlines(), start=1)
+    line = next((line for line, text in lines if json.dumps(label) in text), 1)
+    return f"{file.relative_to(ROOT)}:{line}"
+
+
+@each_clash
 def test_choices_that_make_no_sense_together_are_refused_whichever_of_them_is_studied(clash, load):
     sides = (clash.one, clash.labels), (clash.other, clash.other_labels)
     for (studied, labels), (company, company_labels) in (sides, sides[::-1]):
@@ -97,7 +199,7 @@ def test_choices_that_make_no_sense_together_are_refused_whichever_of_them_is_st
                     assert words in str(told.value)
 
 
-@pytest.mark.parametrize("clash", CLASHES, ids=lambda clash: f"{clash.one.name}-{clash.other.name}")
+@each_clash
 def test_a_refusal_says_why_and_what_would_be_right(clash):
     recipe = Recipe().but(clash.one, clash.labels[0]).but(clash.other, clash.other_labels[0])
     with pytest.raises(UserError) as told:
@@ -128,7 +230,7 @@ def test_a_choice_that_nothing_reads_is_refused(chosen, unread):
         details.check(recipe)
 
 
-@pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
+@each_detail
 def test_every_variant_makes_sense_where_nothing_else_is_changed(detail):
     for label in detail.variants:
         details.check(Recipe().but(detail, label))
@@ -263,8 +365,12 @@ def left_behind(awkward, tiny_scale, tmp_path_factory):
     def numbers(name, recipe):
         each, out = pipeline.BY_NAME[name], tmp_path_factory.mktemp(name)
         inputs = {upstream: awkward[upstream] for upstream in each.upstream}
-        each.run(StageContext(name, Pick(recipe, name), Budget(tiny_scale, each.fields), "float32", 1, inputs, out))
-        assert_finite(out)
+        try:
+            each.run(StageContext(name, Pick(recipe, name), Budget(tiny_scale, each.fields), "float32", 1, inputs, out))
+            assert_finite(out)
+        except Exception as error:
+            error.add_note(f"in {name} of the arm {dict(recipe.choices)}")
+            raise
         return numbers_of(out)
 
     def left(detail, label):
@@ -292,11 +398,24 @@ def numbers_of(folder):
     return hash(json.dumps(tokens) if tokens else (folder / stage.RESULT).read_text())
 
 
-@pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
+@each_detail
+def test_every_variant_runs_to_its_end_without_a_number_that_is_not_finite(detail, left_behind):
+    assert [len(left_behind(detail, label)) for label in detail.variants] == [len(detail.stages)] * len(detail.variants)
+
+
+@each_detail
 def test_every_variant_leaves_another_result_than_every_other(detail, left_behind):
     results = {label: left_behind(detail, label) for label in detail.variants}
     same = [(one, two) for one, two in combinations(sorted(results), 2) if results[one] == results[two]]
-    assert same == ALIKE.get(detail.name, []), f"variants of {detail.name} that cannot be told apart"
+    assert same == ALIKE.get(detail.name, []), (
+        f"{place_of(detail, *same[0][:1]) if same else place_of(detail)}: variants that cannot be told apart, {same}; "
+        f"{detail.name} is read at {calls_of(detail)}"
+    )
+
+
+def calls_of(detail):
+    """Where a detail is read, as file:line."""
+    return ", ".join(map(str, catalogue.find(detail.name).calls)) or "no place"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +424,11 @@ def test_every_variant_leaves_another_result_than_every_other(detail, left_behin
     ids=lambda value: getattr(value, "name", None),
 )
 def test_a_detail_matters_to_each_stage_that_it_is_declared_for(detail, position, left_behind):
-    assert len({left_behind(detail, label)[position] for label in detail.variants}) > 1
+    results = {left_behind(detail, label)[position] for label in detail.variants}
+    assert len(results) > 1, (
+        f"{place_of(detail)}: declared for {detail.stages[position]}, which leaves the same at every variant; "
+        f"{detail.name} is read at {calls_of(detail)}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +437,10 @@ def test_a_detail_matters_to_each_stage_that_it_is_declared_for(detail, position
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_detail_is_read_by_each_stage_that_it_is_declared_for(detail, stage, tiny_run):
-    assert detail.name in json.loads((tiny_run[stage] / "done.json").read_text())["read"]
+    read = json.loads((tiny_run[stage] / "done.json").read_text())["read"]
+    assert detail.name in read, (
+        f"{place_of(detail)}: declared for {stage}, whose run came by no pick of it; it stands at {calls_of(detail)}"
+    )
 
 
 def test_a_dead_detail_would_be_found_out(left_behind, toy):

@@ -37,6 +37,25 @@ def test_every_shipped_study_is_valid(path, tokenizer_file):
     assert len(study.arms) > 1 and len(study.seeds) > 1
 
 
+@pytest.mark.parametrize("name", ["../study", "../folder/study", "/etc/study", "{folder}/study", "..", "."])
+def test_a_name_with_a_path_in_it_reads_no_file(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        (place / "study.toml").write_text('detail = "whiten_adv"\n')
+    name = name.format(folder=folder)
+    assert ablation.has_file("study", folder) and not ablation.has_file(name, folder)
+    with pytest.raises(UserError, match="there is no detail"):
+        ablation.load(name, folder=folder)
+    assert ablation.names(name, folder=folder) == (name, "mini")
+
+
+def test_what_declares_a_study_is_told_in_a_clause(tmp_path):
+    (tmp_path / "kl_coef.toml").write_text('detail = "kl_coef"\n')
+    assert ablation.source("kl_coef", tmp_path) == f"declared in {tmp_path}/kl_coef.toml"
+    assert ablation.source("gamma", tmp_path) == "no file in ablations/: the study that the declaration implies"
+
+
 def test_a_file_declares_and_what_is_given_overrides_it(load):
     text = (
         'detail = "kl_coef"\nquestion = "How much?"\nscale = "smoke"\nseeds = [7, 8, 9]\narms = ["0.1", "0"]\n'

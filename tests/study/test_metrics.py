@@ -2,9 +2,15 @@
 
 import json
 
+import pytest
+
+from repro.cli.source import ROOT
 from repro.details import DETAILS
 from repro.stages import stage
 from repro.study import ablation, metrics
+from tests.one_detail import place_of
+
+each_detail = pytest.mark.parametrize("detail", DETAILS.values(), ids=DETAILS)
 
 
 def logged(folder):
@@ -18,16 +24,20 @@ def test_every_logged_metric_is_defined(tiny_run):
     assert [name for name in names if not metrics.known(name)] == []
 
 
-def test_every_prediction_is_about_a_metric_that_is_logged(tiny_run):
-    names = set().union(*(logged(folder) for folder in tiny_run.values()))
-    for detail in DETAILS.values():
-        assert set(detail.moves) <= names, detail.name
+@pytest.fixture(scope="session")
+def logged_somewhere(tiny_run):
+    return set().union(*(logged(folder) for folder in tiny_run.values()))
 
 
-def test_every_study_file_declares_a_study_of_its_name():
-    files = sorted(path.stem for path in ablation.FOLDER.glob("*.toml"))
-    assert files == sorted(DETAILS)
-    for name in files:
-        study = ablation.load(name)
-        assert study.detail.name == name
-        assert list(study.arms)[0] == study.detail.reference
+@each_detail
+def test_every_prediction_is_about_a_metric_that_is_logged(detail, logged_somewhere):
+    for metric in detail.moves:
+        assert metric in logged_somewhere, f"{place_of(detail, metric)}: no stage logs {metric!r}"
+
+
+@each_detail
+def test_a_study_file_is_about_the_detail_of_its_name_and_says_more_than_its_declaration(detail, tmp_path):
+    file, name = ablation.FOLDER / f"{detail.name}.toml", detail.name
+    study, implied = ablation.load(name, folder=ROOT / ablation.FOLDER), ablation.load(name, folder=tmp_path)
+    assert study.detail is detail, f"{file}:1: it is about {study.detail.name}"
+    assert (study != implied) == (ROOT / file).exists(), f"{file}:1: the declaration implies all of it; remove it"
