@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -114,7 +115,8 @@ def test_a_checkout_runs_its_own_load(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     with ExitStack() as stack:
-        side = bench_peer._checkout("other", str(tmp_path), stack)
+        asked = Namespace(ours=str(ROOT), other=str(tmp_path), no_peer=True)
+        _, side = bench_peer.sides_of(asked, stack)
     assert side.command[-1] == str(tmp_path / "benchmarks" / "load.py") and side.environment["PYTHONPATH"] == str(
         tmp_path
     )
