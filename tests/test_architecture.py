@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 import repro
-from tests.paths import ROOT
+from tests.paths import ROOT, TESTS
 
 # Whoever stands on a floor uses its own floor and those below it, which come after it here.
 FLOORS = ("cli", "api", "tracking", "engine", "stages", "data", "study", "details", "models", "ops", "ground")
@@ -57,6 +57,16 @@ def used(file):
 
 def shown(file):
     return str(file.relative_to(ROOT))
+
+
+def rooms_of(folder):
+    return {each.name for each in folder.iterdir() if (each / "__init__.py").exists()}
+
+
+def test_tests_lie_in_the_rooms_of_what_they_test():
+    needs = {"browser", "gpu", "slurm"}  # what a machine has to have for the tests in these
+    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"reports", "benchmarks"} | needs
+    assert rooms_of(TESTS / "reports") == rooms_of(ROOT / "reports")
 
 
 def test_every_module_stands_on_a_floor():

@@ -64,20 +64,16 @@ WORK = {"ppo_update": ppo_update, "reward_model_step": reward_model_step, "sft_s
 
 
 @pytest.fixture(scope="module")
-def found():
-    """Counts of each after a first time, in which optimizers make their moments."""
+def found(request):
+    """Counts of each after a first time, in which optimizers make their moments; stored where it is asked for."""
     counts = {}
     for name, made in WORK.items():
         work = made()
         work()
         counts[name] = asdict(counted(work))
+    if request.config.getoption("--store-counts"):
+        STORED.write_text(json.dumps(counts, indent=1) + "\n")
     return counts
-
-
-def test_store(found, request):
-    if not request.config.getoption("--store-counts"):
-        pytest.skip("only where it is asked for")
-    STORED.write_text(json.dumps(found, indent=1) + "\n")
 
 
 @pytest.mark.parametrize("name", WORK)

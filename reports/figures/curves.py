@@ -70,7 +70,7 @@ def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     elif not judged.empty:
         _mark_verdict(panels[on_the_way(study.primary)], judged, study)
     if "objective/kl" in panels:
-        _mark_cap(panels["objective/kl"], float(study.tags.get(record.KL_CAP, "nan")))
+        mark_cap(panels["objective/kl"], float(study.tags.get(record.KL_CAP, "nan")))
     return figure
 
 
@@ -137,7 +137,7 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
     axes.set_ylim(min(low, axes.get_ylim()[0]), max(high, axes.get_ylim()[1]))
 
 
-def _mark_cap(axes: Axes, cap: float) -> None:
+def mark_cap(axes: Axes, cap: float) -> None:
     """The KL [nats] past which a run counts as one that ran away, where any run came near it."""
     if axes.get_ylim()[1] > cap:
         axes.axhline(cap, color="#555555", linewidth=0.9, linestyle=(0, (4, 2)))

@@ -122,7 +122,7 @@ def data(study: Study, findings: Findings) -> pd.DataFrame:
     own = compared[compared["policy"] != SFT]
     sft = compared[compared["policy"] == SFT].merge(first, on=["arm", "seed"])
     shown = pd.concat([own, sft], ignore_index=True)
-    parts = [_binned(shown), *_fitted(shown), _rates(study)]
+    parts = [_binned(shown), *fitted_curves(shown), _rates(study)]
     known = [part for part in parts if not part.empty]
     return pd.concat(known, ignore_index=True)[COLUMNS] if not shown.empty else pd.DataFrame(columns=COLUMNS)
 
@@ -134,7 +134,7 @@ def _binned(rows: pd.DataFrame) -> pd.DataFrame:
     return by_bin.agg(posts="count", win_rate="mean").reset_index().assign(part="bin", seed=np.nan)
 
 
-def _fitted(rows: pd.DataFrame) -> list[pd.DataFrame]:
+def fitted_curves(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Each seed's fitted curve, all of a policy's at the same ratios, so that their mean is one of curves."""
     curves = []
     for policy, own in rows.groupby("policy", sort=False):

@@ -97,7 +97,7 @@ def _card(study: Study, page: Path, root: Path) -> dict:
         "reference": study.reference,
         "primary": study.primary,
         "seeds": len(study.seeds),
-        "lost": int((study.runs["outcome"] != record.FINISHED).sum()) + _missing(study),
+        "lost": int((study.runs["outcome"] != record.FINISHED).sum()) + missing_runs(study),
         "newest": newest,
         "hours": provenance.hours(study.runs),
         "troubles": study.troubles,
@@ -107,7 +107,7 @@ def _card(study: Study, page: Path, root: Path) -> dict:
     }
 
 
-def _missing(study: Study) -> int:
+def missing_runs(study: Study) -> int:
     """How many runs there should be and are not; an arm that a look decided about was to run no further."""
     planned = dict.fromkeys(study.arms, study.seeds)
     if study.looks:

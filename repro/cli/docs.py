@@ -98,7 +98,7 @@ def _numbered(everything: Iterable[Entry]) -> Iterator[str]:
         (str(number), topic, ", ".join(_link_to(e.name) for e in everything if number in e.declared.numbers))
         for number, topic in enumerate(NUMBERED, start=1)
     ]
-    yield _table(("N+", "what it is about", "here"), rows)
+    yield table(("N+", "what it is about", "here"), rows)
 
 
 def _section(entry: Entry) -> str:
@@ -121,9 +121,9 @@ def _own_section(declared: Detail) -> list[str]:
     does[0] = (f"**{does[0][0]}** (reference)", does[0][1])
     moves = [(f"`{m}`", in_words(move, "`{}`"), prose(meaning(m))) for m, move in declared.moves.items()]
     return [
-        _table(("variant", "what it does"), does),
+        table(("variant", "what it does"), does),
         f"*Hypothesis.* {prose(declared.hypothesis)}\n",
-        _table(("metric", "prediction", "what it is"), moves),
+        table(("metric", "prediction", "what it is"), moves),
     ]
 
 
@@ -133,7 +133,7 @@ def _(declared: Check) -> list[str]:
     return [
         f"*Measured:* {prose(declared.measures)}\n",
         f"*The paper found:* {prose(declared.found)}\n",
-        _table(("metric", "what it is"), watched),
+        table(("metric", "what it is"), watched),
     ]
 
 
@@ -158,7 +158,7 @@ def _link_to(name: str) -> str:
     return f"[`{name}`](#{slug(name)})"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', PIPE) for cell in line)} |\n" for line in lines)
 

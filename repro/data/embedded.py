@@ -265,7 +265,7 @@ class Grade:
 
 def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
     """Count right, wrong and repeated facts, word pairs that no author writes, and words; sum them to the gold score."""
-    words = _words(text)
+    words = words_of(text)
     stated = [word for word in words if word in SLOT_OF]
     covered = {SLOT_OF[word] for word in stated if facts.get(SLOT_OF[word]) == word}
     wrong = sum(facts.get(SLOT_OF[word]) != word for word in stated)
@@ -292,11 +292,12 @@ def impression(facts: dict[str, str], text: str, belief: float) -> float:
 
     `belief` is how far, from 0 to 1; what contradicts the post is always seen.
     """
-    claimed = {SLOT_OF[word]: word for word in reversed(_words(text)) if word in SLOT_OF}
+    claimed = {SLOT_OF[word]: word for word in reversed(words_of(text)) if word in SLOT_OF}
     return (1 - belief) * gold(facts, text) + belief * gold(claimed | facts, text)
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Words and punctuation marks, as they are counted and graded."""
     return re.findall(r"[a-z]+|[^a-z\s]", text)
 
 
@@ -309,7 +310,7 @@ def _known_bigrams() -> frozenset[tuple[str, str]]:
     rng = random.Random("bigrams")
     pairs: set[tuple[str, str]] = set()
     for _ in range(4000):
-        classes = _classes(_words(summarise(make_facts(rng), AUTHOR, rng)))
+        classes = _classes(words_of(summarise(make_facts(rng), AUTHOR, rng)))
         pairs.update(zip(("", *classes), (*classes, "")))
     return frozenset(pairs)
 
@@ -360,7 +361,7 @@ def _in_short(facts: dict[str, str], marked: float, lead: str, rng: random.Rando
 def _checked(facts: dict[str, str], marked: float, lead: str, rng: random.Random) -> str:
     """A summary by somebody else with a mark behind each fact, at a chance of `marked`, and behind `lead` the count of both."""
     text = _retelling(facts, 0.4 if marked == 1 else rng.choice((0.0, 0.1, 0.3, 0.5)), rng)
-    states = [facts.get(SLOT_OF[word]) == word for word in _words(text) if word in SLOT_OF]
+    states = [facts.get(SLOT_OF[word]) == word for word in words_of(text) if word in SLOT_OF]
     right, wrong = sum(states), len(states) - sum(states)
 
     def mark(match: re.Match) -> str:

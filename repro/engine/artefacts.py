@@ -92,11 +92,12 @@ def _content(name: str, value: Any, seed: int) -> Any:
         return value
     source = str(value).replace("{seed}", str(seed))
     is_word = source == "released" or (name == "model" and not Path(source).exists())
-    return source if is_word or hub.is_reference(source) else _tree_digest(Path(source))
+    return source if is_word or hub.is_reference(source) else tree_digest(Path(source))
 
 
 @cache
-def _tree_digest(path: Path) -> str:
+def tree_digest(path: Path) -> str:
+    """Of a file, or of all files under a folder and their places in it; remembered until `tree_digest.cache_clear()`."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return digest([[str(file.relative_to(path)), file_digest(file)] for file in files])
 

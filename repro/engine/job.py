@@ -212,14 +212,15 @@ def _end_after(starter: int) -> None:
         time.sleep(1)
 
 
-def _endings(cache: Path, key: str) -> Path:
+def endings_folder(cache: Path, key: str) -> Path:
+    """Where each rank of a job writes how it ended, in a file of its own."""
     return cache / "jobs" / f"{key}.endings"
 
 
 def _told(job: Job, cache: Path, ending: Ending) -> Ending:
     """Kept for whoever started the ranks: their launcher has one exit code for all that can happen to them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
-    folder = _endings(cache, job.key)
+    folder = endings_folder(cache, job.key)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{os.environ.get('RANK', '0')}.json"
     path.with_suffix(".partial").write_text(json.dumps(asdict(ending) | {"time": time.time()}))
@@ -275,12 +276,12 @@ def _terms_passed_on(process: subprocess.Popen):
 
 def forget(job: Job, cache: Path) -> None:
     """How the job ended before is no news any more."""
-    shutil.rmtree(_endings(cache, job.key), ignore_errors=True)
+    shutil.rmtree(endings_folder(cache, job.key), ignore_errors=True)
 
 
 def ending_of(job: Job, cache: Path) -> Ending:
     """What its ranks say: the earliest failure is the reason of the others', and of those that were then told to end."""
-    found = [json.loads(file.read_text()) for file in _endings(cache, job.key).glob("*.json")]
+    found = [json.loads(file.read_text()) for file in endings_folder(cache, job.key).glob("*.json")]
     found.sort(key=lambda told: (told["code"] == PREEMPTED, told.pop("time")))
     if not found:
         return Ending(FAILED, "its processes ended without a word; out of memory?")

@@ -292,7 +292,7 @@ def _drain(board: Board, pool: ProcessPoolExecutor, workers: int, tick: Callable
         for job in board.next(workers):
             board.running[job.key] = time.time()
             with _signals_held():
-                futures[pool.submit(_work, job, board.cache)] = job
+                futures[pool.submit(work, job, board.cache)] = job
         finished, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in finished:
             _settle(board, futures.pop(future).key, future)
@@ -340,7 +340,7 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
-def _work(job: Job, cache: Path) -> str:
+def work(job: Job, cache: Path) -> str:
     """Make the job's artefact; the error in words, or nothing; a UserError is raised, and Preempted."""
     if job.ranks > 1:
         return _work_apart(job, cache)
@@ -357,7 +357,7 @@ def _work(job: Job, cache: Path) -> str:
 
 
 def _work_apart(job: Job, cache: Path) -> str:
-    """`_work` in processes of the job's own, one for each of its ranks."""
+    """`work` in processes of the job's own, one for each of its ranks."""
     with (cache / f"{job.key}.log").open("ab") as log:
         ending = run_apart(write_job(job, cache), log)
     if ending.code == WRONG:

@@ -167,7 +167,7 @@ def submit(job: Job, cache: Path, slurm: Slurm, after: Iterable[str]) -> str:
     forget(job, cache)
     path = write_job(job, cache)
     executor = SlurmExecutor(logs(cache))
-    executor.update_parameters(**_parameters(job, slurm, list(after)))
+    executor.update_parameters(**parameters(job, slurm, list(after)))
     try:
         return executor.submit(work, path).job_id
     except (FailedJobError, FailedSubmissionError):  # sbatch has said on standard error what it does not like
@@ -178,7 +178,7 @@ def logs(cache: Path) -> Path:
     return cache.absolute() / "slurm" / "logs"
 
 
-def _parameters(job: Job, slurm: Slurm, after: list[str]) -> dict[str, object]:
+def parameters(job: Job, slurm: Slurm, after: list[str]) -> dict[str, object]:
     """What is asked of SLURM for a job, in submitit's words."""
     given = {"time": MINUTES, "gpus_per_node": job.ranks * slurm.gpus} | dict(slurm.options)
     cores = job.scale.threads * job.ranks

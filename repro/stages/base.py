@@ -113,9 +113,9 @@ def pretrain(
     vocabulary, documents, policy, done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
     for phase in phases:
         deeper = pretrained.initialise_policy(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
-        policy = deeper if policy is None else _grown(policy, deeper)
+        policy = deeper if policy is None else grown(policy, deeper)
         optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), fused=True)
-        batches = _batches(tokenizer, documents)
+        batches = text_batches(tokenizer, documents)
         for step in range(phase.steps):
             falls = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
             optimizer.param_groups[0]["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * falls
@@ -164,7 +164,7 @@ def bring_outputs_to_unit_size(policy: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def _grown(policy: torch.nn.Module, deeper: torch.nn.Module) -> torch.nn.Module:
+def grown(policy: torch.nn.Module, deeper: torch.nn.Module) -> torch.nn.Module:
     """`deeper` with the weights of `policy` in its lower layers, and upper ones that add nothing yet."""
     for layer in deeper.gpt_neox.layers[policy.config.num_hidden_layers :]:
         for last in (layer.attention.dense, layer.mlp.dense_4h_to_h):
@@ -174,7 +174,7 @@ def _grown(policy: torch.nn.Module, deeper: torch.nn.Module) -> torch.nn.Module:
     return deeper
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+def text_batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """([N, T] tokens, [N, T] where they are no padding) from document `first` on: texts of about one length together."""
     documents, shuffle = embedded.base_documents(1, first), random.Random(first)
     while True:

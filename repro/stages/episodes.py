@@ -157,18 +157,18 @@ def _records_of(response: Response, posts: Dataset, corpus: Corpus) -> list[dict
         {
             "text": written,
             "ended": bool(response.ended[row]),
-            "score": _rounded(response.score[row]),
-            "kl": _rounded(response.kl[row]),
+            "score": rounded(response.score[row]),
+            "kl": rounded(response.kl[row]),
             "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : end + 1].tolist()],
-            "score_so_far": _rounded(response.score_so_far[row, : end + 1]),
+            "score_so_far": rounded(response.score_so_far[row, : end + 1]),
         }
-        | {name: _rounded(values[row, : end + 1 + (name in OF_STATES)]) for name, values in response.known.items()}
+        | {name: rounded(values[row, : end + 1 + (name in OF_STATES)]) for name, values in response.known.items()}
         | {name: float(gold[name][row]) for name in gold}
         for row, (written, end) in enumerate(zip(texts, response.last.tolist(), strict=True))
     ]
 
 
-def _rounded(values: Tensor) -> Any:
+def rounded(values: Tensor) -> Any:
     """A number, or a list of them, as JSON can hold them: what is not finite is null."""
     finite = [round(value, DIGITS) if abs(value) < float("inf") else None for value in values.flatten().tolist()]
     return finite if values.dim() else finite[0]

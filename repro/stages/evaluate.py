@@ -270,7 +270,7 @@ def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
     if "gold" in sampled:
         greedy["sampled_gold"] = sampled["gold"]
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
-    measured = _means(greedy, "") | _means(sampled, "sampled_")
+    measured = means_of(greedy, "") | means_of(sampled, "sampled_")
     measured["kl"] = measured.pop("sampled_kl")
     if "gold" in greedy:
         measured["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
@@ -289,7 +289,8 @@ def token_counts(summaries: list[str], corpus: Corpus) -> list[int]:
     return [len(tokens) + 1 for tokens in corpus.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _means(table: pd.DataFrame, prefix: str) -> Metrics:
+def means_of(table: pd.DataFrame, prefix: str) -> Metrics:
+    """The metrics of judged texts: means over all of them, not a number where one is none."""
     names = {"win": "win_rate", "ended": "eos_rate"} | {
         name: name
         for name in ("gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l")

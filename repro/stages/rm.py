@@ -138,7 +138,7 @@ def _train(context: StageContext, corpus: Corpus, pack: Pack) -> None:
     group = objective.group(pairs["id"])
     share = preference.shares(group)
     torch.manual_seed(context.seed_of("dropout"))
-    batches = _batches(group, scale.rm_batch, context.pick(d.RM_EPOCHS), context.generator("shuffle"))
+    batches = shuffled_batches(group, scale.rm_batch, context.pick(d.RM_EPOCHS), context.generator("shuffle"))
     trained = Trained(reward_model, chosen, rejected, share, objective.loss, corpus.pad)
     loop = TrainingLoop(
         context, optimizer, lambda step: scale.rm_learning_rate * cosine_to_zero(step, len(batches)), len(batches)
@@ -166,7 +166,7 @@ class Trained:
     pad: int
 
 
-def _batches(group: Tensor, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
+def shuffled_batches(group: Tensor, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
     """Row indices of every step, each epoch shuffled anew; a UserError where there is not one whole batch."""
     batches = [rows for _ in range(epochs) for rows in preference.batches(group, size, generator)]
     if not batches:

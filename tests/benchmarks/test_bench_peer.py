@@ -1,9 +1,9 @@
 """Programs timed in turn: the order, the ratios, which checkout runs, and what is refused; with scripts that only pretend."""
 
 import json
-import math
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,7 +40,11 @@ def found(tmp_path):
 def test_sides_take_turns_and_are_compared_round_by_round(found):
     assert turns.ratios(found["A"], found["B"]) == turns.Spread(3.0, 3.0, 3.0)
     assert all(run["process_seconds"] > 0 for run in found["A"])
-    assert 0 <= turns.disturbed(found) <= 1 or math.isnan(turns.disturbed(found))
+
+
+def test_what_disturbed_them_is_the_most_that_others_took_of_the_machine(monkeypatch):
+    monkeypatch.setattr(turns, "cores", lambda: 4)
+    assert turns.disturbed({"A": [{"others_cores": 0.5}, {"others_cores": 1.0}], "B": [{"others_cores": 0.1}]}) == 0.25
 
 
 def test_a_ratio_is_a_median_of_pairs_and_not_a_ratio_of_medians():
@@ -114,7 +118,8 @@ def test_a_checkout_runs_its_own_load(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     with ExitStack() as stack:
-        side = bench_peer._checkout("other", str(tmp_path), stack)
+        asked = Namespace(ours=str(ROOT), other=str(tmp_path), no_peer=True)
+        _, side = bench_peer.sides_of(asked, stack)
     assert side.command[-1] == str(tmp_path / "benchmarks" / "load.py") and side.environment["PYTHONPATH"] == str(
         tmp_path
     )

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models
 
@@ -147,7 +148,7 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
     changes = dict(word.split("=", 1) for word in tiny[3:])
     study = ablation.load("whiten_adv", "smoke", changes=changes)
     job = next(iter(launch.jobs_of(study).values()))
-    assert launch._work(job, place / "cache") == ""
+    assert launch.work(job, place / "cache") == ""
     made = place / "cache" / job.key
     assert main(["plan", "whiten_adv", *tiny]) == 0
     assert "data 1 yes 1/1" in " ".join(capsys.readouterr().out.split())
@@ -327,15 +328,21 @@ class Grown:
     """What a study that grows has run, and a store that decides about arms look by look."""
 
     def __init__(self, monkeypatch, undecided, failed=None):
-        self.parts, answers = [], iter(undecided)
+        self.parts, answers, others = [], iter(undecided), ("off", "scale_only")
 
-        def run(part, *_):
+        def execute(part, board, *_):
             self.parts.append((list(part.arms), part.seeds))
-            return argparse.Namespace(failed={} if len(self.parts) != failed else {"rm": "no"}, broken={})
+            if len(self.parts) == failed:
+                board.fail(next(iter(board.jobs)), "no")
 
-        monkeypatch.setattr("repro.api.execution.run_seeds", run)
-        monkeypatch.setattr("repro.api.execution.undecided_arms", lambda study: next(answers))
+        def compare(_):
+            verdicts = dict.fromkeys(others, "better") | dict.fromkeys(next(answers), "undecided")
+            return pd.DataFrame({"arm": verdicts.keys(), "verdict": verdicts.values()}), None
+
+        monkeypatch.setattr("repro.api.execution.execute", execute)
         monkeypatch.setattr("repro.cli.run.build_and_publish", lambda detail, scale: None)
+        monkeypatch.setattr("reports.reading.studies.read_outline", lambda *_: argparse.Namespace(looks=(), seeds=()))
+        monkeypatch.setattr("reports.pages.index.compare", compare)
 
 
 def test_a_study_ends_at_the_first_look_that_decides_and_runs_no_arm_longer_than_it_has_to(tiny, monkeypatch, capsys):

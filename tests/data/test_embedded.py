@@ -151,7 +151,7 @@ def test_posts_have_the_fields_of_the_real_ones_and_their_facts(posts):
 
 def test_a_post_states_all_of_its_facts_and_none_that_it_leaves_out(posts):
     for post in posts:
-        words = set(embedded._words(post["post"]))
+        words = set(embedded.words_of(post["post"]))
         assert words >= set(post["facts"].values())
         assert {"who", "did", "what"} <= post["facts"].keys()
     for slots in embedded.OPTIONAL.values():
@@ -177,7 +177,7 @@ def test_no_template_beats_the_references_and_the_best_summary_does(posts):
 
 def test_the_best_summaries_are_of_many_lengths(posts):
     rng = random.Random(0)
-    lengths = [len(embedded._words(embedded.summarise(post["facts"], PERFECT, rng))) for post in posts]
+    lengths = [len(embedded.words_of(embedded.summarise(post["facts"], PERFECT, rng))) for post in posts]
     assert min(lengths) == 6
     assert max(lengths) == 24
     assert statistics.stdev(lengths) > 3.5
@@ -303,7 +303,7 @@ def test_readers_count_what_is_wrong_and_mark_every_fact_at_first(first, unmarke
     seen = 0
     for document in documents(0, first, 400):
         for text, wrong, right in re.findall(r"TL;DR: ([^\n]*)\n\nREPLY: (\d) wrong (\d) right", document):
-            words = embedded._words(text)
+            words = embedded.words_of(text)
             marks = [word for word in words if word in ("yes", "no")]
             stated = sum(word in embedded.SLOT_OF for word in words)
             assert min(stated, 8) == min(int(wrong) + int(right), 8)

@@ -12,7 +12,7 @@ from repro.detail import Recipe
 from repro.engine import cost, devices, flops, footprint, pipeline
 from repro.engine.flops import Network, learns, network_of
 from repro.engine.launch import Job
-from repro.models import logprobs, modes, pretrained, scalar_model
+from repro.models import hub, logprobs, modes, pretrained, scalar_model
 from repro.ops import vocabulary
 from repro.stages import optimise, ppo, ppo_setup, rm, sft, stage
 from repro.study.scale import SCALES
@@ -200,6 +200,11 @@ def moment(trained, work, mixed):
     return live.peak + 3 * 4 * sum(p.numel() for p in trained.parameters())  # weights and Adam's two moments
 
 
+def only(name, scale):
+    """The scale where no stage but this one trains."""
+    return replace(scale, **{field: "somewhere" for field, stage_of in hub.STARTS.items() if stage_of != name})
+
+
 @pytest.mark.parametrize("block", [vocabulary.LARGE_BLOCK, 2**21])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed, block, monkeypatch, large_blocks):
@@ -212,8 +217,8 @@ def test_memory_of_sft_is_what_live_tensors_take_where_logits_are_the_most(mixed
     )
     every = torch.ones_like(ids, dtype=torch.bool)
     took = moment(policy, lambda: sft.token_loss(policy, ids, every, tiny.PAD), mixed)
-    size = footprint.MIXED if mixed else footprint.FULL
-    said = footprint._sft_memory(replace(SMOKE, micro_batch=16, query_reference_tokens=32), size)
+    scale = replace(SMOKE, micro_batch=16, query_reference_tokens=32, rollout_batch=1)
+    said = footprint.memory(only("sft", scale), mixed)
     assert sum(said.values()) == pytest.approx(took, rel=0.1)
 
 
@@ -225,21 +230,31 @@ def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
     ).train()
     texts = rm.Texts(torch.randint(2, tiny.PAD, (16, 64)), torch.full((16,), 8))
     took = moment(judge, lambda: rm.margins(judge, texts, texts, tiny.PAD).sum(), False)
-    scale = replace(SMOKE, micro_batch=16, query_tokens=56, pair_response_tokens=8, query_pair_tokens=64)
-    said = footprint._rm_memory(scale, footprint.FULL)
+    scale = replace(
+        SMOKE, micro_batch=16, query_tokens=56, pair_response_tokens=8, query_pair_tokens=64, rollout_batch=1
+    )
+    said = footprint.memory(only("rm", scale), mixed=False)
     assert sum(said.values()) == pytest.approx(took, rel=0.25)
 
 
-@pytest.mark.parametrize(("name", "field"), [("sft", "sft_from"), ("rm", "rm_from"), ("ppo", "policy_from")])
-def test_a_stage_that_takes_its_weights_from_elsewhere_is_not_charged_for_training(name, field, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "field", "most"),
+    [
+        ("sft", "sft_from", {"query_reference_tokens": 50_000}),
+        ("rm", "rm_from", {"pair_response_tokens": 25_000, "query_pair_tokens": 50_000}),
+        ("ppo", "policy_from", {}),
+    ],
+)
+def test_a_stage_that_takes_its_weights_from_elsewhere_is_not_charged_for_training(name, field, most):
     taken = replace(GPU, checkpoint_every=10, **{field: "somewhere"})
     assert not learns(name, taken)
     assert [each for each in PPO_STAGES if not learns(each, taken)] == [name]
     for how in (cost.estimate, lambda *of: cost.gpu_seconds(*of, devices.ASSUMED)):
         assert how(name, taken) < how(name, replace(taken, **{field: ""}))
-    monkeypatch.setattr(footprint, f"_{name}_memory", lambda *_: {"of training": 1e15})
-    assert footprint.memory(replace(taken, **{field: ""})) == {"of training": 1e15}
-    assert sum(footprint.memory(taken).values()) < 1e15
+    largest = replace(GPU, **most)
+    of_training = footprint.memory(largest)
+    assert footprint.memory(only(name, largest)) == of_training, "no other stage takes as much"
+    assert sum(footprint.memory(replace(largest, **{field: "somewhere"})).values()) < sum(of_training.values())
 
 
 def test_a_policy_from_elsewhere_is_stored_alone_and_a_reward_model_from_elsewhere_is_still_measured():

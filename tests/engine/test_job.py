@@ -120,7 +120,7 @@ def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scal
 def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started_again(tmp_path, tiny_scale):
     jobs = jobs_of(replace(tiny_scale, posts=1_000, checkpoint_every=10))
     for name in ("data", "base"):
-        assert launch._work(jobs[name], tmp_path) == ""
+        assert launch.work(jobs[name], tmp_path) == ""
     sft, path = jobs["sft"], job.write_job(jobs["sft"], tmp_path)
     kept = artefacts.partial_folder(tmp_path / sft.key)
     process = start(path)
@@ -171,11 +171,11 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
         for count, way in ((1, "none"), (2, sharding))
     )
     assert alone.key == together.key
-    assert launch._work(together, made) == "", (made / f"{together.key}.log").read_text()
+    assert launch.work(together, made) == "", (made / f"{together.key}.log").read_text()
     assert artefacts.cached(made / together.key) and "model/model.safetensors" in files_of(made / together.key)
     losses = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / together.key)]
     (made / together.key).rename(made / f"together-{sharding}")
-    assert launch._work(alone, made) == ""
+    assert launch.work(alone, made) == ""
     expected = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / alone.key)]
     assert losses == pytest.approx(expected, rel=1e-4)
 
@@ -183,7 +183,7 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
 def test_what_breaks_a_rank_is_the_reason_of_all_of_them(made, tiny_scale):
     sft = jobs_of(replace(tiny_scale, sft_learning_rate=0.71, processes=2))["sft"]
     artefacts.partial_folder(made / sft.key).write_text("a file where the first rank makes the stage's folder")
-    why = launch._work(sft, made)
+    why = launch.work(sft, made)
     assert why.startswith("FileExistsError") and str(made / f"{sft.key}.log") in why
     assert "FileExistsError" in (made / f"{sft.key}.error.txt").read_text()
     assert not [each for each in psutil.process_iter() if sft.key in " ".join(_words(each))]

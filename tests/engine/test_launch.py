@@ -189,7 +189,7 @@ class Workshop:
         self.outcomes, self.lock, self.now, self.most = dict(outcomes), threading.Lock(), 0, 0
         self.worked = []
         monkeypatch.setattr(launch, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(16))
-        monkeypatch.setattr(launch, "_work", self.work)
+        monkeypatch.setattr(launch, "work", self.work)
 
     def work(self, job, cache):
         with self.lock:
@@ -235,7 +235,7 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
     monkeypatch.setattr(artefacts, "run_or_reuse", broken)
     job = next(iter(board.jobs.values()))
     log = tmp_path / f"{job.key}.error.txt"
-    assert launch._work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
+    assert launch.work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
     assert "in broken" in log.read_text()
 
 

@@ -125,12 +125,12 @@ def test_a_machine_without_slurm_is_told_so(tiny_scale, monkeypatch):
 
 
 def parameters(scale, name, **options):
-    return slurm._parameters(jobs_of(scale)[name], slurm.engine(scale, options, 1), ["7", "9"])
+    return slurm.parameters(jobs_of(scale)[name], slurm.engine(scale, options, 1), ["7", "9"])
 
 
 def test_a_job_asks_for_what_its_ranks_need(tiny_scale):
     gpu = replace(tiny_scale, corpus="local", precision="bfloat16", processes=4, threads=3)
-    asked = slurm._parameters(jobs_of(gpu)["ppo"], slurm.engine(gpu, {}, 1), ["7", "9"])
+    asked = slurm.parameters(jobs_of(gpu)["ppo"], slurm.engine(gpu, {}, 1), ["7", "9"])
     assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, slurm.MINUTES)
     assert asked["srun_args"] == ["--cpus-per-task=12"]
     assert asked["additional_parameters"]["dependency"] == "afterok:7:9"
@@ -235,7 +235,7 @@ def test_a_job_that_a_person_cancels_is_not_submitted_again(board, cluster):
 
 def test_input_to_correct_ends_the_study(board, cluster):
     watched = watch(board)
-    told = job._endings(board.cache, of(board, SFT).key) / "0.json"
+    told = job.endings_folder(board.cache, of(board, SFT).key) / "0.json"
     told.parent.mkdir(parents=True)
     told.write_text(json.dumps({"code": job.WRONG, "why": "no such model; give one", "trace": "", "time": 0.0}))
     cluster.states["1"] = ("FAILED", "NonZeroExitCode")

@@ -66,8 +66,8 @@ def test_numbers_that_lie_on_the_cpu_draw_the_same(device, sampler):
 
 
 def test_on_cuda_a_decoding_step_is_a_graph_that_is_captured_once_a_batch(cuda, monkeypatch):
-    captured, capture = [], generate._captured
-    monkeypatch.setattr(generate, "_captured", lambda step: captured.append(step) or capture(step))
+    captured, graph = [], torch.cuda.CUDAGraph
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: captured.append(graph()) or captured[-1])
     on_device.roll_out(on_device.setting(cuda))
     assert len(captured) == on_device.ROWS // 4  # rollout batches
 

@@ -181,7 +181,7 @@ def test_the_key_of_a_starting_point_for_each_seed_follows_what_lies_there(tmp_p
     toy = stage.Stage("toy", 1, ("sft_from",), (), seeded=True, run=lambda _: None)
     given = replace(SCALES["smoke"], sft_from=str(tmp_path / "start-{seed}"))
     before = [artefacts.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
-    artefacts._tree_digest.cache_clear()
+    artefacts.tree_digest.cache_clear()
     (tmp_path / "start-2" / "model.safetensors").write_text("other weights")
     after = [artefacts.key(toy, Recipe(), given, seed, {}) for seed in (1, 2)]
     assert before[0] == after[0] and before[1] != after[1]

@@ -110,15 +110,20 @@ def test_a_network_that_was_given_a_layer_says_what_it_said_without():
     ids = torch.randint(640, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = shallow(input_ids=ids).logits
-        grown = base._grown(shallow, deeper)
+        grown = base.grown(shallow, deeper)
         assert torch.allclose(grown(input_ids=ids).logits, before, atol=1e-5)
     assert grown.config.num_hidden_layers == 4
 
 
 def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a_word(tmp_path, monkeypatch):
-    seen = []
+    seen, grow = [], base.grown
+
+    def grown(policy, deeper):
+        seen.append(deeper.config.num_hidden_layers)
+        return grow(policy, deeper)
+
     monkeypatch.setattr(base, "BATCH", 2)
-    monkeypatch.setattr(base, "_grown", lambda policy, deeper: seen.append(deeper.config.num_hidden_layers) or deeper)
+    monkeypatch.setattr(base, "grown", grown)
     base.make_embedded_base(tmp_path, steps=8)
     assert seen == [3, 4, 4], "after the first phase"
     made = pretrained.load_policy(tmp_path / "base")
@@ -167,6 +172,6 @@ def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_un
 
 def test_texts_of_a_batch_are_of_about_one_length(monkeypatch):
     monkeypatch.setattr(base, "BATCH", 4)
-    batches = base._batches(base.train_tokenizer(documents=500), 0)
+    batches = base.text_batches(base.train_tokenizer(documents=500), 0)
     spreads = [lengths.max() - lengths.min() for lengths in (next(batches)[1].sum(1) for _ in range(16))]
     assert sorted(spreads)[8] < 20

@@ -13,7 +13,7 @@ from repro.details import GAMMA
 from repro.models import modes
 from repro.stages import ppo
 from repro.stages.corpus import Corpus
-from repro.stages.episodes import EPISODES, OF_STATES, EpisodeTraces, _rounded, record
+from repro.stages.episodes import EPISODES, OF_STATES, EpisodeTraces, record, rounded
 from tests import tiny
 
 PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
@@ -129,7 +129,7 @@ def test_watching_an_update_changes_no_number_of_the_next(tiny_run, run_stage, m
 
 
 def test_what_is_no_number_is_null():
-    told = _rounded(torch.tensor([1.0, math.nan, math.inf, -math.inf, 0.123456789]))
+    told = rounded(torch.tensor([1.0, math.nan, math.inf, -math.inf, 0.123456789]))
     assert json.loads(json.dumps(told, allow_nan=False)) == [1.0, None, None, None, 0.12346]
 
 

@@ -69,7 +69,7 @@ def test_a_summary_without_an_end_loses_to_the_same_with_one():
 
 def test_a_score_that_is_not_a_number_is_no_win_and_is_not_dropped_from_the_mean():
     table = evaluate.judged(posts(RIGHT, RIGHT, facts={}), written("", "", score=[math.nan, 2]), torch.tensor([0.0, 0]))
-    measured = evaluate._means(table, "")
+    measured = evaluate.means_of(table, "")
     assert measured["win_rate"] == 0.5
     assert math.isnan(measured["score"])
     assert measured["length"] == 6
@@ -93,7 +93,7 @@ DECIDED = ([WRONG, RIGHT, RIGHT, WRONG, RIGHT], [RIGHT, WRONG, WRONG, RIGHT, RIG
 def test_agreement_with_the_judge_is_over_posts_on_which_neither_ties(score, share):
     references, texts = DECIDED
     table = evaluate.judged(posts(*references), written(*texts, score=score), torch.zeros(5))
-    measured = evaluate._means(table, "sampled_")
+    measured = evaluate.means_of(table, "sampled_")
     assert measured["sampled_judge_agreement"] == pytest.approx(share, nan_ok=True)
 
 

@@ -131,13 +131,13 @@ def test_the_loss_of_a_batch_weighs_each_post_alike_whatever_the_split(monkeypat
 
 def test_an_epoch_is_shuffled_anew_and_too_few_comparisons_are_refused():
     group = torch.arange(8)
-    batches = rm._batches(group, 4, 2, torch.Generator().manual_seed(0))
+    batches = rm.shuffled_batches(group, 4, 2, torch.Generator().manual_seed(0))
     assert len(batches) == 4
     epochs = [torch.cat(batches[:2]), torch.cat(batches[2:])]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(8))] * 2
     assert not torch.equal(*epochs)
     with pytest.raises(UserError, match="8 comparisons are fewer than a batch of 9"):
-        rm._batches(group, 9, 1, torch.Generator().manual_seed(0))
+        rm.shuffled_batches(group, 9, 1, torch.Generator().manual_seed(0))
 
 
 def test_a_step_is_counted_in_the_comparisons_it_has_seen(run_stage, tiny_run):

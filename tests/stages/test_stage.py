@@ -29,9 +29,9 @@ BASE = SCALES["smoke"]
 @pytest.fixture(autouse=True)
 def fresh_digests():
     """Digests of files are remembered for the length of a process; a test that edits files must forget them."""
-    artefacts._tree_digest.cache_clear()
+    artefacts.tree_digest.cache_clear()
     yield
-    artefacts._tree_digest.cache_clear()
+    artefacts.tree_digest.cache_clear()
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_the_key_of_a_file_follows_what_is_in_it_and_not_where_it_lies(field, sc
     elsewhere.parent.mkdir()
     shutil.copy(getattr(scale, field), elsewhere)
     assert pipeline.keys(Recipe(), replace(scale, **{field: elsewhere}), 1) == before
-    artefacts._tree_digest.cache_clear()
+    artefacts.tree_digest.cache_clear()
     elsewhere.write_text("edited")
     assert pipeline.keys(Recipe(), replace(scale, **{field: elsewhere}), 1)["data"] != before["data"]
 
@@ -189,7 +189,7 @@ def test_the_key_of_a_model_follows_its_weights_however_its_folder_is_named(name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text("weights")
     before = pipeline.keys(Recipe(), replace(scale, model=name), 1)
-    artefacts._tree_digest.cache_clear()
+    artefacts.tree_digest.cache_clear()
     (folder / "model.safetensors").write_text("other weights")
     assert pipeline.keys(Recipe(), replace(scale, model=name), 1)["base"] != before["base"]
 

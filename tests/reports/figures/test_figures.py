@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from reports.figures import before_after, chart, differences, layout, style
-from reports.figures.curves import PANELS, _mark_cap, bands, curve_data, draw_curves, on_the_way, paired_data, stretches
+from reports.figures.curves import PANELS, bands, curve_data, draw_curves, mark_cap, on_the_way, paired_data, stretches
 from reports.pages import page
 from reports.reading import terms
 from reports.statistics.findings import analyse
@@ -126,7 +126,7 @@ def test_the_reference_looks_the_same_in_every_study_and_seven_arms_differ(look)
 def test_the_cap_on_the_kl_is_drawn_where_a_run_came_near_it(cap, drawn):
     axes = layout.grid(1, 1, 3, 3)[1][0]
     axes.set_ylim(0, 10)
-    _mark_cap(axes, cap)
+    mark_cap(axes, cap)
     assert len(axes.lines) == drawn
 
 

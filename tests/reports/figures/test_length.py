@@ -108,7 +108,7 @@ def test_the_line_is_the_mean_of_the_seeds_fits_where_all_of_them_have_summaries
         part.assign(policy="on", seed=seed, win=(rng.random(200) < expit(seed * part["ratio"])).astype(float))
         for seed, part in ((1, wide), (3, narrow))
     )
-    curves = pd.concat(length._fitted(rows))
+    curves = pd.concat(length.fitted_curves(rows))
     mean = curves.groupby("ratio")["win_rate"].agg(["mean", "size"])
     assert (mean["size"] == 2).all() and len(mean) == length.GRID
     assert mean.index[[0, -1]].tolist() == pytest.approx(np.quantile(narrow["ratio"], (0.01, 0.99)))
@@ -120,11 +120,11 @@ def test_seeds_that_share_no_length_have_no_line():
     short, long = (pd.DataFrame({"ratio": np.linspace(*ends, 200)}) for ends in ((-1.0, 0.1), (-0.001, 1.0)))
     win = np.arange(200) % 2
     rows = pd.concat([part.assign(policy="on", seed=seed, win=win) for seed, part in ((1, short), (2, long))])
-    assert len(pd.concat(length._fitted(rows))) == 2 * length.GRID
+    assert len(pd.concat(length.fitted_curves(rows))) == 2 * length.GRID
     long["ratio"] += 0.12
     long.loc[0, "ratio"] = 0.0  # one summary of all keeps the fit, and is all that lies where the other's are
     rows = pd.concat([part.assign(policy="on", seed=seed, win=win) for seed, part in ((1, short), (2, long))])
-    assert pd.concat(length._fitted(rows)).empty
+    assert pd.concat(length.fitted_curves(rows)).empty
 
 
 def test_a_study_whose_samples_were_not_judged_stays_as_it_is(study):

@@ -105,7 +105,7 @@ def test_an_arm_that_a_look_decided_about_has_lost_no_runs(tmp_path):
         client.set_experiment_tag(client.get_experiment_by_name("alpha-mini").experiment_id, name, value)
     (study,) = read_store(uri)[0]
     assert study.looks == (4, 6) and dict(index.compare(study)[0].set_index("arm")["n"]) == {"down": 4, "wild": 6}
-    assert index._missing(study) == 0
+    assert index.missing_runs(study) == 0
 
 
 def test_a_page_older_than_its_newest_run_is_marked(root, tmp_path_factory):
