@@ -129,12 +129,12 @@ class Checkpoints:
             self.best_value = value
 
     def _save_weights(self, name: str, save_weights: Callable[[Path], None]) -> None:
-        """The folder gets its name last, so weights are complete or absent."""
+        """The folder gets its name last, so weights are complete or absent; absent in stages that save none on the way."""
         target = self.context.out / "kept" / name
         partial = target.with_name(f"{name}.partial")
         save_weights(partial)
         ranks.barrier()
-        if ranks.is_main():
+        if ranks.is_main() and partial.exists():
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
 
