@@ -889,7 +889,7 @@ def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_wh
     corpus = Corpus(tiny_run["data"])
     posts = corpus.posts("train")
     references, facts = posts["reference"], [json.loads(known) for known in posts["facts"]]
-    wrong = [embedded.slip(text, random.Random(0)) for text in references]
+    wrong = [embedded.corrupt_fact(text, random.Random(0)) for text in references]
     honest, lies, cut = (paid_by_gold(corpus, *given) for given in ((references,), (wrong,), (references, False)))
     assert honest.mean().item() == pytest.approx(0.0, abs=1e-5)
     costs = (
