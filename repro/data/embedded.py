@@ -265,7 +265,7 @@ class Grade:
     gold: float
 
 
-def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
+def grade(facts: dict[str, str], text: str, has_eos: bool = True) -> Grade:
     """Counts right, wrong and repeated facts, word pairs that no author writes, and words; `gold` is their weighted sum."""
     words = _words(text)
     stated = [word for word in words if word in SLOT_OF]
@@ -279,14 +279,14 @@ def grade(facts: dict[str, str], text: str, ended: bool = True) -> Grade:
         + REPEATED * repeated
         + UNGRAMMATICAL * ungrammatical
         + PER_WORD * len(words)
-        + (0.0 if ended else UNFINISHED)
+        + (0.0 if has_eos else UNFINISHED)
     )
     return Grade(len(covered), wrong, repeated, ungrammatical, len(words), score)
 
 
-def gold(facts: dict[str, str], text: str, ended: bool = True) -> float:
+def gold(facts: dict[str, str], text: str, has_eos: bool = True) -> float:
     """The gold score of a summary: the points of its right words less its faults."""
-    return grade(facts, text, ended).gold
+    return grade(facts, text, has_eos).gold
 
 
 def perceived_score(facts: dict[str, str], text: str, belief: float) -> float:

@@ -58,7 +58,7 @@ def _format_of(done: Path) -> int:
 
 
 def _exit_now(*_: object) -> None:
-    raise Preempted("ended after its last step, which is kept")
+    raise Preempted("ended by SIGTERM after its last step; the checkpoint is saved")
 
 
 class Checkpoints:
@@ -113,7 +113,7 @@ class Checkpoints:
             self._save_weights(f"step-{step:08d}", save_weights)
         self._save_checkpoint(step, loop_state)
         if preempted:
-            raise Preempted(f"ended after step {step}, which is kept")
+            raise Preempted(f"ended by SIGTERM after step {step}; the checkpoint is saved")
 
     def complete(self, steps: int, **loop_state: Any) -> None:
         """Call it after the last step. From here on SIGTERM ends the process at once: resumed, it repeats only what follows."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Networks:
+    """The four networks of PPO; policy and critic are trained, reference and reward model are frozen."""
+
     policy: nn.Module
     critic: nn.Module
     reference: nn.Module
@@ -60,9 +62,9 @@ class Run:
     pick: Pick
     accelerator: Accelerator
     sampling: generate.Sampling
-    micro_batch: int
-    rollout_batch: int
-    recompute: str = "nothing"
+    micro_batch: int  # episodes in one forward and backward pass
+    rollout_batch: int  # episodes sampled at once
+    recompute: str = "nothing"  # in the backward pass: "layers" or "nothing"
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class Training:
     posts: Dataset
     queries: Tensor  # [N, Q]
     batches: Iterator[Tensor]  # row indices of each update's prompts
-    sampling_generator: torch.Generator
-    minibatch_generator: torch.Generator
+    sampling_rng: torch.Generator
+    minibatch_rng: torch.Generator
     sft_texts: Callable[[int], Tensor]
     reward: RewardSource
     average: nn.Module  # of the policy's weights, over optimizer steps
@@ -96,7 +98,7 @@ class Training:
 
     def batch(self, rows: Tensor, response_tokens: int) -> Batch:
         """This rank's shard of the prompts in `rows`. Every rank draws the random numbers of all rows."""
-        uniform = torch.rand(len(rows), response_tokens, generator=self.sampling_generator)
+        uniform = torch.rand(len(rows), response_tokens, generator=self.sampling_rng)
         own, real = ranks.shard(torch.arange(len(rows)))
         return Batch(self.queries[rows[own]], uniform[own], real, self.posts.select(rows[own[real]].tolist()))
 
@@ -107,15 +109,19 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     corpus, updates = run.corpus, scale.episodes // scale.ppo_batch
     posts = corpus.posts(pick(d.PROMPTS))
     queries = column(posts, "query_token")
-    shuffling, sampler, minibatch = (
+    shuffle_rng, sampling_rng, minibatch_rng = (
         context.generator(pick(d.DRAWS) + purpose) for purpose in ("shuffle", "sampling", "order")
     )
-    sft_text = context.generator("texts")
+    text_rng = context.generator("texts")
     average = pick(d.WEIGHT_AVERAGE)(run.networks.policy.network)
     reward = REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus)
     validation = evaluate.Validation(run.networks, corpus, context)
     traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
-    stateful = {"sampled": RandomState(sampler), "order": RandomState(minibatch), "texts": RandomState(sft_text)}
+    stateful = {
+        "sampled": RandomState(sampling_rng),
+        "order": RandomState(minibatch_rng),
+        "texts": RandomState(text_rng),
+    }
     stateful |= average.stateful() | pick(d.REFERENCE_POLICY).stateful(run.networks.reference) | {"traces": traces}
     torch.manual_seed(context.seed_of("dropout"))  # before the loop, which restores the random state of a checkpoint
     loop = TrainingLoop(
@@ -130,10 +136,10 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         loop=loop,
         posts=posts,
         queries=queries,
-        batches=islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffling), updates),
-        sampling_generator=sampler,
-        minibatch_generator=minibatch,
-        sft_texts=sft_text_sampler(corpus, sft_text),
+        batches=islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle_rng), updates),
+        sampling_rng=sampling_rng,
+        minibatch_rng=minibatch_rng,
+        sft_texts=sft_text_sampler(corpus, text_rng),
         reward=reward,
         average=average,
         validation=validation,
@@ -223,7 +229,7 @@ def minibatches(
     `episodes` counts those of all ranks. Where another rank has an episode more, a filler row with empty masks stands in.
     """
     for _ in range(run.pick(d.PPO_EPOCHS)):
-        order = torch.randperm(episodes, generator=training.minibatch_generator)
+        order = torch.randperm(episodes, generator=training.minibatch_rng)
         for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
             own, real = ranks.local_shard(minibatch)
             last_counted = rollout.last_counted[own]

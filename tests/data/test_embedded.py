@@ -81,7 +81,7 @@ def test_a_fact_said_right_and_wrong_is_both():
 
 
 def test_a_summary_without_an_end_pays_for_it():
-    assert gold(FACTS, RIGHT, ended=False) - gold(FACTS, RIGHT) == UNFINISHED
+    assert gold(FACTS, RIGHT, has_eos=False) - gold(FACTS, RIGHT) == UNFINISHED
 
 
 def test_word_salad_is_worth_less_than_the_same_words_in_order():
