@@ -161,19 +161,19 @@ def needed(names: Iterable[str], what: str, part: str = "") -> list[str]:
 
 def _candidates(names: Sequence[str], what: str, part: str) -> list[str]:
     """The files inside `part`; of a model without subfolders, which hold other formats."""
-    below = f"{part}/" if part else ""
-    inside = [name for name in names if name.startswith(below) and Path(name).name not in NOT_ROWS]
-    return inside if what == "data" else [name for name in inside if "/" not in name.removeprefix(below)]
+    prefix = f"{part}/" if part else ""
+    inside = [name for name in names if name.startswith(prefix) and Path(name).name not in NOT_ROWS]
+    return inside if what == "data" else [name for name in inside if "/" not in name.removeprefix(prefix)]
 
 
 def _patterns(names: Sequence[str], what: str, part: str) -> list[str]:
     """Glob patterns of the needed files, for a repository with these files."""
     if part in names:
         return [part]
-    below = f"{part}/" if part else ""
+    prefix = f"{part}/" if part else ""
     kinds = {"model": WEIGHTS, "tokenizer": (), "data": ROWS}[what]
     texts = () if what == "data" else TEXTS
-    return [f"{below}{each}" for each in (*texts, *_first_kind(_candidates(names, what, part), kinds))]
+    return [f"{prefix}{each}" for each in (*texts, *_first_kind(_candidates(names, what, part), kinds))]
 
 
 def _first_kind(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
