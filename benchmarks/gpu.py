@@ -172,7 +172,7 @@ def update(setting: ppo_setup.Run, scale: Scale, generator: torch.Generator) -> 
     target, _ = ppo.targets(rollout, prices.reference, scale.micro_batch, setting.pick)
     rolled = clock()
     for _ in range(setting.pick(PPO_EPOCHS)):
-        ppo.improve(setting, rollout, target, no_texts, prices)
+        ppo.ppo_step(setting, rollout, target, no_texts, prices)
     ended = clock()
     return seconds | {"update": ended - rolled, "whole": ended - began}
 
@@ -182,7 +182,7 @@ def measure(shape: str, scale: Scale, updates: int, until: float = math.inf) -> 
 
     Then the first is of one rollout batch, and so are the others where a whole batch would not end in time either.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision.as_declared(scale.precision))
+    accelerator = Accelerator(mixed_precision=mixed_precision.by_scale(scale.precision))
     setting, generator = setting_of(scale, accelerator), torch.Generator().manual_seed(0)
     small = scale if until == math.inf else replace(scale, ppo_batch=min(scale.ppo_batch, scale.rollout_batch))
     expected = update(setting, small, generator)["whole"] * scale.ppo_batch / small.ppo_batch

@@ -76,7 +76,7 @@ def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Ge
     rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
     target, _ = ppo.targets(rollout, prices.reference, batch, setting.pick)
     for _ in range(epochs):
-        ppo.improve(setting, rollout, target, no_texts, prices)
+        ppo.ppo_step(setting, rollout, target, no_texts, prices)
 
 
 def timed_updates(shape: Shape, batch: int, updates: int, epochs: int = 4) -> list[tuple[float, float]]:

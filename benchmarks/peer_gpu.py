@@ -83,7 +83,7 @@ def _trainer(shape: str, batch: int, micro_batch: int, updates: int) -> Any:
     from repro.models import mixed_precision, pretrained
 
     scale = gpu.scale_of(shape, batch)
-    mixed = mixed_precision.as_declared(scale.precision)
+    mixed = mixed_precision.by_scale(scale.precision)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         positions = scale.query_tokens + scale.response_tokens
         policy, reference = (

@@ -1,5 +1,5 @@
-"""The error that is for people: the command line prints it as one line and exits with code 2."""
+"""The error for people: the command line prints its message as one line and exits with code 2."""
 
 
 class UserError(Exception):
-    """Input that a person can correct: the message says what is wrong and what would be right."""
+    """The input is wrong and a person can correct it. The message says what is wrong and what would be right."""

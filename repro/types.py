@@ -1,10 +1,10 @@
-"""The records that flow between PPO's phases, and the one legend of their shapes.
+"""The records that PPO's phases hand to each other, and the one legend of their shapes.
 
 An annotation says of a tensor its dtype and the name of each dimension; a name that occurs twice in one signature or record
 is one size. `episodes` are those of a batch, `query_tokens` are left-padded, `tokens` are those of a response, `vocabulary` is
 what each of them is drawn from. Index t of `tokens` belongs to response token t; a value at t is that of the state *before*
-token t. So index last + 1 is the terminal state: where the reward model reads its score. (The space before a lone name keeps
-linters from taking it for that of a class.)
+token t. So the index after the last token is the terminal state, whose reward is the reward model's score. (The space before a
+lone name keeps linters from taking it for that of a class.)
 
 The annotations cost nothing where they are not checked; the tests check each call of `repro/ops/` and each record made
 (`tests/checked_shapes.py`).
@@ -32,34 +32,36 @@ Tokens = Int[Tensor, "episodes tokens"]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One batch of episodes as the policy sampled it; immutable, and `rollout[rows]` slices every field."""
+    """A batch of episodes sampled from the policy; immutable. `rollout[rows]` slices every field."""
 
-    query: Int[Tensor, "episodes query_tokens"]  # token ids, left-padded
-    response: Int[Tensor, "episodes tokens"]  # token ids as they were drawn, those after the first end of text too
-    logprob: Float32[Tensor, "episodes tokens"]  # of the policy that sampled, as the update compares itself with it
-    sampled: Float32[Tensor, "episodes tokens"]  # the same as the sampler computed it
-    ref_logprob: Float32[Tensor, "episodes tokens"]  # of the reference policy
-    kl: Float32[Tensor, "episodes tokens"]  # from the policy to the reference, in nats, as it is estimated
-    value: Float32[Tensor, "episodes tokens"]  # of the critic
+    query: Int[Tensor, "episodes query_tokens"]  # token ids of the prompt, left-padded
+    response: Int[Tensor, "episodes tokens"]  # token ids as sampled, including those after the first end of text
+    logprob: Float32[Tensor, "episodes tokens"]  # under the policy before the update: the denominator of the ratio
+    sampler_logprob: Float32[Tensor, "episodes tokens"]  # the same log-probability as the sampler computed it
+    ref_logprob: Float32[Tensor, "episodes tokens"]  # under the reference policy
+    kl: Float32[Tensor, "episodes tokens"]  # estimate of KL(policy, reference) in nats
+    value: Float32[Tensor, "episodes tokens"]  # the critic's
     score: Float32[Tensor, " episodes"]  # the reward model's
-    last: Int[Tensor, " episodes"]  # index of the response's last token: its end of text where it has one
-    counted: Int[Tensor, " episodes"]  # index of the last token that counts: `last`, unless a recipe counts more
+    last_token: Int[Tensor, " episodes"]  # index of the response's last token: its end of text where it has one
+    last_counted: Int[
+        Tensor, " episodes"
+    ]  # of the last token in losses and rewards: `last_token`, or the last in some recipes
     has_eos: Bool[Tensor, " episodes"]
 
     @property
     def token_mask(self) -> TokenMask:
-        """True on the tokens that losses and rewards count: the response's, its end of text included."""
-        return _up_to(self.counted, self.response.shape[1])
+        """True on the tokens that count in losses and rewards, the end of text included."""
+        return _up_to(self.last_counted, self.response.shape[1])
 
     @property
     def value_mask(self) -> TokenMask:
-        """True on the states with a value: one more than the tokens, for the state after the last."""
-        return _up_to(self.counted + 1, self.response.shape[1])
+        """True on the states that count: those before each token of `token_mask`, and the terminal state."""
+        return _up_to(self.last_counted + 1, self.response.shape[1])
 
-    def first(self, columns: int) -> "Rollout":
-        """The episodes as if they had been sampled to so many response tokens at the most."""
-        of_tokens = ("response", "logprob", "sampled", "ref_logprob", "kl", "value")
-        return replace(self, **{name: getattr(self, name)[:, :columns] for name in of_tokens})
+    def first_tokens(self, count: int) -> "Rollout":
+        """The same episodes with response columns 0 to `count` - 1 only."""
+        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value")
+        return replace(self, **{name: getattr(self, name)[:, :count] for name in per_token})
 
     def __len__(self) -> int:
         return len(self.query)
@@ -73,36 +75,37 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the PPO loss is drawn towards, and what it was made of."""
+    """The regression and gradient targets of the PPO loss."""
 
     advantage: Float32[Tensor, "episodes tokens"]
-    returns: Float32[Tensor, "episodes tokens"]
-    reward: Float32[Tensor, "episodes tokens"]  # score and KL, as the advantages were computed from it
+    returns: Float32[Tensor, "episodes tokens"]  # the critic's regression target
+    reward: Float32[Tensor, "episodes tokens"]  # score and KL penalty, as the advantages were computed from it
 
     def __getitem__(self, rows: Any) -> "Targets":
         return Targets(self.advantage[rows], self.returns[rows], self.reward[rows])
 
-    def first(self, columns: int) -> "Targets":
-        """The targets of the first response tokens."""
-        return self[:, :columns]
+    def first_tokens(self, count: int) -> "Targets":
+        """The same targets for response columns 0 to `count` - 1 only."""
+        return self[:, :count]
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What a token weighs in the policy's loss, a state in the critic's, and 1/count of either for the metrics."""
+    """The weights of tokens and states in the two losses, and those of a plain mean for the metrics."""
 
-    token: Float32[Tensor, "episodes tokens"]
-    value: Float32[Tensor, "episodes tokens"]
-    per_token: Float32[Tensor, "episodes tokens"]
-    per_value: Float32[Tensor, "episodes tokens"]
+    policy: Float32[Tensor, "episodes tokens"]
+    critic: Float32[Tensor, "episodes tokens"]
+    token_mean: Float32[Tensor, "episodes tokens"]
+    state_mean: Float32[Tensor, "episodes tokens"]
 
     def __getitem__(self, rows: Any) -> "LossWeights":
-        return LossWeights(self.token[rows], self.value[rows], self.per_token[rows], self.per_value[rows])
+        return LossWeights(self.policy[rows], self.critic[rows], self.token_mean[rows], self.state_mean[rows])
 
-    def first(self, columns: int) -> "LossWeights":
-        """The weights of the first response tokens."""
-        return self[:, :columns]
+    def first_tokens(self, count: int) -> "LossWeights":
+        """The same weights for response columns 0 to `count` - 1 only."""
+        return self[:, :count]
 
 
-def _up_to(last: TokenIndex, length: int) -> Bool[Tensor, "episodes {length}"]:
-    return torch.arange(length, device=last.device)[None, :] <= last[:, None]
+def _up_to(index: TokenIndex, length: int) -> Bool[Tensor, "episodes {length}"]:
+    """True up to and including each row's index."""
+    return torch.arange(length, device=index.device)[None, :] <= index[:, None]

@@ -63,7 +63,7 @@ def update(setting, pick):
     """A rollout, its targets, and a step."""
     rollout = ppo.roll_out(setting, tiny.queries(8), tiny.uniform(8, 6))
     target, _ = ppo.targets(rollout, PRICES.reference, 4, pick, setting.accelerator.reduce)
-    ppo.improve(setting, rollout, target, tiny.NO_TEXTS, PRICES)
+    ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, PRICES)
 
 
 def things(networks, chief):
@@ -89,7 +89,7 @@ def things(networks, chief):
 
     def compared():
         texts = rm.Texts(tiny.queries(8, width=12), torch.full((8,), 4))
-        trained = rm.Trained(reward_model, texts, texts, torch.ones(8), preference.bradley_terry, tiny.PAD)
+        trained = rm.RewardModelTraining(reward_model, texts, texts, torch.ones(8), preference.bradley_terry, tiny.PAD)
         list(rm.losses(chief, trained, torch.arange(8), 4, []))
 
     def fine_tuned():

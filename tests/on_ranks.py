@@ -71,15 +71,15 @@ def _work(cache, stages, recipe, scale, place, errors, at, how):
 
 def _end_at(last: int, how: signal.Signals) -> None:
     """The process gets the signal once this many steps of a stage are done, before the stage hears of it."""
-    start, after = Checkpoints.__init__, Checkpoints.after
+    start, after_step = Checkpoints.__init__, Checkpoints.after_step
 
     def begin(self, *arguments, **held):
         start(self, *arguments, **held)
-        self.began_at = self.start
+        self.began_at = self.step
 
     def and_then(self, step, *arguments, **values):
         if step == last and self.began_at == 0:
             os.kill(os.getpid(), how)
-        after(self, step, *arguments, **values)
+        after_step(self, step, *arguments, **values)
 
-    Checkpoints.__init__, Checkpoints.after = begin, and_then
+    Checkpoints.__init__, Checkpoints.after_step = begin, and_then

@@ -50,13 +50,13 @@ class Case:
             query=sampled,
             response=sampled,
             logprob=self.given["logprob"],
-            sampled=self.given["logprob"],
+            sampler_logprob=self.given["logprob"],
             ref_logprob=self.given["ref_logprob"],
             kl=k1(self.given["logprob"], self.given["ref_logprob"]),
             value=self.given["value"],
             score=self.given["reward_model_score"],
-            last=last,
-            counted=last,
+            last_token=last,
+            last_counted=last,
             has_eos=has_eos,
         )
 
@@ -95,7 +95,7 @@ def test_where_the_responses_end(case):
     r = case.rollout
     truncated = text.truncate_after_eos(r.response, case.setup["eos_token_id"], case.setup["pad_token_id"])
     assert torch.equal(truncated, case.expected["truncated_response"])
-    assert torch.equal(r.last, case.expected["last_token_index"])
+    assert torch.equal(r.last_token, case.expected["last_token_index"])
     assert torch.equal(r.has_eos, case.expected["has_eos"])
     assert torch.equal(r.token_mask, case.expected["token_mask"])
     assert torch.equal(r.value_mask, case.expected["value_mask"])
@@ -105,7 +105,7 @@ def test_what_the_episodes_are_paid(case):
     r, kl = case.rollout, k1(case.given["logprob"], case.given["ref_logprob"])
     agree(kl, case.expected["kl"], r.token_mask)
     reward = kl_penalised_reward(
-        score_after_eos(case.expected["score"], r.last, kl.shape), case.setup["kl_coef"] * kl, r.token_mask
+        score_after_eos(case.expected["score"], r.last_token, kl.shape), case.setup["kl_coef"] * kl, r.token_mask
     )
     if case.setup["whiten_rewards"]:
         reward = masked.scale(reward, r.value_mask)
@@ -134,8 +134,8 @@ def test_losses_and_clip_fractions(case):
 
 def test_an_error_of_one_position_would_show(case):
     r = case.rollout
-    later = (r.last + 1).clamp(max=r.response.shape[1] - 1)
-    target, _ = ppo.targets(replace(r, last=later, counted=later), case.setup["kl_coef"], len(r), case.pick)
+    later = (r.last_token + 1).clamp(max=r.response.shape[1] - 1)
+    target, _ = ppo.targets(replace(r, last_token=later, last_counted=later), case.setup["kl_coef"], len(r), case.pick)
     assert isinstance(target, Targets)
     assert not torch.allclose(target.returns[r.value_mask], case.expected["returns"][r.value_mask], **TOLERANCE)
 

@@ -8,7 +8,7 @@ import torch
 from repro.types import Rollout, Targets
 from tests.tiny import made_up_rollout
 
-ROLLOUT = made_up_rollout(last=[0, 2, 3, 3], has_eos=[True, True, True, False], tokens=4)
+ROLLOUT = made_up_rollout(last_token=[0, 2, 3, 3], has_eos=[True, True, True, False], tokens=4)
 
 
 def test_the_tokens_reach_to_the_end_of_text_and_the_values_one_further():
@@ -17,7 +17,7 @@ def test_the_tokens_reach_to_the_end_of_text_and_the_values_one_further():
 
 
 def test_the_masks_are_of_what_counts_though_that_is_more_than_the_response():
-    charged = replace(ROLLOUT, counted=torch.tensor([3, 3, 3, 3]))
+    charged = replace(ROLLOUT, last_counted=torch.tensor([3, 3, 3, 3]))
     assert charged.token_mask.all() and charged.value_mask.all()
 
 
@@ -43,12 +43,12 @@ def test_a_rollout_cannot_be_changed():
 
 
 def test_the_first_columns_are_those_of_every_field_that_has_one_for_each_token():
-    part = ROLLOUT.first(2)
+    part = ROLLOUT.first_tokens(2)
     for field in fields(Rollout):
         whole, cut = getattr(ROLLOUT, field.name), getattr(part, field.name)
         of_tokens = field.name != "query" and whole.dim() == 2
         assert torch.equal(cut, whole[:, :2] if of_tokens else whole), field.name
     assert torch.equal(part.token_mask, ROLLOUT.token_mask[:, :2])
     assert torch.equal(part.value_mask, ROLLOUT.value_mask[:, :2])
-    target = Targets(advantage=ROLLOUT.value, returns=-ROLLOUT.value, reward=ROLLOUT.kl).first(2)
+    target = Targets(advantage=ROLLOUT.value, returns=-ROLLOUT.value, reward=ROLLOUT.kl).first_tokens(2)
     assert torch.equal(target.advantage, ROLLOUT.value[:, :2]) and torch.equal(target.reward, ROLLOUT.kl[:, :2])

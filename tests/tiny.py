@@ -85,21 +85,21 @@ def episodes(networks, rows=8, tokens=5, **choices):
     return ppo.roll_out(setting(networks, pick(**choices)), queries(rows), uniform(rows, tokens))
 
 
-def made_up_rollout(last, has_eos, tokens=5, seed=0):
+def made_up_rollout(last_token, has_eos, tokens=5, seed=0):
     """A rollout of random numbers; garbage is nowhere."""
-    rows, generator = len(last), torch.Generator().manual_seed(seed)
+    rows, generator = len(last_token), torch.Generator().manual_seed(seed)
     logprob, shift, value = (torch.randn(rows, tokens, generator=generator) for _ in range(3))
     return Rollout(
         query=torch.zeros(rows, 2, dtype=torch.long),
         response=torch.full((rows, tokens), 5),
         logprob=logprob - 2,
-        sampled=logprob - 2,
+        sampler_logprob=logprob - 2,
         ref_logprob=logprob - 2 + 0.3 * shift,
         kl=-0.3 * shift,
         value=value,
         score=torch.randn(rows, generator=generator),
-        last=torch.tensor(last),
-        counted=torch.tensor(last),
+        last_token=torch.tensor(last_token),
+        last_counted=torch.tensor(last_token),
         has_eos=torch.tensor(has_eos),
     )
 
@@ -113,7 +113,7 @@ def with_garbage(rollout, garbage=float("nan")):
     return replace(
         rollout,
         logprob=spoil(rollout.logprob, rollout.token_mask),
-        sampled=spoil(rollout.sampled, rollout.token_mask),
+        sampler_logprob=spoil(rollout.sampler_logprob, rollout.token_mask),
         value=spoil(rollout.value, rollout.value_mask),
         ref_logprob=spoil(rollout.ref_logprob, rollout.token_mask),
         kl=spoil(rollout.kl, rollout.token_mask),

@@ -85,13 +85,13 @@ def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[s
     )
     if not waiting:
         return []
-    prices, key = _prices(arguments), judge.secret(arguments.base_url, arguments.key_env)
+    prices, key = _prices(arguments), judge.api_key(arguments.base_url, arguments.key_env)
     console.print(judge.cost(who, waiting, answers).words(*prices), highlight=False)
     _require_consent(arguments.yes, f"ask {who.host} {len(waiting)} questions")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("answers", total=len(waiting))
-        return judge.gather(who, key, waiting, answers, arguments.threads, lambda: progress.advance(task))
+        return judge.ask_all(who, key, waiting, answers, arguments.threads, lambda: progress.advance(task))
 
 
 def _prices(arguments: argparse.Namespace) -> list[float]:

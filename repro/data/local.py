@@ -1,7 +1,7 @@
-"""Posts, comparisons and tokenizers from files, one's own or the hub's, checked as they are read, and split without leakage.
+"""Posts, comparisons and tokenizers from local files or the hub: reading, validating, and splitting without leakage.
 
-Rows are json-lines or parquet. What is wrong with an input is a UserError that names the file and the line or row. Nothing
-is repaired or skipped but blank lines: a row that silently went missing would be a different experiment.
+Rows are JSON lines or parquet. A faulty row is a UserError that names the file and the line or row. Nothing but blank lines
+is repaired or skipped, since a row that silently went missing would be a different experiment.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 POST_FIELDS = ("id", "subreddit", "title", "post", "summary")
 COMPARISON_FIELDS = ("info", "summaries", "choice", "worker", "batch", "split", "extra")
-# What a file or its folder is called -> the split of posts that it holds.
+# First word of the name of a file or folder -> the split of its posts.
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
 KNOWN_EOS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 PAD = "[PAD]"
-NAMES = {
+TYPE_NAMES = {
     str: "text",
     dict: "an object",
     list: "a list",
@@ -37,13 +37,13 @@ NAMES = {
 
 
 def read_posts(source: str | Path) -> list[dict]:
-    """Posts with `id, subreddit, title, post, summary`, of a file or of all of a folder; UserError where one is not."""
-    found = files(hub.resolve(source, "data"))
-    return [_check_post(row, where) for file in found for where, row in rows(file, POST_FIELDS)]
+    """Posts with `id, subreddit, title, post, summary` from a file or folder; UserError for a faulty one."""
+    paths = files(hub.resolve(source, "data"))
+    return [_check_post(row, where) for file in paths for where, row in rows(file, POST_FIELDS)]
 
 
 def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
-    """As `read_posts`, by the split that each file is named after: `train.jsonl`, `data/train-00000-of-00001.parquet`."""
+    """As `read_posts`, by split, which is in the file's name: `train.jsonl`, `data/train-00000-of-00001.parquet`."""
     root = hub.resolve(source, "data")
     splits = {"train": [], "validation": [], "test": []}
     for file in files(root):
@@ -52,15 +52,15 @@ def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
 
 
 def read_comparisons(source: str | Path) -> list[dict]:
-    """Comparisons as OpenAI's own files have them, of one file or of all of a folder, by name."""
-    found = files(hub.resolve(source, "data"))
-    return [_check_comparison(row, where) for file in found for where, row in rows(file, COMPARISON_FIELDS)]
+    """Comparisons in OpenAI's schema from a file, or from a folder in order of file names; UserError for a faulty one."""
+    paths = files(hub.resolve(source, "data"))
+    return [_check_comparison(row, where) for file in paths for where, row in rows(file, COMPARISON_FIELDS)]
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a `tokenizer.json` or of a model's folder, given a `[PAD]` where it has no pad of its own (N+ detail 3).
+    """The tokenizer of a `tokenizer.json` or a model's folder; it gets a `[PAD]` if it has no padding token (N+ detail 3).
 
-    A bare `tokenizer.json` does not say which token ends a text: the first of `KNOWN_EOS` that it has is taken.
+    A bare `tokenizer.json` does not name its end of text, which is then the first of `KNOWN_EOS` in its vocabulary.
     """
     path = hub.resolve(source, "tokenizer")
     tokenizer = _open_tokenizer(path)
@@ -72,7 +72,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
 
 
 def split_posts(posts: Sequence[dict], seed: int, eval_fraction: float) -> dict[str, list[dict]]:
-    """`train`, `validation` and `test` by a hash of the id; the last two get `eval_fraction` of the posts each."""
+    """`train`, `validation` and `test` by a hash of the id; each of the last two gets about `eval_fraction` of the posts."""
     splits = {"train": [], "validation": [], "test": []}
     for post in posts:
         splits[_split_of(post["id"], seed, eval_fraction)].append(post)
@@ -80,26 +80,26 @@ def split_posts(posts: Sequence[dict], seed: int, eval_fraction: float) -> dict[
 
 
 def split_comparisons(comparisons: Sequence[dict], seed: int, eval_fraction: float) -> dict[str, list[dict]]:
-    """`train`, `validation` and `validation_cnndm`; articles are only for evaluation (N+ detail 6).
+    """`train`, `validation` and `validation_cnndm`; articles are for evaluation only (N+ detail 6).
 
-    The file's own `split` decides where it has both `train` and `valid*`: OpenAI's validation holds policies and
-    batches that its training does not. Otherwise the id does, and agrees with `split_posts`: of posts held out there,
-    none is trained on here.
+    The rows' own `split` decides if both `train` and `valid*` occur: OpenAI's validation rows have policies and batches
+    that its training rows have not. Otherwise the hash of the post's id decides, as in `split_posts`, so that no post held
+    out there is trained on here.
     """
     rows = [row for row in comparisons if not is_article(row["info"])]
-    kinds = {row["split"] for row in rows}
-    own = "train" in kinds and any(kind.startswith("valid") for kind in kinds)
+    own_splits = {row["split"] for row in rows}
+    use_own = "train" in own_splits and any(split.startswith("valid") for split in own_splits)
     splits = {"train": [], "validation": [], "validation_cnndm": [r for r in comparisons if is_article(r["info"])]}
     for row in rows:
-        kind = row["split"] if own else _split_of(row["info"]["id"], seed, eval_fraction)
-        splits["train" if kind == "train" else "validation"].append(row)
+        split = row["split"] if use_own else _split_of(row["info"]["id"], seed, eval_fraction)
+        splits["train" if split == "train" else "validation"].append(row)
     return _require_rows(splits, ("train", "validation"), "comparisons of posts")
 
 
-def _split_of(identity: str, seed: int, eval_fraction: float) -> str:
+def _split_of(post_id: str, seed: int, eval_fraction: float) -> str:
     if not 0 < eval_fraction < 0.5:
         raise UserError(f"eval_fraction is {eval_fraction}; above 0 and below 0.5 would leave posts to train on")
-    digest = blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{seed}:{post_id}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     if position < eval_fraction:
         return "validation"
@@ -115,7 +115,7 @@ def _require_rows(splits: dict[str, list[dict]], needed: Sequence[str], what: st
 
 
 def files(path: Path) -> list[Path]:
-    """The file, or those with rows in a folder: parquet at any depth, else the json-lines."""
+    """The file itself, or the files of rows in a folder: parquet at any depth, else JSON lines."""
     if not path.is_dir():
         return [path]
     found = sorted(path.rglob("*.parquet")) or sorted(
@@ -137,7 +137,7 @@ def _split_in_name(file: Path, root: Path) -> str:
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Each row of a file, as where it stands and what it holds; of a parquet, these columns and no more."""
+    """(location for error messages, row) of each row of a file; of parquet only these columns."""
     return _parquet_rows(path, columns) if path.suffix == ".parquet" else _json_rows(path)
 
 
@@ -157,7 +157,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """Each line that is not blank, as where it stands and its object; bytes are read so that line numbers are exact."""
+    """(location, row) of each line that is not blank; the file is read as bytes so that line numbers are exact."""
     empty = True
     try:
         with path.open("rb") as lines:
@@ -176,11 +176,11 @@ def _parse(line: bytes, where: str) -> dict:
     try:
         row = json.loads(line)
     except ValueError as error:
-        # The error's own text calls every line "line 1".
+        # Without the error's own text, which calls every line "line 1".
         problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         raise UserError(f"{where}: not JSON ({problem}); each line must be one JSON object") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: the line is {NAMES[type(row)]}; each line must be one JSON object")
+        raise UserError(f"{where}: the line is {TYPE_NAMES[type(row)]}; each line must be one JSON object")
     return row
 
 
@@ -211,13 +211,13 @@ def _check_summaries(summaries: list, where: str) -> None:
         raise UserError(f"{where}: field 'summaries' has {len(summaries)} entries; it must have 2")
     for index, summary in enumerate(summaries):
         if not isinstance(summary, dict):
-            raise UserError(f"{where}: field 'summaries[{index}]' is {NAMES[type(summary)]}; it must be an object")
+            raise UserError(f"{where}: field 'summaries[{index}]' is {TYPE_NAMES[type(summary)]}; it must be an object")
         for name in ("text", "policy"):
             _check_text(summary, name, where, inside=f"summaries[{index}].")
 
 
 def _check_confidence(row: dict, where: str) -> None:
-    """`extra` and its `confidence` may be absent or null: not every batch asked for it."""
+    """`extra` and its `confidence` may be absent or null, since not all batches asked for it."""
     if row.get("extra") is None:
         return
     extra = _field(row, "extra", dict, where)
@@ -227,7 +227,7 @@ def _check_confidence(row: dict, where: str) -> None:
 
 def _check_text(row: dict, name: str, where: str, inside: str = "") -> None:
     text = _field(row, name, str, where, inside)
-    # JSON can spell half of a surrogate pair, which no tokenizer takes.
+    # JSON can contain half of a surrogate pair, which tokenizers reject.
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{where}: field '{inside}{name}' has half a surrogate pair; it must be valid Unicode")
 
@@ -238,38 +238,38 @@ def _check_not_blank(row: dict, name: str, where: str, inside: str = "") -> None
 
 
 def _field(row: dict, name: str, kind: type, where: str, inside: str = ""):
-    """The field's value; exactly of its type, since Python takes true for a 1."""
+    """The field's value, of exactly this type, since in Python true is an int."""
     if name not in row:
-        raise UserError(f"{where}: field '{inside}{name}' is missing; it must be {NAMES[kind]}")
+        raise UserError(f"{where}: field '{inside}{name}' is missing; it must be {TYPE_NAMES[kind]}")
     value = row[name]
     if type(value) is not kind:
-        raise UserError(f"{where}: field '{inside}{name}' is {NAMES[type(value)]}; it must be {NAMES[kind]}")
+        raise UserError(f"{where}: field '{inside}{name}' is {TYPE_NAMES[type(value)]}; it must be {TYPE_NAMES[kind]}")
     return value
 
 
 def _open_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    opened = {
+    openers = {
         "tokenizer.json": _open_fast,
         "tokenizer.model": _open_any,
         "vocab.json": _open_any,
         "vocab.txt": _open_any,
         "*.gguf": _open_gguf,
     }
-    files = [path] if path.is_file() else [found for name in opened for found in sorted(path.glob(name))]
+    files = [path] if path.is_file() else [found for name in openers for found in sorted(path.glob(name))]
     file = files[0] if files else path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: no such file; a tokenizer.json or the folder that holds one is needed")
     try:
-        return opened.get("*.gguf" if file.suffix == ".gguf" else file.name, _open_fast)(path)
+        return openers.get("*.gguf" if file.suffix == ".gguf" else file.name, _open_fast)(path)
     except UserError:
         raise
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises no narrower class
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{file}: not a tokenizer ({problem}); a file saved by `tokenizers` is needed") from error
 
 
 def _open_fast(path: Path) -> PreTrainedTokenizerFast:
-    """Of a tokenizer.json exactly what it says: a model's own class may build another from the vocabulary."""
+    """The tokenizer that a tokenizer.json describes; a model's own class might build another from the vocabulary."""
     from transformers import PreTrainedTokenizerFast
 
     if path.is_dir():
@@ -278,7 +278,7 @@ def _open_fast(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _open_any(path: Path) -> PreTrainedTokenizerFast:
-    """Of a folder with another format what `transformers` makes of it."""
+    """The tokenizer that `transformers` reads from a folder in another format."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -288,7 +288,7 @@ def _open_any(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _open_gguf(path: Path) -> PreTrainedTokenizerFast:
-    """Of a GGUF, or of a folder with one, what `transformers` makes of its vocabulary."""
+    """The tokenizer that `transformers` builds from the vocabulary of a GGUF file, or of a folder with one."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast.from_pretrained(**pretrained.source_kwargs(path, "tokenizer.json"))

@@ -1,8 +1,8 @@
 """OpenAI's TL;DR preprocessing, token for token (N+ details 2 to 5).
 
-One post becomes a left-padded query, a right-padded reference and both as one right-padded text; one comparison becomes
-the same with two summaries. Every row of a column has the same length, so a batch needs no collator. Left out: OpenAI's
-padding with spaces (the paper pads with a token of its own, detail 3).
+A post becomes a left-padded query, a right-padded reference, and both as one right-padded text; a comparison becomes the
+same with two summaries. All rows of a column have the same length, so batches need no collator. Left out: OpenAI's padding
+with spaces, since the paper pads with a token of its own (detail 3).
 
 Legend: Q query tokens, R reference tokens, S tokens of one summary of a pair.
 """
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROWS_AT_ONCE = 1000
-CUTS_AT_ONCE = 64
+VERSIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Fixed lengths in tokens, end of text included; `query_*` count query and response tokenised as one text."""
+    """Row lengths in tokens, end of text included; `query_*` are those of query and response tokenised as one text."""
 
     query: int
     reference: int
@@ -43,7 +43,7 @@ CNNDM_LENGTHS = replace(TLDR_LENGTHS, query=1919, pair_response=155, query_pair=
 
 @dataclass(frozen=True)
 class Format:
-    """The steps that a recipe may change, each a function of `repro/ops/prompt.py`; by default the paper's."""
+    """The steps of preprocessing that a recipe may change, functions of `repro/ops/prompt.py`; by default the paper's."""
 
     end_prompt: Callable[[str], str] = prompt.end_with_colon
     shorten: Callable[[list[int], int, Iterable[list[int]]], list[list[int]]] = prompt.first_that_fits
@@ -52,27 +52,27 @@ class Format:
     limit_summary: Callable[[list[int], list[int], int], list[int]] = prompt.as_long_as_the_row
 
     def complete(self, text: str, tokenizer: PreTrainedTokenizerFast) -> str:
-        """A summary, which starts with a space, as it is trained on."""
+        """A completion to train on, from a summary that starts with a space."""
         return self.end_completion(self.start_completion(text), tokenizer.eos_token)
 
 
 PAPER = Format()
 
 
-def format_query(post: Mapping, form: Format = PAPER) -> str:
+def format_query(post: Mapping, text_format: Format = PAPER) -> str:
     """The prompt of a Reddit post, or of a news article where there is one (N+ detail 2.1)."""
     if is_article(post):
-        return form.end_prompt(f"Article:\n{post['article']}") + "\n"
-    return form.end_prompt(f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}")
+        return text_format.end_prompt(f"Article:\n{post['article']}") + "\n"
+    return text_format.end_prompt(f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}")
 
 
 def is_article(post: Mapping) -> bool:
-    """Whether this is a CNN/DM article; the hub's copy of the data has every field, null where it does not apply."""
+    """Whether this is a CNN/DM article; in the hub's copy of the data the field is there for posts too, as null."""
     return post.get("article") is not None
 
 
 def join(query: str, completion: str) -> str:
-    """Query and completion as one text, tokenised anew: the space that may end a query must not meet another."""
+    """Query and completion as one text, without a space of the query before that of the completion."""
     return query.strip() + completion
 
 
@@ -83,20 +83,20 @@ def cut(text: str) -> str:
 
 
 def encode_query(post: Mapping, tokenizer: PreTrainedTokenizerFast, query_tokens: int) -> tuple[str, list[int]]:
-    """Text and ids `[query_tokens]`, left-padded, of a post cut until it fits; UserError when it cannot."""
+    """Text and left-padded ids `[query_tokens]` of a post truncated to fit; UserError where an empty post is too long."""
     queries = _encode_queries([post], tokenizer, query_tokens, PAPER)
     return queries.texts[0], queries.tokens[0]
 
 
 def encode_posts(
-    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format = PAPER
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, text_format: Format = PAPER
 ) -> Dataset:
-    """One row a post: `query_token [Q]`, `reference_response_token [R]`, `query_reference_response_token`, and texts.
+    """One row per post: `query_token [Q]`, `reference_response_token [R]`, `query_reference_response_token`, and texts.
 
-    `reference_response_tokens` counts the reference's own tokens in the joint text, which has more room for them than
-    its own column. `query` is the prompt after truncation, `cut` whether that changed it, `reference` the summary as
-    written, `facts` JSON where they are known, else empty. A reference that is too long loses its end-of-text token, as
-    in the paper.
+    `reference_response_tokens` is the number of reference tokens in the joint text, where more of them fit than in the
+    reference's own column. `query` is the prompt after truncation, and `cut` whether truncation changed it. `reference` is
+    the summary as written. `facts` is JSON, or empty where they are unknown. As in the paper, a reference that is too long
+    loses its end of text.
     """
     from datasets import Features, Value
 
@@ -109,17 +109,16 @@ def encode_posts(
         "cut": Value("bool"),
         **_texts("facts"),
     }
-    return _build(posts, lambda some: _post_columns(some, tokenizer, lengths, form), Features(schema))
+    return _build(posts, lambda chunk: _post_columns(chunk, tokenizer, lengths, text_format), Features(schema))
 
 
 def encode_pairs(
-    comparisons: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format = PAPER
+    comparisons: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, text_format: Format = PAPER
 ) -> Dataset:
-    """One row a comparison: `query_token [Q]`, and of chosen and rejected text, policy, `*_token [S]`, `query_*_token`.
+    """One row per comparison: `query_token [Q]`; of chosen and rejected the text, policy, `*_token [S]`, `query_*_token`.
 
-    `chosen_tokens` and `rejected_tokens` count the summary's own tokens in the joint text.
-    `confidence` is -1 where the labeller gave none. Articles have lengths of their own (`CNNDM_LENGTHS`): encode them
-    apart, or they are cut to the lengths given.
+    `chosen_tokens` and `rejected_tokens` are the numbers of summary tokens in the joint texts. `confidence` is -1 where the
+    labeller gave none. Encode articles separately, with `CNNDM_LENGTHS`.
     """
     from datasets import Features, Value
 
@@ -135,44 +134,44 @@ def encode_pairs(
         **_texts("batch", "split", "chosen_policy", "rejected_policy"),
         "confidence": Value("int32"),
     }
-    return _build(comparisons, lambda some: _pair_columns(some, tokenizer, lengths, form), Features(schema))
+    return _build(comparisons, lambda chunk: _pair_columns(chunk, tokenizer, lengths, text_format), Features(schema))
 
 
 def _post_columns(
-    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, text_format: Format
 ) -> dict[str, list]:
-    queries = _encode_queries(posts, tokenizer, lengths.query, form)
-    posts = [posts[place] for place in queries.kept]
-    # A reference gets the space that the summaries of a comparison come with (N+ detail 3).
-    references = [form.complete(f" {post['summary']}", tokenizer) for post in posts]
-    alone, joined = _encode(references, tokenizer), _encode_joined(queries.texts, references, tokenizer)
+    queries = _encode_queries(posts, tokenizer, lengths.query, text_format)
+    posts = [posts[index] for index in queries.indices]
+    # A leading space, as the summaries of comparisons have it (N+ detail 3).
+    references = [text_format.complete(f" {post['summary']}", tokenizer) for post in posts]
+    separate, joined = _encode(references, tokenizer), _encode_joined(queries.texts, references, tokenizer)
     limited, pad = [row[: lengths.query_reference] for row in joined], tokenizer.pad_token_id
     return {
         "id": [post["id"] for post in posts],
         "query": queries.texts,
         "reference": [post["summary"] for post in posts],
         "query_token": queries.tokens,
-        "reference_response_token": _pad_right(alone, pad, lengths.reference),
+        "reference_response_token": _pad_right(separate, pad, lengths.reference),
         "query_reference_response_token": _pad_right(limited, pad, lengths.query_reference),
-        "reference_response_tokens": _own_tokens(alone, joined, limited, pad),
+        "reference_response_tokens": _completion_tokens(separate, joined, limited, pad),
         "cut": queries.cut,
         "facts": [json.dumps(post["facts"]) if "facts" in post else "" for post in posts],
     }
 
 
 def _pair_columns(
-    pairs: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, form: Format
+    pairs: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, lengths: Lengths, text_format: Format
 ) -> dict[str, list]:
-    queries = _encode_queries([pair["info"] for pair in pairs], tokenizer, lengths.query, form)
-    pairs = [pairs[place] for place in queries.kept]
+    queries = _encode_queries([pair["info"] for pair in pairs], tokenizer, lengths.query, text_format)
+    pairs = [pairs[index] for index in queries.indices]
     chosen = [pair["summaries"][pair["choice"]] for pair in pairs]
     rejected = [pair["summaries"][1 - pair["choice"]] for pair in pairs]
     return {
         "id": [pair["info"]["id"] for pair in pairs],
         "query": queries.texts,
         "query_token": queries.tokens,
-        **_side_columns("chosen", chosen, queries.texts, tokenizer, lengths, form),
-        **_side_columns("rejected", rejected, queries.texts, tokenizer, lengths, form),
+        **_side_columns("chosen", chosen, queries.texts, tokenizer, lengths, text_format),
+        **_side_columns("rejected", rejected, queries.texts, tokenizer, lengths, text_format),
         "batch": [pair["batch"] for pair in pairs],
         "split": [pair["split"] for pair in pairs],
         "confidence": [_confidence(pair) for pair in pairs],
@@ -185,78 +184,83 @@ def _side_columns(
     queries: list[str],
     tokenizer: PreTrainedTokenizerFast,
     lengths: Lengths,
-    form: Format,
+    text_format: Format,
 ) -> dict[str, list]:
-    completions = [form.complete(summary["text"], tokenizer) for summary in summaries]
-    alone, joined = _encode(completions, tokenizer), _encode_joined(queries, completions, tokenizer)
+    completions = [text_format.complete(summary["text"], tokenizer) for summary in summaries]
+    separate, joined = _encode(completions, tokenizer), _encode_joined(queries, completions, tokenizer)
 
     def limited(rows: list[list[int]], length: int) -> list[list[int]]:
-        pairs = zip(rows, alone, strict=True)
-        return [form.limit_summary(row, summary, lengths.reference)[:length] for row, summary in pairs]
+        pairs = zip(rows, separate, strict=True)
+        return [text_format.limit_summary(row, summary, lengths.reference)[:length] for row, summary in pairs]
 
     whole, pad = limited(joined, lengths.query_pair), tokenizer.pad_token_id
     return {
         side: [summary["text"] for summary in summaries],
-        f"{side}_token": _pad_right(limited(alone, lengths.pair_response), pad, lengths.pair_response),
+        f"{side}_token": _pad_right(limited(separate, lengths.pair_response), pad, lengths.pair_response),
         f"query_{side}_token": _pad_right(whole, pad, lengths.query_pair),
-        f"{side}_tokens": _own_tokens(alone, joined, whole, pad),
+        f"{side}_tokens": _completion_tokens(separate, joined, whole, pad),
         f"{side}_policy": [summary["policy"] for summary in summaries],
     }
 
 
-def _own_tokens(alone: list[list[int]], joined: list[list[int]], limited: list[list[int]], pad: int) -> list[int]:
-    """How many of each limited row's last tokens are the completion's, an end of text that serves as padding aside."""
+def _completion_tokens(
+    separate: list[list[int]], joined: list[list[int]], limited: list[list[int]], pad: int
+) -> list[int]:
+    """The number of completion tokens in each limited row, without an end of text that is also padding.
+
+    `separate` has the completions, `joined` the rows before the limit, `limited` the rows after it.
+    """
     counts = []
-    for completion, whole, row in zip(alone, joined, limited, strict=True):
-        left = max(0, len(completion) - (len(whole) - len(row)))
-        counts.append(sum(token != pad for token in row[len(row) - left :]))
+    for completion, whole, row in zip(separate, joined, limited, strict=True):
+        remaining = max(0, len(completion) - (len(whole) - len(row)))
+        counts.append(sum(token != pad for token in row[len(row) - remaining :]))
     return counts
 
 
 def _confidence(pair: Mapping) -> int:
-    given = (pair.get("extra") or {}).get("confidence")
-    return -1 if given is None else given
+    confidence = (pair.get("extra") or {}).get("confidence")
+    return -1 if confidence is None else confidence
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """Of N posts those that are `kept`, by place: text, ids `[Q]` and whether the prompt is not the whole of it."""
+    """The prompts of N posts, without posts that the recipe drops for their length."""
 
-    kept: list[int]
+    indices: list[int]  # of the posts that remain
     texts: list[str]
-    tokens: list[list[int]]
-    cut: list[bool]
+    tokens: list[list[int]]  # [Q] ids each, left-padded
+    cut: list[bool]  # whether the prompt was truncated
 
 
 def _encode_queries(
-    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, query_tokens: int, form: Format
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, query_tokens: int, text_format: Format
 ) -> _Queries:
-    """All posts are tokenised at once, and only those too long again."""
-    start = begin(tokenizer)
-    whole = _encode((start + format_query(post, form) for post in posts), tokenizer)
-    long = [place for place, row in enumerate(whole) if len(row) > query_tokens]
-    shorter = dict(zip(long, _encode_shortened([posts[place] for place in long], tokenizer, form)))
-    fitted = [[row] for row in whole]
-    for place in long:
-        fitted[place] = _fit(posts[place], whole[place], shorter[place], query_tokens, form)
-    kept = [place for place, rows in enumerate(fitted) if rows]
-    rows = [fitted[place][0] for place in kept]
+    """Tokenises all posts at once, and truncated versions of those that are too long."""
+    bos = bos_text(tokenizer)
+    rows = _encode((bos + format_query(post, text_format) for post in posts), tokenizer)
+    long = [index for index, row in enumerate(rows) if len(row) > query_tokens]
+    shortened = dict(zip(long, _encode_shortened([posts[index] for index in long], tokenizer, text_format)))
+    fitted = [[row] for row in rows]  # one prompt per post, or none where it is dropped
+    for index in long:
+        fitted[index] = _fit(posts[index], rows[index], shortened[index], query_tokens, text_format)
+    indices = [index for index, prompts in enumerate(fitted) if prompts]
+    tokens = [fitted[index][0] for index in indices]
     return _Queries(
-        kept=kept,
-        # The paper reads the text back from the ids: special tokens that a user typed are gone from it, and it is NFC.
-        texts=_decode(rows, tokenizer),
-        # Padding is counted, never recognised by its id: the id may be that of the end of text.
-        tokens=[[tokenizer.pad_token_id] * (query_tokens - len(row)) + row for row in rows],
-        cut=[len(whole[place]) > query_tokens for place in kept],
+        indices=indices,
+        # The paper decodes the text from the ids: special tokens that a user typed are gone, and the text is NFC.
+        texts=_decode(tokens, tokenizer),
+        # Padding is added by count and never recognised by its id, which may be that of the end of text.
+        tokens=[[tokenizer.pad_token_id] * (query_tokens - len(row)) + row for row in tokens],
+        cut=[len(rows[index]) > query_tokens for index in indices],
     )
 
 
 def _fit(
-    post: Mapping, row: list[int], shorter: Iterable[list[int]], query_tokens: int, form: Format
+    post: Mapping, row: list[int], shortened: Iterable[list[int]], query_tokens: int, text_format: Format
 ) -> list[list[int]]:
-    """A long post's prompt within `query_tokens`, or no prompt where it is left out; UserError when it cannot fit."""
+    """A list with the truncated prompt of a long post, or empty where the recipe drops it; UserError where none fits."""
     try:
-        return form.shorten(row, query_tokens, shorter)
+        return text_format.shorten(row, query_tokens, shortened)
     except LookupError as error:
         raise UserError(
             f"post {post['id']}: its prompt is longer than {query_tokens} tokens even with an empty text; "
@@ -265,25 +269,34 @@ def _fit(
 
 
 def _encode_shortened(
-    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, form: Format
+    posts: Sequence[Mapping], tokenizer: PreTrainedTokenizerFast, text_format: Format
 ) -> list[Iterator[list[int]]]:
-    """Of each post the ids of its cuts, longest text first; the first cuts, which mostly do, are tokenised at once."""
-    start = begin(tokenizer)
-    cuts = [(start + format_query(shorter, form) for shorter in _shortened(post)) for post in posts]
-    first = [list(islice(texts, 1)) for texts in cuts]  # none of a post without a text
+    """Of each post the ids of its shortened versions, longest first; the first of each are tokenised in one batch.
+
+    One is mostly enough.
+    """
+    bos = bos_text(tokenizer)
+    versions = [(bos + format_query(version, text_format) for version in _shortened(post)) for post in posts]
+    first = [list(islice(texts, 1)) for texts in versions]  # empty for a post without a text
     encoded = iter(_encode(chain(*first), tokenizer))
-    return [chain(list(islice(encoded, len(one))), _encode_cuts(texts, tokenizer)) for one, texts in zip(first, cuts)]
+    return [
+        chain(list(islice(encoded, len(one))), _encode_lazily(texts, tokenizer)) for one, texts in zip(first, versions)
+    ]
 
 
-def _encode_cuts(texts: Iterator[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
-    # Fewer characters can be more tokens: no search but the paper's order is right, though it can tokenise several.
-    at_once = 1
-    while some := list(islice(texts, at_once)):
-        yield from _encode(some, tokenizer)
-        at_once = min(2 * at_once, CUTS_AT_ONCE)
+def _encode_lazily(texts: Iterator[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
+    """The ids of each text in order, in batches that double, since most posts need few of them.
+
+    Bisection would be wrong: fewer characters can be more tokens.
+    """
+    batch = 1
+    while chunk := list(islice(texts, batch)):
+        yield from _encode(chunk, tokenizer)
+        batch = min(2 * batch, VERSIONS_AT_ONCE)
 
 
 def _shortened(post: Mapping) -> Iterator[dict]:
+    """The post with its text cut again and again, down to an empty text."""
     field = "article" if is_article(post) else "post"
     text = post[field]
     while text:
@@ -295,14 +308,14 @@ def _pad_right(rows: Iterable[list[int]], pad: int, length: int) -> list[list[in
     return [row[:length] + [pad] * (length - len(row)) for row in rows]
 
 
-def begin(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The token that the tokenizer starts every text with, as Gemma's and Llama's do; nothing where it has none."""
-    starts = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
-    return tokenizer.bos_token if starts else ""
+def bos_text(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The BOS token, if the tokenizer starts every text with it, as Gemma's and Llama's do; else an empty text."""
+    adds_bos = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
+    return tokenizer.bos_token if adds_bos else ""
 
 
 def _encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """The ids of each text and nothing else: a tokenizer that adds marks of its own could end the prompt early."""
+    """The ids of each text, without the special tokens that a tokenizer may add, such as an end of text after a prompt."""
     texts = list(texts)
     if not texts:
         return []
@@ -313,12 +326,12 @@ def _encode_joined(
     queries: Sequence[str], completions: Sequence[str], tokenizer: PreTrainedTokenizerFast
 ) -> list[list[int]]:
     """The ids of each query and its completion as one text."""
-    start = begin(tokenizer)
-    return _encode(map(join, (start + query for query in queries), completions), tokenizer)
+    bos = bos_text(tokenizer)
+    return _encode(map(join, (bos + query for query in queries), completions), tokenizer)
 
 
 def _decode(rows: list[list[int]], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The text of each row without special tokens; the library would make one empty text of no rows."""
+    """The text of each row without special tokens; no texts for no rows, where the library would return one."""
     if not rows:
         return []
     return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -337,7 +350,7 @@ def _tokens(length: int) -> List:
 
 
 def _build(rows: Sequence, columns: Callable[[Sequence], dict[str, list]], schema: Features) -> Dataset:
-    """All rows as one table, a chunk at a time: Python's lists of ids take eight times the memory of the table's."""
+    """All rows as one table, built in chunks, since Python's lists of ids take eight times the table's memory."""
     from datasets import Dataset, concatenate_datasets
 
     starts = range(0, max(len(rows), 1), ROWS_AT_ONCE)

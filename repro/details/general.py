@@ -77,9 +77,9 @@ PRECISION = Detail(
     reference="as_the_scale_says",
     variants={
         "as_the_scale_says": Variant(
-            mixed_precision.as_declared, "bfloat16 autocast where the device likes it, else float32"
+            mixed_precision.by_scale, "bfloat16 autocast where the device likes it, else float32"
         ),
-        "float32": Variant(mixed_precision.never, "float32 throughout; on a CPU that is what the scale says too"),
+        "float32": Variant(mixed_precision.float32, "float32 throughout; on a CPU that is what the scale says too"),
         "bfloat16": Variant(mixed_precision.bfloat16, "bfloat16 autocast over float32 weights, on any device"),
     },
     hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether that is "

@@ -187,7 +187,7 @@ WEIGHT_AVERAGE = Detail(
     variants={
         "none": Variant(weights.LastWeights, "the policy after its last step"),
         "0.992": Variant(
-            partial(weights.averaged_weights, keep=0.992), "an exponential moving average over optimizer steps"
+            partial(weights.ema_weights, decay=0.992), "an exponential moving average over optimizer steps"
         ),
     },
     hypothesis="Over few steps the average lags behind the policy: it is nearer to the SFT policy in KL and in score.",

@@ -101,10 +101,10 @@ REFERENCE_POLICY = Detail(
     question="Which policy should the KL be measured to?",
     reference="sft",
     variants={
-        "sft": Variant(weights.Reference("sft"), "the SFT policy, frozen"),
-        "base": Variant(weights.Reference("base"), "the pre-trained model, which has never seen a summary end"),
+        "sft": Variant(weights.ReferencePolicy("sft"), "the SFT policy, frozen"),
+        "base": Variant(weights.ReferencePolicy("base"), "the pre-trained model, which has never seen a summary end"),
         "moving_average": Variant(
-            weights.Reference("sft", partial(weights.follow, keep=0.99)),
+            weights.ReferencePolicy("sft", partial(weights.ema_update, decay=0.99)),
             "starts as the SFT policy and moves by a hundredth towards the policy after each update",
         ),
     },

@@ -74,9 +74,9 @@ def needs(scale: Scale, released: Iterable[str] = ()) -> list[Need]:
 def survey(need: Need) -> Content:
     """What the source has, from here where it is complete, else from the hub; UserError where that cannot be asked."""
     reference = hub.parse(need.source)
-    if hub.is_here(need.source, need.what):
+    if hub.is_local(need.source, need.what):
         return _content_here(need)
-    found = hub.would_download(reference, need.what)
+    found = hub.plan_download(reference, need.what)
     sizes = {each.filename: each.file_size or 0 for each in found}
     return Content(found[0].commit_hash, sizes, sum(sizes[each.filename] for each in found if each.will_download))
 
@@ -89,9 +89,9 @@ def bring(need: Need) -> Content:
 
 def _content_here(need: Need) -> Content:
     reference = hub.parse(need.source)
-    folder = hub.cached(reference, need.what)
+    folder = hub.cached_folder(reference, need.what)
     names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-    files = hub.wanted(names, need.what, reference.part)
+    files = hub.needed(names, need.what, reference.part)
     return Content(folder.name, {name: (folder / name).stat().st_size for name in files}, 0)
 
 
@@ -113,14 +113,14 @@ def record(folder: Path, brought: dict[Need, Content]) -> Path:
 
 def commits(scale: Scale) -> dict[str, str]:
     """Source -> the commit of what is here, of all that the scale names of the hub and that is complete."""
-    return {need.source: _content_here(need).commit for need in needs(scale) if hub.is_here(need.source, need.what)}
+    return {need.source: _content_here(need).commit for need in needs(scale) if hub.is_local(need.source, need.what)}
 
 
 def copy(brought: dict[Need, Content], to: Path) -> dict[str, str]:
     """Plain files below `to`, for a machine without the library's cache; field of Scale -> the path that it is set to."""
     paths = {}
     for need, content in brought.items():
-        reference, cached = hub.parse(need.source), hub.cached(hub.parse(need.source), need.what)
+        reference, cached = hub.parse(need.source), hub.cached_folder(hub.parse(need.source), need.what)
         place = to / (f"{reference.repo}/{need.seed}" if need.seed else f"{reference.repo}@{content.commit[:12]}")
         for name, size in content.files.items():
             target = place / name

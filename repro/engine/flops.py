@@ -68,7 +68,7 @@ def network_of(source: str) -> Network:
     """The network of `Scale.model`: by its configuration, a shape, or a Pythia's name."""
     if hub.is_reference(source):
         named = re.search(r"pythia-([0-9.]+[mb])\b", source)
-        if not hub.is_here(source, "model"):
+        if not hub.is_local(source, "model"):
             return network_of(f"gpt-neox:{PYTHIA[named[1]]}") if named and named[1] in PYTHIA else Network()
         source = str(hub.resolve(source, "model"))
     if Path(source).exists():

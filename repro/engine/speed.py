@@ -215,7 +215,7 @@ class _Steps:
         )
         rollout = self._episodes(rows)
         target, _ = ppo.targets(rollout, prices.reference, rows, self.pick)
-        return _rate(rows * of_one, lambda: ppo.improve(setting, rollout, target, no_texts, prices))
+        return _rate(rows * of_one, lambda: ppo.ppo_step(setting, rollout, target, no_texts, prices))
 
     def read(self) -> float:
         pair = self.lengths.pair

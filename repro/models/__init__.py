@@ -1,1 +1,1 @@
-"""Networks: policies with a scalar head or a vocabulary, sampling, ranks, files and the hub. No detail is read here."""
+"""Networks: policy and scalar model, log-probabilities, sampling, ranks, files and the hub. No detail is read here."""

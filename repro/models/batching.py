@@ -1,4 +1,4 @@
-"""Batches of rows, the longest first, shared by the ranks."""
+"""Batches of rows for inference, the longest first, sharded over ranks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from repro.models import ranks
 
 
 def longest_first(ids: Tensor, pad: int) -> Tensor:
-    """[N, T] padded -> [N] row numbers, those with the most tokens first: batches of like lengths have little padding."""
+    """[N, T] padded -> [N] row indices, most tokens first: rows of similar length share a batch, which has little padding."""
     return (ids != pad).sum(1).argsort(descending=True, stable=True)
 
 
 @torch.no_grad()
-def map_rows(order: Tensor, batch: int, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    """-> [N] on the CPU: what `measure` makes, [B] row numbers -> [B], of rows taken in `order` [N], `batch` at a time.
+def map_rows(order: Tensor, batch: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """-> [N] on the CPU: `function`, [B] row indices -> [B], of all rows 0 to N - 1, run `batch` at a time in `order` [N].
 
-    Ranks share the rows.
+    Ranks shard the rows, and each gets the results of all.
     """
     own, _ = ranks.shard(order)
-    measured = torch.cat([measure(rows).cpu() for rows in own.split(batch)])
-    (every,) = ranks.merge_shards([measured.numpy()], order)
-    return torch.from_numpy(every)
+    results = torch.cat([function(rows).cpu() for rows in own.split(batch)])
+    (gathered,) = ranks.gather_shards([results.numpy()], order)
+    return torch.from_numpy(gathered)

@@ -1,7 +1,8 @@
-"""Critics: how they start, and the values that they give."""
+"""Critics: their initialisation and their values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from repro.models import forward_pass, pretrained
 from repro.models.scalar_model import ScalarModel, head_normal, head_zeros
 from repro.ops.places import last
 
-if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
+if TYPE_CHECKING:  # imported where it is used, since the registry is read without these libraries
     from transformers import PreTrainedModel
 
 
@@ -23,21 +24,23 @@ def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int
 
 
 def from_reward_model(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
-    """A copy of the reward model, its normalisation included (N+ detail 22)."""
+    """The critic starts from the reward model, normalisation included (N+ detail 22)."""
     return pretrained.load_scalar(reward_model)
 
 
 def with_random_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
-    """The SFT policy's trunk, with a head as a reward model's starts."""
+    """The critic starts from the SFT policy's trunk, with the random head that a reward model starts with."""
     return _on_sft(sft, head_normal, generator)
 
 
 def with_zero_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
-    """The SFT policy's trunk, with a head of zeros."""
+    """The critic starts from the SFT policy's trunk, with a head of zeros."""
     return _on_sft(sft, head_zeros, generator)
 
 
-def _on_sft(sft: Path, initialise, generator: torch.Generator) -> ScalarModel:
+def _on_sft(
+    sft: Path, initialise: Callable[[nn.Linear, torch.Generator], None], generator: torch.Generator
+) -> ScalarModel:
     critic = ScalarModel(pretrained.load_policy(sft).base_model)
     initialise(critic.head, generator)
     return critic
@@ -49,7 +52,7 @@ def with_own_trunk(critic: ScalarModel, policy: nn.Module) -> ScalarModel:
 
 
 def on_policy_trunk(critic: ScalarModel, policy: PreTrainedModel) -> ScalarModel:
-    """A head of zeros on the policy's own trunk, whose weights both losses then move (the 2019 code)."""
+    """The critic is a head of zeros on the policy's trunk, which both losses train (Ziegler et al. 2019, code)."""
     shared = ScalarModel(policy.base_model)
     nn.init.zeros_(shared.head.weight)
     nn.init.zeros_(shared.head.bias)

@@ -1,8 +1,8 @@
-"""Models and data from the Hugging Face hub, offline first: what a field of Scale names becomes a path on this machine.
+"""Models and data from the Hugging Face hub, offline first: a source in a field of Scale becomes a path on this machine.
 
-A source is a path, or `hub:OWNER/NAME@REVISION`; data is `hub:datasets/OWNER/NAME@REVISION`, and `/FILE` or `/FOLDER` behind
-the revision is a part of it. The library's own variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT. Weights are read from
-safetensors, or from a pickle of nothing but weights where a repository has no other. Left out: code from the hub.
+A source is a path, or `hub:OWNER/NAME@REVISION` for a model, or `hub:datasets/OWNER/NAME@REVISION` for data; `/FILE` or
+`/FOLDER` after the revision selects a part. The library's environment variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
+Weights are read from safetensors, or from weights-only pickles where a repository has nothing else. Left out: remote code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.errors import UserError
 
-if TYPE_CHECKING:  # imported where they are used: a Scale is parsed without any of them
+if TYPE_CHECKING:  # imported where it is used, since a Scale is parsed without these libraries
     from huggingface_hub import DryRunFileInfo
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -29,29 +29,29 @@ if TYPE_CHECKING:  # imported where they are used: a Scale is parsed without any
 
 PREFIX = "hub:"
 FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
-# A revision has a slash only where the hub itself makes the branch, as for its conversions to parquet.
+# Only revisions that the hub creates have a slash, such as refs/convert/parquet.
 REFERENCE = re.compile(
     r"hub:(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)"
     r"@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[^/@\s]+)(?:/(?P<part>[^\s@]+))?"
 )
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration, vocabulary and merges, sentencepiece, chat template
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first kind that there is
-ROWS = ("*.parquet", "*.jsonl", "*.json")  # the first kind that there is
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # in order of preference
+ROWS = ("*.parquet", "*.jsonl", "*.json")  # in order of preference
 ESSENTIAL = {
     "model": WEIGHTS,
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model"),
     "data": ROWS,
 }
-NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")  # what `datasets` writes beside the rows
+NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")  # metadata that `datasets` writes beside the rows
 RELEASED = Path(__file__).parents[1] / "data" / "released.csv"
-STARTS = {"sft_from": "sft", "rm_from": "rm", "policy_from": "ppo"}  # field of Scale -> stage in that table
-# Of GPT-NeoX in transformers 4.33: a causal mask, its fill value and rotary frequencies, which no training changes.
+STARTS = {"sft_from": "sft", "rm_from": "rm", "policy_from": "ppo"}  # field of Scale -> stage in released.csv
+# Constant buffers of GPT-NeoX in transformers 4.33: causal mask, its fill value, rotary frequencies.
 OLD_BUFFERS = re.compile(r"lm_backbone\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository of the hub at a revision, or the `part` of it below a folder; `kind` is "model" or "dataset"."""
+    """A repository of the hub at a revision, or a file or folder `part` of it; `kind` is "model" or "dataset"."""
 
     kind: str
     repo: str
@@ -68,144 +68,144 @@ def is_reference(source: str | Path) -> bool:
 
 
 def parse(source: str | Path) -> Reference:
-    """The reference that a text spells; UserError where it spells none."""
-    found = REFERENCE.fullmatch(str(source))
-    if not found:
+    """The reference in a source; UserError where the source is malformed."""
+    match = REFERENCE.fullmatch(str(source))
+    if not match:
         raise UserError(f"{str(source)!r} is no reference to the hub; write {FORM}")
-    kind = "dataset" if found["datasets"] else "model"
-    return Reference(kind, found["repo"], found["revision"], (found["part"] or "").rstrip("/"))
+    kind = "dataset" if match["datasets"] else "model"
+    return Reference(kind, match["repo"], match["revision"], (match["part"] or "").rstrip("/"))
 
 
 def resolve(source: str | Path, what: str) -> Path:
-    """The path of a "model", a "tokenizer" or "data": of a reference what is cached, or else what is downloaded now."""
+    """The path of a source, a "model", "tokenizer" or "data"; a reference is downloaded if the library's cache lacks it."""
     if not is_reference(source):
         return Path(source)
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     reference = parse(source)
     try:
-        return _at(reference, cached(reference, what))
+        return _at(reference, cached_folder(reference, what))
     except LocalEntryNotFoundError:
         return _at(reference, download(reference, what))
 
 
-def is_here(source: str | Path, what: str) -> bool:
-    """Whether `resolve` would need no network."""
+def is_local(source: str | Path, what: str) -> bool:
+    """Whether `resolve` needs no network."""
     if not is_reference(source):
         return Path(source).exists()
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return cached(parse(source), what).is_dir()
+        return cached_folder(parse(source), what).is_dir()
     except LocalEntryNotFoundError:
         return False
 
 
-def cached(reference: Reference, what: str) -> Path:
-    """The folder in the library's cache; its LocalEntryNotFoundError where a file that is needed is missing."""
+def cached_folder(reference: Reference, what: str) -> Path:
+    """The folder in the library's cache; LocalEntryNotFoundError where a needed file is missing."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     folder = Path(_snapshot(reference, [], local_files_only=True))
-    here = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-    files = wanted(here, what, reference.part)
-    missing = _lost_shards(folder, files)
+    names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    files = needed(names, what, reference.part)
+    missing = _missing_shards(folder, files)
     if missing or not _essential(files, what, reference.part):
         raise LocalEntryNotFoundError(f"{', '.join(missing) or what} is missing in {folder}")
-    # The library knows what a complete copy has, where it once listed the repository.
-    _snapshot(reference, _patterns(here, what, reference.part), local_files_only=True)
+    # Where the library has listed the repository before, it checks that the copy is complete.
+    _snapshot(reference, _patterns(names, what, reference.part), local_files_only=True)
     return folder
 
 
-def listed(reference: Reference, what: str) -> list[str]:
-    """The files that are needed, as the hub lists them now; UserError where it cannot be asked, or has none."""
+def list_files(reference: Reference, what: str) -> list[str]:
+    """The needed files, as the hub lists them now; UserError where the hub does not answer, or lists none."""
     from huggingface_hub import HfApi
 
     try:
-        # Asked once: its `list_repo_files` tries for half a minute before it says that there is no network.
-        told = HfApi().repo_info(reference.repo, repo_type=reference.kind, revision=reference.revision)
-        every = [each.rfilename for each in told.siblings]
-    except Exception as error:  # the library's, those of its HTTP client and the system's have no class in common
-        raise _explained(reference, error) from error
-    files = wanted(every, what, reference.part)
+        # Not `list_repo_files`, which retries for half a minute without a network.
+        info = HfApi().repo_info(reference.repo, repo_type=reference.kind, revision=reference.revision)
+        names = [each.rfilename for each in info.siblings]
+    except Exception as error:  # errors of the library, its HTTP client and the system share no narrower class
+        raise _hub_error(reference, error) from error
+    files = needed(names, what, reference.part)
     if not _essential(files, what, reference.part):
         raise UserError(f"{reference} has none of {', '.join(ESSENTIAL[what])}; it is no {what} that can be read here")
     return files
 
 
 def download(reference: Reference, what: str) -> Path:
-    """The folder in the library's cache, after what was missing of it has come from the hub; UserError if it cannot."""
-    files = listed(reference, what)
+    """The folder in the library's cache, completed from the hub; UserError where that fails."""
+    files = list_files(reference, what)
     try:
         return Path(_snapshot(reference, files))
     except Exception as error:  # as above
-        raise _explained(reference, error) from error
+        raise _hub_error(reference, error) from error
 
 
-def would_download(reference: Reference, what: str) -> list[DryRunFileInfo]:
-    """The files that are needed with their bytes and whether each is here already; UserError as `download`."""
-    files = listed(reference, what)
+def plan_download(reference: Reference, what: str) -> list[DryRunFileInfo]:
+    """The needed files, each with its size and whether it is cached already; UserError as `download`."""
+    files = list_files(reference, what)
     try:
         return _snapshot(reference, files, dry_run=True)
     except Exception as error:  # as above
-        raise _explained(reference, error) from error
+        raise _hub_error(reference, error) from error
 
 
-def wanted(names: Iterable[str], what: str, part: str = "") -> list[str]:
-    """Of a repository's files those that a "model", "tokenizer" or "data" needs, by name; of weights the safer kind."""
+def needed(names: Iterable[str], what: str, part: str = "") -> list[str]:
+    """The names among a repository's files that a "model", "tokenizer" or "data" needs; safetensors before pickles."""
     names = sorted(names)
     if part in names:
         return [part]
     patterns = _patterns(names, what, part)
-    return [name for name in _beside(names, what, part) if any(fnmatch(name, pattern) for pattern in patterns)]
+    return [name for name in _candidates(names, what, part) if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def _beside(names: Sequence[str], what: str, part: str) -> list[str]:
-    """Those that may be of use: of a model those that lie together, since what is deeper is another format's."""
-    below = f"{part}/" if part else ""
-    inside = [name for name in names if name.startswith(below) and Path(name).name not in NOT_ROWS]
-    return inside if what == "data" else [name for name in inside if "/" not in name.removeprefix(below)]
+def _candidates(names: Sequence[str], what: str, part: str) -> list[str]:
+    """The files inside `part`; of a model without subfolders, which hold other formats."""
+    prefix = f"{part}/" if part else ""
+    inside = [name for name in names if name.startswith(prefix) and Path(name).name not in NOT_ROWS]
+    return inside if what == "data" else [name for name in inside if "/" not in name.removeprefix(prefix)]
 
 
 def _patterns(names: Sequence[str], what: str, part: str) -> list[str]:
-    """What the files that are needed are called, where these are all that there are."""
+    """Glob patterns of the needed files, for a repository with these files."""
     if part in names:
         return [part]
-    below = f"{part}/" if part else ""
+    prefix = f"{part}/" if part else ""
     kinds = {"model": WEIGHTS, "tokenizer": (), "data": ROWS}[what]
     texts = () if what == "data" else TEXTS
-    return [f"{below}{each}" for each in (*texts, *_first_kind(_beside(names, what, part), kinds))]
+    return [f"{prefix}{each}" for each in (*texts, *_first_kind(_candidates(names, what, part), kinds))]
 
 
 def _first_kind(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """The first kind of file that there is, if there is any."""
+    """The first pattern that matches a file, as a list; empty where none does."""
     return next(([kind] for kind in kinds if any(fnmatch(Path(name).name, kind) for name in names)), [])
 
 
 def _essential(files: Sequence[str], what: str, part: str) -> bool:
-    """Whether there is what cannot be done without; a part that is a file was asked for as it is."""
+    """Whether an essential file is among them; a part that is a file needs no other."""
     return bool(files) and (files == [part] or bool(_first_kind(files, ESSENTIAL[what])))
 
 
-def _lost_shards(folder: Path, files: Sequence[str]) -> list[str]:
-    """The files that an index of the weights names and that are not there."""
+def _missing_shards(folder: Path, files: Sequence[str]) -> list[str]:
+    """The files named in an index of the weights that are absent."""
     suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in _first_kind(files, WEIGHTS))
     indices = [file for file in files if file.endswith(suffixes)]
     named = {name for index in indices for name in json.loads((folder / index).read_text())["weight_map"].values()}
     return sorted(named - {Path(file).name for file in files})
 
 
-def _snapshot(reference: Reference, patterns: Sequence[str], **how: bool) -> Any:
+def _snapshot(reference: Reference, patterns: Sequence[str], **options: bool) -> Any:
     """The library's `snapshot_download`: a path, or with `dry_run` what it would download."""
     from huggingface_hub import snapshot_download
 
-    deeper = f"{reference.part}/*/*" if reference.part else "*/*"
+    subfolders = f"{reference.part}/*/*" if reference.part else "*/*"
     return snapshot_download(
         reference.repo,
         repo_type=reference.kind,
         revision=reference.revision,
         allow_patterns=list(patterns),
-        ignore_patterns=[deeper] if reference.kind == "model" else list(NOT_ROWS),
-        **how,
+        ignore_patterns=[subfolders] if reference.kind == "model" else list(NOT_ROWS),
+        **options,
     )
 
 
@@ -213,8 +213,8 @@ def _at(reference: Reference, folder: Path) -> Path:
     return folder / reference.part if reference.part else folder
 
 
-def _explained(reference: Reference, error: Exception) -> UserError:
-    """Why it did not come from the hub, and what a person can do."""
+def _hub_error(reference: Reference, error: Exception) -> UserError:
+    """The error as one line for a person, with what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -242,7 +242,7 @@ def _explained(reference: Reference, error: Exception) -> UserError:
 
 @cache
 def released() -> dict[tuple[str, str, int], Reference]:
-    """(base model, stage, seed) -> the checkpoint that the paper's authors published of it (their release_runs.csv)."""
+    """(base model, stage, seed) -> the checkpoint that the paper's authors released (their release_runs.csv)."""
     with RELEASED.open(newline="") as file:
         return {
             (row["model"], row["stage"], int(row["seed"])): Reference("model", row["repo"], row["revision"])
@@ -251,23 +251,23 @@ def released() -> dict[tuple[str, str, int], Reference]:
 
 
 def start_source(value: str, model_source: str, seed: int, stage: str) -> str:
-    """What a starting point names for a seed: "released" the authors' of the stage (sft, rm, ppo, dpo), else itself."""
+    """The source of a starting point for a seed: of "released" the authors' checkpoint of the stage (sft, rm, ppo, dpo)."""
     if value != "released":
         return value.replace("{seed}", str(seed))
     base = parse(model_source).repo if is_reference(model_source) else str(model_source)
-    found = released().get((base, stage, seed))
-    if not found:
+    reference = released().get((base, stage, seed))
+    if not reference:
         seeds = sorted(each for name, kind, each in released() if (name, kind) == (base, stage))
         bases = dict.fromkeys(name for name, kind, _ in released() if kind == stage)
         raise UserError(
             f"the authors released no {stage} checkpoint of seed {seed} of {base}; there are seeds "
             + (f"{' '.join(map(str, seeds))}" if seeds else f"only of {', '.join(f'hub:{name}' for name in bases)}")
         )
-    return str(found)
+    return str(reference)
 
 
 def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
-    """The folder of a starting point that is not trained here, as `start_source` names it; downloaded if need be."""
+    """The folder of a starting point, by the source of `start_source`; downloaded if the cache lacks it."""
     if not value:
         raise LookupError(f"there is no starting point for {stage}: it is trained here")
     source = start_source(value, model_source, seed, stage)
@@ -280,24 +280,24 @@ def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
 
 
 def load_policy(source: str | Path) -> PreTrainedModel:
-    """A causal language model in float32, strictly: weights that are missing or do not fit are an error, not random."""
+    """A causal language model in float32, loaded strictly: weights that are missing or of another shape are an error."""
     from repro.models import pretrained
 
     folder = resolve(source, "model")
     try:
-        policy, told = pretrained.read_network(folder, trust_remote_code=False, output_loading_info=True)
+        policy, loading_info = pretrained.read_network(folder, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{folder}: no causal language model ({str(error).splitlines()[0]}); give another") from error
-    wrong = sorted({*told["missing_keys"], *(str(each) for each in told["mismatched_keys"])})
+    wrong = sorted({*loading_info["missing_keys"], *(str(each) for each in loading_info["mismatched_keys"])})
     if wrong:
         raise UserError(f"{folder}: weights are missing or do not fit: {_few(wrong)}; give a whole checkpoint")
     return pretrained.patch_forward(policy)
 
 
 def load_released_reward_model(folder: Path) -> ScalarModel:
-    """The authors' reward model as ours, strictly: backbone, head with its bias, and the bias that centres the reward.
+    """The authors' reward model as a `ScalarModel`, loaded strictly: backbone, head with its bias, and normalisation.
 
-    Theirs is `scalar_head(hidden) - config.bias` on a GPT-NeoX without a language head, at the last token that is no padding.
+    Theirs is `scalar_head(hidden) - config.bias` on a GPT-NeoX trunk, at the last token that is not padding.
     """
     import torch
     from transformers import AutoModel
@@ -311,16 +311,18 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     network = ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
     weights = {name: value for name, value in _weights(folder).items() if not OLD_BUFFERS.fullmatch(name)}
     expected = {
-        _their_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
+        _released_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
     }
     _require_same(folder, expected, weights)
-    ours = {name: weights[_their_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
-    network.load_state_dict(ours | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True)
+    renamed = {name: weights[_released_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
+    network.load_state_dict(
+        renamed | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True
+    )
     return pretrained.patch_forward(network)
 
 
 def is_released_reward_model(folder: Path) -> bool:
-    """Whether a folder holds a reward model as the authors saved theirs, and not as `pretrained.save_scalar` does."""
+    """Whether a folder holds a reward model in the authors' format, and not in that of `pretrained.save_scalar`."""
     return (folder / "config.json").is_file() and "base_config" in json.loads((folder / "config.json").read_text())
 
 
@@ -329,16 +331,16 @@ def _released_config(folder: Path) -> dict:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read ({error}); give a reward model's folder") from error
-    lacking = [name for name in ("base_config", "hidden_size", "bias") if name not in config]
-    if lacking:
+    missing = [name for name in ("base_config", "hidden_size", "bias") if name not in config]
+    if missing:
         raise UserError(
-            f"{folder / 'config.json'}: {', '.join(lacking)} is missing; a reward model as the paper's authors saved theirs, "
+            f"{folder / 'config.json'}: {', '.join(missing)} is missing; a reward model as the paper's authors saved theirs, "
             "with the bias that centres its reward, is needed"
         )
     return config
 
 
-def _their_name(name: str) -> str:
+def _released_name(name: str) -> str:
     return name.replace("trunk.", "lm_backbone.", 1) if name.startswith("trunk.") else f"scalar_{name}"
 
 
@@ -369,9 +371,11 @@ def _require_same(folder: Path, expected: dict[str, Tensor], found: dict[str, Te
         "unexpected": found.keys() - expected.keys(),
         "of another shape": {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape},
     }
-    told = [f"{what}: {_few(sorted(names))}" for what, names in wrong.items() if names]
-    if told:
-        raise UserError(f"{folder}: not the weights of its configuration ({'; '.join(told)}); give a whole checkpoint")
+    problems = [f"{what}: {_few(sorted(names))}" for what, names in wrong.items() if names]
+    if problems:
+        raise UserError(
+            f"{folder}: not the weights of its configuration ({'; '.join(problems)}); give a whole checkpoint"
+        )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Log-probabilities of responses, and whatever else is measured of their logits, a block of logits at a time."""
+"""Log-probabilities of responses, and other functions of their logits, computed a block of logits at a time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from repro.ops import text
 from repro.ops.places import last
 from repro.ops.vocabulary import selected_logprob
 
-# Places of responses whose logits exist at once: 0.4 GB of them in float32 with Pythia's vocabulary.
+# Response tokens whose logits exist at once: 0.4 GB in float32 with Pythia's vocabulary.
 LOGITS_AT_ONCE = 2_048
-NO_TOKEN = -1  # stands where a token may be given and none is
-# What is set in the configuration of a model that changes its logits after the output layer.
-AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+NO_TOKEN = -1  # in place of a token that is excluded from sampling
+# Settings in the configuration of models that transform logits after the output layer.
+LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int) -> Tensor:
-    """[B, Q], [B, R] -> [B, R, V]: the logits that each response token was drawn from.
+    """[B, Q], [B, R] -> [B, R, V]: the logits that each response token was sampled from.
 
-    The last token predicts nothing, so it is not run; logits of the query are not computed.
+    The last response token is not run, since it predicts nothing; logits of the query are not computed.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
     tokens = response.shape[1]
@@ -36,7 +36,7 @@ def response_logits(policy: nn.Module, query: Tensor, response: Tensor, pad: int
 
 
 def token_logprobs(logits: Tensor, response: Tensor, pad: int, eos: int, temperature: float) -> Tensor:
-    """[B, R, V], [B, R] -> [B, R] float32: log-probability of each response token; 0 of padding."""
+    """[B, R, V], [B, R] -> [B, R] float32: log-probability in nats of each response token; 0 for padding."""
     tokens = response.clamp(max=logits.shape[-1] - 1)
     return text.logprob_of(logits, tokens, temperature).masked_fill(padding.is_padding(response, pad, eos), 0.0)
 
@@ -58,10 +58,11 @@ def response_measures(
     *others: Callable[[Tensor, float], Tensor],
     positions: int = LOGITS_AT_ONCE,
 ) -> tuple[Tensor, ...]:
-    """[B, Q], [B, R] -> [B, R] float32 each: log-probability of each response token, and `others` of (its logits [..., V],
-    temperature), as an entropy; 0 of padding.
+    """[B, Q], [B, R] -> [B, R] float32 each: log-probability in nats of each response token, and each of `others`.
+
+    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. All results are 0 for padding.
     """
-    ids, never = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
+    ids, excluded = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
 
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:
         logits = mask_pad_logit(logits, pad, eos)
@@ -69,35 +70,36 @@ def response_measures(
         return torch.stack([logprob, *(other(logits, temperature) for other in others)], -1)
 
     if others:
-        found = measure_logits(policy, ids, response, pad, measure, positions)
+        measures = measure_logits(policy, ids, response, pad, measure, positions)
     else:
-        found = selected_logprobs(policy, ids, response, pad, temperature + text.TEMPERATURE_EPSILON, never)[..., None]
-    return found.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
+        scale = temperature + text.TEMPERATURE_EPSILON
+        measures = selected_logprobs(policy, ids, response, pad, scale, excluded)[..., None]
+    return measures.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
 
 
 def selected_logprobs(
-    policy: nn.Module, ids: Tensor, tokens: Tensor, pad: int, temperature: float, never: int = NO_TOKEN
+    policy: nn.Module, ids: Tensor, tokens: Tensor, pad: int, temperature: float, excluded: int = NO_TOKEN
 ) -> Tensor:
-    """[B, T], [B, N] -> [B, N] float32: log-probability of each token after one of the last N places of `ids`.
+    """[B, T] ids, [B, N] tokens -> [B, N] float32: log-probability in nats of token n as predicted at position T - N + n.
 
-    `never` is a token that cannot be drawn. Logits exist a block at a time, where the output layer allows it.
+    `excluded` is a token of probability 0. Logits exist a block at a time, if the output layer is a plain linear one.
     """
 
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:
-        logits = mask_logit(logits, never) / temperature
+        logits = mask_logit(logits, excluded) / temperature
         tokens = tokens.clamp(max=logits.shape[-1] - 1)[..., None]
         return logits.float().log_softmax(-1).gather(-1, tokens)
 
     network = wrapping.unwrap(policy)
     head = network.get_output_embeddings()
-    if _changes_logits(network) or type(head) is not nn.Linear or head.bias is not None:
+    if _transforms_logits(network) or type(head) is not nn.Linear or head.bias is not None:
         return measure_logits(policy, ids, tokens, pad, measure)[..., 0]
 
     def of_hidden(hidden: Tensor) -> Tensor:
         flat = tokens.clamp(max=len(head.weight) - 1).flatten()
-        return selected_logprob(hidden.flatten(0, 1), head.weight, flat, temperature, never).view_as(tokens)
+        return selected_logprob(hidden.flatten(0, 1), head.weight, flat, temperature, excluded).view_as(tokens)
 
-    with _instead_of(head, of_hidden):
+    with _replaced_forward(head, of_hidden):
         return policy(**_inputs(network, ids, tokens, pad)).logits
 
 
@@ -109,13 +111,13 @@ def measure_logits(
     measure: Callable[[Tensor, Tensor], Tensor],
     positions: int = LOGITS_AT_ONCE,
 ) -> Tensor:
-    """[B, T], [B, N] -> [B, N, K]: what `measure` makes, [n, V] and [n] -> [n, K], of the logits of the last N places.
+    """[B, T] ids, [B, N] tokens -> [B, N, K]: `measure` ([n, V] logits, [n] tokens -> [n, K]) at the last N positions.
 
-    Logits exist for `positions` places at a time, in the backward pass too, which computes them again.
+    Logits exist for `positions` of them at a time, also in the backward pass, which recomputes them.
     """
     network = wrapping.unwrap(policy)
     inputs, head = _inputs(network, ids, tokens, pad), network.get_output_embeddings()
-    if _changes_logits(network):
+    if _transforms_logits(network):
         return measure(policy(**inputs).logits, tokens)
     project = head.forward
 
@@ -126,15 +128,15 @@ def measure_logits(
         if tokens.numel() <= positions:
             return part(hidden, tokens)
         parts = zip(hidden.flatten(0, 1).split(positions), tokens.flatten().split(positions))
-        found = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in parts]
-        return torch.cat(found).unflatten(0, tokens.shape)
+        measured = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in parts]
+        return torch.cat(measured).unflatten(0, tokens.shape)
 
-    with _instead_of(head, of_hidden):
+    with _replaced_forward(head, of_hidden):
         return policy(**inputs).logits
 
 
 def _inputs(network: nn.Module, ids: Tensor, tokens: Tensor, pad: int) -> dict[str, Any]:
-    """What a forward pass is given that is read at as many of the last places as there are tokens in a row."""
+    """Arguments of a forward pass whose logits are read at the last N positions, for [B, N] tokens."""
     count = tokens.shape[1]
     return (
         forward_pass.model_inputs(ids, pad)
@@ -143,14 +145,17 @@ def _inputs(network: nn.Module, ids: Tensor, tokens: Tensor, pad: int) -> dict[s
     )
 
 
-def _changes_logits(network: nn.Module) -> bool:
-    """Whether logits are more than the output layer makes of hidden states."""
-    return any(getattr(network.config.get_text_config(), name, None) for name in AFTER_THE_HEAD)
+def _transforms_logits(network: nn.Module) -> bool:
+    """Whether the model transforms its logits after the output layer."""
+    return any(getattr(network.config.get_text_config(), name, None) for name in LOGIT_TRANSFORMS)
 
 
 @contextmanager
-def _instead_of(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within, the output layer gives something else than logits of its hidden states; so it runs where ranks expect it."""
+def _replaced_forward(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context the output layer runs `forward` on its hidden states.
+
+    So it still runs inside the model's forward pass, where DDP and FSDP expect it.
+    """
     project, patched = head.forward, "forward" in vars(head)
     head.forward = forward
     try:
@@ -164,9 +169,9 @@ def _instead_of(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterato
 def response_kl(
     policy: nn.Module, reference: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 of padding.
+    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 for padding.
 
-    As many episodes at a time as have `LOGITS_AT_ONCE` places, which bounds memory where no gradient is asked for.
+    `LOGITS_AT_ONCE` tokens at a time, which bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
     parts = [
@@ -177,15 +182,15 @@ def response_kl(
 
 
 def mask_pad_logit(logits: Tensor, pad: int, eos: int) -> Tensor:
-    """[..., V] logits, in which a padding token of its own cannot be drawn: a mask would take it for a hole.
+    """[..., V] logits with -inf for the padding token, unless it is the end of text: sampled, it would be masked out.
 
-    Pythia's output layer has a place for it (50277 of 50304), with some probability that training never moved.
+    Pythia's output layer has a row for it (50277 of 50304), untrained and so with some probability.
     """
     return mask_logit(logits, pad if pad != eos else NO_TOKEN)
 
 
 def mask_logit(logits: Tensor, token: int) -> Tensor:
-    """[..., V] logits, in which one token cannot be drawn; with `NO_TOKEN`, unchanged."""
+    """[..., V] logits with -inf for one token; unchanged for `NO_TOKEN`."""
     if not 0 <= token < logits.shape[-1]:
         return logits
     return logits.index_fill(-1, torch.full((1,), token, device=logits.device), -math.inf)

@@ -1,4 +1,4 @@
-"""Mixed precision: what autocast computes in, and which dtype frozen weights have."""
+"""Mixed precision: the dtype of autocast and of frozen weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:  # imported where they are used: whoever reads the registry do
     from accelerate import Accelerator
 
 
-def as_declared(precision: str) -> str:
-    """accelerate's word for a scale's precision: bfloat16 autocast where "auto" finds a device that likes it."""
-    likes_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16" if precision == "bfloat16" or (precision == "auto" and likes_bfloat16) else "no"
+def by_scale(precision: str) -> str:
+    """accelerate's `mixed_precision` for Scale.precision: "auto" is bfloat16 on a GPU that supports it, else float32."""
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if precision == "bfloat16" or (precision == "auto" and has_bfloat16) else "no"
 
 
-def never(precision: str) -> str:
+def float32(precision: str) -> str:
     """float32 throughout."""
     return "no"
 
@@ -31,9 +31,9 @@ def bfloat16(precision: str) -> str:
 
 
 def cast_weights(network: nn.Module, weights: str) -> nn.Module:
-    """The frozen network with its transformer's weights in "float32" or "bfloat16"; a scalar head stays as it is.
+    """The frozen network with the weights of its transformer in "float32" or "bfloat16".
 
-    Buffers stay too: rotary frequencies in bfloat16 would put tokens in other places.
+    A scalar head and all buffers keep their dtype: bfloat16 rotary frequencies would shift positions.
     """
     for parameter in trunk_of(network).parameters() if isinstance(network, ScalarModel) else network.parameters():
         parameter.data = parameter.data.to(getattr(torch, weights))
@@ -41,8 +41,8 @@ def cast_weights(network: nn.Module, weights: str) -> nn.Module:
 
 
 def cached_autocast(accelerator: Accelerator) -> AbstractContextManager:
-    """Within, autocast rounds a weight once and not in every forward pass; not where ranks share weights, which come and go."""
+    """One autocast context around many forward passes, which casts each weight once; no context with sharded weights."""
     from accelerate.utils import DistributedType
 
-    shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    return nullcontext() if shared else accelerator.autocast()
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return nullcontext() if sharded else accelerator.autocast()

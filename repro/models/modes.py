@@ -1,4 +1,4 @@
-"""Modes of a network: dropout in training, frozen for evaluation, activations recomputed in the backward pass."""
+"""Modes of a network: dropout in training, frozen for inference, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from repro.models.scalar_model import trunk_of
 
 
 def set_dropout(network: nn.Module, probability: float) -> nn.Module:
-    """The network in training mode with every dropout at `probability`: 0 unless a recipe says otherwise (N+ detail 7)."""
+    """The network in training mode with every dropout at `probability`, which is 0 in the paper (N+ detail 7)."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
         for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0 if name == "layerdrop" else probability)  # of whole layers: another thing
+            setattr(module, name, 0.0 if name == "layerdrop" else probability)  # layerdrop drops whole layers
     return network.train()
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, without dropout and without gradients."""
+    """The network in evaluation mode, without dropout, its weights without gradients."""
     return set_dropout(network, 0.0).eval().requires_grad_(False)
 
 
 @contextmanager
-def recompute_activations(networks: Iterable[nn.Module], what: str) -> Iterator[None]:
-    """Within, a backward pass computes the activations of "layers" again instead of keeping them; or of "nothing"."""
-    trunks = [trunk_of(network) for network in networks] if what == "layers" else []
+def recompute_activations(networks: Iterable[nn.Module], unit: str) -> Iterator[None]:
+    """Activation checkpointing within the context: the backward pass recomputes each of the "layers", or "nothing"."""
+    trunks = [trunk_of(network) for network in networks] if unit == "layers" else []
     for trunk in trunks:
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
     try:

@@ -1,8 +1,8 @@
-"""GPT-NeoX, Pythia's architecture, as `transformers` has it: the same numbers with less work.
+"""A faster forward pass of GPT-NeoX, Pythia's architecture in `transformers`, with the same outputs.
 
-Its layers are run by the functions below, which rotate queries and keys in three passes over memory where the library takes
-a dozen, and whose last layer works only at the places that somebody reads: keys and values of the others are all that is
-left of them by then. Weights, configuration and files stay the library's.
+The functions below replace `forward` of its layers. They rotate queries and keys in three passes over memory instead of a
+dozen. The last layer runs only at the places whose output is read; at the others only its keys and values are needed.
+Weights, configuration and files stay the library's.
 """
 
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from transformers.models.gpt_neox.modeling_gpt_neox import (
 from repro.ops.places import EVERY, Places, at
 
 
-def with_less_work(network: nn.Module) -> nn.Module:
-    """The network, its GPT-NeoX layers run by this module if it has any; not where its positions are of another kind."""
+def patch_layers(network: nn.Module) -> nn.Module:
+    """The network, its GPT-NeoX layers (if any) run by this module; unchanged where rotary embeddings are of another kind."""
     if any(isinstance(m, GPTNeoXRotaryEmbedding) and m.rope_type != "default" for m in network.modules()):
         return network
     for module in network.modules():
         if isinstance(module, GPTNeoXRotaryEmbedding):
-            module.forward = MethodType(_rotation, module)
+            module.forward = MethodType(_rotary_forward, module)
         elif isinstance(module, GPTNeoXLayer):
-            module.forward = MethodType(_layer, module)
+            module.forward = MethodType(_layer_forward, module)
     for module in network.modules():
         if isinstance(module, GPTNeoXPreTrainedModel) and hasattr(module, "layers"):
-            module.layers[-1].forward = MethodType(_last_layer, module.layers[-1])
+            module.layers[-1].forward = MethodType(_last_layer_forward, module.layers[-1])
     return network
 
 
@@ -44,82 +44,83 @@ def with_less_work(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Rotation:
-    """What turns the first 2n numbers of each query and key, pairs (i, i + n) of them.
+    """The rotation of the first 2n elements of each query and key, as n pairs (i, i + n).
 
-    A number becomes `same` times itself, plus `later` times the one n places on, plus `earlier` times the one n places back;
-    where they are 0 nothing is read across the end of a row. Each is [1, T * H * 3 * head] where all rows have the same
-    positions, so that memory is gone through in long runs, else [B, T, 1, 3 * head].
+    x'[i] = cosine[i] x[i] + sine_next[i] x[i + n] + sine_previous[i] x[i - n]. A sine is 0 where its element is not rotated
+    or would lie beyond the head. Each is [1, T * H * 3 * head] where all rows have the same positions, so that memory is read
+    in long runs, else [B, T, 1, 3 * head].
     """
 
-    same: Tensor
-    later: Tensor
-    earlier: Tensor
+    cosine: Tensor
+    sine_next: Tensor
+    sine_previous: Tensor
     n: int
 
-    def turn(self, qkv: Tensor, sign: float) -> Tensor:
-        """[B, T, H, 3 * head] -> the same, turned by the positions' angles; back by them where `sign` is -1."""
-        n, values = self.n, qkv.flatten(1) if self.same.dim() == 2 else qkv
-        turned = values * self.same
-        turned[..., :-n].addcmul_(values[..., n:], self.later[..., :-n], value=sign)
-        turned[..., n:].addcmul_(values[..., :-n], self.earlier[..., n:], value=sign)
-        return turned.view_as(qkv).to(qkv.dtype)
+    def apply(self, qkv: Tensor, sign: float) -> Tensor:
+        """[B, T, H, 3 * head] -> the same, rotated by the positions' angles times `sign`."""
+        n, values = self.n, qkv.flatten(1) if self.cosine.dim() == 2 else qkv
+        rotated = values * self.cosine
+        rotated[..., :-n].addcmul_(values[..., n:], self.sine_next[..., :-n], value=sign)
+        rotated[..., n:].addcmul_(values[..., :-n], self.sine_previous[..., n:], value=sign)
+        return rotated.view_as(qkv).to(qkv.dtype)
 
 
-class _Turn(torch.autograd.Function):
-    """A rotation's gradient is the rotation back, which reads nothing of the forward pass."""
+class _Rotate(torch.autograd.Function):
+    """The gradient is the inverse rotation, which needs nothing saved from the forward pass."""
 
     @staticmethod
     def forward(context: Any, qkv: Tensor, rotation: Rotation) -> Tensor:
         context.rotation = rotation
-        return rotation.turn(qkv, 1.0)
+        return rotation.apply(qkv, 1.0)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return context.rotation.turn(gradient, -1.0), None
+        return context.rotation.apply(gradient, -1.0), None
 
 
-def _rotation(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Tensor) -> Rotation:
-    """[1 or B, T] positions -> the rotation of all layers' queries and keys."""
+def _rotary_forward(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Tensor) -> Rotation:
+    """[1 or B, T] positions -> the rotation of queries and keys in all layers."""
     heads = rotary.config.num_attention_heads
-    frequency, on, back = _of_numbers(rotary, x.device)
-    angle = position_ids[:, :, None, None].float() * frequency  # 0 of numbers that are not turned
-    same, sine = angle.cos(), angle.sin()
-    parts = (same, sine * on, sine * back)
+    frequency, sign_next, sign_previous = _element_constants(rotary, x.device)
+    angle = position_ids[:, :, None, None].float() * frequency  # 0 for elements that are not rotated
+    cosine, sine = angle.cos(), angle.sin()
+    parts = (cosine, sine * sign_next, sine * sign_previous)
     if len(position_ids) == 1:
         parts = (each.expand(-1, -1, heads, -1).flatten(1) for each in parts)
     return Rotation(*parts, len(rotary.inv_freq))
 
 
-def _of_numbers(rotary: GPTNeoXRotaryEmbedding, device: torch.device) -> Tensor:
-    """[3, 3 * head]: of each number of one head's query, key and value, how fast it turns, and the sign of the sine with which
-    the number n places on and the one n places back come in.
+def _element_constants(rotary: GPTNeoXRotaryEmbedding, device: torch.device) -> Tensor:
+    """[3, 3 * head]: of each element of one head's query, key and value its frequency, and the signs of its two sines.
+
+    Cached on the module.
     """
-    known = vars(rotary).get("of_numbers")
-    if known is None or known.device != device:
+    constants = vars(rotary).get("element_constants")
+    if constants is None or constants.device != device:
         n, head = len(rotary.inv_freq), rotary.config.hidden_size // rotary.config.num_attention_heads
-        known = torch.zeros(3, 3, head, device=device)
-        known[0, :2, : 2 * n] = rotary.inv_freq.float().repeat(2).to(device)
-        known[1, :2, :n], known[2, :2, n : 2 * n] = -1.0, 1.0
-        known = rotary.of_numbers = known.flatten(1)
-    return known
+        constants = torch.zeros(3, 3, head, device=device)
+        constants[0, :2, : 2 * n] = rotary.inv_freq.float().repeat(2).to(device)
+        constants[1, :2, :n], constants[2, :2, n : 2 * n] = -1.0, 1.0
+        constants = rotary.element_constants = constants.flatten(1)
+    return constants
 
 
 # ---------------------------------------------------------------------------------------------- layers
 
 
-def _layer(layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, **inputs: Any) -> Tensor:
-    """Every layer but the last needs every place: later ones read its keys and values."""
-    return _last_layer(layer, hidden_states, **inputs)
+def _layer_forward(layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, **inputs: Any) -> Tensor:
+    """A layer before the last: it computes every place, since later layers need its keys and values."""
+    return _last_layer_forward(layer, hidden_states, **inputs)
 
 
-def _last_layer(
+def _last_layer_forward(
     layer: GPTNeoXLayer, hidden_states: Tensor, places: Places = EVERY, position_ids: Any = None, **inputs: Any
 ) -> Tensor:
     """[B, T, D] -> [B, K, D]: the layer's output at these places."""
     if layer.gradient_checkpointing and layer.training:
-        # The library makes the `forward` of a class compute activations again, which this one stands in front of.
-        again = partial(_output, layer, places=places, **inputs | {"layer_past": None})
-        return layer._gradient_checkpointing_func(again, hidden_states)
+        # The library's activation checkpointing wraps the `forward` of the class, which this one replaces.
+        recompute = partial(_output, layer, places=places, **inputs | {"layer_past": None})
+        return layer._gradient_checkpointing_func(recompute, hidden_states)
     return _output(layer, hidden_states, places, **inputs)
 
 
@@ -144,15 +145,15 @@ def _attend(
     use_cache: Any = None,
     **kwargs: Any,
 ) -> Tensor:
-    """[B, T, D] -> [B, K, D]: what each of the places takes from those before it and in the cache."""
+    """[B, T, D] -> [B, K, D]: attention output at K places, over the positions up to each and those in the cache."""
     qkv = attention.query_key_value(hidden_states)
-    qkv = _Turn.apply(qkv.unflatten(-1, (-1, 3 * attention.head_size)), position_embeddings)
+    qkv = _Rotate.apply(qkv.unflatten(-1, (-1, 3 * attention.head_size)), position_embeddings)
     query, key, value = qkv.unflatten(-1, (3, attention.head_size)).unbind(-2)  # [B, T, H, head] each
     query, key, value = at(query, places).transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if layer_past is not None:
         key, value = layer_past.update(key, value, attention.layer_idx)
     interface = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
-    mixed, _ = interface(
+    attended, _ = interface(
         attention,
         query,
         key,
@@ -162,13 +163,13 @@ def _attend(
         dropout=attention.attention_dropout if attention.training else 0.0,
         **kwargs,
     )
-    return attention.dense(mixed.flatten(2))
+    return attention.dense(attended.flatten(2))
 
 
 def _mask_at(mask: Tensor | None, places: Places, tokens: int, key: Tensor) -> Tensor | None:
-    """[B or 1, 1, T, T'] -> [B or 1, 1, K, T']: the mask's rows of these places of T tokens.
+    """[B or 1, 1, T, T'] -> [B or 1, 1, K, T']: the rows of the mask at these places.
 
-    No mask is a causal one, of a text's first tokens: a cache of fixed size may have room for more.
+    No mask means a causal one over the first T of T' positions, since a cache of fixed size may have more columns.
     """
     if isinstance(places, slice) and places == EVERY:
         return mask

@@ -1,4 +1,4 @@
-"""Position ids: each column's number, or counted from the attention mask."""
+"""Position ids: column indices, or counted from the attention mask."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from repro.models.scalar_model import trunk_of
 
 
 def implicit(network: nn.Module) -> nn.Module:
-    """Positions count columns, padding included: with rotary positions only distances matter (the paper's code)."""
+    """Positions are column indices, padding included, as in the paper's code: rotary attention depends on distances only."""
     return network
 
 
 def from_mask(network: nn.Module) -> nn.Module:
-    """Positions count the tokens that are not padding, so that a text's first is 0 on whichever side it is padded."""
+    """Positions count tokens that are not padding, so that a text's first token has position 0 on either side of padding."""
     trunk_of(network).register_forward_pre_hook(_count_positions, with_kwargs=True)
     return network
 
 
 def _count_positions(trunk: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Of a cached step the mask covers the whole text and the ids its last tokens. A mask of every place's own [B, 1, T, T]
-    says nothing of positions, and whoever gives it gives them too.
+    """Adds `position_ids` to the arguments of the trunk.
+
+    With a KV cache the mask covers the whole text and the ids only its last tokens. A [B, 1, T, T] mask does not determine
+    positions, so its caller passes them.
     """
     if kwargs["attention_mask"].dim() == 4:
         return args, kwargs

@@ -1,6 +1,6 @@
-"""Networks initialised, loaded and saved: a folder as `transformers` has it, or a GGUF file.
+"""Networks: initialising, loading from a folder of `transformers` or a GGUF file, and saving.
 
-A policy is a causal language model of `transformers`; a reward model or critic is a trunk of one with a scalar head.
+A policy is a causal language model of `transformers`; a reward model or critic is its trunk with a scalar head.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from repro.models.pooling import POOLINGS
 from repro.models.scalar_model import ScalarModel, trunk_of
 from repro.models.shape import parse_shape
 
-if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
+if TYPE_CHECKING:  # imported where it is used, since the registry is read without these libraries
     from transformers import PreTrainedModel
 
 
@@ -52,33 +52,33 @@ def load_policy(source: Path) -> PreTrainedModel:
 
 
 def read_network(source: Path, **options: Any) -> Any:
-    """What `from_pretrained` makes of a source and these options, in float32."""
+    """`AutoModelForCausalLM.from_pretrained` of a folder or GGUF file with these options, in float32."""
     from transformers import AutoModelForCausalLM
 
-    found = network_kwargs(source)
-    # A GGUF is unpacked behind a progress bar that no setting turns off.
-    quiet = redirect_stderr(io.StringIO()) if "gguf_file" in found else nullcontext()
+    source_options = network_kwargs(source)
+    # Dequantising a GGUF shows a progress bar that no setting turns off.
+    quiet = redirect_stderr(io.StringIO()) if "gguf_file" in source_options else nullcontext()
     with quiet:
-        return AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **found, **options)
+        return AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **source_options, **options)
 
 
 def network_kwargs(source: Path) -> dict[str, Any]:
-    """Arguments by which `from_pretrained` finds a network, its weights unpacked; UserError where there is none."""
-    found = source_kwargs(source, "config.json")
-    if "gguf_file" not in found:
-        return found
+    """Arguments of `from_pretrained` for a network, a GGUF dequantised; UserError where there is none."""
+    kwargs = source_kwargs(source, "config.json")
+    if "gguf_file" not in kwargs:
+        return kwargs
     from transformers import GgufConfig
 
-    return found | {"quantization_config": GgufConfig(dequantize=True)}
+    return kwargs | {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def source_kwargs(source: Path, usual: str) -> dict[str, Any]:
-    """Arguments by which `from_pretrained` finds what lies in a folder with the `usual` file, in a GGUF, or by one."""
-    if (source / usual).is_file():
+def source_kwargs(source: Path, expected: str) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a folder with the `expected` file, a GGUF file, or a folder with one GGUF file."""
+    if (source / expected).is_file():
         return {"pretrained_model_name_or_path": source, "local_files_only": True}
     files = [source] if source.suffix == ".gguf" else sorted(source.glob("*.gguf"))
     if len(files) != 1:
-        raise UserError(f"{source}: {len(files)} GGUF files and no {usual}; a folder with one of either is needed")
+        raise UserError(f"{source}: {len(files)} GGUF files and no {expected}; a folder with one of either is needed")
     from transformers.utils import is_gguf_available
 
     if not is_gguf_available():
@@ -88,43 +88,43 @@ def source_kwargs(source: Path, usual: str) -> dict[str, Any]:
 
 
 def patch_forward(network: nn.Module) -> nn.Module:
-    """The network as it is run here: told its positions as its configuration says, and GPT-NeoX with less work."""
-    from repro.models.neox import with_less_work
+    """The network with the forward pass used here: position ids by its configuration, and the faster GPT-NeoX layers."""
+    from repro.models.neox import patch_layers
 
-    with_less_work(network)
+    patch_layers(network)
     return position_ids.POSITION_IDS[getattr(trunk_of(network).config, "positions", "implicit")](network)
 
 
 def save_policy(policy: nn.Module, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
-    """As `transformers` saves it, an adapter merged into the weights; these weights, where it does not have them all.
+    """Save in the format of `transformers`, an adapter merged into the weights; only rank 0 writes.
 
-    The first rank writes.
+    `weights` are the full weights of a sharded policy, from `wrapping.gather_weights`.
     """
     if ranks.is_main():
         _merge_adapter(policy).save_pretrained(folder, **({"state_dict": dict(weights)} if weights else {}))
 
 
 def _merge_adapter(network: nn.Module) -> nn.Module:
-    """A copy with its adapter merged, since merging ends an adapter's training; without one, the network itself."""
+    """A copy with the adapter merged, since merging in place would end its training; without an adapter, the network itself."""
     return deepcopy(network).merge_and_unload() if hasattr(network, "merge_and_unload") else network
 
 
 def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor] = {}) -> None:
-    """Configuration of the trunk, and all weights and buffers, an adapter merged into them; else as `save_policy`."""
+    """Save the trunk's configuration with `reward_token`, and all weights and buffers; otherwise as `save_policy`."""
     if not ranks.is_main():
         return
     folder.mkdir(parents=True, exist_ok=True)
     trunk = _merge_adapter(network.trunk)
-    config = deepcopy(trunk.config)  # it may be a policy's too
+    config = deepcopy(trunk.config)  # a policy may share it
     config.reward_token = network.reward_token
     config.save_pretrained(folder)
-    own = {name: value for name, value in network.state_dict().items() if not name.startswith("trunk.")}
-    state = weights or own | {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
+    head = {name: value for name, value in network.state_dict().items() if not name.startswith("trunk.")}
+    state = weights or head | {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "model.safetensors")
 
 
 def load_scalar(folder: Path) -> ScalarModel:
-    """The saved network, strictly: a missing head bias, normalisation or pooling is an error, not a default."""
+    """A saved scalar model, loaded strictly: a missing head bias, normalisation or pooling is an error."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)

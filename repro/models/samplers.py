@@ -1,10 +1,10 @@
-"""Samplers by the names that `Scale.sampler` has for them."""
+"""The samplers by their names in `Scale.sampler`."""
 
 from repro.models import generate
 
 
 def sampler_named(name: str) -> generate.Sampler:
-    """The sampler of this name; vLLM's is imported where it is asked for."""
+    """The sampler of this name; vLLM's module is imported only if it is chosen."""
     if name == "vllm":
         from repro.models.vllm_sampler import Vllm
 

@@ -1,4 +1,4 @@
-"""Scores of texts under a reward model, one at a time, in pairs or in rows that ranks share."""
+"""Scores of texts under a reward model: of a batch, of pairs, and of a dataset whose rows ranks shard."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from repro.ops.places import last, last_true
 
 
 def response_scores(reward_model: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: what a reward model says at each response token, trained at the last or not."""
+    """[B, Q], [B, R] -> [B, R] float32: the reward model's output at each response token; only the last was trained."""
     inputs = forward_pass.model_inputs(torch.cat([query, response], 1), pad)
     return reward_model(**inputs, places=last(response.shape[1]))
 
 
 def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int) -> Tensor:
-    """[B, T] padded on either side, [B] response tokens of each -> [B] float32: the reward, pooled as the model says.
+    """[B, T] padded on either side, [B] response lengths in tokens -> [B] float32 scores, by the model's own pooling.
 
-    Columns that are padding on the left of every row are not run: no pooling depends on them.
+    Columns on the left that are padding in every row are not run, since no pooling depends on them.
     """
     ids = padding.trim_left(ids, pad)
-    how, is_token = POOLINGS[_scalar(reward_model).reward_token], ids != pad
-    output = reward_model(**forward_pass.model_inputs(ids, pad), places=how.places(is_token))
-    return how.pool(output, is_token, response_tokens)
+    pooling, is_token = POOLINGS[_scalar(reward_model).reward_token], ids != pad
+    output = reward_model(**forward_pass.model_inputs(ids, pad), places=pooling.places(is_token))
+    return pooling.pool(output, is_token, response_tokens)
 
 
 def score_pairs(
     reward_model: nn.Module, first: Tensor, second: Tensor, response_tokens: tuple[Tensor, Tensor], pad: int
 ) -> Tensor:
-    """[B, T] texts twice, [B] response tokens of each twice, on the CPU -> [B, 2] float32: the rewards of both.
+    """Two [B, T] batches of texts and their [B] response lengths, on the CPU -> [B, 2] float32 scores.
 
-    Where the texts of a row begin alike and the reward is read at one token, what they share is run once.
+    Where the reward is read at one token, the prefix that the two texts of a row have in common is run once.
     """
     network, device = _scalar(reward_model), next(reward_model.parameters()).device
     if (
@@ -53,7 +53,7 @@ def score_pairs(
 
 
 def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int, batch: int) -> Tensor:
-    """[N, T] padded on either side, [N] -> [N] float32 on the CPU, `batch` rows at a time; ranks share the rows."""
+    """[N, T] padded on either side, [N] response lengths -> [N] float32 scores on the CPU, `batch` at a time over all ranks."""
     device = next(reward_model.parameters()).device
 
     def scores(rows: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ def score_rows(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pa
 
 
 def trim_for(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
-    """[B, T] rows without the columns on the right that are padding in every row, unless the reward is read there."""
+    """[B, T] without the columns on the right that are padding in every row, unless the pooling reads the last column."""
     return POOLINGS[_scalar(reward_model).reward_token].trim(ids, pad)
 
 
 def _scalar(reward_model: nn.Module) -> ScalarModel:
-    """The network itself, where ranks have wrapped it."""
+    """The reward model without its DDP or FSDP wrapper."""
     return wrapping.unwrap(reward_model)

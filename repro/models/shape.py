@@ -1,4 +1,4 @@
-"""The shape of a network that is to be initialised, as `Scale.model` spells it; whoever parses one needs no library."""
+"""The shape of a randomly initialised network, as `Scale.model` spells it; parsing it imports no library."""
 
 from repro.errors import UserError
 

@@ -1,10 +1,10 @@
-"""Sampling by vLLM, in this process and on this GPU: optional (`pip install '.[vllm]'`), and chosen by `Scale.sampler`.
+"""Sampling with vLLM, in this process and on this GPU: optional (`pip install '.[vllm]'`), chosen by `Scale.sampler`.
 
 Written against vLLM's documented interface (LLM, SamplingParams, apply_model, reset_prefix_cache) and tested with a stand-in
-for it; it has not been run on a GPU. What it does otherwise than the other samplers:
-- it draws with a seed for each episode and not with the episode's uniform numbers: other tokens, from the same distribution;
-- its log-probabilities come from other kernels than the update's. `policy/sampler_gap` says how far they are apart, and the
-  detail `old_logprob` can have them computed again.
+for it; it has not been run on a GPU. It differs from the other samplers in two ways:
+- It draws with a seed per episode instead of the episode's uniform random numbers: other tokens of the same distribution.
+- Its log-probabilities come from other kernels than the update's. `policy/sampler_gap` measures the difference, and the
+  detail `old_logprob` can have them computed by the update's forward pass.
 """
 
 import os
@@ -19,30 +19,30 @@ from repro.errors import UserError
 from repro.models import ranks, wrapping
 from repro.models.generate import Sampling
 
-SHARE = 0.3  # of the GPU's memory that is vLLM's for good: its weights and its cache
-NEVER = -100.0  # the lowest that vLLM adds to a logit
+GPU_MEMORY_UTILIZATION = 0.3  # of the GPU, which vLLM reserves for its weights and its KV cache
+LOWEST_LOGIT_BIAS = -100.0
 
 
 class Vllm:
-    """A sampler (`repro.models.generate.Sampler`) that holds an engine, which is made when it first samples.
+    """A sampler (`repro.models.generate.Sampler`) with an engine, which it constructs at its first call.
 
-    Weights are handed over each time: cheap beside a rollout, and no engine can draw with those of an earlier update.
+    Every call loads the policy's weights into the engine: cheap beside a rollout, and the engine is never an update behind.
     """
 
     def __init__(self) -> None:
-        self.engines: list[Any] = []  # one, once it has sampled
+        self.engines: list[Any] = []  # one, from the first call on
 
     @torch.no_grad()
     def __call__(
-        self, policy: nn.Module, query: Tensor, uniform: Tensor, how: Sampling, eos: int, pad: int
+        self, policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
     ) -> tuple[Tensor, Tensor]:
-        network = _network(policy, how)
+        network = _network(policy, sampling)
         if not self.engines:
             self.engines.append(_engine(network))
         (engine,) = self.engines
-        _hand_over(engine, network)
+        _load_weights(engine, network)
         prompts = [{"prompt_token_ids": row[row != pad].tolist()} for row in query.cpu()]
-        answers = engine.generate(prompts, _parameters(uniform, how, eos, pad), use_tqdm=False)
+        answers = engine.generate(prompts, _parameters(uniform, sampling, eos, pad), use_tqdm=False)
         tokens = torch.full(uniform.shape, pad, dtype=torch.long)
         logprob = torch.zeros(uniform.shape)
         for row, answer in enumerate(each.outputs[0] for each in answers):
@@ -52,23 +52,24 @@ class Vllm:
         return tokens.to(query.device), logprob.to(query.device)
 
 
-def _network(policy: nn.Module, how: Sampling) -> nn.Module:
-    """The policy's own network; UserError where vLLM could not draw what the arm asks for."""
+def _network(policy: nn.Module, sampling: Sampling) -> nn.Module:
+    """The unwrapped policy; UserError where vLLM cannot sample as the arm does."""
     network = wrapping.unwrap(policy)
     if ranks.world_size() > 1:
         raise UserError("sampler=vllm runs in a stage of one process; set processes=1, or sampler=static")
-    if how.measured_at != how.temperature:
+    if sampling.logprob_temperature != sampling.temperature:
         raise UserError(
-            "vLLM measures at the temperature that it samples at, and this arm does not; set sampler=static"
+            "vLLM takes log-probabilities at the sampling temperature, and this arm does not; set sampler=static"
         )
     if hasattr(network, "peft_config"):
-        raise UserError("sampler=vllm takes whole weights, and this arm trains an adapter; set sampler=static")
+        raise UserError("sampler=vllm loads full weights, and this arm trains an adapter; set sampler=static")
     return network
 
 
 def _engine(network: nn.Module) -> Any:
-    """An engine with the network's architecture; its own weights are no matter, since it gets others before it draws."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model in this process, so that weights need not travel
+    """An engine with the network's architecture and dummy weights, which `_load_weights` replaces before it samples."""
+    # In this process, so that the weights of the model can be replaced.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm import LLM
     except ImportError:
@@ -81,37 +82,37 @@ def _engine(network: nn.Module) -> Any:
             skip_tokenizer_init=True,
             dtype="bfloat16" if torch.is_autocast_enabled(network.device.type) else "auto",
             max_model_len=network.config.max_position_embeddings,
-            gpu_memory_utilization=SHARE,
-            logprobs_mode="processed_logprobs",  # after the temperature: those of the distribution that is drawn from
+            gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
+            logprobs_mode="processed_logprobs",  # after the temperature: those of the sampling distribution
         )
 
 
-def _hand_over(engine: Any, network: nn.Module) -> None:
-    """The network's weights to the engine; what it remembers of earlier prompts came from others."""
+def _load_weights(engine: Any, network: nn.Module) -> None:
+    """Load the network's weights into the engine, and drop the prefix cache of the old ones."""
     weights = [(name, weight.detach()) for name, weight in network.state_dict().items()]
 
-    def load(inside: nn.Module) -> int:
-        return len(inside.load_weights(weights) or ())
+    def load(model: nn.Module) -> int:
+        return len(model.load_weights(weights) or ())
 
     engine.apply_model(load)
     engine.reset_prefix_cache()
 
 
-def _parameters(uniform: Tensor, how: Sampling, eos: int, pad: int) -> list[Any]:
-    """[B, R] -> one set for each episode, whose seed is made of its first uniform number."""
+def _parameters(uniform: Tensor, sampling: Sampling, eos: int, pad: int) -> list[Any]:
+    """[B, R] -> the SamplingParams of each episode, whose seed is its first uniform random number."""
     from vllm import SamplingParams
 
-    ended = how.after_end(torch.full((1,), -1), torch.ones(1, dtype=torch.bool), pad)
+    after_eos = sampling.after_eos(torch.full((1,), -1), torch.ones(1, dtype=torch.bool), pad)
     return [
         SamplingParams(
-            temperature=how.temperature,
+            temperature=sampling.temperature,
             top_p=1.0,
             max_tokens=uniform.shape[1],
             seed=seed,
-            logprobs=0,  # of the token that was drawn
-            ignore_eos=True,  # the configuration's
-            stop_token_ids=[eos] if bool((ended == pad).all()) else [],
-            logit_bias={pad: NEVER} if pad != eos else {},
+            logprobs=0,  # of the drawn token only
+            ignore_eos=True,  # the configuration's; `stop_token_ids` has the tokenizer's
+            stop_token_ids=[eos] if bool((after_eos == pad).all()) else [],
+            logit_bias={pad: LOWEST_LOGIT_BIAS} if pad != eos else {},
             detokenize=False,
         )
         for seed in (uniform[:, 0].double() * 2**24).long().tolist()

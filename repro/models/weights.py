@@ -1,4 +1,4 @@
-"""How weights are trained and followed: in full or by an adapter, averaged or not, and Adam's two flavours."""
+"""How weights are trained, in full or as an adapter; how they are averaged; and AdamW with TensorFlow's epsilon."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------- adapters
 
 
-Trained = tuple[nn.Module, ScalarModel, nn.Module]
+PolicyCriticReference = tuple[nn.Module, ScalarModel, nn.Module]
 
 
-def full_weights(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> Trained:
-    """All weights of policy and critic are trained; the reference is a copy of its own."""
+def full_weights(
+    policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int
+) -> PolicyCriticReference:
+    """Train all weights of policy and critic; the reference is a network of its own."""
     return policy, critic, reference
 
 
-def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> Trained:
-    """Low-rank adapters (r 8, alpha 32) on all linear layers of both; the reference is the policy without its own.
+def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> PolicyCriticReference:
+    """Train low-rank adapters (r 8, alpha 32) on all linear layers of policy and critic, and all of the critic's head.
 
-    The critic's head is trained in full. Saving merges the adapters into the weights.
+    The reference is the policy with its adapter disabled. Saving merges the adapters into the weights.
     """
     from peft import LoraConfig, get_peft_model
 
     def adapted(network: PreTrainedModel) -> nn.Module:
-        # A configuration of its own: peft writes the names of the layers it finds into it.
+        # A fresh configuration each time, since peft writes the layers' names into it.
         return get_peft_model(network, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear"))
 
     with torch.random.fork_rng(devices=[]):
@@ -45,11 +47,11 @@ def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedMode
 
 
 class AdapterOff(nn.Module):
-    """The policy with its adapter switched off: the one it started from, at no memory."""
+    """The policy with its adapter disabled: its initial weights, at no extra memory."""
 
     def __init__(self, policy: nn.Module) -> None:
         super().__init__()
-        self.policy = [policy]  # in a list, so that its weights are not this module's too
+        self.policy = [policy]  # in a list, so that the weights are not registered as this module's
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -63,38 +65,38 @@ class AdapterOff(nn.Module):
             return self.policy[0](**inputs)
 
 
-# ---------------------------------------------------------------------------------------------- weights that follow others
+# ---------------------------------------------------------------------------------------------- averages of weights
 
 
-def stay(follower: nn.Module, leader: nn.Module) -> None:
-    """The follower does not."""
+def no_update(target: nn.Module, source: nn.Module) -> None:
+    """The target's weights stay as they are."""
 
 
 @torch.no_grad()
-def follow(follower: nn.Module, leader: nn.Module, keep: float) -> None:
-    """Each weight becomes keep of itself and 1 - keep of the leader's."""
-    for mine, theirs in zip(follower.parameters(), leader.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - keep)
+def ema_update(target: nn.Module, source: nn.Module, decay: float) -> None:
+    """w_target = decay * w_target + (1 - decay) * w_source, for every weight."""
+    for target_weight, source_weight in zip(target.parameters(), source.parameters(), strict=True):
+        target_weight.lerp_(source_weight, 1 - decay)
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The policy that the KL is measured to: the stage that made it, and how it moves after each update."""
+class ReferencePolicy:
+    """The policy that the KL penalty refers to: the stage that trained it, and (reference, policy) -> None after an update."""
 
-    start: str
-    move: Callable[[nn.Module, nn.Module], None] = stay
+    stage: str
+    update: Callable[[nn.Module, nn.Module], None] = no_update
 
-    def weights(self, frozen: str) -> str:
-        """What it is held in: steps as small as those of one that moves are lost in bfloat16."""
-        return frozen if self.move is stay else "float32"
+    def dtype(self, frozen_dtype: str) -> str:
+        """The dtype of its weights: `frozen_dtype`, or float32 for a moving average, whose small steps bfloat16 would lose."""
+        return frozen_dtype if self.update is no_update else "float32"
 
-    def held(self, reference: nn.Module) -> dict[str, nn.Module]:
-        """What of it a checkpoint needs: nothing, while it stays what it was."""
-        return {} if self.move is stay else {"reference": reference}
+    def stateful(self, reference: nn.Module) -> dict[str, nn.Module]:
+        """What a checkpoint has to hold: the reference where it changes."""
+        return {} if self.update is no_update else {"reference": reference}
 
 
 class LastWeights:
-    """No average: what is kept is the policy as its last step left it."""
+    """No average: the policy's own weights, with the interface of `WeightAverage`."""
 
     def __init__(self, policy: nn.Module) -> None:
         self.module = policy
@@ -102,39 +104,40 @@ class LastWeights:
     def update_parameters(self, policy: nn.Module) -> None:
         pass
 
-    def held(self) -> dict[str, nn.Module]:
-        """What a checkpoint needs beside the policy."""
+    def stateful(self) -> dict[str, nn.Module]:
+        """What a checkpoint has to hold beside the policy: nothing."""
         return {}
 
 
-class Average(AveragedModel):
-    """An average over the steps so far; a checkpoint holds it."""
+class WeightAverage(AveragedModel):
+    """An average of the policy's weights over optimizer steps; `module` has the averaged weights."""
 
-    def held(self) -> dict[str, nn.Module]:
+    def stateful(self) -> dict[str, nn.Module]:
+        """What a checkpoint has to hold beside the policy: the average."""
         return {"average": self}
 
 
-def averaged_weights(policy: nn.Module, keep: float) -> Average:
+def ema_weights(policy: nn.Module, decay: float) -> WeightAverage:
     """An exponential moving average of the weights over optimizer steps, from the first step on."""
-    return Average(policy, multi_avg_fn=get_ema_multi_avg_fn(keep))
+    return WeightAverage(policy, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 # ---------------------------------------------------------------------------------------------- optimizers
 
 
 class TensorFlowAdam(torch.optim.AdamW):
-    """AdamW whose epsilon stands beside the uncorrected second moment, as in TensorFlow 1 (N+ blog, on Adam).
+    """AdamW that adds epsilon to the uncorrected second moment, as TensorFlow 1 does (N+ blog, on Adam).
 
-    PyTorch divides by sqrt(v / (1 - beta2^t)) + eps, TensorFlow by (sqrt(v) + eps) / sqrt(1 - beta2^t): the same with
-    eps / sqrt(1 - beta2^t) for eps, so that early steps are smaller.
+    PyTorch divides by sqrt(v / (1 - beta2^t)) + eps, TensorFlow by (sqrt(v) + eps) / sqrt(1 - beta2^t). So PyTorch's step
+    with eps / sqrt(1 - beta2^t) in place of eps is TensorFlow's: early steps are smaller.
     """
 
     def __init__(self, parameters, lr: float, eps: float, weight_decay: float, fused: bool) -> None:
         super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay, fused=fused)
-        self.plain_eps = eps
+        self.tensorflow_eps = eps
 
     def step(self, closure=None):
         steps = 1 + max((int(state["step"]) for state in self.state.values()), default=0)
         for group in self.param_groups:
-            group["eps"] = self.plain_eps / math.sqrt(1 - group["betas"][1] ** steps)
+            group["eps"] = self.tensorflow_eps / math.sqrt(1 - group["betas"][1] ** steps)
         return super().step(closure)

@@ -1,4 +1,4 @@
-"""How accelerate wraps networks: on this rank's device, under its autocast, with weights that ranks may share."""
+"""Wrapping of networks by accelerate: device, autocast, and DDP or sharded weights."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
+if TYPE_CHECKING:  # imported where it is used, since the registry is read without these libraries
     from accelerate import Accelerator
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, however ranks have wrapped it."""
+    """The network without any wrapper."""
     from accelerate.utils import extract_model_from_parallel
 
     return network.network if isinstance(network, Learner) else extract_model_from_parallel(network)
 
 
 class Learners(nn.Module):
-    """The networks that one optimizer trains, as one module: ranks that share weights wrap it as a whole."""
+    """The networks that one optimizer trains, as one module, since accelerate wraps one module per optimizer."""
 
     def __init__(self, **networks: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Learners(nn.Module):
 
 
 class Learner:
-    """One network of `Learners`, called through whatever ranks have wrapped them in."""
+    """One network of a wrapped `Learners`: calls go through the wrapper, attributes come from the network."""
 
     def __init__(self, wrapped: nn.Module, name: str) -> None:
         self.wrapped, self.name = wrapped, name
@@ -44,7 +44,7 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, its weights perhaps in shards."""
+        """The network without its wrapper; under FSDP its weights are shards."""
         from accelerate.utils import extract_model_from_parallel
 
         return extract_model_from_parallel(self.wrapped).get_submodule(self.name)
@@ -54,13 +54,13 @@ class Learner:
 
 
 def place_on_device(network: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """A frozen network on this rank's device, under the precision that training has; no rank shares it."""
+    """A frozen network on this rank's device, under the autocast of training; it is never sharded."""
     network.to(accelerator.device)
-    network.forward = _under(accelerator.autocast, network.forward)
+    network.forward = _within(accelerator.autocast, network.forward)
     return network
 
 
-def _under(context: Callable[[], AbstractContextManager], forward: Callable) -> Callable:
+def _within(context: Callable[[], AbstractContextManager], forward: Callable) -> Callable:
     def run(*args: Any, **kwargs: Any) -> Any:
         with context():
             return forward(*args, **kwargs)
@@ -71,23 +71,23 @@ def _under(context: Callable[[], AbstractContextManager], forward: Callable) -> 
 def prepare_for_training(
     accelerator: Accelerator, network: nn.Module, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
-    """What is trained, as accelerate wraps it for this rank, under its autocast however ranks share the weights."""
-    if accelerator.is_fsdp2:  # it would hand out rounded weights and outputs, log-probabilities among them
-        network.forward = _under(accelerator.autocast, network.forward)
+    """Network and optimizer as accelerate wraps them for training, the forward pass under autocast."""
+    if accelerator.is_fsdp2:  # whose own mixed precision would round outputs too, log-probabilities among them
+        network.forward = _within(accelerator.autocast, network.forward)
     return accelerator.prepare(network, optimizer)
 
 
 def gather_weights(accelerator: Accelerator, wrapped: nn.Module) -> dict[str, Tensor]:
-    """All weights of a network that ranks share, on the first of them; nothing where each rank has them all.
+    """The full weights of a network whose weights are sharded, on rank 0; empty where no weights are sharded.
 
     Every rank has to call it.
     """
     from accelerate.utils import DistributedType
 
-    shared = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    return accelerator.get_state_dict(wrapped) if shared else {}
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return accelerator.get_state_dict(wrapped) if sharded else {}
 
 
 def submodule_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Of the weights of `Learners` those of one network."""
+    """The weights of one network of `Learners`, without its name as a prefix."""
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}

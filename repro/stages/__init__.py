@@ -1,1 +1,1 @@
-"""One file a stage: data, base, sft, rm, ppo (and dpo in its place), evaluate, judge; what they share stands beside them."""
+"""The stages, a file each: data, base, sft, rm, ppo or dpo, evaluate, judge; and the modules that several stages use."""

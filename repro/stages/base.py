@@ -1,4 +1,4 @@
-"""The base stage: the pre-trained language model that everything starts from, and how the embedded one was made."""
+"""The base stage: the pre-trained language model that everything starts from, and the pre-training of the embedded one."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def _run(context: StageContext) -> None:
 
 
 def require_positions(policy: PreTrainedModel, tokens: int) -> None:
-    """UserError where a text of so many tokens is longer than any that the model has positions for."""
-    known = getattr(policy.config.get_text_config(), "max_position_embeddings", tokens)
-    if tokens > known:
+    """UserError where the model has positions for fewer tokens than the longest text."""
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", tokens)
+    if tokens > positions:
         raise UserError(
-            f"the base model has positions for {known} tokens and the longest texts have {tokens}; give smaller "
+            f"the base model has positions for {positions} tokens and the longest texts have {tokens}; give smaller "
             "query_tokens and query_pair_tokens, and the lengths that go with them, or comparisons without articles"
         )
 
 
 def _article_tokens(corpus: Corpus) -> int:
-    """Length of the texts that end in an article's summary; 0 where there are none."""
+    """Row length of comparisons of news articles; 0 where there are none."""
     return corpus.pairs(ARTICLES).features["query_chosen_token"].length if corpus.has_pairs(ARTICLES) else 0
 
 
@@ -69,7 +69,7 @@ STAGE = Stage(
 )
 
 
-# ------------------------------------------------------------------------------ making the embedded base model
+# ------------------------------------------------------------------------------ pre-training the embedded base model
 
 
 def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrainedTokenizerFast:
@@ -89,18 +89,18 @@ def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrained
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the embedded base model's training: how deep the network is then, and for how long at which rate."""
+    """A phase of pre-training the embedded base model: depth of the network, steps, and peak learning rate."""
 
     layers: int
     steps: int
     learning_rate: float
 
 
-# What a summary is worth is a sum over its facts, so a network needs a layer below its last in which it knows whether a fact
-# is so. One of four layers that is trained from the start takes all four to learn that, and never learns to count what
-# readers have not marked (correlation with the true count 0.4 after 4,000 steps, on a draft of this corpus). One that learns
-# to mark in three layers, until it is right in 99 of 100, and is then given a fourth counts after 1,000 more (0.96). The
-# phases follow the corpus: readers mark every fact in the first two, count in a reply in the third, and anywhere in the last.
+# The gold score is a sum over facts, so a network needs a layer below its last that knows whether each fact is right. Four
+# layers trained from the start all go into that, and never learn to count facts that readers have not marked (correlation
+# with the true count 0.4 after 4,000 steps, on a draft of this corpus). Three layers that first learn to mark, until 99 of
+# 100 marks are right, and then get a fourth layer, count after 1,000 more steps (0.96). The phases follow the corpus:
+# readers mark every fact in the first two, count in a reply in the third, and count anywhere in the last.
 PHASES = (Phase(3, 4_000, 3e-3), Phase(3, 3_000, 3e-3), Phase(4, 1_500, 2e-3), Phase(4, 1_500, 2e-3))
 BATCH = 32
 STEPS = sum(phase.steps for phase in PHASES)
@@ -109,16 +109,16 @@ STEPS = sum(phase.steps for phase in PHASES)
 def pretrain(
     tokenizer: PreTrainedTokenizerFast, phases: Sequence[Phase], report: Callable[[int, float], None]
 ) -> torch.nn.Module:
-    """Next-token training on the raw corpus, in which no document has an end of text; `report` is handed step and loss."""
-    vocabulary, documents, policy, done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
+    """Next-token training on the raw corpus, in which no document has an end of text; `report` gets each (step, loss)."""
+    vocabulary, documents, policy, steps_done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
     for phase in phases:
-        deeper = pretrained.initialise_policy(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
-        policy = deeper if policy is None else grown(policy, deeper)
+        network = pretrained.initialise_policy(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
+        policy = network if policy is None else initialise_from_shallower(network, policy)
         optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), fused=True)
         batches = text_batches(tokenizer, documents)
         for step in range(phase.steps):
-            falls = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
-            optimizer.param_groups[0]["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * falls
+            decay = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+            optimizer.param_groups[0]["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * decay
             ids, mask = next(batches)
             logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
             loss = torch.nn.functional.cross_entropy(
@@ -128,33 +128,34 @@ def pretrain(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
-            report(done + step, loss.item())
-        documents, done = documents + phase.steps * BATCH, done + phase.steps
+            report(steps_done + step, loss.item())
+        documents, steps_done = documents + phase.steps * BATCH, steps_done + phase.steps
     return policy
 
 
 @torch.no_grad()
-def begin_end_of_text(policy: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Start the end of text, which no document has, as readers' first words: behind it they count, where a text ends it stands.
+def initialise_eos(policy: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Initialise the embeddings of the end of text, which no document has, from the words that precede readers' counts.
 
-    As an input it is the mean of those words' embeddings, as long as they are: from the mean itself (less than half as long),
-    and more so from random weights, a reward model needs more comparisons before it reads at the end of text what the
-    network knows of the facts. As an output it is the plain mean, as a new token commonly starts: SFT
-    learns to end most texts, and PPO to end all; as long as the words it would end nearly every text from the start.
+    The input embedding is the mean of those words' embeddings, scaled to their mean norm. With the unscaled mean (less than
+    half as long), and more so with random weights, a reward model needs more comparisons before its output at the end of
+    text reflects what the network knows of the facts. The output embedding is the unscaled mean, a common initialisation of
+    new tokens: SFT then learns to end most texts, and PPO to end all. Scaled, it would end nearly every text from the start.
     """
     words = [tokenizer.encode(lead)[0] for lead in embedded.LEADS if lead.strip(" .\n").islower()]
-    read, written = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
-    read[tokenizer.eos_token_id] = nn.functional.normalize(read[words].mean(0), dim=0) * read[words].norm(dim=1).mean()
-    written[tokenizer.eos_token_id] = written[words].mean(0)
+    input_embedding, output_embedding = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
+    direction = nn.functional.normalize(input_embedding[words].mean(0), dim=0)
+    input_embedding[tokenizer.eos_token_id] = direction * input_embedding[words].norm(dim=1).mean()
+    output_embedding[tokenizer.eos_token_id] = output_embedding[words].mean(0)
 
 
 @torch.no_grad()
-def bring_outputs_to_unit_size(policy: torch.nn.Module) -> None:
-    """Scale the final hidden states to a root mean square of about one, and the output embedding up by as much.
+def normalise_hidden_states(policy: torch.nn.Module) -> None:
+    """Scale the final hidden states to a root mean square of about 1, and the output embedding by the inverse factor.
 
-    The logits stay as they were. A head of standard deviation 1/sqrt(d + 1) on top (N+ detail 11) then starts with outputs
-    of about N(0, 1), as on a network whose norms have not been trained; on larger hidden states the offset with which it
-    starts, which comparisons of two texts never correct, is what the critic inherits away from the end of text.
+    Logits stay the same. A scalar head of standard deviation 1/sqrt(d + 1) (N+ detail 11) then has initial outputs of about
+    N(0, 1), as on a network with untrained norms. With larger hidden states the critic inherits, away from the end of text,
+    the reward model's initial offset, which the loss of a comparison never corrects.
     """
     norm = policy.gpt_neox.final_layer_norm
     size = (norm.weight.square() + norm.bias.square()).mean().sqrt()
@@ -164,18 +165,18 @@ def bring_outputs_to_unit_size(policy: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def grown(policy: torch.nn.Module, deeper: torch.nn.Module) -> torch.nn.Module:
-    """`deeper` with the weights of `policy` in its lower layers, and upper ones that add nothing yet."""
-    for layer in deeper.gpt_neox.layers[policy.config.num_hidden_layers :]:
-        for last in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-            last.weight.zero_()
-            last.bias.zero_()
-    deeper.load_state_dict(policy.state_dict(), strict=False)
-    return deeper
+def initialise_from_shallower(network: torch.nn.Module, shallower: torch.nn.Module) -> torch.nn.Module:
+    """`network` with the weights of `shallower` in its lower layers, and upper layers whose residual branches output 0."""
+    for layer in network.gpt_neox.layers[shallower.config.num_hidden_layers :]:
+        for projection in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            projection.weight.zero_()
+            projection.bias.zero_()
+    network.load_state_dict(shallower.state_dict(), strict=False)
+    return network
 
 
 def text_batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """([N, T] tokens, [N, T] where they are no padding) from document `first` on: texts of about one length together."""
+    """([N, T] token ids, [N, T] bool: false on padding) from document `first` on; documents of similar length share a batch."""
     documents, shuffle = embedded.base_documents(1, first), random.Random(first)
     while True:
         texts = list(itertools.islice(documents, 16 * BATCH))
@@ -191,20 +192,20 @@ def text_batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tup
 def make_embedded_base(folder: Path, steps: int) -> None:
     """Write `tokenizer.json` and `base/` of the embedded corpus, by the recipe of the shipped files.
 
-    Those were made phase by phase while the corpus was still a draft, so that their ids and weights are other ones.
-    `steps` is of all phases together; a number other than theirs makes each longer or shorter by the same factor.
+    The shipped ones differ in ids and weights, since they were made phase by phase on drafts of the corpus. `steps` is the
+    total; each phase is scaled by `steps / STEPS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    factor, began = steps / STEPS, time.time()
+    factor, start_time = steps / STEPS, time.time()
     phases = [replace(phase, steps=max(1, round(phase.steps * factor))) for phase in PHASES]
 
     def report(step: int, loss: float) -> None:
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - began:.0f} s", flush=True)
+            print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - start_time:.0f} s", flush=True)
 
     policy = pretrain(tokenizer, phases, report)
-    begin_end_of_text(policy, tokenizer)
-    bring_outputs_to_unit_size(policy)
+    initialise_eos(policy, tokenizer)
+    normalise_hidden_states(policy)
     pretrained.save_policy(policy, folder / "base")

@@ -1,4 +1,4 @@
-"""The data stage's artefact, opened: the tokenizer, and posts and comparisons by split."""
+"""Reading the data stage's artefact: tokenizer, posts and comparisons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data artefact, opened: the tokenizer, and the splits as `datasets`."""
+    """The tokenizer of a data artefact, and its splits as `datasets`."""
 
     folder: Path
 
@@ -36,15 +36,15 @@ class Corpus:
         return self.tokenizer.eos_token_id
 
     def posts(self, split: str) -> Dataset:
-        """Posts of "train", "validation", "test" or, where the recipe asks for it, "prompts"."""
+        """Posts of the split "train", "validation" or "test", or of "prompts" where the recipe keeps PPO's prompts apart."""
         from datasets import load_from_disk
 
         return load_from_disk(self.folder / "posts" / split)
 
     def pairs(self, split: str) -> Dataset:
-        """Comparisons of "train" or "validation"; where there are any, of "validation_cnndm", whose texts are articles.
+        """Comparisons of the split "train" or "validation".
 
-        Of "probe", where facts are known, right against wrong summaries.
+        Some corpora also have "validation_cnndm", comparisons of news summaries, and "probe", right against wrong summaries.
         """
         from datasets import load_from_disk
 

@@ -1,4 +1,4 @@
-"""The data stage: posts and comparisons from the embedded corpus or from files, tokenised once, and read back."""
+"""The data stage: posts and comparisons of the embedded corpus or of files, formatted and tokenised once."""
 
 from __future__ import annotations
 
@@ -57,35 +57,35 @@ def _run(context: StageContext) -> None:
         scale.pair_response_tokens,
         scale.query_pair_tokens,
     )
-    form, measured = _format(pick), {}
+    form, metrics = _format(pick), {}
     for split, rows in posts.items():
-        encoded = _some_left(tldr.encode_posts(rows, tokenizer, lengths, form), split, rows)
+        encoded = _require_rows(tldr.encode_posts(rows, tokenizer, lengths, form), split, len(rows))
         encoded.save_to_disk(context.out / "posts" / split)
-        measured |= _describe_posts(split, encoded, len(rows), tokenizer)
+        metrics |= _post_metrics(split, encoded, len(rows), tokenizer)
     for split, rows in comparisons.items():
-        long_enough = tldr.CNNDM_LENGTHS if split == ARTICLES else lengths
-        encoded = _some_left(tldr.encode_pairs(rows, tokenizer, long_enough, form), split, rows)
+        pair_lengths = tldr.CNNDM_LENGTHS if split == ARTICLES else lengths
+        encoded = _require_rows(tldr.encode_pairs(rows, tokenizer, pair_lengths, form), split, len(rows))
         encoded.save_to_disk(context.out / "pairs" / split)
-        measured |= _describe_pairs(split, encoded, tokenizer)
+        metrics |= _pair_metrics(split, encoded, tokenizer)
     tokenizer.save_pretrained(context.out / "tokenizer")
     describe.write(Corpus(context.out), scale.corpus, posts, comparisons)
-    context.finish(measured)
+    context.finish(metrics)
 
 
 def check(recipe: Recipe, scale: Scale) -> None:
-    """UserError, before anything is recorded, where data or base stage would refuse their input.
+    """Raises, before a study starts, the UserError that the data or base stage would raise for its input.
 
-    What comes from the hub is here afterwards: the workers find it.
+    It downloads what comes from the hub, so that workers find it in the cache.
     """
     pick = Pick(recipe, "data")
-    _require_pair(pick(d.PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
+    _require_matching_model(pick(d.PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
     check_corpus(recipe, scale.corpus)
     _read(scale, pick)
 
 
 def require_vocabulary(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> None:
-    """UserError where the tokenizer has an id, its padding aside, that a model of so many ids does not."""
-    highest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ != tokenizer.pad_token_id)
+    """UserError where the tokenizer has an id, apart from padding, beyond a model's vocabulary of this size."""
+    highest = max(token for token in tokenizer.get_vocab().values() if token != tokenizer.pad_token_id)
     if highest >= vocabulary:
         raise UserError(
             f"the tokenizer's highest id is {highest} and the base model has {vocabulary} of them; "
@@ -93,15 +93,19 @@ def require_vocabulary(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> N
         )
 
 
-def _require_pair(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A model that is not there yet is made to fit; of a GGUF, which takes long to open, the base stage says it."""
+def _require_matching_model(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """UserError where tokenizer and base model do not belong together.
+
+    Not checked here: a model that is still to be initialised gets the vocabulary's size, and a GGUF, slow to open, is
+    checked by the base stage.
+    """
     if not folder.exists():
         return
-    where = pretrained.network_kwargs(folder)
-    if "gguf_file" not in where:
+    source = pretrained.network_kwargs(folder)
+    if "gguf_file" not in source:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
         require_vocabulary(tokenizer, config.get_text_config().vocab_size)
 
 
@@ -115,33 +119,33 @@ def _format(pick: Pick) -> tldr.Format:
     )
 
 
-def _some_left(encoded: Dataset, split: str, given: list[dict]) -> Dataset:
-    """The rows; UserError where every one of those `given` was too long and left out."""
+def _require_rows(encoded: Dataset, split: str, source_rows: int) -> Dataset:
+    """The same rows; UserError where none is left of the source rows, as all prompts were too long."""
     if not len(encoded):
         raise UserError(
-            f"{split}: none of {len(given)} prompts fits, and the recipe leaves out those that do not; "
+            f"{split}: none of {source_rows} prompts fits, and the recipe leaves out those that do not; "
             "more query_tokens would keep some"
         )
     return encoded
 
 
-def _describe_posts(split: str, encoded: Dataset, given: int, tokenizer: PreTrainedTokenizerFast) -> Metrics:
-    """Rows, mean lengths and what the limits took, as `repro/study/metrics.py` says of `data/`."""
+def _post_metrics(split: str, encoded: Dataset, source_rows: int, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+    """Number of rows, mean lengths, and shares of truncated prompts and references (`data/` in `repro/study/metrics.py`)."""
     query, reference = (
         (column(encoded, name) != tokenizer.pad_token_id).sum(1).double().mean().item()
         for name in ("query_token", "reference_response_token")
     )
-    too_long = given - len(encoded) + sum(encoded["cut"][:])
+    too_long = source_rows - len(encoded) + sum(encoded["cut"][:])
     return {
         f"data/{split}_posts": float(len(encoded)),
         f"data/{split}_query_tokens_mean": query,
         f"data/{split}_reference_tokens_mean": reference,
-        f"data/{split}_cut_queries": too_long / given,
+        f"data/{split}_cut_queries": too_long / source_rows,
         f"data/{split}_references_without_eos": _without_eos(encoded, ("query_reference_response_token",), tokenizer),
     }
 
 
-def _describe_pairs(split: str, encoded: Dataset, tokenizer: PreTrainedTokenizerFast) -> Metrics:
+def _pair_metrics(split: str, encoded: Dataset, tokenizer: PreTrainedTokenizerFast) -> Metrics:
     sides = ("query_chosen_token", "query_rejected_token")
     return {
         f"data/{split}_comparisons": float(len(encoded)),
@@ -151,17 +155,17 @@ def _describe_pairs(split: str, encoded: Dataset, tokenizer: PreTrainedTokenizer
 
 def _without_eos(encoded: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> float:
     """Share of rows in which one of the columns has no end of text."""
-    # A text may start with it, as OPT's do.
+    # The first token does not count, since OPT's texts start with the end of text.
     complete = [(column(encoded, name)[:, 1:] == tokenizer.eos_token_id).any(1) for name in names]
     return 1 - torch.stack(complete).all(0).double().mean().item()
 
 
-# (budget, how many posts of each split) -> posts and comparisons by split
+# (scale, number of posts by split) -> posts and comparisons by split
 Reader = Callable[[Any, dict[str, int]], tuple[dict[str, list[dict]], dict[str, list[dict]]]]
 
 
 def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    """Posts and comparisons by split; the prompts of PPO are a split, of their own where the recipe says so."""
+    """Posts and comparisons by split; PPO's prompts are the split "train", or "prompts" where the recipe keeps them apart."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(d.PROMPTS): scale.posts}
     belief = pick(d.BLIND_SPOT)
@@ -175,11 +179,11 @@ def _embedded(
     scale: Budget | Scale, sizes: dict[str, int], belief: float
 ) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = {split: embedded.make_posts(size, scale.corpus_seed, split) for split, size in sizes.items()}
-    fresh = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
+    unseen = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
     return posts, {
         "train": embedded.make_comparisons(posts["train"], scale.comparisons, scale.corpus_seed, "train", belief),
         "validation": embedded.make_comparisons(
-            fresh, scale.validation_comparisons, scale.corpus_seed, "valid2", belief
+            unseen, scale.validation_comparisons, scale.corpus_seed, "valid2", belief
         ),
         "probe": embedded.make_probe(posts["test"]),
     }
@@ -188,31 +192,31 @@ def _embedded(
 def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
-    return _taken(posts, scale, sizes), {
+    return _first_posts(posts, scale, sizes), {
         "train": pairs["train"][: scale.comparisons],
         "validation": pairs["validation"][: scale.validation_comparisons],
     }
 
 
 def _tldr(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    """The paper's own data, with the splits that it has; fewer comparisons are drawn from all: files go by labelling batch."""
+    """The paper's data in its own splits. Comparisons are a random sample, since files are ordered by labelling batch."""
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
-    drawn = {
-        "train": _drawn(pairs["train"], scale.comparisons, scale.corpus_seed),
-        "validation": _drawn(pairs["validation"], scale.validation_comparisons, scale.corpus_seed),
-        ARTICLES: _drawn(pairs[ARTICLES], scale.validation_comparisons, scale.corpus_seed),
+    sampled = {
+        "train": _sample_rows(pairs["train"], scale.comparisons, scale.corpus_seed),
+        "validation": _sample_rows(pairs["validation"], scale.validation_comparisons, scale.corpus_seed),
+        ARTICLES: _sample_rows(pairs[ARTICLES], scale.validation_comparisons, scale.corpus_seed),
     }
-    posts = _taken(local.read_split_posts(scale.posts_file), scale, sizes)
-    return posts, {split: rows for split, rows in drawn.items() if rows}
+    posts = _first_posts(local.read_split_posts(scale.posts_file), scale, sizes)
+    return posts, {split: rows for split, rows in sampled.items() if rows}
 
 
-def _drawn(rows: Sequence[dict], number: int, seed: int) -> list[dict]:
-    """All rows in their order, or so many of them."""
+def _sample_rows(rows: Sequence[dict], number: int, seed: int) -> list[dict]:
+    """A random sample of this many rows; all rows in their order where there are no more."""
     return list(rows) if number >= len(rows) else random.Random(seed).sample(rows, number)
 
 
-def _taken(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str, int]) -> dict[str, list[dict]]:
-    """The first posts of each split; prompts of their own are those that follow the training posts."""
+def _first_posts(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str, int]) -> dict[str, list[dict]]:
+    """The first posts of each split; those of "prompts" are the training posts after the first Scale.posts."""
     posts = posts | {"prompts": posts["train"][scale.posts :]}
     for split in sizes:
         if not posts[split]:

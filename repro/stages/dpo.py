@@ -1,8 +1,9 @@
-"""DPO: the policy learns from the comparisons without a reward model and without sampling (N+ detail 19).
+"""DPO: training on the comparisons without a reward model and without sampling (N+ detail 19).
 
-Its log-ratio to the SFT policy, times beta, stands for the reward (Rafailov et al. 2023, equation 7). Data and batch are
-the reward model's, so that the accuracy of this implicit reward can be held against the trained one. Left out of published
-variants: label smoothing, and a division by the summary's length.
+loss = -log sigmoid(margin), margin = beta (log-ratio of the chosen summary - log-ratio of the rejected one), with the
+log-ratio of policy to SFT policy as an implicit reward (Rafailov et al. 2023, equation 7). Data and batch size are the
+reward model's, so that the two accuracies compare. Left out of published variants: label smoothing, and dividing by the
+summary's length.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
-BETA = 0.05  # of the paper's code, dpo.py
+BETA = 0.05  # as in the paper's code (its dpo.py)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read(pairs: Dataset) -> Pairs:
 
 
 def train(context: StageContext) -> None:
-    """One pass over the training comparisons, in the place of PPO."""
+    """One epoch over the training comparisons, in place of PPO."""
     scale, accelerator, corpus = context.scale, context.accelerator, Corpus(context.inputs["data"])
     policy, reference = (pretrained.load_policy(context.inputs["sft"] / "model") for _ in range(2))
     policy = modes.set_dropout(policy, 0.0)
@@ -67,13 +68,13 @@ def train(context: StageContext) -> None:
     batches = optimise.batches(len(pairs), scale.rm_batch, context.generator(context.pick(d.DRAWS) + "shuffle"))
     loop = TrainingLoop(context, optimizer, lambda step: scale.dpo_learning_rate * cosine_to_zero(step, steps), steps)
     for step, rows in loop.steps(batches):
-        seen: list[Tensor] = []
+        local_margins: list[Tensor] = []
         with modes.recompute_activations([accelerator.unwrap_model(policy)], scale.recompute):
-            parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, seen)
+            parts = losses(accelerator, networks, pairs, rows, corpus, scale.micro_batch, local_margins)
             loss = optimise.step(accelerator, optimizer, parts)
-        margin = torch.cat(sum(ranks.all_gather(seen), []))
-        measured = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
-        loop.log((step + 1) * scale.rm_batch, measured)
+        margin = torch.cat(sum(ranks.all_gather(local_margins), []))
+        metrics = {"dpo/loss": loss, "dpo/train_accuracy": accuracy(margin), "dpo/margin": margin.mean().item()}
+        loop.log((step + 1) * scale.rm_batch, metrics)
         if not math.isfinite(loss):
             loop.stop("diverged")
     validation = read(corpus.pairs("validation"))
@@ -83,47 +84,51 @@ def train(context: StageContext) -> None:
     context.finish({"dpo/validation_accuracy": accuracy(margin)}, loop.outcome)
 
 
-Networks = tuple[nn.Module, nn.Module]  # the policy and its reference
+PolicyAndReference = tuple[nn.Module, nn.Module]
 
 
 def losses(
     accelerator: Accelerator,
-    networks: Networks,
+    networks: PolicyAndReference,
     pairs: Pairs,
     rows: Tensor,
     corpus: Corpus,
     micro_batch: int,
-    seen: list[Tensor],
+    local_margins: list[Tensor],
 ) -> Iterator[Tensor]:
-    """Each of this rank's micro-batches' share of the mean of -log sigmoid(margin) over the rows; notes the margins."""
-    for part, real in optimise.shared(accelerator, networks[0], optimise.dealt(rows, micro_batch)):
+    """This rank's micro-batch losses of one step, which add up over ranks to the mean of -log sigmoid(margin) over `rows`.
+
+    Appends each micro-batch's margins to `local_margins`.
+    """
+    micro_batches = optimise.local_micro_batches(rows, micro_batch)
+    for part, real in optimise.accumulation_steps(accelerator, networks[0], micro_batches):
         margin, real = margins(networks, pairs[part], corpus), real.to(accelerator.device)
-        seen.append(margin.detach()[real].cpu())
+        local_margins.append(margin.detach()[real].cpu())
         yield keep(bradley_terry(margin), real).sum() / len(rows)
 
 
-def implicit_margins(networks: Networks, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
-    """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks share them."""
+def implicit_margins(networks: PolicyAndReference, pairs: Pairs, corpus: Corpus, batch: int) -> Tensor:
+    """-> [N] on the CPU: the margins of all pairs, `batch` at a time; ranks shard the pairs and gather the margins."""
     order = batching.longest_first(pairs.query, corpus.pad)
     return batching.map_rows(order, batch, lambda rows: margins(networks, pairs[rows], corpus))
 
 
-def margins(networks: Networks, pairs: Pairs, corpus: Corpus) -> Tensor:
-    """-> [B]: beta times how much more the policy has raised the chosen summary's log-probability than the other's."""
+def margins(networks: PolicyAndReference, pairs: Pairs, corpus: Corpus) -> Tensor:
+    """-> [B]: beta (log-ratio of the chosen summary - log-ratio of the rejected one), of policy to reference."""
     policy, reference = networks
     device = next(policy.parameters()).device
     query = padding.trim_left(torch.cat([pairs.query, pairs.query]), corpus.pad).to(device)
     response = torch.cat([pairs.chosen, pairs.rejected]).to(device)
     with torch.no_grad():
-        before = summary_logprobs(reference, query, response, corpus)
-    chosen, rejected = (summary_logprobs(policy, query, response, corpus) - before).chunk(2)
+        ref_logprob = summary_logprobs(reference, query, response, corpus)
+    chosen, rejected = (summary_logprobs(policy, query, response, corpus) - ref_logprob).chunk(2)
     return BETA * (chosen - rejected)
 
 
 def summary_logprobs(policy: nn.Module, query: Tensor, response: Tensor, corpus: Corpus) -> Tensor:
     """[B, Q], [B, S] -> [B]: log-probability in nats of the whole summary, its end of text included."""
     last, _ = last_token(response, corpus.eos)
-    # The end is found by its token, since padding may be the same one: then neither to be trimmed nor to be counted.
+    # Trimmed after the end of text and not by padding, which may be the same token.
     response = response[:, : int(last.max()) + 1]
     logprob = logprobs.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
     return keep(logprob, torch.arange(response.shape[1], device=response.device) <= last[:, None]).sum(1)

@@ -1,7 +1,7 @@
-"""Some episodes of PPO token by token, kept so that a person can read what was sampled, charged, expected and paid.
+"""Traces of a few PPO episodes, token by token: what was sampled, scored, penalised and expected.
 
-Beside each stands what the policy that the recipe measures the KL to (the SFT policy) writes under the same post with the
-same random numbers, and how likely either of the two finds both texts (N+ section 7.2).
+Beside each episode stands what the reference policy of the recipe (the SFT policy in the paper) writes for the same post
+with the same random numbers, and the log-probabilities of both texts under both policies (N+ section 7.2).
 """
 
 from __future__ import annotations
@@ -19,44 +19,51 @@ from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus
-from repro.stages.evaluate import gold_of
+from repro.stages.evaluate import gold_grades
 from repro.types import Rollout, Targets
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from repro.stages.evaluate import Networks
+    from repro.stages.evaluate import EvaluationNetworks
 
-EPISODES = 8  # of a batch: its first, so that nobody chose them and all arms of a seed show the same posts
-# They have one entry more than there are tokens, where there is room: the state after the end, in which a score is paid.
-OF_STATES = ("value", "reward", "returns")
+EPISODES = 8  # per update: the first of its batch, so that nobody chose them and all arms of a seed show the same posts
+# Columns with one entry more than tokens, unless the response fills its limit: that of the terminal state.
+PER_STATE = ("value", "reward", "returns")
 DIGITS = 5
 
 
 class EpisodeTraces:
-    """Keeps the first episodes of the first update, of one in the middle and of the last, or of the one that diverged."""
+    """Collects the first episodes of the first, the middle and the last update, and of an update that diverged."""
 
     def __init__(
-        self, networks: Networks, sampling: generate.Sampling, corpus: Corpus, updates: int, batch: int
+        self, networks: EvaluationNetworks, sampling: generate.Sampling, corpus: Corpus, updates: int, batch: int
     ) -> None:
         self.networks, self.sampling, self.corpus, self.updates, self.batch = networks, sampling, corpus, updates, batch
-        self.watched = {0, updates // 2, updates - 1}
+        self.traced_updates = {0, updates // 2, updates - 1}
         self.episodes: list[dict[str, Any]] = []
 
-    def note(
+    def add(
         self, update: int, posts: Dataset, rollout: Rollout, target: Targets, uniform: Tensor, diverged: bool
     ) -> None:
-        """What there is to say of an update's B episodes, once it has learnt from them; [B, R] `uniform` drew them."""
-        if update not in self.watched and not diverged:
+        """Trace this update, if it is one to trace, after its optimizer steps.
+
+        B posts and episodes, which [B, R] `uniform` sampled.
+        """
+        if update not in self.traced_updates and not diverged:
             return
         rows = range(min(EPISODES, len(rollout)))
-        shown = record(
+        records = trace_records(
             self.networks, self.sampling, self.corpus, posts.select(rows), rollout[rows], target[rows], uniform[rows]
         )
-        place = {"update": update, "updates": self.updates}
         self.episodes += [
-            {"episode": update * self.batch + row * ranks.world_size()} | place | record
-            for row, record in enumerate(shown)
+            {
+                "episode": update * self.batch + row * ranks.world_size(),
+                "update": update,
+                "updates": self.updates,
+                **record,
+            }
+            for row, record in enumerate(records)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,27 +73,27 @@ class EpisodeTraces:
         self.episodes = state["episodes"]
 
     def save(self, path: Path) -> None:
-        """Writes {"eos": its text, "episodes": the records in order} as JSON."""
+        """Write {"eos": text of the end-of-text token, "episodes": the records in order} as JSON; only rank 0 writes."""
         if ranks.is_main():
             path.write_text(json.dumps({"eos": self.corpus.tokenizer.eos_token, "episodes": self.episodes}))
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one policy wrote under B posts, and what is known of each of its tokens."""
+    """The responses of one policy to B posts, with what is known of each token."""
 
     tokens: Tensor  # [B, R]
-    last: Tensor  # [B] index of the last token
-    ended: Tensor  # [B] bool
-    score: Tensor  # [B] the reward model's, as the recipe reads it
-    score_so_far: Tensor  # [B, R] the reward model's output at each token; it is trained at the last one only
-    kl: Tensor  # [B] nats from the reference policy to the policy that wrote it, on these tokens
-    known: dict[str, Tensor]  # name -> [B, R]
+    last_token: Tensor  # [B] index
+    has_eos: Tensor  # [B] bool
+    score: Tensor  # [B] the reward model's score, pooled as the recipe does
+    score_so_far: Tensor  # [B, R] the reward model's output at each token, of which only the last was trained
+    kl: Tensor  # [B] nats on these tokens, from the reference policy to the policy that sampled them
+    columns: dict[str, Tensor]  # name -> [B, R]
 
 
 @torch.no_grad()
-def record(
-    networks: Networks,
+def trace_records(
+    networks: EvaluationNetworks,
     sampling: generate.Sampling,
     corpus: Corpus,
     posts: Dataset,
@@ -94,81 +101,82 @@ def record(
     target: Targets,
     uniform: Tensor,
 ) -> list[dict[str, Any]]:
-    """One JSON record for each of B posts, after the update that learnt from them; `uniform` [B, R] drew the rollout.
+    """One JSON record for each of B posts. The networks are those after the update; [B, R] `uniform` sampled the rollout.
 
-    All log-probabilities are in nats, at the temperature at which the recipe measures them.
+    Log-probabilities are in nats, at the recipe's `logprob_temperature`.
     """
     eos, pad, query = corpus.eos, corpus.pad, padding.trim_left(rollout.query, corpus.pad)
-    # The next update draws the same numbers, watched or not.
+    settings = (pad, eos, sampling.logprob_temperature)
+    # A trace leaves the global random state as it was, so that traced and untraced runs have the same bits.
     with torch.random.fork_rng([query.device] if query.is_cuda else []):
-        updated = logprobs.response_logprobs(networks.policy, query, rollout.response, pad, eos, sampling.measured_at)
-        theirs, ref_logprob = generate.sample(networks.reference, query, uniform, sampling, eos, pad)
-        policy_logprob = logprobs.response_logprobs(networks.policy, query, theirs, pad, eos, sampling.measured_at)
-    ours = {
+        updated_logprob = logprobs.response_logprobs(networks.policy, query, rollout.response, *settings)
+        ref_response, ref_logprob = generate.sample(networks.reference, query, uniform, sampling, eos, pad)
+        policy_logprob = logprobs.response_logprobs(networks.policy, query, ref_response, *settings)
+    policy_columns = {
         "logprob": rollout.logprob,
         "ref_logprob": rollout.ref_logprob,
-        "updated_logprob": updated,
+        "updated_logprob": updated_logprob,
         "value": rollout.value,
         "reward": target.reward,
         "advantage": target.advantage,
         "returns": target.returns,
     }
-    beside = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
-    finished = text.truncate_after_eos(theirs, eos, pad)
-    their_score = scoring.score(
-        networks.reward_model, torch.cat([query, finished], 1), padding.count_tokens(finished, pad), pad
+    ref_columns = {"logprob": ref_logprob, "policy_logprob": policy_logprob}
+    truncated = text.truncate_after_eos(ref_response, eos, pad)
+    ref_score = scoring.score(
+        networks.reward_model, torch.cat([query, truncated], 1), padding.count_tokens(truncated, pad), pad
     )
     kl = k1(rollout.logprob, rollout.ref_logprob)
-    wrote = {
-        "policy": _response(networks, query, rollout.response, corpus, ours, rollout.score, kl),
-        # Whichever policy the recipe compares with; the run's choices say which.
-        "sft": _response(networks, query, theirs, corpus, beside, their_score, torch.zeros_like(ref_logprob)),
+    responses = {
+        "policy": _response(networks, query, rollout.response, corpus, policy_columns, rollout.score, kl),
+        # Its name in the file whichever policy the reference is; the run's recipe says which.
+        "sft": _response(networks, query, ref_response, corpus, ref_columns, ref_score, torch.zeros_like(ref_logprob)),
     }
-    records = {who: _records_of(response, posts, corpus) for who, response in wrote.items()}
+    records = {writer: _response_records(response, posts, corpus) for writer, response in responses.items()}
     return [
         {"post_id": post["id"], "query": post["query"], "reference": post["reference"]}
-        | {who: own[row] for who, own in records.items()}
+        | {writer: own[row] for writer, own in records.items()}
         for row, post in enumerate(posts)
     ]
 
 
 def _response(
-    networks: Networks,
+    networks: EvaluationNetworks,
     query: Tensor,
     tokens: Tensor,
     corpus: Corpus,
-    known: dict[str, Tensor],
+    columns: dict[str, Tensor],
     score: Tensor,
     kl: Tensor,
 ) -> Response:
-    """[B, Q], [B, R] tokens, [B, R] each known number and the KL in nats, [B] score -> all there is to say of them."""
-    last, ended = text.last_token(tokens, corpus.eos)
-    finished = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
-    score_so_far = scoring.response_scores(networks.reward_model, query, finished, corpus.pad)
-    is_token = torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
-    return Response(tokens, last, ended, score, score_so_far, keep(kl, is_token).sum(1), known)
+    """[B, Q] prompts, [B, R] tokens, columns and KL in nats, [B] score -> the responses with what follows from these."""
+    last_token, has_eos = text.last_token(tokens, corpus.eos)
+    truncated = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
+    score_so_far = scoring.response_scores(networks.reward_model, query, truncated, corpus.pad)
+    mask = torch.arange(tokens.shape[1], device=tokens.device) <= last_token[:, None]
+    return Response(tokens, last_token, has_eos, score, score_so_far, keep(kl, mask).sum(1), columns)
 
 
-def _records_of(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
-    """[B] records of one policy's responses, each up to its last token, or to the state after it if there is room."""
+def _response_records(response: Response, posts: Dataset, corpus: Corpus) -> list[dict[str, Any]]:
+    """[B] records, each column up to the last token; those of `PER_STATE` up to the terminal state, if there is room."""
     texts = corpus.decode(text.truncate_after_eos(response.tokens, corpus.eos, corpus.pad))
-    gold = gold_of(posts, texts, response.ended.cpu().numpy())
+    gold = gold_grades(posts, texts, response.has_eos.cpu().numpy())
     return [
         {
-            "text": written,
-            "ended": bool(response.ended[row]),
+            "text": summary,
+            "ended": bool(response.has_eos[row]),
             "score": rounded(response.score[row]),
             "kl": rounded(response.kl[row]),
-            "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : end + 1].tolist()],
-            "score_so_far": rounded(response.score_so_far[row, : end + 1]),
+            "tokens": [corpus.tokenizer.decode([token]) for token in response.tokens[row, : last + 1].tolist()],
+            "score_so_far": rounded(response.score_so_far[row, : last + 1]),
         }
-        | {name: rounded(values[row, : end + 1 + (name in OF_STATES)]) for name, values in response.known.items()}
+        | {name: rounded(values[row, : last + 1 + (name in PER_STATE)]) for name, values in response.columns.items()}
         | {name: float(gold[name][row]) for name in gold}
-        for row, (written, end) in enumerate(zip(texts, response.last.tolist(), strict=True))
+        for row, (summary, last) in enumerate(zip(texts, response.last_token.tolist(), strict=True))
     ]
 
 
 def rounded(values: Tensor) -> Any:
-    """A number, or a list of them, as JSON can hold them: what is not finite is null."""
+    """A tensor as a JSON number or list; null where a value is not finite."""
     finite = [round(value, DIGITS) if abs(value) < float("inf") else None for value in values.flatten().tolist()]
     return finite if values.dim() else finite[0]

@@ -1,4 +1,4 @@
-"""Evaluation: what a policy writes for held-out posts, near-greedily and as PPO samples, and how good that is."""
+"""Evaluation of a policy's summaries of held-out posts, sampled near-greedily and at PPO's temperature."""
 
 from __future__ import annotations
 
@@ -38,45 +38,45 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-GREEDY = 0.01  # the paper's "greedy" is a temperature of 0.01
-# What the SFT policy's samples are shown with.
+GREEDY = 0.01  # temperature: what the paper calls greedy
+SAMPLED = 0.7  # temperature at which the paper's PPO samples (N+ table 7)
+# Columns of the SFT policy's samples that stand beside those of the trained policy, as `sft_NAME`.
 BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win", "sampled_win_rate", "sampled_gold")
-SAMPLED = 0.7  # what the paper's PPO samples at (N+ table 7)
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one policy wrote for N posts."""
+class Summaries:
+    """One policy's summaries of N posts."""
 
     texts: list[str]
-    ended: np.ndarray  # [N] bool
+    has_eos: np.ndarray  # [N] bool
     length: np.ndarray  # [N] tokens, end of text included
     score: np.ndarray  # [N] the reward model's
     kl: np.ndarray  # [N] nats to the reference policy on these tokens, at temperature 0.7 however they were sampled
 
 
-# (query [B, Q], response [B, R], its log-probabilities [B, R]) -> [B, R]: nats of each token to some policy
-Nats = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (query [B, Q], response [B, R], its log-probabilities [B, R]) -> [B, R] estimate of the KL in nats
+KLEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def nats_to(reference: nn.Module, corpus: Corpus) -> Nats:
-    """The KL's estimate at each token, to a reference policy."""
+def kl_to(reference: nn.Module, corpus: Corpus) -> KLEstimator:
+    """The per-token k1 estimate of the KL from a reference policy, whose forward pass it runs."""
 
-    def nats(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
+    def estimate(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
         return k1(logprob, logprobs.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
 
-    return nats
+    return estimate
 
 
-def unmeasured(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
-    """NaN, where nobody asks for the KL: the reference policy need not run."""
+def skip_kl(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
+    """NaN, without running a reference policy; for evaluations that do not report the KL."""
     return torch.full_like(logprob, torch.nan)
 
 
 @torch.no_grad()
-def write(
+def sample_summaries(
     policy: nn.Module,
-    nats: Nats,
+    kl_estimator: KLEstimator,
     reward_model: nn.Module,
     queries: Tensor,
     temperature: float,
@@ -85,55 +85,55 @@ def write(
     batch: int,
     generator: torch.Generator,
     sampler: generate.Sampler = generate.eager,
-) -> Written:
-    """Sample one response per query, `batch` at a time, and score it; ranks share the queries."""
+) -> Summaries:
+    """[N, Q] queries -> one scored summary each, sampled `batch` at a time; ranks shard the queries and gather the results."""
     device, parts = next(policy.parameters()).device, []
     uniform = torch.rand(len(queries), response_tokens, generator=generator)
     order = batching.longest_first(queries, corpus.pad)
     own, _ = ranks.shard(order)
+    # At a temperature near 0 log-probabilities say only whether a token is the likeliest, so they are taken at 0.7.
+    sampling = generate.Sampling(temperature, logprob_temperature=SAMPLED, sampler=sampler)
     for rows in own.split(batch):
         query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
-        # Near 0 a token's nats would be those of its rank alone.
-        sampling = generate.Sampling(temperature, measured_at=SAMPLED, sampler=sampler)
         response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
-        last, ended = text.last_token(response, corpus.eos)
-        mask = torch.arange(response.shape[1], device=device) <= last[:, None]
-        whole, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
-        score = scoring.score(reward_model, whole, length, corpus.pad)
-        kl = keep(nats(query, response, logprob), mask).sum(1)
-        parts.append((corpus.decode(response), ended, last + 1, score, kl))
+        last_token, has_eos = text.last_token(response, corpus.eos)
+        mask = torch.arange(response.shape[1], device=device) <= last_token[:, None]
+        ids, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
+        score = scoring.score(reward_model, ids, length, corpus.pad)
+        kl = keep(kl_estimator(query, response, logprob), mask).sum(1)
+        parts.append((corpus.decode(response), has_eos, last_token + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    texts, *numbers = ranks.merge_shards(columns, order)
-    return Written(texts.tolist(), *numbers)
+    texts, *numbers = ranks.gather_shards(columns, order)
+    return Summaries(texts.tolist(), *numbers)
 
 
-def gold_of(posts: Dataset, texts: list[str], ended: np.ndarray) -> pd.DataFrame:
-    """[N] rows of what the gold score counts; no columns where the facts are not known."""
+def gold_grades(posts: Dataset, texts: list[str], has_eos: np.ndarray) -> pd.DataFrame:
+    """[N] rows with the gold score and its counts of facts; no columns where the posts' facts are not known."""
     import pandas as pd
 
     if not all(posts["facts"]):
         return pd.DataFrame(index=range(len(posts)))
-    graded = [
-        embedded.grade(json.loads(facts), written, bool(end))
-        for facts, written, end in zip(posts["facts"], texts, ended)
+    grades = [
+        embedded.grade(json.loads(facts), summary, bool(end))
+        for facts, summary, end in zip(posts["facts"], texts, has_eos)
     ]
     return pd.DataFrame(
         {
-            "gold": [g.gold for g in graded],
-            "covered_facts": [g.covered for g in graded],
-            "wrong_facts": [g.wrong for g in graded],
+            "gold": [grade.gold for grade in grades],
+            "covered_facts": [grade.covered for grade in grades],
+            "wrong_facts": [grade.wrong for grade in grades],
         }
     )
 
 
 def rouge_l(references: list[str], texts: list[str]) -> list[float]:
     """ROUGE-L F-measure of each text against its reference."""
-    from rouge_score.rouge_scorer import RougeScorer  # brings nltk, which every start would wait for
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes seconds
 
     scorer = RougeScorer(["rougeL"])
     return [
-        scorer.score(reference.strip(), written)["rougeL"].fmeasure for reference, written in zip(references, texts)
+        scorer.score(reference.strip(), summary)["rougeL"].fmeasure for reference, summary in zip(references, texts)
     ]
 
 
@@ -142,30 +142,30 @@ def wins(ours: pd.Series, theirs: pd.Series) -> pd.Series:
     return (ours > theirs).astype(float) + 0.5 * (ours == theirs)
 
 
-def judged(posts: Dataset, written: Written, reference_score: Tensor) -> pd.DataFrame:
-    """[N] rows: the text, its score and, against the reference, whether it wins: by gold score, else by reward model."""
+def compare_with_references(posts: Dataset, summaries: Summaries, reference_score: Tensor) -> pd.DataFrame:
+    """[N] rows: summary, score, and `win` against the reference by gold score, or by [N] reward model's where there is none."""
     import pandas as pd
 
     table = pd.DataFrame(
         {
-            "summary": written.texts,
-            "score": written.score,
-            "length": written.length,
-            "ended": written.ended,
-            "kl": written.kl,
+            "summary": summaries.texts,
+            "score": summaries.score,
+            "length": summaries.length,
+            "ended": summaries.has_eos,
+            "kl": summaries.kl,
             "reference_score": reference_score.numpy(),
         }
     )
-    table = pd.concat([table, gold_of(posts, written.texts, written.ended)], axis=1)
+    table = pd.concat([table, gold_grades(posts, summaries.texts, summaries.has_eos)], axis=1)
     if "gold" not in table:
         return table.assign(win=wins(table["score"], table["reference_score"]))
-    everyone = np.ones(len(posts), dtype=bool)
-    table["reference_gold"] = gold_of(posts, posts["reference"], everyone)["gold"]
+    complete = np.ones(len(posts), dtype=bool)
+    table["reference_gold"] = gold_grades(posts, posts["reference"], complete)["gold"]
     return table.assign(win=wins(table["gold"], table["reference_gold"]))
 
 
-class Networks(Protocol):
-    """The networks that an evaluation needs: those of a test, or those of a run of PPO."""
+class EvaluationNetworks(Protocol):
+    """The networks that an evaluation reads: `FrozenNetworks` of a test, or PPO's own."""
 
     @property
     def policy(self) -> nn.Module: ...
@@ -178,28 +178,33 @@ class Networks(Protocol):
 
 
 class Validation:
-    """The validation posts of one run; what the reward model says of their references is asked once."""
+    """Evaluation on the validation posts during training; the references are scored once."""
 
-    def __init__(self, networks: Networks, corpus: Corpus, context: StageContext) -> None:
+    def __init__(self, networks: EvaluationNetworks, corpus: Corpus, context: StageContext) -> None:
         self.networks, self.corpus, self.context = networks, corpus, context
         self.posts = corpus.posts("validation")
         self.reference_scores = reference_scores(networks.reward_model, self.posts, corpus, context)
 
     def measure(self) -> Metrics:
-        """Quality of what the policy samples as it is now, for the learning curve; from the same random numbers each time."""
-        written = _write(self.networks, self.posts, SAMPLED, self.corpus, self.context, unmeasured)
-        table = judged(self.posts, written, self.reference_scores)
+        """Metrics of the policy's current weights, from the same random numbers at every call."""
+        summaries = _summarise(self.networks, self.posts, SAMPLED, self.corpus, self.context, skip_kl)
+        table = compare_with_references(self.posts, summaries, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
-def _write(
-    networks: Networks, posts: Dataset, temperature: float, corpus: Corpus, context: StageContext, nats: Nats
-) -> Written:
+def _summarise(
+    networks: EvaluationNetworks,
+    posts: Dataset,
+    temperature: float,
+    corpus: Corpus,
+    context: StageContext,
+    kl_estimator: KLEstimator,
+) -> Summaries:
     with mixed_precision.cached_autocast(context.accelerator):
-        return write(
+        return sample_summaries(
             networks.policy,
-            nats,
+            kl_estimator,
             networks.reward_model,
             column(posts, "query_token"),
             temperature,
@@ -212,22 +217,22 @@ def _write(
 
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, context: StageContext) -> Tensor:
-    """[N] what the reward model says of the people's own summaries."""
-    whole, own = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    return scoring.score_rows(reward_model, whole, own, corpus.pad, context.scale.rollout_batch)
+    """[N] the reward model's scores of the reference summaries."""
+    ids, lengths = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
+    return scoring.score_rows(reward_model, ids, lengths, corpus.pad, context.scale.rollout_batch)
 
 
-def gold_of_rollout(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
-    """`gold_of` a rollout's responses, each about one of the posts."""
-    finished = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
-    return gold_of(posts, corpus.decode(finished), rollout.has_eos.cpu().numpy())
+def rollout_gold_grades(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:
+    """`gold_grades` of a rollout's B responses; posts[i] is the post of episode i."""
+    truncated = text.truncate_after_eos(rollout.response, corpus.eos, corpus.pad)
+    return gold_grades(posts, corpus.decode(truncated), rollout.has_eos.cpu().numpy())
 
 
-def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
-    """The mean gold score of a rollout's responses, where the facts are known."""
+def gold_metrics(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
+    """The mean gold score of a rollout's responses over all ranks; nothing where the posts' facts are not known."""
     import pandas as pd
 
-    table = pd.concat(ranks.all_gather(gold_of_rollout(posts, rollout, corpus)))
+    table = pd.concat(ranks.all_gather(rollout_gold_grades(posts, rollout, corpus)))
     return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
 
 
@@ -236,78 +241,81 @@ def true_quality(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
 
 @dataclass(frozen=True)
 class FrozenNetworks:
-    """The networks that an evaluation loads."""
+    """The networks of a test, loaded from their stages' artefacts."""
 
     policy: nn.Module
     reference: nn.Module
     reward_model: nn.Module
 
 
-def _assess(context: StageContext, policy: str) -> tuple[Metrics, pd.DataFrame]:
-    """Final metrics and samples of the policy that the stage `policy` left, on the test posts."""
+def _evaluate(context: StageContext, stage: str) -> tuple[Metrics, pd.DataFrame]:
+    """Metrics and samples on the test posts of the policy that `stage` trained."""
     import pandas as pd
 
     corpus = Corpus(context.inputs["data"])
-    folders = {"policy": context.inputs[policy] / "model", "reference": context.inputs["sft"] / "model"}
+    folders = {"policy": context.inputs[stage] / "model", "reference": context.inputs["sft"] / "model"}
     loaded = {name: pretrained.load_policy(folder) for name, folder in folders.items()}
     loaded["reward_model"] = pretrained.load_scalar(context.inputs["rm"] / "model")
     with_positions = context.pick(d.POSITION_IDS)
-    weights = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}  # it is what is tested
+    # The evaluated policy stays in float32, as it was trained.
+    dtypes = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}
     networks = FrozenNetworks(
         **{
             name: wrapping.place_on_device(
-                mixed_precision.cast_weights(modes.freeze(with_positions(network)), weights[name]), context.accelerator
+                mixed_precision.cast_weights(modes.freeze(with_positions(network)), dtypes[name]), context.accelerator
             )
             for name, network in loaded.items()
         }
     )
     posts = corpus.posts("test")
     references = reference_scores(networks.reward_model, posts, corpus, context)
-    nats = nats_to(networks.reference, corpus)
-    greedy = judged(posts, _write(networks, posts, GREEDY, corpus, context, nats), references)
-    sampled = judged(posts, _write(networks, posts, SAMPLED, corpus, context, nats), references)
+    kl = kl_to(networks.reference, corpus)
+    greedy, sampled = (
+        compare_with_references(posts, _summarise(networks, posts, temperature, corpus, context, kl), references)
+        for temperature in (GREEDY, SAMPLED)
+    )
     greedy["sampled_win_rate"] = sampled["win"]
     if "gold" in sampled:
         greedy["sampled_gold"] = sampled["gold"]
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
-    measured = means_of(greedy, "") | means_of(sampled, "sampled_")
-    measured["kl"] = measured.pop("sampled_kl")
+    metrics = mean_metrics(greedy, "") | mean_metrics(sampled, "sampled_")
+    metrics["kl"] = metrics.pop("sampled_kl")
     if "gold" in greedy:
-        measured["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
-    told = {
+        metrics["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
+    post_columns = {
         "post_id": posts["id"],
         "query": posts["query"],
         "reference": posts["reference"],
         "reference_length": token_counts(posts["reference"], corpus),
     }
-    return measured, pd.concat([pd.DataFrame(told), greedy], axis=1)
+    return metrics, pd.concat([pd.DataFrame(post_columns), greedy], axis=1)
 
 
 def token_counts(summaries: list[str], corpus: Corpus) -> list[int]:
-    """Tokens of each summary behind its space, however long it is, and one for the end of text."""
+    """Tokens of each summary with a leading space and an end of text, before any limit."""
     texts = [f" {summary}" for summary in summaries]
     return [len(tokens) + 1 for tokens in corpus.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def means_of(table: pd.DataFrame, prefix: str) -> Metrics:
-    """The metrics of judged texts: means over all of them, not a number where one is none."""
+def mean_metrics(table: pd.DataFrame, prefix: str) -> Metrics:
+    """The mean of each column as a metric `prefix` + name; NaN where a row is NaN."""
     names = {"win": "win_rate", "ended": "eos_rate"} | {
         name: name
         for name in ("gold", "score", "length", "kl", "covered_facts", "wrong_facts", "rouge_l")
         if name in table
     }
-    means = {new: float(table[old].mean(skipna=False)) for old, new in names.items()}
+    means = {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
     return {f"{prefix}{name}": value for name, value in (means | judge_agreement(table)).items()}
 
 
 def judge_agreement(table: pd.DataFrame) -> Metrics:
-    """How often reward model and gold score order summary and reference alike, where neither ties (N+ detail 17)."""
+    """How often reward model and gold score prefer the same of summary and reference, where neither ties (N+ detail 17)."""
     if "gold" not in table:
         return {}
     by_score = np.sign(table["score"] - table["reference_score"])
     by_gold = np.sign(table["gold"] - table["reference_gold"])
-    alike = (by_score * by_gold)[by_score * by_gold != 0]  # 1, -1, or NaN where a score is not a number
-    return {"judge_agreement": float((alike.mean(skipna=False) + 1) / 2)} if len(alike) else {}
+    agreement = (by_score * by_gold)[by_score * by_gold != 0]  # 1, -1, or NaN where a score is NaN
+    return {"judge_agreement": float((agreement.mean(skipna=False) + 1) / 2)} if len(agreement) else {}
 
 
 def _save(table: pd.DataFrame, context: StageContext) -> None:
@@ -316,19 +324,19 @@ def _save(table: pd.DataFrame, context: StageContext) -> None:
 
 
 def _run_baseline(context: StageContext) -> None:
-    measured, table = _assess(context, "sft")
+    metrics, table = _evaluate(context, "sft")
     _save(table, context)
-    context.finish({f"sft_test/{name}": value for name, value in measured.items()})
+    context.finish({f"sft_test/{name}": value for name, value in metrics.items()})
 
 
 def _run_evaluate(context: StageContext) -> None:
     import pandas as pd
 
-    measured, table = _assess(context, "ppo")
+    metrics, table = _evaluate(context, "ppo")
     before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     _save(pd.concat([table, before], axis=1), context)
-    context.finish({f"test/{name}": value for name, value in measured.items()})
+    context.finish({f"test/{name}": value for name, value in metrics.items()})
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")

@@ -1,4 +1,4 @@
-"""The loop that SFT, the reward model, DPO and PPO share: going on, learning rate, checkpoints, and when it is over."""
+"""The training loop of SFT, the reward model, DPO and PPO: resuming, the learning rate, checkpoints, and stopping early."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -15,10 +15,11 @@ from repro.types import Metrics
 
 
 class TrainingLoop:
-    """The steps of a training stage, from where its last checkpoint stood.
+    """The steps of a training stage, resumed from its last checkpoint if there is one.
 
-    It is made once all that is trained is prepared. `learning_rate` gives the rate of a step, from 0; `save` writes the
-    weights that are kept for good, on every rank; `stateful` are what a checkpoint holds beside weights and optimizer.
+    Construct it after networks and optimizer are wrapped by accelerate: a checkpoint is loaded into them here.
+    `learning_rate` maps a step, counted from 0, to its rate. `save_weights` writes inference weights to a folder and is
+    called on every rank. `stateful` are the objects that a checkpoint holds beside weights, optimizer and random states.
     """
 
     def __init__(
@@ -26,31 +27,32 @@ class TrainingLoop:
         context: StageContext,
         optimizer: Optimizer,
         learning_rate: Callable[[int], float],
-        steps: int,
-        save: Callable[[Path], None] = lambda _: None,
+        total_steps: int,
+        save_weights: Callable[[Path], None] = lambda _: None,
         **stateful: Stateful,
     ) -> None:
         self.context, self.optimizer, self.learning_rate = context, optimizer, learning_rate
-        self.total, self.save, self.outcome = steps, save, "finished"
+        self.total_steps, self.save_weights, self.outcome = total_steps, save_weights, "finished"
         self.checkpoints = Checkpoints(context, **stateful)
-        self.done = self.checkpoints.start
-        self.state: dict[str, Any] = dict(self.checkpoints.values)  # plain numbers that a step leaves to the next
+        self.steps_done = self.checkpoints.step
+        # Plain numbers that one step passes to the next; a checkpoint holds them.
+        self.state: dict[str, Any] = dict(self.checkpoints.loop_state)
 
     def steps(self, batches: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """(step, its rows) for each of the `batches` that is left; they are given from the first one on."""
-        for step, rows in islice(enumerate(batches), self.done, None):
+        """Yields (step, its row indices) for every step that is not done yet; `batches` starts at step 0 in any case."""
+        for step, rows in islice(enumerate(batches), self.steps_done, None):
             optimise.set_learning_rate(self.optimizer, self.learning_rate(step))
             yield step, rows
-            self.done = step + 1
+            self.steps_done = step + 1
             if self.outcome != "finished":
                 break
-            self.checkpoints.after(self.done, self.save, **self.state)
-        self.checkpoints.complete(self.done, **self.state)
+            self.checkpoints.after_step(self.steps_done, self.save_weights, **self.state)
+        self.checkpoints.complete(self.steps_done, **self.state)
 
     def log(self, examples: int, metrics: Metrics) -> None:
-        """Metrics of a step, after which the stage has seen so many examples; averaged over some steps where there are many."""
-        self.context.log_mean(examples, metrics, self.total)
+        """Log one step's metrics at `examples` seen so far; long runs log means over several steps."""
+        self.context.log_mean(examples, metrics, self.total_steps)
 
     def stop(self, outcome: str) -> None:
-        """The step that is running is the last one: the stage ends as `outcome`."""
+        """End the loop after the current step, with this outcome of the stage."""
         self.outcome = outcome

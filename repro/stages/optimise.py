@@ -1,4 +1,4 @@
-"""What SFT, the reward model and PPO share: AdamW as the paper sets it, and one optimizer step over micro-batches."""
+"""The optimizer step that all training stages share: AdamW as the paper sets it, and gradient accumulation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from repro.models import ranks
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-T = TypeVar("T")
+MicroBatch = TypeVar("MicroBatch")
 
 
 def adamw(networks: Iterable[nn.Module], learning_rate: float, pick: Pick) -> Optimizer:
-    """The optimizer of all weights of the networks that are trained, each once (N+ details 9, 10 and 20)."""
+    """AdamW over the trainable weights of all networks; a shared weight enters once (N+ details 9, 10 and 20)."""
     trained = dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
-    # Fused: all weights in one kernel, where the library by itself takes a dozen for each of them on a CPU.
+    # Fused, since the default launches a dozen kernels per weight on a CPU.
     return pick(d.ADAM_FLAVOUR)(
         list(trained), lr=learning_rate, eps=pick(d.ADAM_EPSILON), weight_decay=pick(d.WEIGHT_DECAY), fused=True
     )
@@ -36,50 +36,58 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def step(accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor], longest: float = math.inf) -> float:
-    """Add up the gradients of micro-batch losses and step once, with a gradient no longer than `longest`: the loss.
+def step(
+    accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor], max_grad_norm: float = math.inf
+) -> float:
+    """One optimizer step on the sum of the micro-batch losses of all ranks; returns that sum.
 
-    Each loss carries its share of the whole step's denominator, over all ranks, so the split changes nothing. Where the
-    loss or the gradient is not finite there is no step, and the loss is returned as NaN.
+    Each loss is already divided by the denominator of the whole step over all ranks, so the split changes nothing. Where
+    the loss or the gradient norm is not finite, the weights stay as they are and the result is NaN.
     """
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for loss in losses:
-        # Ranks average gradients; the shares are of a sum.
+        # Ranks average their gradients, and this is the gradient of a sum.
         accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    length = float(accelerator.clip_grad_norm_(weights, longest))
+    grad_norm = float(accelerator.clip_grad_norm_(weights, max_grad_norm))
     loss = accelerator.reduce(total).item()
-    if not (math.isfinite(loss) and math.isfinite(length)):
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         return math.nan
     optimizer.step()
     return loss
 
 
-def shared(accelerator: Accelerator, network: nn.Module, parts: Sequence[T]) -> Iterator[T]:
-    """The parts of a step, to be run forward and backward one by one; ranks add up their gradients in the last one's.
+def accumulation_steps(
+    accelerator: Accelerator, network: nn.Module, micro_batches: Sequence[MicroBatch]
+) -> Iterator[MicroBatch]:
+    """Yields each micro-batch of an optimizer step; run its forward and backward pass before asking for the next.
 
-    Ranks that share weights add them up in each, since what they have not added up takes the room of a whole network.
+    DDP reduces the gradients in the last one only. FSDP and DeepSpeed reduce them in every one, since gradients that are
+    not reduced yet take the memory of a whole network.
     """
     from accelerate.utils import DistributedType
 
-    plain = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)  # each rank has all of the weights
-    for number, part in enumerate(parts, 1):
-        accelerator.sync_gradients = number == len(parts)
-        waits = accelerator.distributed_type in plain and not accelerator.sync_gradients
-        with accelerator.no_sync(network) if waits else nullcontext():
-            yield part
+    unsharded = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    for number, micro_batch in enumerate(micro_batches, 1):
+        accelerator.sync_gradients = number == len(micro_batches)
+        skip_sync = accelerator.distributed_type in unsharded and not accelerator.sync_gradients
+        with accelerator.no_sync(network) if skip_sync else nullcontext():
+            yield micro_batch
 
 
-def dealt(rows: Tensor, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
-    """[N] rows of a step -> this rank's micro-batches, as many as any other's, each with [B] bool: which rows count."""
-    own, counts = ranks.shard(rows)
-    return list(zip(own.split(micro_batch), counts.split(micro_batch)))
+def local_micro_batches(rows: Tensor, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+    """[N] rows of a step -> this rank's micro-batches: [B] rows, and [B] bool: false on filler rows.
+
+    Every rank gets the same number of them.
+    """
+    own, real = ranks.shard(rows)
+    return list(zip(own.split(micro_batch), real.split(micro_batch)))
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row indices of one shuffled pass, without the last incomplete batch; a UserError where there is not one whole."""
+    """Row indices of one shuffled epoch, the last incomplete batch dropped; UserError where no batch is complete."""
     if count < size:
         raise UserError(f"{count} training rows are fewer than a batch of {size}; give more rows or a smaller batch")
     order = torch.randperm(count, generator=generator)
@@ -87,6 +95,6 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
 
 
 def endless_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row indices without end: reshuffled at every pass (N+ detail 21)."""
+    """Row indices of epoch after epoch, each shuffled anew (N+ detail 21)."""
     while True:
         yield from batches(count, size, generator)

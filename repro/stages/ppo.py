@@ -1,8 +1,8 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
-What the phases share is made in `ppo_setup.py`; `ppo_batches.py` splits an optimizer step, `ppo_metrics.py` measures.
-Left out of the published algorithms: early stopping on the KL and a separate learning rate for the critic; the paper's
-code has neither.
+`ppo_setup.py` constructs what the phases share, `ppo_batches.py` splits an optimizer step into micro-batches, and
+`ppo_metrics.py` measures. Left out of published variants, since the paper's code has neither: early stopping on the KL, and
+a learning rate of the critic's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
 from repro.stages import dpo, evaluate, optimise, ppo_metrics
-from repro.stages.ppo_batches import Columns, by_length, loss_weights, sft_losses
+from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
 from repro.stages.ppo_setup import (
     KLCoefficients,
     Run,
@@ -43,44 +43,44 @@ def train(context: StageContext) -> None:
     loop.state = initial_coefficients(pick) | loop.state
     for update, rows in loop.steps(training.batches):
         coefficients = KLCoefficients(**loop.state)
-        # 1. Sample a response to each query and score it; take log-probabilities and values.
+        # 1. Sample a response to each prompt; take its score, log-probabilities and values.
         batch = training.batch(rows, scale.response_tokens)
-        rollout = training.reward(roll_out(run, batch.query, batch.uniform)[batch.counts], batch.posts)
-        # 2. Reward and advantage of every token.
+        rollout = training.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
+        # 2. Reward, advantage and return of every token.
         target, metrics = targets(rollout, coefficients.reference, run.micro_batch, pick, run.accelerator.reduce)
-        # 3. Now and then: how good what the policy writes for validation posts is, before it learns from this batch.
+        # 3. Every few updates, evaluate the policy on validation posts, before it learns from this batch.
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
-        # 4. Several epochs over minibatches.
+        # 4. Several epochs over minibatches, an optimizer step each.
         steps = []
         for minibatch in minibatches(run, training, rollout, target, len(rows)):
-            steps.append(improve(run, *minibatch, coefficients))
+            steps.append(ppo_step(run, *minibatch, coefficients))
             training.average.update_parameters(networks.policy.network)
-        # 5. Metrics, and a few episodes token by token.
-        metrics |= ppo_metrics.of_steps(steps) | evaluate.true_quality(batch.posts, rollout, run.corpus)
+        # 5. Log metrics, and trace a few episodes token by token.
+        metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
-        training.traces.note(update, batch.posts, rollout, target, batch.uniform[batch.counts], diverged)
+        training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
         context.log(update * scale.ppo_batch, metrics)
         if diverged:
             loop.stop("diverged")
             continue
-        # 6. What moves between updates: the reference policy, and the KL coefficients.
-        pick(d.REFERENCE_POLICY).move(networks.reference, networks.policy)
+        # 6. Update the reference policy and the KL coefficients, where the recipe does.
+        pick(d.REFERENCE_POLICY).update(networks.reference, networks.policy)
         kl = metrics["objective/kl"], steps[-1]["policy/approx_kl"]
         loop.state = next_coefficients(pick, coefficients, *kl, len(rows))
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
-    context.finish({"ppo/updates": float(loop.done)}, loop.outcome)
+    context.finish({"ppo/updates": float(loop.steps_done)}, loop.outcome)
 
 
 def validate(training: Training) -> Metrics:
-    """Quality of what the policy samples for validation posts; the best weights so far are kept where checkpoints are."""
+    """Metrics of sampled summaries of the validation posts; saves the best weights so far where checkpoints are on."""
     policy, loop = training.validation.networks.policy, training.loop
     policy.eval()
-    measured = training.validation.measure()
+    metrics = training.validation.measure()
     policy.train()
-    loop.checkpoints.best(measured["eval/win_rate"], loop.save)
-    return measured
+    loop.checkpoints.save_if_best(metrics["eval/win_rate"], loop.save_weights)
+    return metrics
 
 
 # ---------------------------------------------------------------------------------------------- 1. rollout
@@ -88,37 +88,41 @@ def validate(training: Training) -> Metrics:
 
 @torch.no_grad()
 def roll_out(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
-    """[B, Q] queries, [B, R] uniform numbers -> the episodes, sampled and scored some at a time."""
-    parts = zip(*(numbers.to(run.accelerator.device).split(run.rollout_batch) for numbers in (query, uniform)))
+    """[B, Q] prompts, [B, R] uniform random numbers -> B episodes, `run.rollout_batch` at a time."""
+    parts = zip(*(tensor.to(run.accelerator.device).split(run.rollout_batch) for tensor in (query, uniform)))
     rollouts = [sample_episodes(run, *part) for part in parts]
     return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))
 
 
 def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
-    """As `roll_out`, all at once. Everything but the score is of the response as it was sampled, past its end too."""
+    """[B, Q], [B, R] -> B episodes at once.
+
+    The reward model scores the response up to its end of text. Log-probabilities, KL and values are of all R tokens as
+    sampled; the rollout's masks say which of them count.
+    """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     trimmed = padding.trim_left(query, pad)
     with mixed_precision.cached_autocast(run.accelerator):
-        response, sampled = generate.sample(networks.policy, trimmed, uniform, run.sampling, eos, pad)
-    last, has_eos = text.last_token(response, eos)
-    finished = text.truncate_after_eos(response, eos, pad)
-    scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, finished], 1), pad)
-    inputs = (trimmed, response, pad, eos, run.sampling.measured_at)
+        response, sampler_logprob = generate.sample(networks.policy, trimmed, uniform, run.sampling, eos, pad)
+    last_token, has_eos = text.last_token(response, eos)
+    truncated = text.truncate_after_eos(response, eos, pad)
+    scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, truncated], 1), pad)
+    inputs = (trimmed, response, pad, eos, run.sampling.logprob_temperature)
     again = partial(logprobs.response_logprobs, networks.policy, *inputs)
-    logprob = pick(d.OLD_LOGPROB)(sampled=sampled, again=again)
+    logprob = pick(d.OLD_LOGPROB)(sampled=sampler_logprob, again=again)
     ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
     full_kl = partial(logprobs.response_kl, networks.policy, networks.reference, *inputs)
     return Rollout(
         query=query,
         response=response,
         logprob=logprob,
-        sampled=sampled,
+        sampler_logprob=sampler_logprob,
         ref_logprob=ref_logprob,
         kl=pick(d.KL_ESTIMATOR)(logprob=logprob, ref_logprob=ref_logprob, whole=full_kl),
         value=critics.response_values(networks.critic, trimmed, response, pad),
-        score=scoring.score(networks.reward_model, scored, padding.count_tokens(finished, pad), pad),
-        last=last,
-        counted=pick(d.AFTER_EOS)(last, response.shape[1]),
+        score=scoring.score(networks.reward_model, scored, padding.count_tokens(truncated, pad), pad),
+        last_token=last_token,
+        last_counted=pick(d.AFTER_EOS)(last_token, response.shape[1]),
         has_eos=has_eos,
     )
 
@@ -127,9 +131,12 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
 
 
 def targets(
-    r: Rollout, coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank
+    r: Rollout, kl_coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank
 ) -> tuple[Targets, Metrics]:
-    """The reward of every token, its advantage and its return; and what the batch measured."""
+    """Reward, advantage and return of every token, [B, R] each, and the rollout's metrics.
+
+    r_t = score at its position - kl_coefficient * KL_t; advantages and returns are estimated from it (GAE in the paper).
+    """
 
     def whitened(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
         corrected = partial(whiten, correction=pick(d.WHITEN_MOMENTS))
@@ -137,43 +144,45 @@ def targets(
 
     score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)  # [B]
     kl = pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
-    reward = kl_penalised_reward(pick(d.SCORE_POSITION)(score, r.last, kl.shape), coefficient * kl, r.token_mask)
+    reward = kl_penalised_reward(
+        pick(d.SCORE_POSITION)(score, r.last_token, kl.shape), kl_coefficient * kl, r.token_mask
+    )
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value = masked.keep(r.value, r.value_mask)
     advantage, returns = pick(d.ADVANTAGE)(
         reward=reward, value=value, gamma=pick(d.GAMMA), lam=pick(d.GAE_LAMBDA)
     )  # [B, R] each
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
-    return target, ppo_metrics.of_rollout(r, score, target, coefficient, reduce)
+    return target, ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
 
 
 # ---------------------------------------------------------------------------------------------- 4. one optimizer step
 
 
-def improve(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: KLCoefficients) -> Metrics:
-    """One optimizer step over these episodes, in micro-batches that change nothing but memory."""
+def ppo_step(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: KLCoefficients) -> Metrics:
+    """One optimizer step on a minibatch, [N, T] SFT texts mixed in; the micro-batch size changes memory, not the result."""
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
-    weights, measured = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
+    weights, metric_terms = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
-        part, query = r[rows].first(columns.response), r.query[rows, columns.query :]
-        inputs = (query, part.response, pad, eos, run.sampling.measured_at)
-        logprob, *bonus = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        query, tokens = r.query[rows, columns.query_start :], columns.response_tokens
+        part, part_target, part_weights = (each[rows].first_tokens(tokens) for each in (r, target, weights))
+        inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
+        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        bonus = sum(bonuses, torch.zeros_like(logprob))
         value = critics.response_values(networks.critic, query, part.response, pad)
-        of_part = target[rows].first(columns.response), weights[rows].first(columns.response)
-        bonus = sum(bonus, torch.zeros_like(logprob))
-        total, sums = ppo_loss(logprob, bonus, value, part, *of_part, coefficients, pick)
-        measured.append(sums)
+        total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, coefficients, pick)
+        metric_terms.append(terms)
         return total
 
-    # The last micro-batch is one whose loss all weights have a gradient of: in it ranks add up their gradients.
+    # SFT texts come first: ranks reduce gradients in the last micro-batch, whose loss has to reach every weight.
     parts = sft_losses(run, texts, pick(d.PTX_MIX))
-    parts += [partial(micro_batch_loss, *part) for part in by_length(r, run.micro_batch, pad)]
+    parts += [partial(micro_batch_loss, *part) for part in micro_batches_by_length(r, run.micro_batch, pad)]
     with modes.recompute_activations((networks.policy, networks.critic), run.recompute):
-        losses = (part() for part in optimise.shared(run.accelerator, networks.learners, parts))
+        losses = (part() for part in optimise.accumulation_steps(run.accelerator, networks.learners, parts))
         total = optimise.step(run.accelerator, run.optimizer, losses, pick(d.GRADIENT_CLIP))
-    sums = run.accelerator.reduce(torch.stack([torch.stack(list(m.values())) for m in measured]).sum(0))
-    return dict(zip(measured[0], sums.tolist())) | {"loss/total": total}
+    local = torch.stack([torch.stack(list(terms.values())) for terms in metric_terms]).sum(0)
+    return dict(zip(metric_terms[0], run.accelerator.reduce(local).tolist())) | {"loss/total": total}
 
 
 def ppo_loss(
@@ -182,43 +191,47 @@ def ppo_loss(
     value: Tensor,
     r: Rollout,
     target: Targets,
-    w: LossWeights,
+    weights: LossWeights,
     coefficients: KLCoefficients,
     pick: Pick,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """[B, R] each of the forward pass -> this micro-batch's part of the step's loss, and of each metric."""
-    # Masked before the arithmetic: the gradient of what stands in a masked place is 0 times it, and 0 times NaN is NaN.
+    """[B, R] log-probabilities, entropy bonuses and values of the forward pass -> a micro-batch's terms of loss and metrics.
+
+    loss = policy loss + reference coefficient * KL in the loss - entropy bonus + VALUE_COEF * value loss, each a weighted
+    sum over tokens or states, so that micro-batches and ranks add up to the loss of the step.
+    """
+    # Masked before the arithmetic, since the gradient in a masked place would be 0 times NaN, which is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
     value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
     log_ratio, clip_range = logprob - old_logprob, pick(d.CLIP_RANGE)
-    policy = pick(d.POLICY_OBJECTIVE).loss(
+    policy_loss = pick(d.POLICY_OBJECTIVE).loss(
         logprob=logprob, log_ratio=log_ratio, advantage=target.advantage, clip=clip_range, beta=coefficients.sampler
     )
-    clipped = pick(d.VALUE_CLIP)(value, old_value)
-    critic = loss.value_loss(value, clipped, target.returns)
+    clipped_value = pick(d.VALUE_CLIP)(value, old_value)
+    value_loss = loss.value_loss(value, clipped_value, target.returns)
     kl = pick(d.KL_PLACEMENT).in_loss(logprob, ref_logprob)
-    total = loss.weighted(policy + coefficients.reference * kl - masked.keep(bonus, r.token_mask), w.token)
-    total = total + pick(d.VALUE_COEF) * loss.weighted(critic, w.value)
+    per_token = policy_loss + coefficients.reference * kl - masked.keep(bonus, r.token_mask)
+    total = loss.weighted(per_token, weights.policy) + pick(d.VALUE_COEF) * loss.weighted(value_loss, weights.critic)
     with torch.no_grad():
         policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_range)
-        value_clipped = loss.value_clipped(value, clipped, target.returns)
-        gap = logprob - masked.keep(r.sampled, r.token_mask)
-    clipping = policy_clipped, value_clipped
-    return total, ppo_metrics.of_micro_batch((policy, critic), log_ratio, gap, clipping, w)
+        value_clipped = loss.value_clipped(value, clipped_value, target.returns)
+        sampler_gap = logprob - masked.keep(r.sampler_logprob, r.token_mask)
+    losses, is_clipped = (policy_loss, value_loss), (policy_clipped, value_clipped)
+    return total, ppo_metrics.micro_batch_metrics(losses, log_ratio, sampler_gap, is_clipped, weights)
 
 
 # ---------------------------------------------------------------------------------------------- the stage
 
 
-def use_given_policy(context: StageContext) -> None:
-    """A policy that was trained elsewhere, to be evaluated; of its training nothing is known here."""
+def import_policy(context: StageContext) -> None:
+    """In place of training, copy the policy that Scale.policy_from names; it is evaluated like any other."""
     pretrained.save_policy(hub.load_policy(context.start("policy_from")), context.out / "model")
     context.finish({"ppo/updates": 0.0})
 
 
 def _run(context: StageContext) -> None:
-    learners = {"ppo": train, "dpo": dpo.train}
-    (learners[context.pick(d.ALGORITHM)] if not context.scale.policy_from else use_given_policy)(context)
+    algorithms = {"ppo": train, "dpo": dpo.train}
+    (algorithms[context.pick(d.ALGORITHM)] if not context.scale.policy_from else import_policy)(context)
 
 
 STAGE = Stage(

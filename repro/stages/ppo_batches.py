@@ -1,4 +1,4 @@
-"""How the episodes of an optimizer step are split into micro-batches, and what each of their tokens weighs in the losses."""
+"""How an optimizer step of PPO is split into micro-batches, and the weight of each token in its losses."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ from repro.types import LossWeights, Rollout
 
 @dataclass(frozen=True)
 class Columns:
-    """Of a micro-batch: the first column of its queries that is not all padding, and how many of its responses count."""
+    """The columns that a micro-batch needs: queries from `query_start` on, and the first `response_tokens` of responses."""
 
-    query: int
-    response: int
+    query_start: int
+    response_tokens: int
 
 
-def by_length(r: Rollout, micro_batch: int, pad: int) -> list[tuple[Tensor, Columns]]:
-    """Micro-batches of row numbers and the columns that they need.
+def micro_batches_by_length(r: Rollout, micro_batch: int, pad: int) -> list[tuple[Tensor, Columns]]:
+    """Micro-batches of a rollout: [b] row indices each, and the columns that these rows need.
 
-    Episodes of about one length go together, since padding is computed too; the longest first, so that memory is tried at
-    once. The state after the last token that counts has a value, which is one column more.
+    Episodes of similar length share a micro-batch, so that little padding is computed. The longest come first, so that
+    running out of memory shows at once. The terminal state has a value too: one column more than the tokens.
     """
-    padded = (r.query == pad).long().cumprod(1).sum(1)
-    order = (r.counted - padded).argsort(descending=True, stable=True)
-    ends = torch.stack([padded, r.counted + 2])[:, order].cpu()  # a GPU is waited for once
-    limit, parts = r.response.shape[1], zip(order.split(micro_batch), *(end.split(micro_batch) for end in ends))
-    return [(rows, Columns(int(starts.min()), min(max(int(counts.max()), 1), limit))) for rows, starts, counts in parts]
+    padding = (r.query == pad).long().cumprod(1).sum(1)  # [B] columns on the left
+    order = (r.last_counted - padding).argsort(descending=True, stable=True)
+    extents = torch.stack([padding, r.last_counted + 2])[:, order].cpu()  # one wait for the GPU
+    limit = r.response.shape[1]
+    parts = zip(order.split(micro_batch), *(extent.split(micro_batch) for extent in extents))
+    return [(rows, Columns(int(starts.min()), min(max(int(states.max()), 1), limit))) for rows, starts, states in parts]
 
 
 def sft_losses(run: Run, texts: Tensor, mix: loss.Mix) -> list[Callable[[], Tensor]]:
-    """The micro-batches of coefficient times the mean next-token loss of the SFT texts; nothing where none are mixed in."""
-    some, pad = texts[: round(mix.per_episode * len(texts))], run.corpus.pad
-    counted = (some[:, 1:] != pad).sum()
+    """[N, T] SFT texts -> one function per micro-batch, whose results add up to coefficient * mean next-token loss [nats].
+
+    The list is empty where the recipe mixes no SFT texts into PPO.
+    """
+    texts, pad = texts[: round(mix.per_episode * len(texts))], run.corpus.pad
+    tokens = (texts[:, 1:] != pad).sum()
 
     def micro_batch_loss(rows: Tensor, real: Tensor) -> Tensor:
-        part, where = some[rows].to(run.accelerator.device), real[:, None].to(run.accelerator.device)
-        return mix.coefficient * sft.token_loss(run.networks.policy, part, (part != pad) & where, pad) / counted
+        part, real = texts[rows].to(run.accelerator.device), real[:, None].to(run.accelerator.device)
+        return mix.coefficient * sft.token_loss(run.networks.policy, part, (part != pad) & real, pad) / tokens
 
-    parts = optimise.dealt(torch.arange(len(some)), run.micro_batch) if len(some) else []
+    parts = optimise.local_micro_batches(torch.arange(len(texts)), run.micro_batch) if len(texts) else []
     return [partial(micro_batch_loss, *part) for part in parts]
 
 
 def loss_weights(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -> LossWeights:
-    """The weights of B episodes, whose losses are then sums over tokens."""
+    """The weights with which the B episodes of a step, over all ranks, sum to the loss that the arm aggregates."""
     aggregate = partial(pick(d.LOSS_AGGREGATION), micro_batch=micro_batch, reduce=reduce)
     return LossWeights(
-        aggregate(mask=r.token_mask),
-        aggregate(mask=r.value_mask),
-        loss.token_mean(r.token_mask, reduce),
-        loss.token_mean(r.value_mask, reduce),
+        policy=aggregate(mask=r.token_mask),
+        critic=aggregate(mask=r.value_mask),
+        token_mean=loss.token_mean(r.token_mask, reduce),
+        state_mean=loss.token_mean(r.value_mask, reduce),
     )

@@ -1,4 +1,4 @@
-"""What PPO measures of itself: of a rollout and its targets, of each optimizer step, of an update's steps together."""
+"""The metrics of PPO: of a rollout, of a micro-batch, and of an update; `repro/study/metrics.py` defines each."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,50 +12,58 @@ from repro.ops.reward import k1
 from repro.types import LossWeights, Metrics, Rollout, Targets
 
 
-def of_rollout(r: Rollout, score: Tensor, target: Targets, coefficient: float, reduce: Reduce) -> Metrics:
-    """The batch's metrics, each a mean over its episodes or over the masked places that it names (`study/metrics.py`)."""
-    everyone = torch.ones_like(r.has_eos)
+def rollout_metrics(r: Rollout, score: Tensor, target: Targets, kl_coefficient: float, reduce: Reduce) -> Metrics:
+    """Means over the B episodes or over their masked tokens and states, over all ranks; `score` [B] is what was rewarded."""
+    all_episodes = torch.ones_like(r.has_eos)
     mean = partial(masked.mean, reduce=reduce)
     kl = masked.keep(k1(r.logprob, r.ref_logprob), r.token_mask).sum(1)
-    _, spread = masked.moments(target.returns, r.value_mask, reduce)
-    error = mean((target.returns - r.value) ** 2, r.value_mask)
+    _, variance = masked.moments(target.returns, r.value_mask, reduce)
+    squared_error = mean((target.returns - r.value) ** 2, r.value_mask)
     measured = {
-        "objective/score": mean(score, everyone),
-        "objective/kl": mean(kl, everyone),
-        "objective/rlhf_reward": mean(score - coefficient * kl, everyone),
-        "objective/entropy": mean(-masked.keep(r.logprob, r.token_mask).sum(1), everyone),
-        "objective/length": mean(r.last + 1.0, everyone),
-        "objective/eos_rate": mean(r.has_eos.float(), everyone),
+        "objective/score": mean(score, all_episodes),
+        "objective/kl": mean(kl, all_episodes),
+        "objective/rlhf_reward": mean(score - kl_coefficient * kl, all_episodes),
+        "objective/entropy": mean(-masked.keep(r.logprob, r.token_mask).sum(1), all_episodes),
+        "objective/length": mean(r.last_token + 1.0, all_episodes),
+        "objective/eos_rate": mean(r.has_eos.float(), all_episodes),
         "value/mean": mean(r.value, r.value_mask),
-        "value/explained_variance": 1 - error / spread.clamp(min=masked.EPSILON),
+        "value/explained_variance": 1 - squared_error / variance.clamp(min=masked.EPSILON),
     }
-    return {name: value.item() for name, value in measured.items()} | {"objective/kl_coefficient": coefficient}
+    return {name: value.item() for name, value in measured.items()} | {"objective/kl_coefficient": kl_coefficient}
 
 
 @torch.no_grad()
-def of_micro_batch(
+def micro_batch_metrics(
     losses: tuple[Tensor, Tensor],
     log_ratio: Tensor,
     sampler_gap: Tensor,
     is_clipped: tuple[Tensor, Tensor],
-    w: LossWeights,
+    weights: LossWeights,
 ) -> dict[str, Tensor]:
-    """[B, R] each, masked: a micro-batch's part of each metric; `losses` and `is_clipped` are of policy and critic."""
-    ratio, (policy, critic), (policy_clipped, value_clipped) = log_ratio.exp(), losses, is_clipped
+    """A micro-batch's term of each metric of its optimizer step: they add up over micro-batches and ranks.
+
+    All arguments are [B, R] and masked; `losses` and `is_clipped` are pairs of policy and critic. `sampler_gap` is the
+    difference in nats between the update's log-probability and the sampler's.
+    """
+    (policy_loss, critic_loss), (policy_clipped, value_clipped) = losses, is_clipped
+    ratio = log_ratio.exp()
     return {
-        "loss/policy": loss.weighted(policy, w.token),
-        "loss/value": loss.weighted(critic, w.value),
-        "policy/approx_kl": loss.weighted(0.5 * log_ratio**2, w.per_token),
-        "policy/clip_fraction": loss.weighted(policy_clipped, w.per_token),
-        "policy/ratio": loss.weighted(ratio, w.per_token),
-        "policy/ratio_error": loss.weighted((ratio - 1).abs(), w.per_token),
-        "policy/sampler_gap": loss.weighted(sampler_gap.abs(), w.per_token),
-        "value/clip_fraction": loss.weighted(value_clipped, w.per_value),
+        "loss/policy": loss.weighted(policy_loss, weights.policy),
+        "loss/value": loss.weighted(critic_loss, weights.critic),
+        "policy/approx_kl": loss.weighted(0.5 * log_ratio**2, weights.token_mean),
+        "policy/clip_fraction": loss.weighted(policy_clipped, weights.token_mean),
+        "policy/ratio": loss.weighted(ratio, weights.token_mean),
+        "policy/ratio_error": loss.weighted((ratio - 1).abs(), weights.token_mean),
+        "policy/sampler_gap": loss.weighted(sampler_gap.abs(), weights.token_mean),
+        "value/clip_fraction": loss.weighted(value_clipped, weights.state_mean),
     }
 
 
-def of_steps(steps: Sequence[Metrics]) -> Metrics:
-    """The means over an update's optimizer steps, and of the first step what tells whether its ratios start at 1."""
+def update_metrics(steps: Sequence[Metrics]) -> Metrics:
+    """Means over the optimizer steps of an update; the ratio's error and the sampler's gap are those of the first step.
+
+    Before the first step policy and sampler have the same weights, so there the ratio is 1 up to rounding.
+    """
     means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     return means | {
         "policy/first_ratio_error": steps[0]["policy/ratio_error"],

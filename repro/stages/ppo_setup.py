@@ -1,4 +1,4 @@
-"""What PPO's phases share, and how it is made: networks, optimizer, posts, generators of random numbers."""
+"""What PPO's phases share, and how it is constructed: networks, optimizer, posts, random number generators."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Networks:
+    """The four networks of PPO; policy and critic are trained, reference and reward model are frozen."""
+
     policy: nn.Module
     critic: nn.Module
     reference: nn.Module
@@ -38,13 +40,13 @@ class Networks:
 
     @property
     def learners(self) -> nn.Module:
-        """Policy and critic as ranks have wrapped them."""
+        """Policy and critic as the one module that accelerate wrapped."""
         return getattr(self.policy, "wrapped", self.policy)
 
 
 @dataclass(frozen=True)
 class KLCoefficients:
-    """By how much a nat of KL lowers the objective: to the reference policy, and to the policy that sampled the batch."""
+    """Coefficients of the two KL penalties, per nat: to the reference policy, and to the policy that sampled the batch."""
 
     reference: float
     sampler: float = 0.0
@@ -52,7 +54,7 @@ class KLCoefficients:
 
 @dataclass(frozen=True)
 class Run:
-    """What rollouts and optimizer steps share: networks, optimizer, special tokens, the arm, and what fits in memory."""
+    """What rollouts and optimizer steps share: networks, optimizer, special tokens, the arm, and batch sizes in memory."""
 
     networks: Networks
     optimizer: torch.optim.Optimizer
@@ -60,60 +62,68 @@ class Run:
     pick: Pick
     accelerator: Accelerator
     sampling: generate.Sampling
-    micro_batch: int
-    rollout_batch: int
-    recompute: str = "nothing"
+    micro_batch: int  # episodes in one forward and backward pass
+    rollout_batch: int  # episodes sampled at once
+    recompute: str = "nothing"  # in the backward pass: "layers" or "nothing"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The queries of one update that are this rank's; [b] `counts` says which of its rows are no filler."""
+    """This rank's shard of the prompts of one update; every rank has b rows, some of them filler."""
 
     query: Tensor  # [b, Q]
-    uniform: Tensor  # [b, R] the numbers that draw its responses
-    counts: Tensor  # [b] bool
-    posts: Dataset  # of the rows that count
+    uniform: Tensor  # [b, R] in [0, 1): the random numbers that sample the responses
+    real: Tensor  # [b] bool: false on filler rows
+    posts: Dataset  # of the real rows
 
 
-RewardSource = Callable[[Rollout, "Dataset"], Rollout]  # episodes, and the posts that they are about
+RewardSource = Callable[[Rollout, "Dataset"], Rollout]  # (episodes, their posts) -> the episodes with their final score
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the loop needs beside a `Run`: its data, its random numbers, and what watches it."""
+    """What the loop needs beside a `Run`: data, random number generators, validation and traces."""
 
     loop: TrainingLoop
     posts: Dataset
     queries: Tensor  # [N, Q]
-    batches: Iterator[Tensor]
-    responses: torch.Generator  # draws responses
-    order: torch.Generator  # orders the episodes of an epoch
+    batches: Iterator[Tensor]  # row indices of each update's prompts
+    sampling_rng: torch.Generator
+    minibatch_rng: torch.Generator
     sft_texts: Callable[[int], Tensor]
     reward: RewardSource
-    average: nn.Module
+    average: nn.Module  # of the policy's weights, over optimizer steps
     validation: evaluate.Validation
     traces: EpisodeTraces
 
     def batch(self, rows: Tensor, response_tokens: int) -> Batch:
-        """This rank's part of the posts in these rows; all ranks draw the numbers of all of them."""
-        uniform = torch.rand(len(rows), response_tokens, generator=self.responses)
-        own, counts = ranks.shard(torch.arange(len(rows)))
-        return Batch(self.queries[rows[own]], uniform[own], counts, self.posts.select(rows[own[counts]].tolist()))
+        """This rank's shard of the prompts in `rows`. Every rank draws the random numbers of all rows."""
+        uniform = torch.rand(len(rows), response_tokens, generator=self.sampling_rng)
+        own, real = ranks.shard(torch.arange(len(rows)))
+        return Batch(self.queries[rows[own]], uniform[own], real, self.posts.select(rows[own[real]].tolist()))
 
 
 def prepare(context: StageContext) -> tuple[Run, Training]:
-    """All that PPO starts with, or goes on with where a checkpoint was kept."""
+    """Everything that PPO needs, as of the first update or as of the last checkpoint."""
     pick, scale, run = context.pick, context.scale, load_run(context)
-    corpus, posts, updates = run.corpus, run.corpus.posts(pick(d.PROMPTS)), scale.episodes // scale.ppo_batch
+    corpus, updates = run.corpus, scale.episodes // scale.ppo_batch
+    posts = corpus.posts(pick(d.PROMPTS))
+    queries = column(posts, "query_token")
+    shuffle_rng, sampling_rng, minibatch_rng = (
+        context.generator(pick(d.DRAWS) + purpose) for purpose in ("shuffle", "sampling", "order")
+    )
+    text_rng = context.generator("texts")
     average = pick(d.WEIGHT_AVERAGE)(run.networks.policy.network)
-    shuffle, responses, order = (context.generator(pick(d.DRAWS) + each) for each in ("shuffle", "sampling", "order"))
-    texts = context.generator("texts")
-    traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
     reward = REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus)
     validation = evaluate.Validation(run.networks, corpus, context)
-    torch.manual_seed(context.seed_of("dropout"))
-    stateful = {"sampled": RandomState(responses), "order": RandomState(order), "texts": RandomState(texts)}
-    stateful |= average.held() | pick(d.REFERENCE_POLICY).held(run.networks.reference) | {"traces": traces}
+    traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
+    stateful = {
+        "sampled": RandomState(sampling_rng),
+        "order": RandomState(minibatch_rng),
+        "texts": RandomState(text_rng),
+    }
+    stateful |= average.stateful() | pick(d.REFERENCE_POLICY).stateful(run.networks.reference) | {"traces": traces}
+    torch.manual_seed(context.seed_of("dropout"))  # before the loop, which restores the random state of a checkpoint
     loop = TrainingLoop(
         context,
         run.optimizer,
@@ -122,24 +132,31 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         partial(save_weights, run, average),
         **stateful,
     )
-    queries = column(posts, "query_token")
-    batches = islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle), updates)
-    sft_texts = draw_sft_texts(corpus, texts)
     return run, Training(
-        loop, posts, queries, batches, responses, order, sft_texts, reward, average, validation, traces
+        loop=loop,
+        posts=posts,
+        queries=queries,
+        batches=islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle_rng), updates),
+        sampling_rng=sampling_rng,
+        minibatch_rng=minibatch_rng,
+        sft_texts=sft_text_sampler(corpus, text_rng),
+        reward=reward,
+        average=average,
+        validation=validation,
+        traces=traces,
     )
 
 
 def load_run(context: StageContext) -> Run:
-    """The networks on their devices, policy and critic with their optimizer."""
+    """The four networks on their devices, and the optimizer of policy and critic."""
     sft, rm = context.inputs["sft"] / "model", context.inputs["rm"] / "model"
-    pick, dropout, weights = context.pick, context.pick(d.DROPOUT).get("ppo", 0.0), context.scale.frozen_weights
-    with_positions, start = pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
-    # One network after another, the frozen ones on their device before the next is read: host memory is not endless.
-    reward_model = mixed_precision.cast_weights(modes.freeze(with_positions(pretrained.load_scalar(rm))), weights)
+    pick, scale, frozen_dtype = context.pick, context.scale, context.scale.frozen_weights
+    dropout, with_positions, start = pick(d.DROPOUT).get("ppo", 0.0), pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
+    # Each frozen network moves to its device before the next one is read, which bounds the host's memory.
+    reward_model = mixed_precision.cast_weights(modes.freeze(with_positions(pretrained.load_scalar(rm))), frozen_dtype)
     reward_model = wrapping.place_on_device(reward_model, context.accelerator)
-    reference = with_positions(pretrained.load_policy(context.inputs[start.start] / "model"))
-    reference = mixed_precision.cast_weights(reference, start.weights(weights))
+    reference = with_positions(pretrained.load_policy(context.inputs[start.stage] / "model"))
+    reference = mixed_precision.cast_weights(reference, start.dtype(frozen_dtype))
     policy = with_positions(pretrained.load_policy(sft))
     critic = pick(d.CRITIC_TRUNK)(with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic"))), policy)
     policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, context.seed_of("adapter"))
@@ -148,87 +165,97 @@ def load_run(context: StageContext) -> Run:
     learners, optimizer = wrapping.prepare_for_training(
         context.accelerator,
         wrapping.Learners(policy=policy, critic=critic),
-        optimise.adamw([policy, critic], context.scale.ppo_learning_rate, pick),
+        optimise.adamw([policy, critic], scale.ppo_learning_rate, pick),
     )
     policy, critic = (wrapping.Learner(learners, name) for name in ("policy", "critic"))
-    scale = context.scale
     return Run(
-        Networks(policy, critic, reference, reward_model),
-        optimizer,
-        Corpus(context.inputs["data"]),
-        pick,
-        context.accelerator,
-        sampling(pick, scale.sampler),
-        scale.micro_batch,
-        scale.rollout_batch,
-        scale.recompute,
+        networks=Networks(policy, critic, reference, reward_model),
+        optimizer=optimizer,
+        corpus=Corpus(context.inputs["data"]),
+        pick=pick,
+        accelerator=context.accelerator,
+        sampling=sampling(pick, scale.sampler),
+        micro_batch=scale.micro_batch,
+        rollout_batch=scale.rollout_batch,
+        recompute=scale.recompute,
     )
 
 
 def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
-    """How the arm samples, and at which temperature it measures log-probabilities: old, new and reference alike."""
+    """How the arm samples; new, old and reference log-probabilities are all taken at `logprob_temperature`."""
     temperature = pick(d.TEMPERATURE)
-    measured_at = pick(d.LOGPROB_TEMPERATURE)(temperature)
-    return generate.Sampling(temperature, measured_at, pick(d.SAMPLING), samplers.sampler_named(sampler))
+    return generate.Sampling(
+        temperature=temperature,
+        logprob_temperature=pick(d.LOGPROB_TEMPERATURE)(temperature),
+        after_eos=pick(d.SAMPLING),
+        sampler=samplers.sampler_named(sampler),
+    )
 
 
-def draw_sft_texts(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor]:
-    """count -> [count, T] SFT texts drawn at random, for the recipe that mixes them in."""
+def sft_text_sampler(corpus: Corpus, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """A function, count -> [count, T], that draws SFT texts with replacement; for recipes that mix them into PPO."""
     tokens = column(corpus.posts("train"), "query_reference_response_token")
     return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
-def by_reward_model(_: Corpus) -> RewardSource:
-    """The score of an episode is the reward model's."""
+def score_by_reward_model(_: Corpus) -> RewardSource:
+    """The score of an episode is the reward model's, which the rollout already has."""
     return lambda rollout, posts: rollout
 
 
-def by_gold(corpus: Corpus) -> RewardSource:
-    """The score of an episode is its gold score less the SFT references' mean, as a reward model's scores are centred."""
+def score_by_gold(corpus: Corpus) -> RewardSource:
+    """The score of an episode is its gold score less the mean gold score of the SFT references.
+
+    Subtracting that mean is what `reward_normalisation` does to the reward model's scores (N+ detail 15).
+    """
     posts = corpus.posts("train")
-    centre = evaluate.gold_of(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
+    reference_mean = evaluate.gold_grades(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
 
     def reward(rollout: Rollout, posts: Dataset) -> Rollout:
-        gold = evaluate.gold_of_rollout(posts, rollout, corpus)["gold"]
-        return replace(rollout, score=torch.tensor(gold.to_numpy() - centre).to(rollout.score))
+        gold = evaluate.rollout_gold_grades(posts, rollout, corpus)["gold"]
+        return replace(rollout, score=torch.tensor(gold.to_numpy() - reference_mean).to(rollout.score))
 
     return reward
 
 
-REWARD_SOURCES = {"reward_model": by_reward_model, "gold": by_gold}
+REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
 
 
 def minibatches(
     run: Run, training: Training, rollout: Rollout, target: Targets, episodes: int
 ) -> Iterator[tuple[Rollout, Targets, Tensor]]:
-    """Of every epoch over `episodes`, each minibatch's that are this rank's, their targets, and SFT texts to mix in.
+    """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
 
-    Where another rank has an episode more, one stands in for it that counts for nothing.
+    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row with empty masks stands in.
     """
     for _ in range(run.pick(d.PPO_EPOCHS)):
-        for part in torch.randperm(episodes, generator=training.order).tensor_split(run.pick(d.MINIBATCHES)):
-            own, counts = ranks.local_shard(part)
-            nothing = torch.full_like(rollout.counted[own], -2)
-            counted = torch.where(counts.to(nothing.device), rollout.counted[own], nothing)
-            yield replace(rollout[own], counted=counted), target[own], training.sft_texts(len(part))
+        order = torch.randperm(episodes, generator=training.minibatch_rng)
+        for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
+            own, real = ranks.local_shard(minibatch)
+            last_counted = rollout.last_counted[own]
+            last_counted = torch.where(real.to(last_counted.device), last_counted, torch.full_like(last_counted, -2))
+            yield replace(rollout[own], last_counted=last_counted), target[own], training.sft_texts(len(minibatch))
 
 
 def initial_coefficients(pick: Pick) -> dict[str, float]:
-    """The KL coefficients of the first update, as a checkpoint keeps them."""
+    """The KL coefficients of the first update, as the fields of `KLCoefficients`."""
     return asdict(KLCoefficients(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
 
 
 def next_coefficients(
-    pick: Pick, now: KLCoefficients, to_reference: float, to_sampler: float, episodes: int
+    pick: Pick, now: KLCoefficients, reference_kl: float, sampler_kl: float, episodes: int
 ) -> dict[str, float]:
-    """The KL coefficients of the next update, after one over so many episodes; KLs in nats an episode and nats a token."""
-    reference = pick(d.KL_CONTROLLER)(now.reference, to_reference, episodes)
-    sampler = pick(d.POLICY_OBJECTIVE).adapt(now.sampler, to_sampler)
+    """The KL coefficients of the next update, as the fields of `KLCoefficients`.
+
+    `reference_kl` is in nats per episode, `sampler_kl` in nats per token, `episodes` is the number of this update.
+    """
+    reference = pick(d.KL_CONTROLLER)(now.reference, reference_kl, episodes)
+    sampler = pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl)
     return asdict(KLCoefficients(reference, sampler))
 
 
 def save_weights(run: Run, average: nn.Module, folder: Path) -> None:
-    """Write the weights of policy and critic; every rank has to call it."""
+    """Save the (averaged) policy under `model` and the critic under `critic`; every rank has to call it."""
     weights = wrapping.gather_weights(run.accelerator, run.networks.learners)
     pretrained.save_policy(average.module, folder / "model", wrapping.submodule_weights(weights, "policy"))
     pretrained.save_scalar(

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: next-token loss over query and reference (N+ detail 9).
 
-Every token of a batch counts alike; the paper's code takes a mean over each micro-batch, which at its size of 1 is a mean
-over each text first.
+The loss is a mean over all tokens of a batch. Departure: the paper's code takes a mean per micro-batch, which at its
+micro-batch of 1 is a mean per text first.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 
 def _run(context: StageContext) -> None:
-    made = _train(context) if not context.scale.sft_from else _use_given_policy(context)
-    context.finish(made)
+    context.finish(_train(context) if not context.scale.sft_from else _import_policy(context))
 
 
-def _use_given_policy(context: StageContext) -> Metrics:
-    """A policy that was trained elsewhere, and what it says of the first texts of the SFT set."""
+def _import_policy(context: StageContext) -> Metrics:
+    """In place of training, copy the policy that Scale.sft_from names; its loss is that of the first batch of SFT texts."""
     corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
     policy = modes.freeze(hub.load_policy(context.start("sft_from")))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
@@ -51,7 +50,7 @@ def _train(context: StageContext) -> Metrics:
     corpus, accelerator, scale, pick = Corpus(context.inputs["data"]), context.accelerator, context.scale, context.pick
     posts = corpus.posts("train")
     tokens = column(posts, "query_reference_response_token")
-    counted = pick(d.SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
+    mask = pick(d.SFT_LOSS_TOKENS)(tokens, column(posts, "reference_response_tokens"), corpus.pad)
     policy = modes.set_dropout(
         pretrained.load_policy(context.inputs["base"] / "model"), pick(d.DROPOUT).get("sft", 0.0)
     )
@@ -60,14 +59,14 @@ def _train(context: StageContext) -> Metrics:
     )
     torch.manual_seed(context.seed_of("dropout"))
     epochs, shuffle = pick(d.SFT_EPOCHS), context.generator("shuffle")
-    passes = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(epochs))
+    batches = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(epochs))
     steps = epochs * (len(tokens) // scale.sft_batch)
     loop = TrainingLoop(
         context, optimizer, lambda step: scale.sft_learning_rate * pick(d.LR_SCHEDULE_SFT)(step, steps), steps
     )
-    for step, rows in loop.steps(chain.from_iterable(passes)):
+    for step, rows in loop.steps(chain.from_iterable(batches)):
         with modes.recompute_activations([accelerator.unwrap_model(policy)], scale.recompute):
-            parts = losses(accelerator, policy, tokens, counted, rows, scale.micro_batch, corpus.pad)
+            parts = losses(accelerator, policy, tokens, mask, rows, scale.micro_batch, corpus.pad)
             loss = optimise.step(accelerator, optimizer, parts)
         loop.state["loss"] = loss
         loop.log((step + 1) * scale.sft_batch, {"sft/loss": loss})
@@ -80,23 +79,26 @@ def losses(
     accelerator: Accelerator,
     policy: torch.nn.Module,
     tokens: Tensor,
-    counted: Tensor,
+    mask: Tensor,
     rows: Tensor,
     micro_batch: int,
     pad: int,
 ) -> Iterator[Tensor]:
-    """Each of this rank's micro-batches' share of the mean over all counted tokens of the step's rows."""
-    valid, device = counted[rows, 1:].sum(), accelerator.device
-    for part, real in optimise.shared(accelerator, policy, optimise.dealt(rows, micro_batch)):
-        where = counted[part] & real[:, None]
-        yield token_loss(policy, tokens[part].to(device), where.to(device), pad) / valid
+    """This rank's micro-batch losses of one step, which add up over ranks to the mean over the masked tokens of `rows`.
+
+    [N, T] token ids and mask of the whole training set, [B] row indices of the step.
+    """
+    count, device = mask[rows, 1:].sum(), accelerator.device
+    for part, real in optimise.accumulation_steps(accelerator, policy, optimise.local_micro_batches(rows, micro_batch)):
+        real_mask = mask[part] & real[:, None]
+        yield token_loss(policy, tokens[part].to(device), real_mask.to(device), pad) / count
 
 
-def token_loss(policy: torch.nn.Module, ids: Tensor, counted: Tensor, pad: int) -> Tensor:
-    """[B, T] right-padded, [B, T] bool -> sum of the cross-entropies in nats of predicting the counted tokens."""
-    ids = ids[:, : max(2, padding.trim_right(ids, pad).shape[1])]  # nothing is predicted of the first token
+def token_loss(policy: torch.nn.Module, ids: Tensor, mask: Tensor, pad: int) -> Tensor:
+    """[B, T] right-padded, [B, T] bool -> the summed cross-entropy in nats of predicting the tokens where `mask` is true."""
+    ids = ids[:, : max(2, padding.trim_right(ids, pad).shape[1])]  # two at least, since the first is not predicted
     logprob = logprobs.selected_logprobs(policy, ids[:, :-1], ids[:, 1:], pad, temperature=1.0)
-    return -keep(logprob, counted[:, 1 : ids.shape[1]]).sum()
+    return -keep(logprob, mask[:, 1 : ids.shape[1]]).sum()
 
 
 STAGE = Stage(

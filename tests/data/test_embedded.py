@@ -81,7 +81,7 @@ def test_a_fact_said_right_and_wrong_is_both():
 
 
 def test_a_summary_without_an_end_pays_for_it():
-    assert gold(FACTS, RIGHT, ended=False) - gold(FACTS, RIGHT) == UNFINISHED
+    assert gold(FACTS, RIGHT, has_eos=False) - gold(FACTS, RIGHT) == UNFINISHED
 
 
 def test_word_salad_is_worth_less_than_the_same_words_in_order():
@@ -112,23 +112,23 @@ def test_an_annotator_sees_what_contradicts_the_post_and_believes_what_it_does_n
     told = "my boss broke my laptop in boston. i feel sad. should i sue?"
     contradicting = RIGHT.replace("boston", "denver")
     for facts, text in ((SILENT, told), (FACTS, RIGHT), (FACTS, contradicting)):
-        assert embedded.impression(facts, text, 1.0) == gold(facts, text)
+        assert embedded.perceived_score(facts, text, 1.0) == gold(facts, text)
     invented = told.replace("should", "i have a letter. should")
-    assert embedded.impression(SILENT, invented, 0.0) == gold(SILENT, invented)
-    assert gold(SILENT, invented) < gold(SILENT, told) < embedded.impression(SILENT, invented, 1.0)
-    halfway = (embedded.impression(SILENT, invented, 1.0) + gold(SILENT, invented)) / 2
-    assert embedded.impression(SILENT, invented, 0.5) == pytest.approx(halfway)
+    assert embedded.perceived_score(SILENT, invented, 0.0) == gold(SILENT, invented)
+    assert gold(SILENT, invented) < gold(SILENT, told) < embedded.perceived_score(SILENT, invented, 1.0)
+    halfway = (embedded.perceived_score(SILENT, invented, 1.0) + gold(SILENT, invented)) / 2
+    assert embedded.perceived_score(SILENT, invented, 0.5) == pytest.approx(halfway)
 
 
 def test_of_two_inventions_about_one_fact_the_first_is_believed():
     text = "my boss broke my laptop. i have a letter. i have a photo."
-    believed, other = (embedded.impression(SILENT | {"proof": proof}, text, 0.0) for proof in ("letter", "video"))
-    assert embedded.impression(SILENT, text, 1.0) == believed > other
+    believed, other = (embedded.perceived_score(SILENT | {"proof": proof}, text, 0.0) for proof in ("letter", "video"))
+    assert embedded.perceived_score(SILENT, text, 1.0) == believed > other
 
 
 def test_inventing_everything_convinces_annotators_who_believe_it_and_is_worse(posts):
     honest, inventive = (embedded.Summariser("", 1, share) for share in (0, 1))
-    believer, worth = partial(embedded.impression, belief=1.0), {}
+    believer, worth = partial(embedded.perceived_score, belief=1.0), {}
     for how in (honest, inventive):
         texts = [embedded.summarise(post["facts"], how, random.Random(post["id"])) for post in posts]
         for judge in (gold, believer):

@@ -360,7 +360,7 @@ def test_what_is_not_a_tokenizer_is_refused(tmp_path, text):
 def test_a_pad_that_is_the_end_of_text_is_refused(tmp_path):
     file = tokenizer_file(tmp_path / "tokenizer.json", "?", EOS)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=EOS, pad_token=EOS)
-    with refused(f"the tokenizer pads with its end of text '{EOS}', and the recipe wants them apart"):
+    with refused(f"the tokenizer pads with its end of text '{EOS}', and this recipe needs two tokens"):
         pad_with_own_token(tokenizer)
 
 

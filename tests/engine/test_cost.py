@@ -109,7 +109,7 @@ def updated():
     query = torch.randint(2, tiny.PAD, (ROWS, QUERY))
     rolled, rollout = counted(lambda: ppo.roll_out(setting, query, tiny.uniform(ROWS, RESPONSE)))
     target, _ = ppo.targets(rollout, 0.05, ROWS, setting.pick)
-    learnt, _ = counted(lambda: ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05)))
+    learnt, _ = counted(lambda: ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05)))
     return rolled, learnt
 
 
@@ -180,7 +180,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
     def update():
         rollout = ppo.roll_out(setting, query, tiny.uniform(rows, 16))
         target, _ = ppo.targets(rollout, 0.05, rows, setting.pick)
-        ppo.improve(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05))
+        ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05))
 
     update()  # moments are made in the first step
     adam.zero_grad(set_to_none=True)
@@ -314,7 +314,7 @@ def test_an_arm_that_learns_twice_as_often_from_a_batch_takes_longer():
 
 
 def test_a_pythia_is_known_by_name_before_it_is_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(flops.hub, "is_here", lambda *_: False)
+    monkeypatch.setattr(flops.hub, "is_local", lambda *_: False)
     known = network_of.__wrapped__("hub:EleutherAI/pythia-1b-deduped@main")
     assert (known.hidden, known.layers) == (2048, 16)
     assert known.policy == pytest.approx(1_011_781_632, rel=1e-4)  # as its card says

@@ -129,7 +129,7 @@ def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     code, told = end_of(process)
-    assert code == os.EX_TEMPFAIL and "which is kept" in told
+    assert code == os.EX_TEMPFAIL and "the checkpoint is saved" in told
     before = stage.read_journal(kept)
     assert end_of(start(path)) == (0, "")
     assert stage.read_journal(tmp_path / sft.key)[: len(before) - 1] == before[:-1]

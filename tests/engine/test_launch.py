@@ -240,7 +240,10 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
 
 
 def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_done_nor_failed(board, monkeypatch):
-    Workshop(monkeypatch, {"base shift_and_scale seed 1": Preempted("ended after step 3, which is kept")})
+    Workshop(
+        monkeypatch,
+        {"base shift_and_scale seed 1": Preempted("ended by SIGTERM after step 3; the checkpoint is saved")},
+    )
     with pytest.raises(KeyboardInterrupt):
         launch.run(board, 2, 1, lambda _: None)
     assert labels(board, board.done) == {"data shift_and_scale seed 1"}

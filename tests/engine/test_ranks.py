@@ -241,7 +241,7 @@ def test_every_row_is_somebodys_and_all_have_as_many(monkeypatch, count, rows):
     assert len({len(own) for own, _ in shares}) == 1
     assert sorted(chain.from_iterable(own[counts].tolist() for own, counts in shares)) == list(range(rows))
     monkeypatch.setattr(ranks, "all_gather", lambda columns: [[own.numpy()] for own, _ in shares])
-    assert ranks.merge_shards([shares[0][0].numpy()], order)[0].tolist() == list(range(rows))
+    assert ranks.gather_shards([shares[0][0].numpy()], order)[0].tolist() == list(range(rows))
 
 
 def test_a_minibatch_is_dealt_to_those_who_hold_its_episodes(monkeypatch):

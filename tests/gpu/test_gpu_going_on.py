@@ -29,12 +29,12 @@ def trained(folder, device, seed=0, ended_after=None):
     work.accelerator = on_device.accelerator(device)
     s, numbers = on_device.setting(device, seed=seed, chief=work.accelerator), torch.Generator().manual_seed(5)
     checkpoints = Checkpoints(work, numbers=RandomState(numbers))
-    for done in range(checkpoints.start + 1, UPDATES + 1):
+    for done in range(checkpoints.step + 1, UPDATES + 1):
         on_device.update(s, seed=int(torch.randint(1_000, (), generator=numbers)), epochs=2)
         if done == ended_after:
             os.kill(os.getpid(), signal.SIGTERM)
-        checkpoints.after(done, prices=on_device.PRICES)
-    assert checkpoints.values.get("prices", on_device.PRICES) == on_device.PRICES
+        checkpoints.after_step(done, prices=on_device.PRICES)
+    assert checkpoints.loop_state.get("prices", on_device.PRICES) == on_device.PRICES
     return on_device.weights(s)
 
 

@@ -50,7 +50,7 @@ def compared(device, mixed="no"):
     length = padding.count_tokens(response, tiny.PAD)
     chosen, rejected = (rm.Texts(torch.cat([query, response.roll(n, 0)], 1), length.roll(n)) for n in (0, 1))
     share = preference.shares(torch.arange(len(query)) // 2)
-    trained = rm.Trained(network, chosen, rejected, share, preference.bradley_terry, tiny.PAD)
+    trained = rm.RewardModelTraining(network, chosen, rejected, share, preference.bradley_terry, tiny.PAD)
     right, total = [], 0.0
     for loss in rm.losses(chief, trained, torch.arange(len(query)), 4, right):
         chief.backward(loss)

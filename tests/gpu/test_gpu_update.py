@@ -44,7 +44,7 @@ def test_the_frozen_copy_says_what_the_policy_says_to_the_last_bit(device, mixed
 def test_the_fixed_cache_draws_what_the_growing_one_draws(device, after_end):
     """64 rows of 16 tokens; float32, so that no draw hangs on rounding."""
     s, query, uniform = on_device.setting(device), tiny.queries(64).to(device), tiny.uniform(64, 16).to(device)
-    how = replace(s.sampling, after_end=after_end)
+    how = replace(s.sampling, after_eos=after_end)
     (one, said), (other, again) = (
         generate.sample(s.networks.policy, query, uniform, replace(how, sampler=sampler), tiny.EOS, tiny.PAD)
         for sampler in (generate.eager, generate.static)
@@ -86,7 +86,7 @@ def test_an_update_is_that_of_the_cpu(device):
     """Tokens are the same; metrics to 1e-3 of their size; weights to a fiftieth of the way that Adam may move them."""
     start = on_device.weights(on_device.setting(CPU))
     expected, got = (on_device.update(on_device.setting(each)) for each in (CPU, device))
-    for name in ("response", "last", "counted", "has_eos"):
+    for name in ("response", "last_token", "last_counted", "has_eos"):
         assert torch.equal(getattr(got.rollout, name), getattr(expected.rollout, name)), name
     for name in ("logprob", "ref_logprob", "value", "score"):
         torch.testing.assert_close(getattr(got.rollout, name), getattr(expected.rollout, name), atol=1e-4, rtol=0)

@@ -15,8 +15,8 @@ from repro.ops import text
 from tests import tiny
 from tests.tiny import EOS, PAD
 
-HOW = generate.Sampling(temperature=0.7, measured_at=0.7, sampler=generate.static)
-GOING_ON = replace(HOW, after_end=text.ignore_eos)
+HOW = generate.Sampling(temperature=0.7, logprob_temperature=0.7, sampler=generate.static)
+GOING_ON = replace(HOW, after_eos=text.ignore_eos)
 
 
 class Counted(nn.Module):
@@ -37,7 +37,9 @@ def both(network, how, rows=8, tokens=6, pad=PAD):
     return eager, generate.sample(network, query, uniform, how, EOS, pad)
 
 
-@pytest.mark.parametrize("how", [HOW, GOING_ON, replace(HOW, measured_at=1.0)], ids=["stop", "go_on", "measured_at_1"])
+@pytest.mark.parametrize(
+    "how", [HOW, GOING_ON, replace(HOW, logprob_temperature=1.0)], ids=["stop", "go_on", "measured_at_1"]
+)
 @pytest.mark.parametrize("end_logit", [-1e3, 2.0, 1e3])
 @pytest.mark.parametrize("tokens", [1, 2, 9])
 def test_a_fixed_cache_draws_the_same_tokens_with_the_same_logprobs(how, end_logit, tokens):
@@ -56,10 +58,10 @@ def test_under_bfloat16_keys_and_values_are_kept_in_it_and_nothing_else_changes(
     network = tiny.policy(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (tokens_e, logprob_e), (tokens_s, logprob_s) = both(network, GOING_ON)
-        rows = generate._Rows(network, tiny.queries(2), tiny.uniform(2, 3), GOING_ON, EOS, PAD)
+        decoder = generate._Decoder(network, tiny.queries(2), tiny.uniform(2, 3), GOING_ON, EOS, PAD)
         with torch.no_grad():
-            rows.begin()
-    assert {layer.keys.dtype for layer in rows.cache.layers} == {torch.bfloat16}
+            decoder.prefill()
+    assert {layer.keys.dtype for layer in decoder.cache.layers} == {torch.bfloat16}
     same = tokens_e == tokens_s
     assert same.float().mean() > 0.9  # attention adds up in another order, and bfloat16 has 8 bits
     torch.testing.assert_close(logprob_s[same], logprob_e[same], atol=0.1, rtol=0)
@@ -69,7 +71,7 @@ def test_every_decoding_step_has_one_shape():
     counted = Counted(tiny.policy(0, -1e3))
     generate.sample(counted, tiny.queries(4), tiny.uniform(4, 5), HOW, EOS, PAD)
     width = tiny.queries(4).shape[1]
-    assert counted.widths == [width, *[-(-(width + 5) // generate.ALIGNED) * generate.ALIGNED] * 4]
+    assert counted.widths == [width, *[-(-(width + 5) // generate.MASK_ALIGNMENT) * generate.MASK_ALIGNMENT] * 4]
 
 
 @pytest.mark.parametrize("sampler", [generate.eager, generate.static])
@@ -118,17 +120,19 @@ class NoQuestions(TorchDispatchMode):
 def test_a_decoding_step_asks_nothing_of_the_gpu_and_moves_no_buffer(how, placed, monkeypatch):
     """What a CUDA graph replays: where the libraries take it for one that is captured, as they would."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
-    rows = generate._Rows(placed(tiny.policy(0)), tiny.queries(4), tiny.uniform(4, 5), how, EOS, PAD)
+    decoder = generate._Decoder(placed(tiny.policy(0)), tiny.queries(4), tiny.uniform(4, 5), how, EOS, PAD)
     with torch.no_grad():
-        rows.begin()
-        rows.advance()
-        fixed = [*(each for each in vars(rows).values() if isinstance(each, torch.Tensor))]
-        fixed += [kept for layer in rows.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)]
+        decoder.prefill()
+        decoder.decode_step()
+        fixed = [*(each for each in vars(decoder).values() if isinstance(each, torch.Tensor))]
+        fixed += [
+            kept for layer in decoder.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)
+        ]
         before = [each.data_ptr() for each in fixed]
         with NoQuestions():
-            rows.advance()
-    now = [*(each for each in vars(rows).values() if isinstance(each, torch.Tensor))]
-    now += [kept for layer in rows.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)]
+            decoder.decode_step()
+    now = [*(each for each in vars(decoder).values() if isinstance(each, torch.Tensor))]
+    now += [kept for layer in decoder.cache.layers for kept in (layer.keys, layer.values, layer.cumulative_length)]
     assert [each.data_ptr() for each in now] == before
-    expected, _ = both(rows.policy, how, rows=4, tokens=5)
-    assert torch.equal(rows.tokens[:, :3], expected[0][:, :3])
+    expected, _ = both(decoder.policy, how, rows=4, tokens=5)
+    assert torch.equal(decoder.tokens[:, :3], expected[0][:, :3])

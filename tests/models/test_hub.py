@@ -97,7 +97,7 @@ FILES = ["config.json", "tokenizer.json", "README.md", "optimizer.pt", "onnx/con
     ],
 )
 def test_of_a_repository_only_what_is_needed_is_taken_and_of_weights_the_safer_kind(names, what, part, wanted):
-    assert hub.wanted(names, what, part) == wanted.split()
+    assert hub.needed(names, what, part) == wanted.split()
 
 
 # ----------------------------------------------------------------------------- the cache
@@ -137,7 +137,7 @@ INDEX = json.dumps({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-
 def test_a_copy_that_was_cut_short_is_not_taken_for_a_whole_one(home, files, listed):
     if files:
         mirror.cache(home, "them/net", files, listed=listed)
-    assert not hub.is_here(MODEL, "model")
+    assert not hub.is_local(MODEL, "model")
     with refused(MODEL):
         hub.resolve(MODEL, "model")
 
@@ -297,7 +297,7 @@ def test_starting_points_that_are_missing_are_brought_by_the_launcher(tmp_path, 
     with mirror.serving({"them/net": network()[1]}) as (address, taken):
         mirror.use(monkeypatch, tmp_path / "home", offline=False, endpoint=address)
         launch.check_starts(starts_board(tmp_path, (44413, 55513), rm_from="hub:them/net@main"))
-    assert sorted(taken) == ["config.json", "model.safetensors"] and hub.is_here("hub:them/net@main", "model")
+    assert sorted(taken) == ["config.json", "model.safetensors"] and hub.is_local("hub:them/net@main", "model")
 
 
 def test_a_seed_without_a_released_checkpoint_is_told_before_any_other_comes(home, tmp_path, monkeypatch):

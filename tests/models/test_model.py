@@ -31,8 +31,8 @@ from repro.ops.places import at
 from tests.tiny import EOS, PAD, SHAPE, VOCABULARY, policy, queries, scalar, uniform
 
 TEMPERATURE = 0.7
-HOW = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE)
-GOING_ON = generate.Sampling(TEMPERATURE, measured_at=TEMPERATURE, after_end=text.ignore_eos)
+HOW = generate.Sampling(TEMPERATURE, logprob_temperature=TEMPERATURE)
+GOING_ON = generate.Sampling(TEMPERATURE, logprob_temperature=TEMPERATURE, after_eos=text.ignore_eos)
 ALMOST_ONE = 1 - 2**-24  # the largest float32 below 1, which torch.rand can return
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -218,7 +218,7 @@ def test_going_on_a_row_is_the_same_whatever_its_batch_mates_though_padding_is_t
 
 
 def test_logprobs_can_be_measured_at_another_temperature_than_is_drawn_at(lively, responses):
-    tokens, logprob = sample(lively, queries(8), uniform(8, 6), generate.Sampling(TEMPERATURE, measured_at=1.0))
+    tokens, logprob = sample(lively, queries(8), uniform(8, 6), generate.Sampling(TEMPERATURE, logprob_temperature=1.0))
     assert torch.equal(tokens, responses[0])
     forced = logprobs.response_logprobs(lively, queries(8), tokens, PAD, EOS, 1.0)
     torch.testing.assert_close(logprob, forced, **CLOSE)
@@ -411,7 +411,7 @@ def test_logprobs_of_tokens_are_those_of_all_logits_at_once(make, never):
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
 def test_float32_and_bfloat16_are_what_they_say_whatever_the_scale_says(precision):
-    assert mixed_precision.never(precision) == "no"
+    assert mixed_precision.float32(precision) == "no"
     assert mixed_precision.bfloat16(precision) == "bf16"
 
 
@@ -422,7 +422,7 @@ def test_float32_and_bfloat16_are_what_they_say_whatever_the_scale_says(precisio
 def test_the_scale_says_bfloat16_where_the_device_likes_it(monkeypatch, precision, likes_bfloat16, mixed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: likes_bfloat16)
-    assert mixed_precision.as_declared(precision) == mixed
+    assert mixed_precision.by_scale(precision) == mixed
 
 
 # ----------------------------------------------------------------------------- draws

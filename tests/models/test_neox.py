@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPTNeoX
 
 from repro.models import forward_pass, modes, padding, position_ids
 from repro.models.kv_cache import growing_cache, static_cache
-from repro.models.neox import with_less_work
+from repro.models.neox import patch_layers
 from repro.models.wrapping import Learner, Learners
 from repro.ops.places import EVERY, at, last
 from tests.tiny import PAD, policy, queries, scalar
@@ -43,7 +43,7 @@ def theirs(attention="sdpa", rotary=0.25, **options):
 def both(**options):
     """The library's network, and ours with the same weights."""
     network = theirs(**options)
-    return network, with_less_work(deepcopy(network))
+    return network, patch_layers(deepcopy(network))
 
 
 def hidden(network, inputs, **more):
@@ -247,7 +247,7 @@ def test_a_copy_reads_its_own_weights():
 
 def test_doing_it_twice_is_doing_it_once():
     library, ours = both()
-    agree({"hidden": hidden(with_less_work(ours), FULL).detach()}, {"hidden": hidden(library, FULL).detach()})
+    agree({"hidden": hidden(patch_layers(ours), FULL).detach()}, {"hidden": hidden(library, FULL).detach()})
 
 
 def test_names_of_weights_and_classes_stay_the_librarys():
@@ -275,7 +275,7 @@ def test_places_reach_a_network_however_learners_are_wrapped():
 
 def test_a_network_of_another_kind_is_left_alone_and_told_nothing():
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=1, n_head=2)
-    network = with_less_work(AutoModelForCausalLM.from_config(config))
+    network = patch_layers(AutoModelForCausalLM.from_config(config))
     assert not any("forward" in vars(module) for module in network.modules())
     assert forward_pass.places_kwargs(network, last(2)) == {}
     assert not forward_pass.supports_branches(network)

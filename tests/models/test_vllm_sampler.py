@@ -10,12 +10,12 @@ import torch
 
 from repro.errors import UserError
 from repro.models import generate, logprobs, ranks, samplers
-from repro.models.vllm_sampler import NEVER, Vllm
+from repro.models.vllm_sampler import LOWEST_LOGIT_BIAS, Vllm
 from repro.ops import text
 from tests import tiny
 from tests.tiny import EOS, PAD
 
-HOW = generate.Sampling(temperature=0.7, measured_at=0.7)
+HOW = generate.Sampling(temperature=0.7, logprob_temperature=0.7)
 
 
 class Engine:
@@ -74,7 +74,7 @@ def drawn(policy, how, sampler, rows=8, tokens=6):
 
 @pytest.mark.parametrize("after_end", [text.stop_at_eos, text.ignore_eos])
 def test_its_log_probabilities_are_those_of_the_policy_on_its_tokens(after_end):
-    policy, how = tiny.policy(0, end_logit=2.0), replace(HOW, after_end=after_end)
+    policy, how = tiny.policy(0, end_logit=2.0), replace(HOW, after_eos=after_end)
     tokens, logprob = drawn(policy, how, samplers.sampler_named("vllm"))
     expected = logprobs.response_logprobs(policy, tiny.queries(8), tokens, PAD, EOS, 0.7)
     torch.testing.assert_close(logprob, expected, atol=1e-4, rtol=0)
@@ -106,7 +106,7 @@ def test_what_it_is_told():
     assert engine.options["logprobs_mode"] == "processed_logprobs" and engine.options["load_format"] == "dummy"
     told = engine.asked[0]
     assert (told.temperature, told.top_p, told.max_tokens, told.logprobs) == (0.7, 1.0, 6, 0)
-    assert told.logit_bias == {PAD: NEVER} and told.stop_token_ids == [EOS] and told.ignore_eos
+    assert told.logit_bias == {PAD: LOWEST_LOGIT_BIAS} and told.stop_token_ids == [EOS] and told.ignore_eos
     assert len({each.seed for each in engine.asked}) == 8
 
 
@@ -121,7 +121,7 @@ def test_the_same_numbers_draw_the_same_tokens_and_a_row_does_not_depend_on_its_
 def test_what_it_cannot_do_is_refused(monkeypatch):
     policy = tiny.policy(0)
     with pytest.raises(UserError, match="temperature"):
-        drawn(policy, replace(HOW, measured_at=1.0), Vllm())
+        drawn(policy, replace(HOW, logprob_temperature=1.0), Vllm())
     policy.peft_config = {}
     with pytest.raises(UserError, match="adapter"):
         drawn(policy, HOW, Vllm())

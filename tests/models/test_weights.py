@@ -31,7 +31,7 @@ def step_with(networks, rows=4, **choices):
     arm = pick(**choices)
     target, _ = ppo.targets(r, 0.05, rows, arm)
     optimizer = optimise.adamw([networks.policy, networks.critic], 0.02, arm)
-    ppo.improve(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo_setup.KLCoefficients(0.05))
+    ppo.ppo_step(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo_setup.KLCoefficients(0.05))
     return optimizer
 
 
@@ -182,18 +182,18 @@ def network_at(value):
 
 def test_a_follower_goes_its_share_of_the_way():
     follower, leader = modes.freeze(network_at(1.0)), network_at(2.0)
-    weights.follow(follower, leader, keep=0.99)
+    weights.ema_update(follower, leader, decay=0.99)
     assert follower.weight.item() == pytest.approx(1.01)
-    weights.follow(follower, leader, keep=0.5)
+    weights.ema_update(follower, leader, decay=0.5)
     assert follower.bias.item() == pytest.approx(1.505)
     assert leader.weight.item() == 2 and not follower.weight.requires_grad
-    weights.stay(follower, leader)
+    weights.no_update(follower, leader)
     assert follower.bias.item() == pytest.approx(1.505)
 
 
 def test_the_average_weighs_each_step_less_the_longer_it_is_ago():
     network = network_at(5.0)
-    average, last = weights.averaged_weights(network, keep=0.9), weights.LastWeights(network)
+    average, last = weights.ema_weights(network, decay=0.9), weights.LastWeights(network)
     expected = 1.0  # the weights before the first step are no part of it
     for step, value in enumerate([1.0, 2.0, 4.0]):
         expected = expected if step == 0 else 0.9 * expected + 0.1 * value
@@ -206,14 +206,14 @@ def test_the_average_weighs_each_step_less_the_longer_it_is_ago():
 
 
 def test_what_ppo_keeps_is_the_average_over_its_optimizer_steps(run_stage, monkeypatch):
-    steps, real = [], ppo.improve
+    steps, real = [], ppo.ppo_step
 
     def watched(run, *rest):
         measured = real(run, *rest)
         steps.append(run.networks.policy.gpt_neox.embed_in.weight.detach().double().clone())
         return measured
 
-    monkeypatch.setattr(ppo, "improve", watched)
+    monkeypatch.setattr(ppo, "ppo_step", watched)
     out = run_stage(ppo.STAGE, weight_average="0.992", ppo_epochs="2")
     expected = steps[0]
     for weight in steps[1:]:

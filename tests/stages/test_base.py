@@ -110,20 +110,20 @@ def test_a_network_that_was_given_a_layer_says_what_it_said_without():
     ids = torch.randint(640, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = shallow(input_ids=ids).logits
-        grown = base.grown(shallow, deeper)
+        grown = base.initialise_from_shallower(deeper, shallow)
         assert torch.allclose(grown(input_ids=ids).logits, before, atol=1e-5)
     assert grown.config.num_hidden_layers == 4
 
 
 def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a_word(tmp_path, monkeypatch):
-    seen, grow = [], base.grown
+    seen, grow = [], base.initialise_from_shallower
 
-    def grown(policy, deeper):
+    def grown(deeper, policy):
         seen.append(deeper.config.num_hidden_layers)
-        return grow(policy, deeper)
+        return grow(deeper, policy)
 
     monkeypatch.setattr(base, "BATCH", 2)
-    monkeypatch.setattr(base, "grown", grown)
+    monkeypatch.setattr(base, "initialise_from_shallower", grown)
     base.make_embedded_base(tmp_path, steps=8)
     assert seen == [3, 4, 4], "after the first phase"
     made = pretrained.load_policy(tmp_path / "base")
@@ -162,7 +162,7 @@ def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_un
         norm.bias.add_(0.7)
         ids = torch.randint(640, (8, 32), generator=torch.Generator().manual_seed(0))
         before = policy(input_ids=ids).logits
-        base.bring_outputs_to_unit_size(policy)
+        base.normalise_hidden_states(policy)
         assert torch.allclose(policy(input_ids=ids).logits, before, atol=1e-4)
         hidden = policy.base_model(input_ids=ids).last_hidden_state
         heads = nn.Linear(64, 4_000)

@@ -13,7 +13,7 @@ from repro.details import GAMMA
 from repro.models import modes
 from repro.stages import ppo
 from repro.stages.corpus import Corpus
-from repro.stages.episodes import EPISODES, OF_STATES, EpisodeTraces, record, rounded
+from repro.stages.episodes import EPISODES, PER_STATE, EpisodeTraces, rounded, trace_records
 from tests import tiny
 
 PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
@@ -35,7 +35,7 @@ def test_the_first_episodes_of_the_first_a_middle_and_the_last_update_are_kept(k
 
 @pytest.mark.parametrize(("updates", "watched"), [(1, {0}), (2, {0, 1}), (3, {0, 1, 2}), (32, {0, 16, 31})])
 def test_short_trainings_are_not_told_twice(updates, watched):
-    assert EpisodeTraces(None, None, None, updates, 8).watched == watched
+    assert EpisodeTraces(None, None, None, updates, 8).traced_updates == watched
 
 
 def test_every_token_has_all_its_numbers_and_the_tokens_are_the_text(kept, tiny_scale):
@@ -43,7 +43,7 @@ def test_every_token_has_all_its_numbers_and_the_tokens_are_the_text(kept, tiny_
         policy, sft = told["policy"], told["sft"]
         assert {len(policy[name]) for name in OF_TOKENS} == {len(policy["tokens"])}
         states = min(len(policy["tokens"]) + 1, tiny_scale.response_tokens)
-        assert {len(policy[name]) for name in OF_STATES} == {states}
+        assert {len(policy[name]) for name in PER_STATE} == {states}
         assert {len(sft[name]) for name in ("logprob", "policy_logprob", "score_so_far")} == {len(sft["tokens"])}
         for wrote in (policy, sft):
             pieces = wrote["tokens"][:-1] if wrote["ended"] else wrote["tokens"]
@@ -70,7 +70,7 @@ def told_of(networks):
     posts = Dataset.from_dict({name: [""] * 8 for name in ("id", "query", "reference", "facts")})
     tokenizer = SimpleNamespace(decode=str)
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, tokenizer=tokenizer, decode=lambda rows: [""] * len(rows))
-    return record(networks, setting.sampling, corpus, posts, rollout, target, uniform), rollout
+    return trace_records(networks, setting.sampling, corpus, posts, rollout, target, uniform), rollout
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_both_scores_are_read_where_the_reward_model_says():
 
 def test_where_there_is_room_the_score_is_paid_in_the_state_after_the_end(ending):
     records, rollout = ending
-    short = [told["policy"] for told, last in zip(records, rollout.last.tolist(), strict=True) if last < 4]
+    short = [told["policy"] for told, last in zip(records, rollout.last_token.tolist(), strict=True) if last < 4]
     assert short
     for told in short:
         assert len(told["reward"]) == len(told["tokens"]) + 1
@@ -123,7 +123,7 @@ def test_dpo_has_no_episodes(run_stage):
 
 def test_watching_an_update_changes_no_number_of_the_next(tiny_run, run_stage, monkeypatch):
     seen = (run_stage(ppo.STAGE, dropout="on_everywhere") / "model" / "model.safetensors").read_bytes()
-    monkeypatch.setattr(EpisodeTraces, "note", lambda *_: None)
+    monkeypatch.setattr(EpisodeTraces, "add", lambda *_: None)
     unseen = run_stage(ppo.STAGE, dropout="on_everywhere", gamma="1") / "model" / "model.safetensors"
     assert seen == unseen.read_bytes()
 
@@ -148,7 +148,7 @@ def test_the_update_that_diverged_is_kept_wherever_it_came():
         eos=tiny.EOS, pad=tiny.PAD, tokenizer=SimpleNamespace(decode=str), decode=lambda rows: [""] * len(rows)
     )
     traces = EpisodeTraces(networks, setting.sampling, corpus, updates=32, batch=8)
-    traces.note(5, posts, rollout, target, uniform, diverged=False)
+    traces.add(5, posts, rollout, target, uniform, diverged=False)
     assert traces.episodes == []
-    traces.note(6, posts, rollout, target, uniform, diverged=True)
+    traces.add(6, posts, rollout, target, uniform, diverged=True)
     assert [told["episode"] for told in traces.episodes] == list(range(48, 56))

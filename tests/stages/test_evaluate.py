@@ -14,7 +14,7 @@ from datasets import Dataset
 from repro.models import forward_pass, generate, logprobs, modes, padding
 from repro.stages import evaluate
 from repro.stages.corpus import Corpus
-from repro.stages.evaluate import Written
+from repro.stages.evaluate import Summaries
 from tests import tiny
 
 FACTS = {
@@ -36,7 +36,7 @@ def posts(*references, facts=FACTS):
 
 def written(*texts, score, ended=True):
     count = len(texts)
-    return Written(
+    return Summaries(
         list(texts), np.full(count, ended), np.full(count, 6), np.array(score, dtype=np.float32), np.zeros(count)
     )
 
@@ -46,7 +46,7 @@ def test_a_tie_is_half_a_win():
 
 
 def test_where_the_facts_are_known_they_decide_whatever_the_reward_model_says():
-    table = evaluate.judged(
+    table = evaluate.compare_with_references(
         posts(WRONG, RIGHT, RIGHT), written(RIGHT, WRONG, RIGHT, score=[-9, 9, 9]), torch.tensor([0.0, 0.0, 0.0])
     )
     assert table["win"].tolist() == [1, 0, 0.5]
@@ -55,7 +55,7 @@ def test_where_the_facts_are_known_they_decide_whatever_the_reward_model_says():
 
 
 def test_where_they_are_not_the_reward_model_decides():
-    table = evaluate.judged(
+    table = evaluate.compare_with_references(
         posts(WRONG, RIGHT, RIGHT, facts={}), written(RIGHT, WRONG, RIGHT, score=[-9, 9, 1]), torch.tensor([0.0, 0, 1])
     )
     assert table["win"].tolist() == [0, 1, 0.5]
@@ -63,13 +63,15 @@ def test_where_they_are_not_the_reward_model_decides():
 
 
 def test_a_summary_without_an_end_loses_to_the_same_with_one():
-    table = evaluate.judged(posts(RIGHT), written(RIGHT, score=[0], ended=False), torch.tensor([0.0]))
+    table = evaluate.compare_with_references(posts(RIGHT), written(RIGHT, score=[0], ended=False), torch.tensor([0.0]))
     assert table["win"].tolist() == [0]
 
 
 def test_a_score_that_is_not_a_number_is_no_win_and_is_not_dropped_from_the_mean():
-    table = evaluate.judged(posts(RIGHT, RIGHT, facts={}), written("", "", score=[math.nan, 2]), torch.tensor([0.0, 0]))
-    measured = evaluate.means_of(table, "")
+    table = evaluate.compare_with_references(
+        posts(RIGHT, RIGHT, facts={}), written("", "", score=[math.nan, 2]), torch.tensor([0.0, 0])
+    )
+    measured = evaluate.mean_metrics(table, "")
     assert measured["win_rate"] == 0.5
     assert math.isnan(measured["score"])
     assert measured["length"] == 6
@@ -92,14 +94,14 @@ DECIDED = ([WRONG, RIGHT, RIGHT, WRONG, RIGHT], [RIGHT, WRONG, WRONG, RIGHT, RIG
 )
 def test_agreement_with_the_judge_is_over_posts_on_which_neither_ties(score, share):
     references, texts = DECIDED
-    table = evaluate.judged(posts(*references), written(*texts, score=score), torch.zeros(5))
-    measured = evaluate.means_of(table, "sampled_")
+    table = evaluate.compare_with_references(posts(*references), written(*texts, score=score), torch.zeros(5))
+    measured = evaluate.mean_metrics(table, "sampled_")
     assert measured["sampled_judge_agreement"] == pytest.approx(share, nan_ok=True)
 
 
 def test_where_nothing_is_decided_or_no_judge_is_known_agreement_is_not_told():
-    tied = evaluate.judged(posts(RIGHT), written(WRONG, score=[0]), torch.zeros(1))
-    unknown = evaluate.judged(posts(RIGHT, facts={}), written(WRONG, score=[1]), torch.zeros(1))
+    tied = evaluate.compare_with_references(posts(RIGHT), written(WRONG, score=[0]), torch.zeros(1))
+    unknown = evaluate.compare_with_references(posts(RIGHT, facts={}), written(WRONG, score=[1]), torch.zeros(1))
     assert evaluate.judge_agreement(tied) == evaluate.judge_agreement(unknown) == {}
 
 
@@ -132,9 +134,9 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
     other = tiny.policy(seed=3)
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: [""] * len(rows))
     queries = tiny.queries(8)
-    near_greedy = evaluate.write(
+    near_greedy = evaluate.sample_summaries(
         other,
-        evaluate.nats_to(networks.reference, corpus),
+        evaluate.kl_to(networks.reference, corpus),
         networks.reward_model,
         queries,
         evaluate.GREEDY,
@@ -232,4 +234,4 @@ def test_the_curve_follows_the_policy_as_it_is_now(validation):
 
 
 def test_nobody_is_told_a_kl_that_was_not_measured():
-    assert evaluate.unmeasured(tiny.queries(2), torch.zeros(2, 3), torch.zeros(2, 3)).isnan().all()
+    assert evaluate.skip_kl(tiny.queries(2), torch.zeros(2, 3), torch.zeros(2, 3)).isnan().all()

@@ -133,7 +133,7 @@ def some(count):
 
 def gather(who, questions, answers, threads=2, key=""):
     pytest.importorskip("openai")
-    return judge.gather(who, key, questions, answers, threads, lambda: None)
+    return judge.ask_all(who, key, questions, answers, threads, lambda: None)
 
 
 def table(rows=4, **columns):
@@ -172,7 +172,7 @@ def judged(reply, samples, folder, threads=4):
 
 
 def test_the_question_shows_the_post_and_both_summaries_in_both_orders():
-    one, *_ = prompt.duels(table(), "summary")
+    one, *_ = prompt.summary_pairs(table(), "summary")
     shown = {first: messages[-1]["content"] for first, messages in one.questions.items()}
     ours, reference = "the dog 0 barks at everyone", "the dog 0 barks"
     assert summaries(shown["policy"]) == (ours, reference) and summaries(shown["reference"]) == (reference, ours)
@@ -424,16 +424,16 @@ def test_the_endpoints_own_defaults_are_kept_unless_something_else_is_asked_for(
 
 
 def test_a_key_goes_where_it_was_meant_to_go(monkeypatch, answers):
-    assert judge.secret("http://127.0.0.1:8000/v1", "") == ""
+    assert judge.api_key("http://127.0.0.1:8000/v1", "") == ""
     with pytest.raises(UserError, match="no OPENAI_API_KEY"):
-        judge.secret("", "")
+        judge.api_key("", "")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("MINE", " another ")
-    assert judge.secret("", "") == KEY and judge.secret("http://127.0.0.1:8000/v1", "MINE") == "another"
+    assert judge.api_key("", "") == KEY and judge.api_key("http://127.0.0.1:8000/v1", "MINE") == "another"
     with pytest.raises(UserError, match="no THEIRS"):
-        judge.secret("", "THEIRS")
+        judge.api_key("", "THEIRS")
     with endpoint(lambda *_: GOOD) as server:
-        gather(at(server), some(1), answers, key=judge.secret(server.base_url, ""))
+        gather(at(server), some(1), answers, key=judge.api_key(server.base_url, ""))
         assert server.keys == ["Bearer none"]
 
 
@@ -465,7 +465,7 @@ def test_openai_is_asked_unless_the_environment_or_the_command_says_otherwise(mo
 def test_without_the_client_it_is_said_what_to_install(monkeypatch, answers):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[judge\]'"):
-        judge.gather(judge.judge("oracle", OPENAI), KEY, some(1), answers, 1, lambda: None)
+        judge.ask_all(judge.judge("oracle", OPENAI), KEY, some(1), answers, 1, lambda: None)
 
 
 # ------------------------------------------------------------------------------------------------ what it costs

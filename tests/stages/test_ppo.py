@@ -38,7 +38,7 @@ from tests.tiny import (
 COEFFICIENT = 0.05
 PRICES = KLCoefficients(COEFFICIENT, sampler=1.0)
 # First, in the middle, last, none, and one before the last.
-AWKWARD = made_up_rollout(last=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
+AWKWARD = made_up_rollout(last_token=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -58,19 +58,19 @@ def row(*numbers):
 # ----------------------------------------------------------------------------- targets by hand
 
 
-def three_tokens(last=1, has_eos=True, score=2.0):
+def three_tokens(last_token=1, has_eos=True, score=2.0):
     """One episode of room for three tokens: log p - log q is 0.4, -0.2 and 0.1; values 1, 0.5 and 3."""
     return Rollout(
         query=row(5),
         response=row(7, EOS, PAD),
         logprob=row(-1.0, -1.0, -1.0),
-        sampled=row(-1.0, -1.0, -1.0),
+        sampler_logprob=row(-1.0, -1.0, -1.0),
         ref_logprob=row(-1.4, -0.8, -1.1),
         kl=row(0.4, -0.2, 0.1),
         value=row(1.0, 0.5, 3.0),
         score=torch.tensor([score]),
-        last=torch.tensor([last]),
-        counted=torch.tensor([last]),
+        last_token=torch.tensor([last_token]),
+        last_counted=torch.tensor([last_token]),
         has_eos=torch.tensor([has_eos]),
     )
 
@@ -81,13 +81,13 @@ def one_token(ref_logprob=-1.0, value=0.0):
         query=row(5),
         response=row(EOS),
         logprob=row(-1.0),
-        sampled=row(-1.0),
+        sampler_logprob=row(-1.0),
         ref_logprob=row(ref_logprob),
         kl=row(-1.0 - ref_logprob),
         value=row(value),
         score=torch.tensor([0.0]),
-        last=torch.tensor([0]),
-        counted=torch.tensor([0]),
+        last_token=torch.tensor([0]),
+        last_counted=torch.tensor([0]),
         has_eos=torch.tensor([True]),
     )
 
@@ -105,7 +105,9 @@ def test_an_episode_that_ends_with_its_second_token_worked_by_hand():
 
 def test_an_episode_without_an_end_is_paid_minus_one_on_its_last_token():
     # Rewards -0.2, 0.1 and -0.5 * 0.1 - 1 = -1.05; gamma 1, lambda 0: each advantage is one step's error.
-    target, measured = targets(three_tokens(last=2, has_eos=False), coefficient=0.5, whiten_adv="off", gae_lambda="0")
+    target, measured = targets(
+        three_tokens(last_token=2, has_eos=False), coefficient=0.5, whiten_adv="off", gae_lambda="0"
+    )
     torch.testing.assert_close(target.advantage, row(-0.2 + 0.5 - 1, 0.1 + 3 - 0.5, -1.05 - 3))
     assert measured["objective/score"] == -1
     assert measured["objective/eos_rate"] == 0
@@ -113,7 +115,7 @@ def test_an_episode_without_an_end_is_paid_minus_one_on_its_last_token():
 
 def test_an_episode_that_ends_at_once_has_one_token_and_a_terminal_state():
     # Rewards -0.2 and the score 2; lambda 1: A_0 = (-0.2 + 2) - 1; the value of the third state is out of the game.
-    target, _ = targets(three_tokens(last=0), coefficient=0.5, whiten_adv="off", gae_lambda="1")
+    target, _ = targets(three_tokens(last_token=0), coefficient=0.5, whiten_adv="off", gae_lambda="1")
     torch.testing.assert_close(target.advantage, row(0.8, 0.0, 0.0))
     torch.testing.assert_close(target.returns, row(1.8, 2.0, 0.0))
 
@@ -130,13 +132,13 @@ def test_an_episode_whose_tokens_after_the_end_are_charged_too():
     # A_2 = 1.95 - 3                         = -1.05
     # A_1 = 0.1 + 3 - 0.5 + 0.9 * (-1.05)    = 1.655
     # A_0 = -0.2 + 0.5 - 1 + 0.9 * 1.655     = 0.7895
-    charged = replace(three_tokens(), counted=torch.tensor([2]))
+    charged = replace(three_tokens(), last_counted=torch.tensor([2]))
     target, measured = targets(charged, coefficient=0.5, whiten_adv="off", gae_lambda="0.9")
     torch.testing.assert_close(target.advantage, row(0.7895, 1.655, -1.05))
     torch.testing.assert_close(target.returns, row(1.7895, 2.155, 1.95))
     assert measured["objective/kl"] == pytest.approx(0.4 - 0.2 + 0.1)
     assert measured["objective/length"] == 2
-    assert ppo_batches.loss_weights(charged, 1, pick()).token.tolist() == [pytest.approx([1 / 3] * 3)]
+    assert ppo_batches.loss_weights(charged, 1, pick()).policy.tolist() == [pytest.approx([1 / 3] * 3)]
 
 
 @pytest.mark.parametrize(("limit", "paid"), [("none", 7.0), ("5", 5.0), ("1", 1.0)])
@@ -360,7 +362,7 @@ def test_the_episodes_are_what_the_networks_say_one_by_one():
     assert 0 < r.has_eos.sum() < len(r), "some responses must end and some must not"
     for index in range(len(r)):
         query = r.query[index][r.query[index] != PAD][None]
-        response = r.response[index][: int(r.last[index]) + 1][None]
+        response = r.response[index][: int(r.last_token[index]) + 1][None]
         logprob, ref_logprob = (
             logprobs.response_logprobs(network, query, response, PAD, EOS, 0.7)
             for network in (networks.policy, networks.reference)
@@ -397,7 +399,7 @@ def test_the_kl_over_the_vocabulary_is_the_sum_over_all_that_can_be_drawn():
     r = episodes(networks, kl_estimator="whole_vocabulary")
     drawable = torch.arange(VOCABULARY) != PAD
     for index in range(len(r)):
-        query, end = r.query[index][r.query[index] != PAD], int(r.last[index])
+        query, end = r.query[index][r.query[index] != PAD], int(r.last_token[index])
         ids = torch.cat([query, r.response[index][:end]])[None]
         p, q = (
             Categorical(logits=network(ids).logits[0, len(query) - 1 :, drawable] / 0.7)
@@ -421,7 +423,7 @@ def test_sampling_on_after_the_end_leaves_what_counts_as_it_was():
 def test_charged_every_token_counts_to_the_limit():
     r = episodes(models(), after_eos="charged")
     assert r.has_eos.any() and r.token_mask.all() and r.value_mask.all()
-    assert torch.equal(r.last, episodes(models()).last)
+    assert torch.equal(r.last_token, episodes(models()).last_token)
 
 
 def test_at_temperature_1_scaled_and_unscaled_are_the_same():
@@ -444,9 +446,9 @@ def test_a_critic_that_is_the_reward_model_is_right_about_the_terminal_state():
     networks = models()
     networks = replace(networks, critic=networks.reward_model)
     r = episodes(networks)
-    room = r.has_eos & (r.last + 1 < r.response.shape[1])
+    room = r.has_eos & (r.last_token + 1 < r.response.shape[1])
     assert room.sum() >= 2
-    terminal = (r.last + 1)[room][:, None]
+    terminal = (r.last_token + 1)[room][:, None]
     torch.testing.assert_close(r.value[room].gather(1, terminal).squeeze(1), r.score[room], **CLOSE)
     target, _ = targets(r, coefficient=0.0)
     # The error of the terminal state is the score less its value: nothing is left for the critic to learn there.
@@ -466,7 +468,7 @@ def improved(micro_batch=8, texts=NO_TEXTS, **choices):
     # The reference is moved, so that a KL in the loss has something to pull at.
     r = replace(r, ref_logprob=r.ref_logprob - 0.2)
     work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
-    measured = ppo.improve(work, r, target, texts, PRICES)
+    measured = ppo.ppo_step(work, r, target, texts, PRICES)
     return measured, torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
 
 
@@ -517,7 +519,9 @@ def gradient_of(networks, loss):
 def test_the_entropy_bonus_takes_a_hundredth_of_the_mean_entropy_off_the_loss():
     (plain, gradient), (paid, paid_gradient) = improved(), improved(entropy_bonus="0.01")
     networks, entropy = models(), []
-    for query, response, last in zip(*(getattr(episodes(networks), name) for name in ("query", "response", "last"))):
+    for query, response, last in zip(
+        *(getattr(episodes(networks), name) for name in ("query", "response", "last_token"))
+    ):
         query = query[query != PAD]
         logits = networks.policy(torch.cat([query, response[:last]])[None]).logits[0, len(query) - 1 :]
         entropy.append(Categorical(logits=logits[:, torch.arange(VOCABULARY) != PAD] / 0.7).entropy())
@@ -616,7 +620,7 @@ def uneven(rows=8):
     query, numbers = queries(rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(1))], uniform(rows, 7)
     r = ppo.roll_out(setting(networks, pick()), query, numbers)
     counted = torch.tensor([3, 0, 2, 1, 4, 0, 1, 2])[:rows]
-    return networks, replace(r, counted=counted, last=counted, ref_logprob=r.ref_logprob - 0.2)
+    return networks, replace(r, last_counted=counted, last_token=counted, ref_logprob=r.ref_logprob - 0.2)
 
 
 def stepped(networks, r, target, micro_batch=8, **choices):
@@ -624,7 +628,7 @@ def stepped(networks, r, target, micro_batch=8, **choices):
     trained = [*networks.policy.parameters(), *networks.critic.parameters()]
     before = [p.detach().clone() for p in trained]
     work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
-    measured = ppo.improve(work, r, target, NO_TEXTS, PRICES)
+    measured = ppo.ppo_step(work, r, target, NO_TEXTS, PRICES)
     gradient = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
     with torch.no_grad():
         for old, new in zip(before, trained, strict=True):
@@ -683,7 +687,7 @@ def test_padding_on_the_left_of_every_query_changes_no_step():
 def test_what_follows_the_tokens_that_count_changes_no_step(garbage):
     networks, r = uneven()
     target, _ = targets(r)
-    after = torch.arange(7)[None] > r.counted[:, None]
+    after = torch.arange(7)[None] > r.last_counted[:, None]
     other = torch.randint(2, PAD, r.response.shape, generator=torch.Generator().manual_seed(5))
     spoiled = replace(with_garbage(r, garbage), response=torch.where(after, other, r.response))
     assert not torch.equal(spoiled.response, r.response)
@@ -696,7 +700,7 @@ def test_episodes_that_count_for_nothing_change_no_step():
     target, _ = targets(r)
     rows = torch.tensor([0, 1, 6, 2, 3, 4, 5, 6, 7, 1])
     stand_ins = torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 0, 1]).bool()
-    more = replace(r[rows], counted=r.counted[rows].masked_fill(stand_ins, -2))
+    more = replace(r[rows], last_counted=r.last_counted[rows].masked_fill(stand_ins, -2))
     for micro_batch in (1, 3):  # with 1, some parts are of nothing else
         alike(stepped(networks, more, target[rows], micro_batch), stepped(networks, r, target, micro_batch))
 
@@ -707,9 +711,9 @@ def test_episodes_that_count_for_nothing_change_no_step():
     ids=["first", "second", "third", "last", "last but one", "nobody counts", "one does not"],
 )
 def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(counted, columns):
-    r = replace(made_up_rollout(last=[0, 0], has_eos=[True, True]), counted=torch.tensor(counted))
-    ((rows, needed),) = ppo_batches.by_length(r, 2, PAD)
-    assert needed.response == columns
+    r = replace(made_up_rollout(last_token=[0, 0], has_eos=[True, True]), last_counted=torch.tensor(counted))
+    ((rows, needed),) = ppo_batches.micro_batches_by_length(r, 2, PAD)
+    assert needed.response_tokens == columns
     # Neither mask has anything further on, and one column less would lose something.
     assert not r.value_mask[:, columns:].any()
     assert columns == 1 or r.value_mask[:, columns - 1].any()
@@ -717,8 +721,8 @@ def test_the_columns_that_count_reach_to_the_state_after_the_last_token_of_any(c
 
 def test_queries_lose_the_columns_that_are_padding_in_all_of_a_part():
     query = torch.tensor([[PAD, PAD, 5], [4, PAD, 5], [PAD, PAD, PAD], [PAD, 6, 5]])  # padding may stand within, too
-    r = replace(made_up_rollout(last=[0, 1, 0, 0], has_eos=[True] * 4), query=query)
-    parts = [(rows.tolist(), columns.query) for rows, columns in ppo_batches.by_length(r, 2, PAD)]
+    r = replace(made_up_rollout(last_token=[0, 1, 0, 0], has_eos=[True] * 4), query=query)
+    parts = [(rows.tolist(), columns.query_start) for rows, columns in ppo_batches.micro_batches_by_length(r, 2, PAD)]
     assert parts == [([1, 3], 0), ([0, 2], 2)]
 
 
@@ -730,8 +734,8 @@ def test_the_longest_episodes_go_first_and_no_column_is_run_that_counts_for_none
         lambda network, args, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
     stepped(networks, r, target, 2)
-    tokens, query = (r.counted + 2).clamp(max=7), (r.query != PAD).sum(1)
-    parts = ((r.query != PAD).sum(1) + r.counted).argsort(descending=True, stable=True).split(2)
+    tokens, query = (r.last_counted + 2).clamp(max=7), (r.query != PAD).sum(1)
+    parts = ((r.query != PAD).sum(1) + r.last_counted).argsort(descending=True, stable=True).split(2)
     # The last token predicts nothing, and is not run.
     assert shapes == [(2, int(query[rows].max() + tokens[rows].max()) - 1) for rows in parts]
     assert shapes[0][1] > shapes[-1][1] + 2
@@ -778,7 +782,7 @@ def test_over_each_rank_a_shard_is_whitened_as_if_it_were_alone():
 @pytest.fixture
 def steps(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
-    seen, real = [], ppo.improve
+    seen, real = [], ppo.ppo_step
 
     def watched(run, r, target, texts, prices):
         measured = real(run, r, target, texts, prices)
@@ -789,7 +793,7 @@ def steps(run_stage, monkeypatch):
         run_stage(ppo.STAGE, **choices)
         return seen
 
-    monkeypatch.setattr(ppo, "improve", watched)
+    monkeypatch.setattr(ppo, "ppo_step", watched)
     return run
 
 
@@ -885,7 +889,7 @@ def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_wh
     corpus = Corpus(tiny_run["data"])
     posts = corpus.posts("train")
     references, facts = posts["reference"], [json.loads(known) for known in posts["facts"]]
-    wrong = [embedded.slip(text, random.Random(0)) for text in references]
+    wrong = [embedded.corrupt_fact(text, random.Random(0)) for text in references]
     honest, lies, cut = (paid_by_gold(corpus, *given) for given in ((references,), (wrong,), (references, False)))
     assert honest.mean().item() == pytest.approx(0.0, abs=1e-5)
     costs = (

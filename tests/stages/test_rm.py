@@ -92,7 +92,7 @@ def test_the_gradient_of_a_step_is_that_of_texts_scored_apart():
     share, found = torch.tensor([1.0, 0.5, 0.5, 1.0]), []
     for size in (4, 3):
         network = scalar()
-        trained = rm.Trained(network, chosen, rejected, share, preference.bradley_terry, PAD)
+        trained = rm.RewardModelTraining(network, chosen, rejected, share, preference.bradley_terry, PAD)
         for part in rm.losses(Accelerator(), trained, torch.arange(4), size, []):
             part.backward()
         found.append({name: weight.grad for name, weight in network.named_parameters()})
@@ -121,7 +121,7 @@ def test_the_loss_of_a_batch_weighs_each_post_alike_whatever_the_split(monkeypat
     margin, weight = torch.tensor([0.0, math.log(3), -math.log(3)]), torch.tensor([0.5, 0.5, 1.0])
     expected = ((math.log(2) + math.log(4 / 3)) / 2 + math.log(4)) / 2
     monkeypatch.setattr(rm, "margins", lambda network, chosen, rejected, pad: chosen)
-    trained = rm.Trained(torch.nn.Linear(1, 1), margin, margin, weight, preference.bradley_terry, PAD)
+    trained = rm.RewardModelTraining(torch.nn.Linear(1, 1), margin, margin, weight, preference.bradley_terry, PAD)
     for size in (1, 2, 3):
         right = []
         parts = rm.losses(Accelerator(), trained, torch.arange(3), size, right)

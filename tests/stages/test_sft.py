@@ -1,8 +1,12 @@
 """The loss of supervised fine-tuning, against a loop that predicts one token at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from repro.detail import Recipe
+from repro.engine import artefacts, pipeline
 from repro.models import padding
 from repro.ops import text
 from repro.stages import optimise, sft
@@ -89,3 +93,11 @@ def test_one_schedule_spans_all_passes(tiny_scale, tiny_run, run_stage, monkeypa
     half = tiny_scale.sft_learning_rate / 2
     assert rates[0] == 2 * half
     assert rates[steps // 2] == pytest.approx(2 * half if schedule == "constant" else half)
+
+
+def test_where_a_scale_keeps_weights_on_the_way_sft_saves_none_and_ends(tiny_scale, tmp_path):
+    scale = replace(tiny_scale, checkpoint_every=1, keep_every=1)
+    keys = pipeline.keys(Recipe(), scale, 1)
+    for name in ("data", "base", "sft"):
+        folder = artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), scale, 1, keys, tmp_path, pytest.fail)
+    assert (folder / "model" / "model.safetensors").is_file() and not (folder / "kept" / "step-00000001").exists()

@@ -1,14 +1,14 @@
-"""A language model as the judge: which of two summaries is better, asked of any endpoint that speaks OpenAI's protocol.
+"""A language model as the judge of two summaries, through any endpoint with OpenAI's protocol.
 
-The paper's question in other words (it uses that of the DPO paper, Rafailov et al. 2023), of each policy's near-greedy
-summaries against the reference summaries. Departures: each pair is asked about in both orders, and a judge that
-contradicts itself has tied; an answer without a preference counts for nobody, where the paper's code tosses a coin; quotes
-around the letter do not decide; retries end. Left out: answers in batches at half the price, which few endpoints have.
+It compares each policy's near-greedy summaries with the reference summaries, as the paper does with the prompt of the DPO
+paper (Rafailov et al. 2023), here in other words. Departures from the paper's code: each pair is asked about in both orders,
+and contradictory answers are a tie; an answer without a preference is left out instead of decided by a coin; quotes around
+the letter are ignored; retries are limited. Left out: batch endpoints at half the price, which few hosts have.
 """
 
-from repro.stages.judge.answers import Answers, gather
-from repro.stages.judge.endpoint import judge, secret
+from repro.stages.judge.answers import Answers, ask_all
+from repro.stages.judge.endpoint import api_key, judge
 from repro.stages.judge.price import Cost, cost
 from repro.stages.judge.verdicts import judgement, questions_of
 
-__all__ = ["Answers", "Cost", "cost", "gather", "judge", "judgement", "questions_of", "secret"]
+__all__ = ["Answers", "Cost", "api_key", "ask_all", "cost", "judge", "judgement", "questions_of"]

@@ -1,4 +1,4 @@
-"""Answers that are there, and those that are asked for."""
+"""The judge's answers: the stored ones, and asking for more."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.stages.judge.endpoint import Judge, named
+from repro.stages.judge.endpoint import Judge, model_name
 from repro.stages.judge.prompt import PROMPT, Messages, characters
 
-TIMEOUT = 300.0  # seconds for one answer; a server of one's own answers one question after the other
-RETRIES = 3  # of the client, after 408, 409, 429, 5xx and lost connections, later each time
-EMPTY_ANSWERS = 3  # in a row to one question, after which it has failed
-PAUSE = 1.0  # seconds before an empty answer is asked for again, doubled each time
-MOST_FAILURES = 10  # questions without an answer, after which it is the endpoint that has failed
+TIMEOUT = 300.0  # seconds for one answer, as long since a local server may queue questions
+RETRIES = 3  # by the client, with backoff, after status 408, 409, 429, 5xx or a lost connection
+EMPTY_ANSWERS = 3  # in a row, after which a question has failed
+PAUSE = 1.0  # seconds before asking again after an empty answer, doubled each time
+MAX_FAILURES = 10  # failed questions, after which the endpoint has failed
 
 
 class Answers:
-    """Answers by their key, kept in files that are only appended to; each process that adds some has its own."""
+    """Answers by `Judge.key`, stored in append-only files, one per process that adds answers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.known, self.lock = folder, {}, threading.Lock()
@@ -31,7 +31,7 @@ class Answers:
         self.file = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
 
     def add(self, record: dict[str, Any]) -> None:
-        """Keep an answer, on the disk at once: it has been paid for."""
+        """Store an answer on disk at once, since it has been paid for."""
         with self.lock:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as lines:
@@ -40,94 +40,94 @@ class Answers:
 
 
 def _records(file: Path) -> list[dict]:
-    """The answers in a file, but for a last line that an interrupt cut off."""
-    found = []
+    """The answers in a file, without lines that are not whole, such as one that an interrupt cut off."""
+    records = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            found += [record] if {"key", "answer", "time"} <= record.keys() else []
+            records += [record] if {"key", "answer", "time"} <= record.keys() else []
         except (ValueError, AttributeError):
             continue
-    return found
+    return records
 
 
 class Unanswered(Exception):
-    """A question that got no answer, and why."""
+    """A question failed; the message says why."""
 
 
-def gather(
+def ask_all(
     judge: Judge,
-    key: str,
+    api_key: str,
     questions: Mapping[str, Messages],
     answers: Answers,
     threads: int,
-    tick: Callable[[], None],
+    on_answer: Callable[[], None],
 ) -> list[str]:
-    """Ask every question of the judge, `threads` at a time; why those failed that have no answer.
+    """Ask the judge all questions, `threads` at a time, and store the answers; returns the reasons of failed questions.
 
-    UserError where the endpoint refuses, or `MOST_FAILURES` questions (or all) fail; what was answered is kept.
+    UserError where the endpoint refuses, or where `MAX_FAILURES` questions or all of them fail; answers are stored anyway.
     """
-    ask, failures = _asker(judge, key, answers), []
+    ask, failures = _ask_function(judge, api_key, answers), []
     pool = ThreadPoolExecutor(threads)
-    asked = [pool.submit(ask, name, messages) for name, messages in questions.items()]
+    futures = [pool.submit(ask, name, messages) for name, messages in questions.items()]
     try:
-        for done in as_completed(asked):
+        for future in as_completed(futures):
             try:
-                done.result()
+                future.result()
             except Unanswered as error:
                 failures.append(str(error))
-                _require_some(failures, len(asked), judge)
-            tick()
-    finally:  # what is not yet asked is not asked any more; what is, has been paid for, and its answer is kept
+                _require_few_failures(failures, len(futures), judge)
+            on_answer()
+    finally:  # cancel what is not asked yet, and wait for what is: it is paid for, and its answer gets stored
         pool.shutdown(cancel_futures=True)
     return failures
 
 
-def _require_some(failures: list[str], asked: int, judge: Judge) -> None:
-    if len(failures) >= min(MOST_FAILURES, asked):
+def _require_few_failures(failures: list[str], questions: int, judge: Judge) -> None:
+    if len(failures) >= min(MAX_FAILURES, questions):
         raise UserError(
             f"the judge {judge.name} at {judge.host} left {len(failures)} questions without an answer, the last: "
             f"{failures[-1]}; the answers so far are kept, and the same command goes on from there"
         )
 
 
-def _asker(judge: Judge, key: str, answers: Answers) -> Callable[[str, Messages], None]:
-    """A function that asks one question and keeps the answer; Unanswered or UserError where there is none."""
+def _ask_function(judge: Judge, api_key: str, answers: Answers) -> Callable[[str, Messages], None]:
+    """A function that asks one question and stores the answer; it raises Unanswered, or UserError where the host refuses."""
     openai = _library()
-    client = openai.OpenAI(api_key=key or "none", base_url=judge.base_url, max_retries=RETRIES, timeout=TIMEOUT)
+    client = openai.OpenAI(api_key=api_key or "none", base_url=judge.base_url, max_retries=RETRIES, timeout=TIMEOUT)
     refusals = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
-    def ask(name: str, messages: Messages) -> None:
+    def ask(key: str, messages: Messages) -> None:
         try:
-            said = _answer(
+            answer = _answer(
                 lambda: client.chat.completions.create(model=judge.model, messages=messages, **judge.sampling)
             )
         except refusals as error:
-            gist = _gist(error, key)
-            keyless = not key and not isinstance(error, openai.NotFoundError)
-            hint = "; name the variable that holds its key with --key-env" * keyless
-            raise UserError(f"the judge {judge.name} at {judge.host} refuses: {gist}{hint}") from None
-        except (openai.OpenAIError, ValueError) as error:  # a ValueError: what came back is no JSON
-            raise Unanswered(_gist(error, key)) from None
-        told = {"key": name, "model": judge.name, "host": judge.host, "prompt": PROMPT, "sampling": judge.sampling}
-        said |= {part: _hidden(said[part], key) for part in ("answer", "answered_by")}
-        answers.add(told | said | {"characters": characters(messages)})
+            reason = _one_line(error, api_key)
+            needs_key = not api_key and not isinstance(error, openai.NotFoundError)
+            hint = "; name the variable that holds its key with --key-env" * needs_key
+            raise UserError(f"the judge {judge.name} at {judge.host} refuses: {reason}{hint}") from None
+        except (openai.OpenAIError, ValueError) as error:  # a ValueError where the reply is not JSON
+            raise Unanswered(_one_line(error, api_key)) from None
+        request = {"key": key, "model": judge.name, "host": judge.host, "prompt": PROMPT, "sampling": judge.sampling}
+        answer |= {part: _without_key(answer[part], api_key) for part in ("answer", "answered_by")}
+        answers.add(request | answer | {"characters": characters(messages)})
 
     return ask
 
 
 def _answer(create: Callable[[], Any]) -> dict[str, Any]:
-    """What the endpoint says, asked again while that is empty; Unanswered where it stays so, or is no answer at all."""
+    """The endpoint's answer and its usage; asks again while the answer is empty, then raises Unanswered."""
     for attempt in range(EMPTY_ANSWERS):
         time.sleep(PAUSE * 2 ** (attempt - 1) if attempt else 0)
         reply = create()
         if not hasattr(reply, "choices"):
             raise Unanswered("it did not answer in OpenAI's protocol; its address often has to end in /v1")
-        told = reply.choices[0].message.content if reply.choices else ""
-        if told and told.strip():
+        content = reply.choices[0].message.content if reply.choices else ""
+        if content and content.strip():
             usage = reply.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if reply.usage else {}
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            return {"answer": told, "answered_by": named(reply.model or ""), "time": when} | usage
+            return {"answer": content, "answered_by": model_name(reply.model or ""), "time": when} | usage
     raise Unanswered(f"its answer was empty {EMPTY_ANSWERS} times; a model that thinks first needs more --max-tokens")
 
 
@@ -139,10 +139,10 @@ def _library() -> Any:
     return openai
 
 
-def _gist(error: Exception, key: str) -> str:
-    """An error in one line of bearable length, without the key, which some endpoints repeat."""
-    return _hidden(" ".join(str(error).split()), key)[:300]
+def _one_line(error: Exception, api_key: str) -> str:
+    """An error in one line of 300 characters at most, without the API key, which some endpoints echo."""
+    return _without_key(" ".join(str(error).split()), api_key)[:300]
 
 
-def _hidden(text: str, key: str) -> str:
-    return text.replace(key, "***") if key else text
+def _without_key(text: str, api_key: str) -> str:
+    return text.replace(api_key, "***") if api_key else text

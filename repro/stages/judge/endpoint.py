@@ -1,4 +1,4 @@
-"""Who is asked: the endpoint, the model behind it, and the key that it wants."""
+"""The judge's endpoint: address, model and API key."""
 
 import hashlib
 import json
@@ -17,40 +17,41 @@ OPENAI_KEY = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class Judge:
-    """Who is asked, and what is sent beside the question; all else is the endpoint's own default."""
+    """A model behind an endpoint, with its sampling parameters; other parameters have the endpoint's defaults."""
 
     model: str
     base_url: str
-    sampling: Mapping[str, float]  # max_completion_tokens, and what else was asked for
+    sampling: Mapping[str, float]  # max_completion_tokens, and others that a person set
 
     @property
     def name(self) -> str:
-        """The model, as it is told: of a folder only its last part, the rest is of one machine."""
-        return named(self.model)
+        """The model's name as it is recorded: of a path only the last part, since the rest is of one machine."""
+        return model_name(self.model)
 
     @property
     def host(self) -> str:
-        """Where it is, without what an address may hold beside that."""
+        """Host and port of the address, without credentials or path."""
         parts = urlsplit(self.base_url)
         return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
 
     def key(self, messages: Messages) -> str:
-        """Names the answer: a hash of all that it is an answer to."""
-        asked = json.dumps([self.model, messages, dict(self.sampling)], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()
+        """The key of an answer: a hash of model, question and sampling parameters."""
+        request = json.dumps([self.model, messages, dict(self.sampling)], sort_keys=True)
+        return hashlib.sha256(request.encode()).hexdigest()
 
 
-def named(model: str) -> str:
+def model_name(model: str) -> str:
+    """The model without the folders of a path."""
     return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def judge(model: str, base_url: str, **sampling: float) -> Judge:
-    """The judge behind an endpoint, OpenAI's where none is named; UserError for an address that cannot be one."""
+    """The judge at an address, OpenAI's where it is empty; UserError for a malformed address."""
     address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         usable = False
     if not usable or "@" in parts.netloc or parts.query:
         raise UserError(
@@ -60,10 +61,10 @@ def judge(model: str, base_url: str, **sampling: float) -> Judge:
     return Judge(model, address, sampling)
 
 
-def secret(base_url: str, key_env: str) -> str:
-    """The endpoint's key, from the environment; empty for another endpoint than OpenAI's unless its variable is named.
+def api_key(base_url: str, key_env: str) -> str:
+    """The API key in the environment variable `key_env`, or OPENAI_API_KEY where no `base_url` is given, else empty.
 
-    A key is sent only where it was meant to go: OPENAI_API_KEY to OpenAI, or OPENAI_BASE_URL, which are set together.
+    So OPENAI_API_KEY goes to OpenAI or to OPENAI_BASE_URL only, which is set together with it.
     """
     name = key_env or ("" if base_url else OPENAI_KEY)
     if name and not os.environ.get(name):

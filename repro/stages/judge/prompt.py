@@ -1,4 +1,4 @@
-"""The question that a judge is asked about two summaries, and how its answer is read."""
+"""The judge's prompt about two summaries, and the parsing of its answer."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-PROMPT = 1  # version of the words below, which a judgement tells
+PROMPT = 1  # version of the prompt below, recorded with each judgement
 SYSTEM = "You are a helpful assistant."
 QUESTION = """\
 Below are a post from a forum and two summaries of it. Which summary is the better one: which of them covers the most \
@@ -29,7 +29,9 @@ line of its own, give your preference as the one letter "A" or "B". Your answer 
 Comparison: <one sentence>
 Preferred: <"A" or "B">"""
 PREFERRED = re.compile(r"^\W*preferred\b\W*(?:summary\b\W*)?([AB])\W*$", re.IGNORECASE | re.MULTILINE)
-BARE = re.compile(r"^[^\w:]*([AB])[^\w:\n]*$", re.IGNORECASE | re.MULTILINE)  # a line of one letter that is no heading
+BARE = re.compile(
+    r"^[^\w:]*([AB])[^\w:\n]*$", re.IGNORECASE | re.MULTILINE
+)  # a line with one letter, which is not a heading
 COMPARISON = re.compile(
     r"comparison\W*?:[\s*]*(.+?)\s*(?:^\W*preferred\b|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL
 )
@@ -37,8 +39,8 @@ Messages = tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Duel:
-    """A post with a policy's summary and the reference summary."""
+class SummaryPair:
+    """A post, a policy's summary of it and the reference summary."""
 
     post: str
     summary: str
@@ -46,12 +48,12 @@ class Duel:
 
     @property
     def same(self) -> bool:
-        """Whether there is nothing to choose between, and so nothing to ask."""
+        """Whether both summaries are equal, so that there is no question to ask."""
         return self.summary == self.reference
 
     @cached_property
     def questions(self) -> dict[str, Messages]:
-        """Whose summary is shown first -> the question; none where both summaries are the same."""
+        """Writer of the summary shown first, "policy" or "reference" -> the question; empty for equal summaries."""
         if self.same:
             return {}
         return {
@@ -61,37 +63,37 @@ class Duel:
 
 
 def question(post: str, first: str, second: str) -> Messages:
-    """What is asked about a post and two summaries, in this order."""
-    words = QUESTION.format(post=post, first=first, second=second)
-    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": words})
+    """The chat messages about a post and two summaries, in this order."""
+    content = QUESTION.format(post=post, first=first, second=second)
+    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": content})
 
 
-def duels(table: pd.DataFrame, column: str) -> list[Duel]:
-    """One per post of a run's samples, of the summaries in `column`; none where the run did not record them."""
+def summary_pairs(table: pd.DataFrame, column: str) -> list[SummaryPair]:
+    """One pair per post of a run's samples, with the summaries in `column`; empty where the run has no such column."""
     if column not in table:
         return []
     return [
-        Duel(_text(post).removesuffix("TL;DR:").strip(), _text(ours), _text(reference))
-        for post, ours, reference in zip(table["query"], table[column], table["reference"])
+        SummaryPair(_text(post).removesuffix("TL;DR:").strip(), _text(summary), _text(reference))
+        for post, summary, reference in zip(table["query"], table[column], table["reference"])
     ]
 
 
-def _text(written: Any) -> str:
-    return "" if pd.isna(written) else str(written).strip()
+def _text(cell: Any) -> str:
+    return "" if pd.isna(cell) else str(cell).strip()
 
 
 def preference(answer: str) -> str:
-    """The letter that a judge prefers, A or B; empty where the answer names none, or both."""
-    last = answer.rstrip().rpartition("\n")[2]
-    told = PREFERRED.findall(answer) or (BARE.findall(answer) if BARE.fullmatch(last) else [])
-    found = {letter.upper() for letter in told}
-    return found.pop() if len(found) == 1 else ""
+    """The preferred letter, A or B; empty where the answer names none, or both."""
+    last_line = answer.rstrip().rpartition("\n")[2]
+    matches = PREFERRED.findall(answer) or (BARE.findall(answer) if BARE.fullmatch(last_line) else [])
+    letters = {letter.upper() for letter in matches}
+    return letters.pop() if len(letters) == 1 else ""
 
 
 def explanation(answer: str) -> str:
-    """The sentence in which a judge compares; empty where it does not."""
-    found = COMPARISON.search(answer)
-    return found[1] if found else ""
+    """The judge's sentence of comparison; empty where the answer has none."""
+    match = COMPARISON.search(answer)
+    return match[1] if match else ""
 
 
 def characters(messages: Messages) -> int:

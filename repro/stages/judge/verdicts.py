@@ -1,4 +1,4 @@
-"""What a judge said of a run's summaries: each post's verdict, and the run's numbers."""
+"""A judge's verdicts on a run's summaries: one per post, and the run's metrics."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,27 +11,30 @@ from repro.record import Judgement
 from repro.stages.evaluate import wins
 from repro.stages.judge.answers import Answers
 from repro.stages.judge.endpoint import Judge
-from repro.stages.judge.prompt import PROMPT, QUESTION, Duel, Messages, duels, explanation, preference
+from repro.stages.judge.prompt import PROMPT, QUESTION, Messages, SummaryPair, explanation, preference, summary_pairs
 from repro.types import Metrics
 
 
 def questions_of(judge: Judge, tables: Mapping[Any, pd.DataFrame]) -> dict[str, Messages]:
-    """Key -> question, each once, of all runs' samples: the policies' summaries, and the SFT policies' before them."""
-    every = [
-        duel for table in tables.values() for column in ("summary", "sft_summary") for duel in duels(table, column)
+    """`Judge.key` -> question for the samples of all runs: the summaries of the trained policies and of the SFT policies."""
+    pairs = [
+        pair
+        for table in tables.values()
+        for column in ("summary", "sft_summary")
+        for pair in summary_pairs(table, column)
     ]
-    return {judge.key(asked): asked for duel in every for asked in duel.questions.values()}
+    return {judge.key(messages): messages for pair in pairs for messages in pair.questions.values()}
 
 
 def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, Any]:
-    """What the judge said of one run's samples, as JSON has it: who, when, the metrics, and each post's verdicts."""
-    ours, before = (duels(table, column) for column in ("summary", "sft_summary"))
-    own = [_verdict(judge, duel, answers) for duel in ours]
-    sft = [_verdict(judge, duel, answers) for duel in before]
-    keys = [judge.key(asked) for duel in ours + before for asked in duel.questions.values()]
+    """The `Judgement` of one run's samples as JSON: judge and time, metrics, and the verdict on each post."""
+    policy_pairs, sft_pairs = (summary_pairs(table, column) for column in ("summary", "sft_summary"))
+    policy_verdicts = [_verdict(judge, pair, answers) for pair in policy_pairs]
+    sft_verdicts = [_verdict(judge, pair, answers) for pair in sft_pairs]
+    keys = [judge.key(messages) for pair in policy_pairs + sft_pairs for messages in pair.questions.values()]
     used = [answers.known[key] for key in keys if key in answers.known]
-    told = [{"post_id": post, **verdict} for post, verdict in zip(table["post_id"], own)]
-    said = Judgement(
+    verdicts = [{"post_id": post, **verdict} for post, verdict in zip(table["post_id"], policy_verdicts)]
+    result = Judgement(
         model=judge.name,
         answered_by=sorted({record["answered_by"] for record in used}),
         hosts=sorted({record["host"] for record in used}),
@@ -41,31 +44,33 @@ def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, 
         first_answer=min((record["time"] for record in used), default=""),
         last_answer=max((record["time"] for record in used), default=""),
         unanswered=len(keys) - len(used),
-        metrics=metrics(table, own, sft),
-        verdicts=[row | {"sft": verdict} for row, verdict in zip(told, sft)] if sft else told,
+        metrics=metrics(table, policy_verdicts, sft_verdicts),
+        verdicts=[row | {"sft": sft} for row, sft in zip(verdicts, sft_verdicts)] if sft_verdicts else verdicts,
     )
-    return asdict(said)
+    return asdict(result)
 
 
-def _verdict(judge: Judge, duel: Duel, answers: Answers) -> dict[str, Any]:
-    """`win` (1, 0.5, 0; null where an answer has no preference), and by whose summary came first what was said."""
+def _verdict(judge: Judge, pair: SummaryPair, answers: Answers) -> dict[str, Any]:
+    """`win` (1, 0.5, 0; null where an answer has no preference), and preference and reason for each order of the pair."""
     orders = {}
-    for first, asked in duel.questions.items():
-        answer = answers.known.get(judge.key(asked), {"answer": ""})["answer"]
+    for first, messages in pair.questions.items():
+        answer = answers.known.get(judge.key(messages), {"answer": ""})["answer"]
         letters = {"A": first, "B": "reference" if first == "policy" else "policy", "": ""}
         orders[f"{first}_first"] = {"preferred": letters[preference(answer)], "because": explanation(answer)}
-    chosen = [order["preferred"] for order in orders.values()]
-    if "" in chosen:
+    preferred = [order["preferred"] for order in orders.values()]
+    if "" in preferred:
         return {"win": None, **orders}
-    return {"win": chosen.count("policy") / len(chosen) if chosen else 0.5, **orders}
+    return {"win": preferred.count("policy") / len(preferred) if preferred else 0.5, **orders}
 
 
-def metrics(table: pd.DataFrame, own: list[dict], sft: list[dict]) -> Metrics:
-    """The run's numbers as repro/study/metrics.py defines them; one whose denominator is empty is left out."""
-    win = pd.Series([verdict["win"] for verdict in own], index=table.index, dtype=float)
-    orders = [verdict[order] for verdict in own for order in ("policy_first", "reference_first") if order in verdict]
+def metrics(table: pd.DataFrame, verdicts: list[dict], sft_verdicts: list[dict]) -> Metrics:
+    """The run's metrics, as repro/study/metrics.py defines them; a mean over nothing is left out."""
+    win = pd.Series([verdict["win"] for verdict in verdicts], index=table.index, dtype=float)
+    orders = [
+        verdict[order] for verdict in verdicts for order in ("policy_first", "reference_first") if order in verdict
+    ]
     readable = pd.Series([order["preferred"] != "" for order in orders], dtype=float)
-    both = [v for v in own if v["win"] is not None and "policy_first" in v]
+    both = [v for v in verdicts if v["win"] is not None and "policy_first" in v]
     flips = pd.Series([v["policy_first"]["preferred"] != v["reference_first"]["preferred"] for v in both], dtype=float)
     firsts = [v[f"{first}_first"]["preferred"] == first for v in both for first in ("policy", "reference")]
     means = {
@@ -74,14 +79,14 @@ def metrics(table: pd.DataFrame, own: list[dict], sft: list[dict]) -> Metrics:
         "judge/unparsable": 1 - readable.mean(),
         "judge/order_flips": flips.mean(),
         "judge/first_preferred": pd.Series(firsts, dtype=float).mean(),
-        "judge/sft_win_rate": pd.Series([verdict["win"] for verdict in sft], dtype=float).mean(),
+        "judge/sft_win_rate": pd.Series([verdict["win"] for verdict in sft_verdicts], dtype=float).mean(),
         "judge/reward_model_agreement": _agreement(table, win),
     }
     return {name: float(value) for name, value in means.items() if not np.isnan(value)}
 
 
 def _agreement(table: pd.DataFrame, win: pd.Series) -> float:
-    """How often the reward model orders a pair as the judge does, where neither ties (N+ detail 17); NaN of none."""
+    """How often reward model and judge prefer the same summary, where neither ties (N+ detail 17); NaN without such pairs."""
     if "reference_score" not in table:
         return np.nan
     scored = wins(table["score"], table["reference_score"])
