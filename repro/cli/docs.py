@@ -6,13 +6,14 @@ from functools import singledispatch
 from pathlib import Path
 
 from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
+from repro.cli.folders import GALLERY
 from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
 from repro.details import GROUPS
 from repro.errors import UserError
 
 PAGE = Path("docs") / "details.md"
-STUDIES, GALLERY = Path("ablations"), Path("reports") / "gallery"
+STUDIES = Path("ablations")
 # The paper's enumeration, by number from 1.
 NUMBERED = (
     "the datasets and their sizes",
