@@ -32,8 +32,8 @@ FILE = re.compile(r'href="(figures/[^"]+)"')
 LINK = re.compile(r'(\s·\s)?<a href="([^"#]+)(?:#[^"]*)?">(.*?)</a>', re.DOTALL)
 TARGET = re.compile(r"""(?:href|src)=["']([^"'#]+)""")
 OUTSIDE = re.compile(r"[a-z]+:")  # how an address begins that is not of a file
-NOTE = """<p class="meta">This copy has the episodes of {kept} and no PNGs; <code>make report</code> builds them all.</p>
-"""
+TOLD = "This copy has the episodes of {} and no PNGs; <code>make report</code> builds them all."
+NOTE = f'<p class="meta">{TOLD}</p>\n'
 
 
 def trim(gallery: Path, seeds: int) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def _trim_folder(folder: Path, seeds: int) -> None:
     pages = [*folder.glob("*.html"), *episodes[:seeds]]
     texts = {page: _trimmed(page, folder, left_out) for page in pages}
     if left_out:
-        note = NOTE.format(kept={0: "no seed", 1: "the first seed"}.get(seeds, f"the first {seeds} seeds"))
+        note = NOTE.format("the first seed" if seeds == 1 else f"the first {seeds} seeds")
         texts[folder / INDEX] = texts[folder / INDEX].replace("</nav>\n", f"</nav>\n{note}", 1)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for page in episodes[seeds:]:
