@@ -16,7 +16,7 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures atlas atlas-plan details docs fetch judge ui test test-detail test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui test test-detail test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## this list
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -39,6 +39,10 @@ inspect: $(READY)  ## a training episode token by token, as RUN=whiten_adv/off/1
 
 figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
 	@$(PY) -m repro figures
+
+# STUDY names folders of reports/gallery, FROM another store; what is not in the store stays as it was built.
+gallery: $(READY)  ## the small pages of reports/gallery from the MLflow store (STUDY="draws whiten_adv" FROM=sqlite:////... EPISODES=1)
+	@$(if $(FROM),MLFLOW_TRACKING_URI="$(FROM)") $(PY) -m repro gallery $(STUDY) $(if $(EPISODES),--episodes $(EPISODES))
 
 atlas: $(READY)  ## the study of every detail (hours; again, it goes on where it stopped), and one page over all
 	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) $(RUNS)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import style
-from reports.figures.chart import save
+from reports.figures.chart import save, write_csv
 from reports.figures.layout import interval
 from reports.figures.numbers import number, span
 from reports.reading import terms
@@ -77,7 +77,7 @@ def save_all(survey: Survey, folder: Path) -> list[Plot]:
     for plot in drawn:
         with style.context():
             save(plot.draw(plot.data), folder / plot.name)
-        plot.data.to_csv(folder / f"{plot.name}.csv", index=False)
+        write_csv(plot.data, folder / f"{plot.name}.csv")
     return drawn
 
 

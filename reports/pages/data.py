@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.figures import layout, style
-from reports.figures.chart import save
+from reports.figures.chart import save, write_csv
 from reports.pages import markup
 from reports.pages.provenance import described
 from reports.reading.artifacts import read_data
@@ -86,7 +86,7 @@ def part(told: Mapping, folder: Path, place: int) -> dict:
         if not rows.empty:
             with style.context():
                 save(chart.draw(rows), folder / name)
-            rows.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(rows, folder / f"{name}.csv")
             drawn.append(markup.picture(name, chart.title, chart.caption, folder))
     return {
         "embedded": told["corpus"] == "embedded",

@@ -9,14 +9,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from reports.figures.numbers import count, number, signed, span
 from reports.reading import terms
 
 TEMPLATES = Path(__file__).parent / "templates"
-POINT = re.compile(r"([ML]) (-?\d+\.\d\d)\d* (-?\d+\.\d\d)\d*")  # of a path in an SVG, by what is kept of it
-WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
-UNQUOTED = " /:=;,()!?*+~"  # what a data address may have as it is, beside letters and digits
+WIDTH = re.compile(r"""<svg [^>]*?width=["']([\d.]+)pt""")
+UNQUOTED = " /:=;,()!?*+~<>'{}"  # what a data address may have as it is in a page, beside letters and digits
 
 
 def render(template: str, **values: object) -> str:
@@ -34,15 +34,15 @@ def render(template: str, **values: object) -> str:
 
 
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:
-    """A figure's words, its width [points] and its SVG as a data address, which keeps ids of several drawings apart.
-
-    Its lines to a hundredth of a point, percent-encoded and without line ends: a third smaller than the file in base64.
-    """
-    svg = " ".join((figures / f"{name}.svg").read_text(encoding="utf-8").split())
-    svg = POINT.sub(r"\1 \2 \3", svg)
-    source = f"data:image/svg+xml,{quote(svg, safe=UNQUOTED)}"
+    """A figure's words, its width [points] and its SVG as a data address, which keeps ids of several drawings apart."""
+    svg = (figures / f"{name}.svg").read_text(encoding="utf-8").strip()
     points = str(round(float(WIDTH.search(svg)[1])))
-    return {"name": name, "title": title, "caption": caption, "source": source, "points": points}
+    return {"name": name, "title": title, "caption": caption, "source": data_address(svg), "points": points}
+
+
+def data_address(svg: str) -> Markup:
+    """A drawing as an address that stands in a page between double quotes: only what would end either is encoded."""
+    return Markup(f"data:image/svg+xml,{quote(svg, safe=UNQUOTED)}")
 
 
 def whisker(row: Mapping, low: float, high: float, seeds: Iterable[float] = ()) -> dict:

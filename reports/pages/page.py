@@ -48,7 +48,7 @@ def build(study: Study, out: Path) -> Path:
     for folder in ("figures", "episodes"):  # what an earlier page had and this one has not
         shutil.rmtree(page.parent / folder, ignore_errors=True)
     charts = chart.save_all(CHARTS, study, findings, page.parent / "figures")
-    study.curves.to_csv(page.parent / "figures" / CURVES, index=False, compression={"method": "gzip", "mtime": 0})
+    chart.write_csv(study.curves, page.parent / "figures" / CURVES)
     links, data_page = inspect.build_all(study, page.parent), data.build(study, page.parent)
     page.write_text(render(study, findings, charts, page.parent / "figures", links, data_page), encoding="utf-8")
     markup.write_json(verdict_record(study, findings, page), page.parent / VERDICT)

@@ -74,7 +74,7 @@ def build(uri: str, out: Path) -> Path:
     for name, rows, draw in (("by_size", scaled, by_size), ("calibration", calibrated, calibration)):
         with style.context():
             chart.save(draw(rows), out / "figures" / name)
-        rows.to_csv(out / "figures" / f"{name}.csv", index=False)
+        chart.write_csv(rows, out / "figures" / f"{name}.csv")
     charts = [
         markup.picture("by_size", "By model size", BY_SIZE, out / "figures"),
         markup.picture("calibration", "Calibration of the reward models", CALIBRATED, out / "figures"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 
-REPORTS = Path("reports") / "build"
+REPORTS, GALLERY = Path("reports") / "build", Path("reports") / "gallery"
 
 
 def cache_folder() -> Path:
@@ -30,6 +30,6 @@ def writable_folder(folder: Path, kind: str, remedy: str) -> Path:
     return folder
 
 
-def require_report_folder() -> None:
+def require_report_folder(root: Path = REPORTS) -> None:
     """UserError where pages cannot be written."""
-    writable_folder(REPORTS, "report", "run where it is")
+    writable_folder(root, "report", "run where it is")

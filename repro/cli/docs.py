@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import singledispatch
 from pathlib import Path
 
+from repro.api.folders import GALLERY
 from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
 from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
@@ -13,7 +14,6 @@ from repro.errors import UserError
 from repro.study import ablation
 
 PAGE = Path("docs") / "details.md"
-GALLERY = Path("reports") / "gallery"
 # The paper's enumeration, by number from 1.
 NUMBERED = (
     "the datasets and their sizes",

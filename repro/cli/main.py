@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from repro.cli import assets, atlas, calibrate, judge, plan, registry, report, run, store
+from repro.cli import assets, atlas, calibrate, gallery, judge, plan, registry, report, run, store
 from repro.cli.parser import Parser
 from repro.errors import UserError
 
@@ -20,6 +20,7 @@ VERBS = (
     report.add_report,
     atlas.add_atlas,
     report.add_figures,
+    gallery.add_gallery,
     report.add_inspect,
     calibrate.add_calibrate,
     assets.add_fetch,

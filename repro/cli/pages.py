@@ -6,15 +6,15 @@ from repro.api.folders import REPORTS
 from repro.api.terminal import console
 
 
-def build_study_page(detail: str, scale: str) -> tuple[Path, str]:
-    """Build a study's page; the file and the verdict in words."""
+def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
+    """Build a study's page into the folder of all pages; the file and the verdict in words."""
     from reports.pages import markup, page
     from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
         study = read.read_study(detail, scale, store_uri())
-    path = page.build(study, REPORTS / markup.folder(detail, scale))
+    path = page.build(study, root / markup.folder(detail, scale))
     verdict = page.headline(path)
     console.print()
     console.print(verdict, highlight=False)
@@ -31,7 +31,7 @@ def build_and_publish(detail: str, scale: str) -> None:
     build_index()
 
 
-def build_index() -> int:
+def build_index(root: Path = REPORTS) -> int:
     """Build the index of all pages; the exit code of a verb that ends with it."""
     from reports.pages import index
     from repro.cli.source import ROOT, Source
@@ -39,17 +39,26 @@ def build_index() -> int:
 
     registered = Source(ROOT).outline()  # without the registry's functions, which need torch
     with usable_store():
-        console.print(f"index: {index.build(REPORTS, store_uri(), registered)}", highlight=False)
+        console.print(f"index: {index.build(root, store_uri(), registered)}", highlight=False)
     return 0
 
 
-def build_atlas_page(scale: str) -> None:
+def build_paper_page(root: Path = REPORTS) -> None:
+    """Build the page of the paper's figures beside ours."""
+    from reports.pages import paper
+    from repro.tracking.store import store_uri, usable_store
+
+    with usable_store():
+        console.print(f"\nthe paper beside it: {paper.build(store_uri(), root / 'paper')}", highlight=False)
+
+
+def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
     """Build the page over all details at a scale."""
     from reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
     registered = _registered()
-    out = REPORTS / markup.folder("atlas", scale)
+    out = root / markup.folder("atlas", scale)
     with usable_store():
         path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
     console.print()

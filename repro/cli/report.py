@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from repro.api.folders import REPORTS, require_report_folder
 from repro.api.terminal import console
 from repro.cli.options import add_study_options, common_choices, scale_changes
-from repro.cli.pages import build_atlas_page, build_index, build_study_page
+from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.errors import UserError
 
 
@@ -43,8 +44,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from reports.pages import paper
-    from repro.tracking.store import recorded_studies, store_uri, usable_store
+    from repro.tracking.store import recorded_studies, store_uri
 
     require_report_folder()
     found = recorded_studies()
@@ -55,12 +55,16 @@ def _figures(_: argparse.Namespace) -> int:
             build_study_page(detail, scale)
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)
-    with usable_store():
-        console.print(f"\nthe paper beside it: {paper.build(store_uri(), REPORTS / 'paper')}", highlight=False)
-    scales = [scale for _, scale in found]
-    for scale in dict.fromkeys(scale for scale in scales if scales.count(scale) > 1):
+    build_paper_page()
+    for scale in several(found):
         build_atlas_page(scale)
     return build_index()
+
+
+def several(studies: Sequence[tuple[str, str]]) -> list[str]:
+    """The scales of more than one study (detail, scale): those that have an atlas."""
+    scales = [scale for _, scale in studies]
+    return [scale for scale in dict.fromkeys(scales) if scales.count(scale) > 1]
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def strict(text: str) -> dict:
 def test_the_page_needs_no_network(html):
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", html)
     told = [a or b for a, b in addresses]
-    assert told and all(a.startswith(("data:", "#", "figures/")) for a in told)
+    assert told and all(a.startswith(("data:", "#", "%23", "figures/")) for a in told)
     assert "@import" not in html and "fetch(" not in html
 
 
@@ -49,16 +49,11 @@ def test_the_page_links_to_each_file_of_its_figures_once(html, built):
     assert len(set(linked)) == len(linked) and set(linked) == written
 
 
-def test_pictures_in_the_page_are_the_files_to_a_hundredth_of_a_point(built):
-    files = list((built.parent / "figures").glob("*.svg"))
-    assert files
-    for file in files:
-        source = markup.picture(file.stem, "", "", file.parent)["source"]
-        shown = ElementTree.fromstring(unquote(source.removeprefix("data:image/svg+xml,")))
-        pairs = zip(shown.iter(), ElementTree.parse(file).iter(), strict=True)
-        for ours, theirs in pairs:
-            ours, theirs = (re.findall(r"-?\d+\.?\d*", part.get("d", "")) for part in (ours, theirs))
-            assert [float(n) for n in ours] == pytest.approx([float(n) for n in theirs], abs=0.01)
+def test_pictures_in_the_page_are_the_files(built, html):
+    files = sorted(file.read_text().strip() for file in (built.parent / "figures").glob("*.svg"))
+    shown = re.findall(r'src="data:image/svg\+xml,([^"]*)"', html)
+    assert sorted(map(unquote, shown)) == files != []
+    assert all(ElementTree.fromstring(file).tag.endswith("svg") for file in files)
 
 
 def test_model_text_is_escaped(html):

@@ -1,0 +1,49 @@
+"""The verb `gallery`: pages of chosen studies, from the MLflow store, as small as a repository should keep them."""
+
+import argparse
+import sys
+
+from repro.api.folders import GALLERY, require_report_folder
+from repro.api.terminal import console
+from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
+from repro.cli.parser import positive_integer
+from repro.cli.report import several
+from repro.errors import UserError
+
+
+def add_gallery(verbs) -> None:
+    verb = verbs.add_parser(
+        "gallery", help="build pages of chosen studies into reports/gallery, without what is not opened"
+    )
+    verb.add_argument(
+        "studies", nargs="*", metavar="STUDY", help="as its folder is called; without any, those that are there already"
+    )
+    verb.add_argument("--episodes", type=positive_integer, default=1, metavar="N", help="seeds whose episodes are kept")
+    verb.set_defaults(run=_gallery)
+
+
+def _gallery(arguments: argparse.Namespace) -> int:
+    from reports.pages import gallery, index, markup
+    from repro.tracking.store import recorded_studies, store_uri
+
+    require_report_folder(GALLERY)
+    found = {markup.folder(*study): study for study in recorded_studies()}
+    there = {page.parent.name for page in index.study_pages(GALLERY).values()}
+    wanted = arguments.studies or sorted(there & found.keys())
+    if unknown := [name for name in wanted if name not in found]:
+        raise UserError(
+            f"the MLflow store {store_uri()} holds no study {unknown[0]}; it holds {', '.join(found) or 'none'}"
+        )
+    if not wanted:
+        raise UserError(f"name a study; the MLflow store {store_uri()} holds {', '.join(found) or 'none'}")
+    for name in wanted:
+        build_study_page(*found[name], GALLERY)
+    build_paper_page(GALLERY)
+    for scale in several(found.values()):
+        build_atlas_page(scale, GALLERY)
+    if kept := sorted(there - set(wanted)):
+        print(f"left as they were: {', '.join(kept)}", file=sys.stderr)
+    build_index(GALLERY)
+    files, size = gallery.trim(GALLERY, arguments.episodes)
+    console.print(f"gallery: {files} files, {size / 1e6:.1f} MB", highlight=False)
+    return 0
