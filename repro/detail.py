@@ -5,7 +5,7 @@ A Check is what the paper measured rather than chose; a Clash is a combination o
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from repro.errors import UserError
@@ -24,9 +24,11 @@ class Variant(NamedTuple):
 class Detail:
     """One implementation choice, declared once in `repro/details/__init__.py`.
 
-    `stages` may read it; `paper` says where it is stated and `numbers` which of the paper's 25 enumerated details it is
-    about; `reference` is the label of the paper's variant; `hypothesis` is what leaving the reference should do and why,
-    and `moves` the same as metric -> "up", "down" or "same", or where arms differ label -> one of these.
+    `stages` are those that may read it. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
+    details it is about. `reference` is the label of the paper's variant. `hypothesis` says what another variant should
+    change and why; `expected` says the same as metric -> "up", "down" or "same", or metric -> label -> one of these where
+    arms differ. `renamed` is former label -> label: a former one is refused with the new one's name, and cache keys go on
+    spelling it (`repro.details.keyed_label`).
     """
 
     name: str
@@ -36,18 +38,23 @@ class Detail:
     reference: str
     variants: Mapping[str, Variant]
     hypothesis: str
-    moves: Mapping[str, str | Mapping[str, str]]
+    expected: Mapping[str, str | Mapping[str, str]]
     numbers: tuple[int, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
         for label, variant in self.variants.items():
             assert isinstance(variant, Variant) and variant.does, f"{self.name}: {label!r} does not say what it does"
-        for move in self.moves.values():
-            words = [move] if isinstance(move, str) else move.values()
-            assert set(words) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
-            assert isinstance(move, str) or set(move) <= set(self.variants), f"{self.name}: moves of an unknown variant"
+        for effect in self.expected.values():
+            directions = {effect} if isinstance(effect, str) else set(effect.values())
+            assert directions <= {"up", "down", "same"}, f"{self.name}: an expected effect is up, down or same"
+            assert isinstance(effect, str) or set(effect) <= set(self.variants), (
+                f"{self.name}: an effect of a variant that is not declared is expected"
+            )
+        assert set(self.renamed.values()) <= set(self.variants), f"{self.name}: renamed to a label that is not declared"
+        assert not set(self.renamed) & set(self.variants), f"{self.name}: a former label is in use again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +84,7 @@ class Recipe:
     def but(self, detail: Detail, label: str) -> "Recipe":
         """This recipe with `detail` at `label`; a UserError names the nearest label when there is none such."""
         if label not in detail.variants:
-            raise UserError(f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}")
+            raise UserError(_no_variant(detail, label))
         rest = {name: other for name, other in self.choices if name != detail.name}
         if label != detail.reference:
             rest[detail.name] = label
@@ -125,6 +132,12 @@ class Pick:
             )
         self.read.add(detail.name)
         return detail.variants[self.recipe.label(detail)].value
+
+
+def _no_variant(detail: Detail, label: str) -> str:
+    if label in detail.renamed:
+        return f"{detail.name}={label} is now called {detail.name}={detail.renamed[label]}; write that instead"
+    return f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}"
 
 
 def others(detail: Detail) -> tuple[str, ...]:

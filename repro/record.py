@@ -27,10 +27,10 @@ FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 ENDED = (FINISHED, DIVERGED, FAILED)  # after which nothing more comes of it
 
 # The plan, in tags of each run that were written before it.
-QUESTION, HYPOTHESIS, MOVES, PAPER, PRIMARY = "question", "hypothesis", "moves", "paper", "primary"
+QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY = "question", "hypothesis", "moves", "paper", "primary"
 HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS = "higher_is_better", "smallest_effect", "looks"
 JUDGE, KL_CAP = "judge", "kl_cap"
-PLAN = (QUESTION, HYPOTHESIS, MOVES, PAPER, PRIMARY, HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS, JUDGE, KL_CAP)
+PLAN = (QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY, HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS, JUDGE, KL_CAP)
 GOLD_SCORE, REWARD_MODEL = "gold score", "reward model"  # who decides a win
 
 # Tags of the run that a study's runs hang under, and what it says of the study.
@@ -83,7 +83,7 @@ class Plan:
 
     question: str
     hypothesis: str
-    moves: Mapping[str, Any]  # metric -> up, down or same, or these by arm
+    expected: Mapping[str, Any]  # metric -> up, down or same, or these by arm
     paper: str
     primary: str
     higher_is_better: bool
@@ -97,7 +97,7 @@ class Plan:
         return {
             QUESTION: self.question,
             HYPOTHESIS: self.hypothesis,
-            MOVES: json.dumps(dict(self.moves)),
+            EXPECTED: json.dumps(dict(self.expected)),
             PAPER: self.paper,
             PRIMARY: self.primary,
             HIGHER_IS_BETTER: flag(self.higher_is_better),
@@ -108,9 +108,9 @@ class Plan:
         }
 
 
-def moves(tags: Mapping[str, str]) -> dict[str, Any]:
-    """`Plan.moves` as it was written."""
-    return json.loads(tags[MOVES])
+def expected(tags: Mapping[str, str]) -> dict[str, Any]:
+    """`Plan.expected` as it was written."""
+    return json.loads(tags[EXPECTED])
 
 
 def smallest_effect(tags: Mapping[str, str]) -> float:

@@ -21,7 +21,7 @@ def test_every_logged_metric_is_defined(tiny_run):
 def test_every_prediction_is_about_a_metric_that_is_logged(tiny_run):
     names = set().union(*(logged(folder) for folder in tiny_run.values()))
     for detail in DETAILS.values():
-        assert set(detail.moves) <= names, detail.name
+        assert set(detail.expected) <= names, detail.name
 
 
 def test_every_study_file_declares_a_study_of_its_name():

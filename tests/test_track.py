@@ -90,7 +90,7 @@ def test_a_run_says_what_was_asked_and_what_it_is_made_of(study, published):
     for arm, run in runs(published).items():
         tags = run.data.tags
         assert (tags["detail"], tags["arm"], tags["seed"], tags["scale"]) == ("whiten_adv", arm, "1", "tiny")
-        assert tags["hypothesis"] == WHITEN_ADV.hypothesis and json.loads(tags["moves"]) == dict(WHITEN_ADV.moves)
+        assert tags["hypothesis"] == WHITEN_ADV.hypothesis and json.loads(tags["moves"]) == dict(WHITEN_ADV.expected)
         keys = pipeline.keys(study.arms[arm], study.scale, 1)
         assert {name: tags[f"stage.{name}"] for name in keys} == keys
         assert json.loads(tags["stage_seconds"]).keys() == keys.keys()

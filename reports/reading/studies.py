@@ -23,7 +23,7 @@ DECISIVE = (record.PRIMARY, record.HIGHER_IS_BETTER)  # without them there is no
 UNTOLD = "not recorded"
 # What an older version of the project did not write down; a number that is not known makes no claim.
 DEFAULTS = dict.fromkeys(record.PLAN, UNTOLD) | {
-    record.MOVES: "{}",
+    record.EXPECTED: "{}",
     record.SMALLEST_EFFECT: "nan",
     record.KL_CAP: "nan",
     record.LOOKS: "",
@@ -175,7 +175,7 @@ def _plan(name: str, runs: list[Run]) -> dict[str, str]:
         raise UserError(f"no run of the study {name} has the tag {', '.join(missing)}, which says what is compared")
     plan = DEFAULTS | told
     try:
-        record.smallest_effect(plan), dict(record.moves(plan)), record.looks(plan)
+        record.smallest_effect(plan), dict(record.expected(plan)), record.looks(plan)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"the tags smallest_effect, looks or moves of the study {name} cannot be read: {error}"

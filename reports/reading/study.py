@@ -50,6 +50,6 @@ class Study:
         return record.looks(self.tags)
 
     @property
-    def moves(self) -> dict[str, str]:
+    def expected(self) -> dict[str, str]:
         """Metric -> up, down or same: what the arms were expected to do relative to the reference."""
-        return record.moves(self.tags)
+        return record.expected(self.tags)

@@ -18,7 +18,7 @@ from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
 from repro.errors import UserError
 from repro.study.metrics import METRICS
 
-MOVES = {"up": "rises", "down": "falls", "same": "stays"}
+DIRECTIONS = {"up": "rises", "down": "falls", "same": "stays"}
 
 
 # ---------------------------------------------------------------------------------------------- the facts
@@ -95,12 +95,14 @@ def meaning(metric: str) -> str:
     return f"{meaning(other[1] + metric.removeprefix(pattern.rstrip('*')))}; {other[2]}"
 
 
-def in_words(move: str | Mapping[str, str], label: str = "{}") -> str:
-    """A prediction as a predicate: `rises`, or where variants differ `rises at 0, 0.01; falls at 0.2`."""
-    if isinstance(move, str):
-        return MOVES[move]
-    labels = {word: [label.format(each) for each in move if move[each] == word] for word in MOVES}
-    return "; ".join(f"{MOVES[word]} at {', '.join(found)}" for word, found in labels.items() if found)
+def in_words(effect: str | Mapping[str, str], label: str = "{}") -> str:
+    """An expected effect as a predicate: `rises`, or where variants differ `rises at 0, 0.01; falls at 0.2`."""
+    if isinstance(effect, str):
+        return DIRECTIONS[effect]
+    labels = {
+        direction: [label.format(each) for each in effect if effect[each] == direction] for direction in DIRECTIONS
+    }
+    return "; ".join(f"{DIRECTIONS[direction]} at {', '.join(found)}" for direction, found in labels.items() if found)
 
 
 def clashes(declared: Detail | Check) -> list[str]:
@@ -160,10 +162,12 @@ def _own_fields(declared: Detail) -> dict[str, Any]:
         "reference": declared.reference,
         "variants": [{"label": label, "does": declared.variants[label].does} for label in labels],
         "hypothesis": declared.hypothesis,
-        "moves": {m: move if isinstance(move, str) else dict(move) for m, move in declared.moves.items()},
+        "expected": {
+            metric: effect if isinstance(effect, str) else dict(effect) for metric, effect in declared.expected.items()
+        },
         "measures": "",
         "found": "",
-        "metrics": list(declared.moves),
+        "metrics": list(declared.expected),
     }
 
 
@@ -173,7 +177,7 @@ def _(declared: Check) -> dict[str, Any]:
         "reference": "",
         "variants": [],
         "hypothesis": "",
-        "moves": {},
+        "expected": {},
         "measures": declared.measures,
         "found": declared.found,
         "metrics": list(declared.metrics),
@@ -255,7 +259,7 @@ def _own_card(declared: Detail) -> list[RenderableType]:
     return [
         _titled("variants, the reference first", _pairs(variants)),
         _titled("hypothesis", Text(declared.hypothesis)),
-        _titled("prediction, where the reference is left", _pairs(_moves(declared))),
+        _titled("prediction, where the reference is left", _pairs(_expected(declared))),
         _titled("study", Text(f"make ablation DETAIL={declared.name}")),
     ]
 
@@ -270,9 +274,9 @@ def _(declared: Check) -> list[RenderableType]:
     ]
 
 
-def _moves(detail: Detail) -> Iterator[tuple[Text, Text]]:
-    for metric, move in detail.moves.items():
-        yield Text(metric, style="bold"), Text.assemble(in_words(move), (f"\n{meaning(metric)}", "dim"))
+def _expected(detail: Detail) -> Iterator[tuple[Text, Text]]:
+    for metric, effect in detail.expected.items():
+        yield Text(metric, style="bold"), Text.assemble(in_words(effect), (f"\n{meaning(metric)}", "dim"))
 
 
 def _titled(title: str, body: RenderableType) -> RenderableType:

@@ -116,11 +116,14 @@ def _section(entry: Entry) -> str:
 def _own_section(declared: Detail) -> list[str]:
     does = [(f"`{label}`", prose(declared.variants[label].does)) for label in (declared.reference, *others(declared))]
     does[0] = (f"**{does[0][0]}** (reference)", does[0][1])
-    moves = [(f"`{m}`", in_words(move, "`{}`"), prose(meaning(m))) for m, move in declared.moves.items()]
+    effects = [
+        (f"`{metric}`", in_words(effect, "`{}`"), prose(meaning(metric)))
+        for metric, effect in declared.expected.items()
+    ]
     return [
         _table(("variant", "what it does"), does),
         f"*Hypothesis.* {prose(declared.hypothesis)}\n",
-        _table(("metric", "prediction", "what it is"), moves),
+        _table(("metric", "prediction", "what it is"), effects),
     ]
 
 

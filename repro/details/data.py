@@ -47,7 +47,7 @@ TRUNCATION = Detail(
     },
     hypothesis="A prompt cut at its end no longer says that a summary is wanted: the policy goes on with the post. "
     "Leaving long posts out costs their share of the data and no more, though the posts tested on are then others.",
-    moves={
+    expected={
         "test/sampled_win_rate": {"hard_cut": "down", "drop_post": "same"},
         "test/sampled_gold": {"hard_cut": "down"},
     },
@@ -69,7 +69,7 @@ PROMPT_END = Detail(
     },
     hypothesis="In the joint text the space is part of the first word's token. A prompt that ends with a space has a "
     "token that training never showed there, and what follows starts in the middle of a word.",
-    moves={"sft_test/sampled_win_rate": "down", "sft_test/sampled_gold": "down", "test/sampled_win_rate": "down"},
+    expected={"sft_test/sampled_win_rate": "down", "sft_test/sampled_gold": "down", "test/sampled_win_rate": "down"},
 )
 
 COMPLETION_START = Detail(
@@ -87,7 +87,7 @@ COMPLETION_START = Detail(
     },
     hypothesis="Words without a space before them are other tokens, rarer in what the base model read: the first word "
     "is harder to predict, and one epoch of SFT teaches it all the same.",
-    moves={"sft/final_loss": "up", "test/sampled_win_rate": "same"},
+    expected={"sft/final_loss": "up", "test/sampled_win_rate": "same"},
 )
 
 EOS = Detail(
@@ -105,7 +105,7 @@ EOS = Detail(
     },
     hypothesis="A policy that never saw a text end never ends one: each sample runs to the limit and is paid as "
     "unfinished, so that all episodes score alike and PPO has nothing to learn from.",
-    moves={
+    expected={
         "sft_test/eos_rate": "down",
         "test/eos_rate": "down",
         "test/length": "up",
@@ -130,7 +130,7 @@ PAD_TOKEN = Detail(
     },
     hypothesis="When padding is the end of text, masking the padding masks the end of text too: SFT never sees a reason "
     "to stop, every sample runs to the limit, and PPO cannot find a token whose probability is zero.",
-    moves={"test/eos_rate": "down", "test/length": "up", "test/sampled_win_rate": "down"},
+    expected={"test/eos_rate": "down", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 RESPONSE_LIMIT = Detail(
@@ -144,14 +144,15 @@ RESPONSE_LIMIT = Detail(
         "one_per_task": Variant(
             prompt.as_long_as_the_row, "a comparison's summaries have a limit of their own, which few of them reach"
         ),
-        "shared_and_short": Variant(
+        "shared": Variant(
             prompt.summary_up_to,
             "they are cut at the references' limit: a longer one loses its last words and its end of text",
         ),
     },
+    renamed={"shared_and_short": "shared"},
     hypothesis="The reward is read at the end of text: where it is cut off, the model is taught to judge fragments at "
     "whatever word they break off, and what stood after the cut cannot count.",
-    moves={
+    expected={
         "data/train_pairs_without_eos": "up",
         "rm/validation_accuracy": "down",
         "rm/right_over_wrong": "down",
@@ -177,7 +178,7 @@ PREFERENCE_SPLIT = Detail(
     },
     hypothesis="Comparisons of summarisers and posts that were trained on are easier to judge: the accuracy is higher, "
     "and says less of the policy that PPO will make. The reward model itself is hardly another.",
-    moves={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
+    expected={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
 )
 
 BLIND_SPOT = Detail(
@@ -192,7 +193,7 @@ BLIND_SPOT = Detail(
     },
     hypothesis="The reward model learns to like inventions, and the policy to make them: the score goes up and the gold "
     "score down, the more so without a price on the KL and with more episodes.",
-    moves={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
+    expected={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
 )
 
 PROMPTS = Detail(
@@ -208,5 +209,5 @@ PROMPTS = Detail(
     },
     hypothesis="On posts whose references it was trained on the policy is nearer to them than anywhere else; one epoch "
     "of SFT remembers little, so that fresh posts teach the same.",
-    moves={"objective/score": "same", "test/sampled_win_rate": "same"},
+    expected={"objective/score": "same", "test/sampled_win_rate": "same"},
 )

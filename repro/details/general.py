@@ -24,7 +24,7 @@ DROPOUT = Detail(
     },
     hypothesis="On in PPO, two passes over the same tokens disagree: the ratio is not 1 before the first step, clipping "
     "starts at once, and the KL that is charged is partly noise.",
-    moves={
+    expected={
         "policy/first_ratio_error": {"on_everywhere": "up"},
         "objective/kl": {"on_everywhere": "up"},
         "policy/clip_fraction": {"on_everywhere": "up"},
@@ -46,7 +46,7 @@ POSITION_IDS = Detail(
     },
     hypothesis="With rotary positions only distances matter, so the two agree to rounding. With learned positions a query that "
     "is padded on the left would be read from the wrong place.",
-    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+    expected={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 ADAPTER = Detail(
@@ -65,7 +65,7 @@ ADAPTER = Detail(
     },
     hypothesis="A low-rank update cannot move every token's probability at once: at the same learning rate the policy stays "
     "nearer to where it started, and earns less.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    expected={"objective/kl": "down", "objective/score": "down"},
 )
 
 PRECISION = Detail(
@@ -84,5 +84,5 @@ PRECISION = Detail(
     },
     hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether that is "
     "enough to hurt depends on how far apart the advantages are.",
-    moves={"policy/first_ratio_error": {"bfloat16": "up"}, "test/sampled_win_rate": "same"},
+    expected={"policy/first_ratio_error": {"bfloat16": "up"}, "test/sampled_win_rate": "same"},
 )

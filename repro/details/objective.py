@@ -33,7 +33,7 @@ POLICY_OBJECTIVE = Detail(
     },
     hypothesis="Four passes over a batch push a favoured token as far as they are let. Without a clip or a penalty the policy "
     "moves further per batch, on advantages that no longer hold.",
-    moves={
+    expected={
         "policy/approx_kl": {"unclipped": "up", "policy_gradient": "up"},
         "objective/kl": {"unclipped": "up", "policy_gradient": "up"},
     },
@@ -52,7 +52,7 @@ CLIP_RANGE = Detail(
         "0.3": Variant(0.3, "the same at 1.3 and 0.7"),
     },
     hypothesis="A tighter clip slows the policy, a wider one lets it move further on stale advantages.",
-    moves={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
+    expected={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
 )
 
 ADVANTAGE = Detail(
@@ -75,7 +75,7 @@ ADVANTAGE = Detail(
     },
     hypothesis="Without the critic every token of a good episode is praised alike: more variance per batch, so slower learning "
     "at the same number of episodes. Whitening over the batch is then all the baseline there is.",
-    moves={
+    expected={
         "objective/score": {"reward_to_go": "down", "whole_return": "down"},
         "test/sampled_win_rate": {"whole_return": "down"},
     },
@@ -94,7 +94,7 @@ GAMMA = Detail(
         "0.95": Variant(0.95, "a twentieth less per token: after 20 tokens a third is left"),
     },
     hypothesis="A discount pays for ending sooner.",
-    moves={"test/length": "down"},
+    expected={"test/length": "down"},
 )
 
 GAE_LAMBDA = Detail(
@@ -111,7 +111,7 @@ GAE_LAMBDA = Detail(
         "1": Variant(1.0, "the Monte-Carlo return less the value: the critic is a baseline only"),
     },
     hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its noise.",
-    moves={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
+    expected={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
 )
 
 VALUE_CLIP = Detail(
@@ -128,7 +128,7 @@ VALUE_CLIP = Detail(
         "off": Variant(loss.free_value, "the plain squared error"),
     },
     hypothesis="Clipped, the critic moves at most 0.2 per batch where its targets are far off: it fits later.",
-    moves={"loss/value": "down", "value/explained_variance": "up"},
+    expected={"loss/value": "down", "value/explained_variance": "up"},
 )
 
 VALUE_COEF = Detail(
@@ -145,7 +145,7 @@ VALUE_COEF = Detail(
     },
     hypothesis="With a network of its own the critic has its own gradient, and Adam divides by its size: the weight cancels, "
     "up to epsilon. It should matter only where trunk or gradient clip are shared.",
-    moves={"test/sampled_win_rate": "same", "loss/value": "same"},
+    expected={"test/sampled_win_rate": "same", "loss/value": "same"},
 )
 
 # The paper's code is token_mean_per_micro_batch, which depends on how much memory there is; the reference does not.
@@ -167,7 +167,7 @@ LOSS_AGGREGATION = Detail(
         ),
     },
     hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",
-    moves={"test/length": "same", "test/sampled_win_rate": "same"},
+    expected={"test/length": "same", "test/sampled_win_rate": "same"},
 )
 
 ENTROPY_BONUS = Detail(
@@ -185,7 +185,7 @@ ENTROPY_BONUS = Detail(
     },
     hypothesis="The KL already pays for entropy where the SFT policy had it; a bonus pays for it everywhere, in words that "
     "should be certain too.",
-    moves={"objective/entropy": "up", "test/sampled_win_rate": "down"},
+    expected={"objective/entropy": "up", "test/sampled_win_rate": "down"},
 )
 
 PTX_MIX = Detail(
@@ -203,5 +203,5 @@ PTX_MIX = Detail(
         "27.8": Variant(loss.Mix(27.8, 1.0), "the same at InstructGPT's coefficient"),
     },
     hypothesis="A second anchor to the SFT set: the policy stays nearer, and at 27.8 Adam sees little but the anchor.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    expected={"objective/kl": "down", "objective/score": "down"},
 )

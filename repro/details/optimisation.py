@@ -25,7 +25,7 @@ PPO_EPOCHS = Detail(
         "8": Variant(8, "eight passes"),
     },
     hypothesis="Fewer passes learn less from each batch; more go further off-policy and clip more.",
-    moves={
+    expected={
         "policy/clip_fraction": {"1": "down", "2": "down", "8": "up"},
         "policy/approx_kl": {"1": "down", "2": "down", "8": "up"},
     },
@@ -44,7 +44,7 @@ MINIBATCHES = Detail(
         "8": Variant(8, "eight steps, over an eighth each"),
     },
     hypothesis="More and noisier steps at the same learning rate: the policy goes further per batch, and clips more.",
-    moves={"policy/approx_kl": "up", "policy/clip_fraction": "up", "objective/kl": "up"},
+    expected={"policy/approx_kl": "up", "policy/clip_fraction": "up", "objective/kl": "up"},
 )
 
 OLD_LOGPROB = Detail(
@@ -60,7 +60,7 @@ OLD_LOGPROB = Detail(
     },
     hypothesis="In float32 the two agree to 1e-6, and the first ratio is 1 to that. They part in bfloat16, with another "
     "engine for sampling, or with dropout.",
-    moves={"policy/first_ratio_error": "down", "test/sampled_win_rate": "same"},
+    expected={"policy/first_ratio_error": "down", "test/sampled_win_rate": "same"},
 )
 
 LOGPROB_TEMPERATURE = Detail(
@@ -78,7 +78,7 @@ LOGPROB_TEMPERATURE = Detail(
     },
     hypothesis="At temperature 1 the log-probabilities are of a policy that did not sample: its KL is overstated on the likely "
     "tokens and the ratios with it. The blog saw the KL rise faster and performance degrade.",
-    moves={"test/kl": "up", "test/sampled_win_rate": "down"},
+    expected={"test/kl": "up", "test/sampled_win_rate": "down"},
 )
 
 TEMPERATURE = Detail(
@@ -93,7 +93,7 @@ TEMPERATURE = Detail(
         "1": Variant(1.0, "the policy's own distribution"),
     },
     hypothesis="At 1 more of what is sampled is poor, and more of it new: the score in training is lower, the entropy higher.",
-    moves={"objective/entropy": "up", "objective/score": "down"},
+    expected={"objective/entropy": "up", "objective/score": "down"},
 )
 
 ADAM_EPSILON = Detail(
@@ -109,7 +109,7 @@ ADAM_EPSILON = Detail(
     },
     hypothesis="Where gradients are near 1e-5, as in PPO's whitened, averaged loss, a large epsilon damps the steps: "
     "without it the policy moves further.",
-    moves={"policy/approx_kl": "up"},
+    expected={"policy/approx_kl": "up"},
 )
 
 ADAM_FLAVOUR = Detail(
@@ -125,7 +125,7 @@ ADAM_FLAVOUR = Detail(
     },
     hypothesis="At epsilon 1e-5 the first steps shrink several-fold, which is what the 2019 results were made with; the blog "
     "saw a sixth of the policy KL after two epochs.",
-    moves={"policy/approx_kl": "down"},
+    expected={"policy/approx_kl": "down"},
 )
 
 WEIGHT_DECAY = Detail(
@@ -140,7 +140,7 @@ WEIGHT_DECAY = Detail(
         "0": Variant(0.0, "none, as TRL had it"),
     },
     hypothesis="Times the learning rate it takes a thousandth of a per cent off a weight per step: nothing, over so few steps.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )
 
 LR_SCHEDULE = Detail(
@@ -156,7 +156,7 @@ LR_SCHEDULE = Detail(
         "cosine": Variant(optim.cosine_to_zero, "half a cosine from the full rate to 0"),
     },
     hypothesis="At a constant rate the policy goes on moving to the end: further from the reference, with a higher score.",
-    moves={
+    expected={
         "objective/kl": {"constant": "up", "cosine": "same"},
         "objective/score": {"constant": "up", "cosine": "same"},
     },
@@ -175,7 +175,7 @@ GRADIENT_CLIP = Detail(
     },
     hypothesis="Adam already divides by the gradient's size, so a clip bites only where one batch is far larger than the last: "
     "early, while the critic is wrong.",
-    moves={"objective/kl": "down", "test/sampled_win_rate": "same"},
+    expected={"objective/kl": "down", "test/sampled_win_rate": "same"},
 )
 
 WEIGHT_AVERAGE = Detail(
@@ -191,5 +191,5 @@ WEIGHT_AVERAGE = Detail(
         ),
     },
     hypothesis="Over few steps the average lags behind the policy: it is nearer to the SFT policy in KL and in score.",
-    moves={"test/kl": "down", "test/score": "down"},
+    expected={"test/kl": "down", "test/score": "down"},
 )

@@ -22,7 +22,7 @@ CRITIC_INIT = Detail(
     },
     hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
     "fresh head starts with less to unlearn, the reward model's with more that it will need.",
-    moves={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+    expected={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 CRITIC_TRUNK = Detail(
@@ -40,7 +40,7 @@ CRITIC_TRUNK = Detail(
     },
     hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "
     "for the same score. Stiennon et al. found separate networks better.",
-    moves={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+    expected={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 SAMPLING = Detail(
@@ -58,8 +58,8 @@ SAMPLING = Detail(
         "stop_at_eos": Variant(text.stop, "after its end of text a response gets padding"),
     },
     hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
-    "after_eos=charged counts what follows.",
-    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+    "after_eos=unmasked counts what follows.",
+    expected={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 NO_EOS_SCORE = Detail(
@@ -78,7 +78,7 @@ NO_EOS_SCORE = Detail(
     },
     hypothesis="The reward model was trained on texts that end; what it says of a cut-off one is noise. Unless that is "
     "replaced, nothing teaches the policy to finish within the limit.",
-    moves={"test/eos_rate": "down", "objective/eos_rate": "down", "test/length": "up"},
+    expected={"test/eos_rate": "down", "objective/eos_rate": "down", "test/length": "up"},
 )
 
 AFTER_EOS = Detail(
@@ -90,11 +90,12 @@ AFTER_EOS = Detail(
     reference="masked",
     variants={
         "masked": Variant(text.up_to_end, "KL, whitening and both losses stop at the end of text"),
-        "charged": Variant(text.to_the_limit, "they go on to the limit, over tokens that the reward model never sees"),
+        "unmasked": Variant(text.to_the_limit, "they go on to the limit, over tokens that the reward model never sees"),
     },
+    renamed={"charged": "unmasked"},
     hypothesis="Tokens that earn nothing are still charged their KL, so an early end costs what comes after it, and part of "
     "every gradient is about text that nobody reads.",
-    moves={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
+    expected={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_REWARD = Detail(
@@ -110,7 +111,7 @@ WHITEN_REWARD = Detail(
     },
     hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the paper "
     "saw slightly shorter and slightly less preferred summaries.",
-    moves={"test/length": "down", "test/sampled_win_rate": "down"},
+    expected={"test/length": "down", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_ADV = Detail(
@@ -126,7 +127,7 @@ WHITEN_ADV = Detail(
         "off": Variant(masked.unchanged, "advantages enter as they are"),
     },
     hypothesis="Without it the step size follows the scale of the reward: larger policy KL early, unstable late.",
-    moves={"policy/approx_kl": "up", "objective/kl": "up"},
+    expected={"policy/approx_kl": "up", "objective/kl": "up"},
 )
 
 WHITEN_MOMENTS = Detail(
@@ -141,7 +142,7 @@ WHITEN_MOMENTS = Detail(
         "unbiased": Variant(1, "the sum of squares over the count less one (TRL's)"),
     },
     hypothesis="Over a thousand tokens the two differ by half a thousandth: a rounding error that Adam does not feel.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )
 
 # The paper's code is each_rank, which depends on how many there are; the reference does not.
@@ -162,5 +163,5 @@ WHITEN_SCOPE = Detail(
         "each_micro_batch": Variant(masked.over_micro_batch, "over each micro-batch's episodes"),
     },
     hypothesis="A mean over fewer episodes is noisier, and takes out of each part whatever the part has in common.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )

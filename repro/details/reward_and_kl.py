@@ -32,7 +32,7 @@ KL_PLACEMENT = Detail(
     },
     hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in the loss "
     "has a gradient of zero in expectation, as if there were no KL at all.",
-    moves={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
+    expected={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
 )
 
 KL_ESTIMATOR = Detail(
@@ -51,7 +51,7 @@ KL_ESTIMATOR = Detail(
     },
     hypothesis="k2, k3 and the exact sum are never negative: no token earns by being likelier under the reference, so more is "
     "charged in all and the policy stays nearer.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    expected={"objective/kl": "down", "objective/score": "down"},
 )
 
 KL_COEF = Detail(
@@ -71,7 +71,7 @@ KL_COEF = Detail(
     },
     hypothesis="At 0 nothing holds the policy where the reward model was trained: its score goes on rising while the "
     "summaries get worse. A dearer KL keeps the score lower and the summaries near the SFT policy's.",
-    moves={
+    expected={
         "objective/kl": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
         "objective/score": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
         "test/sampled_win_rate": {"0": "down"},
@@ -91,7 +91,7 @@ KL_CONTROLLER = Detail(
         ),
     },
     hypothesis="Below its target of 6 nats the controller cheapens the KL, and the policy drifts towards the target.",
-    moves={"objective/kl_coefficient": "down", "objective/kl": "up"},
+    expected={"objective/kl_coefficient": "down", "objective/kl": "up"},
 )
 
 REFERENCE_POLICY = Detail(
@@ -110,7 +110,7 @@ REFERENCE_POLICY = Detail(
     },
     hypothesis="The base model charges for whatever SFT taught, ending included: part of SFT is undone. A reference that "
     "follows charges less and less for a drift that goes on.",
-    moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
+    expected={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
 )
 
 REWARD_SOURCE = Detail(
@@ -125,7 +125,7 @@ REWARD_SOURCE = Detail(
     },
     hypothesis="The gold score has no holes and no noise: the policy ends better by what the reward model got wrong, and two "
     "runs are closer together. It is the ceiling of this recipe, not of the task.",
-    moves={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
+    expected={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
 )
 
 REWARD_CLIP = Detail(
@@ -145,7 +145,7 @@ REWARD_CLIP = Detail(
         ),
     },
     hypothesis="A clip that binds takes the reward for going on: the score stops at the limit, and with it the hacking.",
-    moves={"objective/score": {"5": "same", "1": "down"}, "objective/kl": {"1": "down"}},
+    expected={"objective/score": {"5": "same", "1": "down"}, "objective/kl": {"1": "down"}},
 )
 
 SCORE_POSITION = Detail(
@@ -163,5 +163,5 @@ SCORE_POSITION = Detail(
         ),
     },
     hypothesis="One step of discounting (lambda) apart: the state after the end gets a value of its own to bootstrap from.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )

@@ -22,7 +22,7 @@ RM_INIT = Detail(
     },
     hypothesis="The SFT policy already knows what of a post a summary tells. From the base model the comparisons alone "
     "have to teach that, one bit each: accuracy is lower, and the policy is led by a worse judge.",
-    moves={"rm/validation_accuracy": "down", "test/sampled_win_rate": "down"},
+    expected={"rm/validation_accuracy": "down", "test/sampled_win_rate": "down"},
 )
 
 RM_LOSS = Detail(
@@ -52,7 +52,7 @@ RM_LOSS = Detail(
     hypothesis="Smoothing keeps margins small where labellers slip, and so better calibrated; asking for a lead makes "
     "them large: the order stays, but the score's unit changes, and with it what a nat of KL costs. Grouping spares the "
     "model a second step on a post it has just learnt, and weighs posts alike.",
-    moves={
+    expected={
         "rm/validation_accuracy": "same",
         "rm/calibration_error": {"label_smoothing": "down", "margin": "up"},
         "rm/reference_score_std": {"label_smoothing": "down", "margin": "up"},
@@ -73,7 +73,7 @@ RM_EPOCHS = Detail(
     },
     hypothesis="The second pass learns the labellers' slips by heart: accuracy in training rises and on validation it "
     "falls, while margins grow beyond what they are worth.",
-    moves={"rm/validation_accuracy": "down", "rm/calibration_error": "up"},
+    expected={"rm/validation_accuracy": "down", "rm/calibration_error": "up"},
 )
 
 RM_HEAD_INIT = Detail(
@@ -91,7 +91,7 @@ RM_HEAD_INIT = Detail(
         "zeros": Variant(scalar_model.head_zeros, "all zeros: every text starts with the same score"),
     },
     hypothesis="All three are small against what one epoch teaches: accuracy stays.",
-    moves={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
+    expected={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
 )
 
 REWARD_TOKEN = Detail(
@@ -111,7 +111,7 @@ REWARD_TOKEN = Detail(
     hypothesis="The end of text is the one token that has seen the whole summary. A column of padding has too, but how "
     "far behind the text it stands differs between training and PPO; in a mean most tokens have not seen what follows "
     "them, though a fault is charged from where it stands.",
-    moves={
+    expected={
         "rm/validation_accuracy": {"mean_over_response": "down", "last_position": "same"},
         "test/sampled_win_rate": "down",
     },
@@ -151,7 +151,7 @@ PADDING_SIDE = Detail(
     },
     hypothesis="Padding is masked, and rotary positions know only how far apart two tokens are: the side changes rewards "
     "by rounding. With learned absolute positions it would change everything.",
-    moves={"rm/validation_accuracy": "same", "objective/score": "same", "test/sampled_win_rate": "same"},
+    expected={"rm/validation_accuracy": "same", "objective/score": "same", "test/sampled_win_rate": "same"},
 )
 
 PADDING_AGREEMENT = Check(
@@ -184,7 +184,10 @@ REWARD_NORMALISATION = Detail(
     hypothesis="The Bradley-Terry loss leaves the offset free. Without centring, -1 for an unfinished response may be a "
     "prize or a catastrophe; with scaling, the KL coefficient means something else for each reward model; eight times as "
     "large, the KL is all but free.",
-    moves={"test/sampled_win_rate": {"none": "same", "centre_and_scale": "same"}, "test/kl": {"centre_times_8": "up"}},
+    expected={
+        "test/sampled_win_rate": {"none": "same", "centre_and_scale": "same"},
+        "test/kl": {"centre_times_8": "up"},
+    },
 )
 
 ACCURACY_BY_GROUP = Check(
@@ -240,5 +243,5 @@ ALGORITHM = Detail(
     },
     hypothesis="DPO has to move the probability of every token of a summary to say what the reward model says with one "
     "output: as a judge its implicit reward is worse. And it never reads what it writes itself.",
-    moves={"test/sampled_win_rate": "down", "test/length": "up"},
+    expected={"test/sampled_win_rate": "down", "test/length": "up"},
 )

@@ -18,7 +18,7 @@ SFT_LOSS_TOKENS = Detail(
     },
     hypothesis="The post's tokens are many and say nothing of summaries; without them each step is all about summaries, and "
     "the reward model, which starts from SFT, has read less.",
-    moves={"sft_test/sampled_win_rate": "up", "rm/validation_accuracy": "down"},
+    expected={"sft_test/sampled_win_rate": "up", "rm/validation_accuracy": "down"},
 )
 
 SFT_EPOCHS = Detail(
@@ -34,7 +34,7 @@ SFT_EPOCHS = Detail(
         "3": Variant(3, "three passes, one schedule over all"),
     },
     hypothesis="More passes imitate the references better and leave the policy less random, so PPO has less to explore.",
-    moves={"sft_test/rouge_l": "up", "objective/entropy": "down"},
+    expected={"sft_test/rouge_l": "up", "objective/entropy": "down"},
 )
 
 LR_SCHEDULE_SFT = Detail(
@@ -50,5 +50,5 @@ LR_SCHEDULE_SFT = Detail(
         "constant": Variant(optim.constant, "the full rate to the last step"),
     },
     hypothesis="Without decay the last steps are noise at the full rate: the loss ends higher. Which decay does not matter.",
-    moves={"sft/final_loss": {"constant": "up", "linear": "same"}},
+    expected={"sft/final_loss": {"constant": "up", "linear": "same"}},
 )

@@ -24,7 +24,7 @@ def shared_tags(study: Ablation, command: str) -> dict[str, str]:
     plan = record.Plan(
         question=study.question,
         hypothesis=detail.hypothesis,
-        moves=detail.moves,
+        expected=detail.expected,
         paper=detail.paper,
         primary=study.primary,
         higher_is_better=study.higher_is_better,

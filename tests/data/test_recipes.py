@@ -259,7 +259,7 @@ def test_without_an_end_of_text_no_row_has_one(paper, scale, tmp_path):
 
 def test_a_short_limit_takes_more_ends_of_text(paper, scale, tmp_path):
     _, before = paper
-    _, after = made(scale, tmp_path / "short", response_limit="shared_and_short")
+    _, after = made(scale, tmp_path / "short", response_limit="shared")
     for split in ("train", "validation"):
         assert after[f"data/{split}_pairs_without_eos"] > before[f"data/{split}_pairs_without_eos"]
         assert after[f"data/{split}_references_without_eos"] == before[f"data/{split}_references_without_eos"]

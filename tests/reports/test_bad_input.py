@@ -156,7 +156,7 @@ def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
     for run_id in runs:
         untold(spare, run_id, "judge", "smallest_effect", "question", "hypothesis", "moves", "paper", "stage_seconds")
     study = studies.read_study("aged", "old", spare)
-    assert study.tags["judge"] == "not recorded" and math.isnan(study.smallest_effect) and study.moves == {}
+    assert study.tags["judge"] == "not recorded" and math.isnan(study.smallest_effect) and study.expected == {}
     assert study.amended == ()
     built = page.build(study, tmp_path / "page")
     record = json.loads((built.parent / "verdict.json").read_text())
