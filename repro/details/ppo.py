@@ -1,4 +1,4 @@
-"""PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 22 to 25)."""
+"""PPO's critic, sampling, treatment of the end of text, and whitening (N+ details 22 to 25)."""
 
 from repro.detail import Detail, Variant
 from repro.models import critics
@@ -14,7 +14,9 @@ CRITIC_INIT = Detail(
     question="Should the critic start as the reward model?",
     reference="from_reward_model",
     variants={
-        "from_reward_model": Variant(critics.from_reward_model, "a copy of it, its normalisation included"),
+        "from_reward_model": Variant(
+            critics.from_reward_model, "a copy of the reward model, its normalisation included"
+        ),
         "sft_trunk_random_head": Variant(
             critics.with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
         ),
@@ -38,8 +40,8 @@ CRITIC_TRUNK = Detail(
             critics.on_policy_trunk, "a head of zeros on the policy's trunk, whose weights both losses move"
         ),
     },
-    hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "
-    "for the same score. Stiennon et al. found separate networks better.",
+    hypothesis="The value loss changes the policy's weights without any reward for it: the policy moves away from the "
+    "reference faster for the same score. Stiennon et al. found separate networks better.",
     expected={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
@@ -53,12 +55,12 @@ SAMPLING = Detail(
     variants={
         "fixed_length_then_truncate": Variant(
             text.go_on,
-            "every response has as many tokens as the limit; the reward model sees it cut after its end of text",
+            "every response is sampled to the length limit; the reward model sees it cut after its end of text",
         ),
         "stop_at_eos": Variant(text.stop, "after its end of text a response gets padding"),
     },
-    hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
-    "after_eos=unmasked counts what follows.",
+    hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only "
+    "where after_eos=unmasked counts the tokens that follow.",
     expected={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
@@ -67,13 +69,11 @@ NO_EOS_SCORE = Detail(
     stages=("ppo",),
     paper="N+ detail 23.3 (the EOS trick)",
     numbers=(23,),
-    question="What should a response that does not end be paid?",
+    question="What should be the score of a response that does not end?",
     reference="replace_with_minus_one",
     variants={
-        "replace_with_minus_one": Variant(
-            reward.replace_with_minus_one, "its score is -1, whatever the reward model says"
-        ),
-        "subtract_one": Variant(reward.subtract_one, "it loses 1 of its score (TRL's missing_eos_penalty)"),
+        "replace_with_minus_one": Variant(reward.replace_with_minus_one, "its score is replaced with -1"),
+        "subtract_one": Variant(reward.subtract_one, "1 is subtracted from its score (TRL's missing_eos_penalty)"),
         "keep": Variant(reward.keep_score, "the reward model's score of the cut-off text stands"),
     },
     hypothesis="The reward model was trained on texts that end; what it says of a cut-off one is noise. Unless that is "
@@ -90,11 +90,14 @@ AFTER_EOS = Detail(
     reference="masked",
     variants={
         "masked": Variant(text.up_to_end, "KL, whitening and both losses stop at the end of text"),
-        "unmasked": Variant(text.to_the_limit, "they go on to the limit, over tokens that the reward model never sees"),
+        "unmasked": Variant(
+            text.to_the_limit,
+            "they include the tokens after it, up to the length limit, which the reward model never sees",
+        ),
     },
     renamed={"charged": "unmasked"},
-    hypothesis="Tokens that earn nothing are still charged their KL, so an early end costs what comes after it, and part of "
-    "every gradient is about text that nobody reads.",
+    hypothesis="Tokens after the end earn no score and still have a KL penalty, so ending early costs reward, and part "
+    "of every gradient is about text that nobody reads.",
     expected={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
@@ -109,8 +112,8 @@ WHITEN_REWARD = Detail(
         "off": Variant(masked.unchanged, "rewards enter as they are"),
         "scale_only": Variant(masked.scale, "divided by their spread over the batch, their mean kept"),
     },
-    hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the paper "
-    "saw slightly shorter and slightly less preferred summaries.",
+    hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the "
+    "paper saw slightly shorter and slightly less preferred summaries.",
     expected={"test/length": "down", "test/sampled_win_rate": "down"},
 )
 
