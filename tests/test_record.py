@@ -45,4 +45,4 @@ def test_the_format_of_stores_that_are_there_stays():
         "judge": "gold score",
         "kl_cap": "50.0",
     }
-    assert set(record.HEADING) - {"detail", "scale"} < set(record.PLAN)
+    assert set(record.STUDY_TAGS) - {"detail", "scale"} < set(record.PLAN)

@@ -428,7 +428,7 @@ def test_a_store_that_goes_away_and_comes_back_misses_nothing(study, cache, stor
         patch.setattr(MlflowClient, "log_batch", gone)
         tracker.update()
         assert tracker.trouble == "the server is down"
-        with pytest.raises(UserError, match="the server is down; .* nothing is computed twice"):
+        with pytest.raises(UserError, match="the server is down; .* finished stages are not computed again"):
             tracker.close()
     tracker.update()
     tracker.close()

@@ -51,7 +51,7 @@ def read_data(study: Study) -> dict[str, dict]:
             with suppress(UserError, ValueError):
                 path = artifact(study.uri, client.get_run(run["run_id"]), record.DATA_CHECKS)
                 told = json.loads(path.read_text(encoding="utf-8"))
-                found |= {key: told} if isinstance(told, dict) and record.CHECKED <= told.keys() else {}
+                found |= {key: told} if isinstance(told, dict) and record.DATA_CHECK_PARTS <= told.keys() else {}
     return found
 
 
@@ -61,7 +61,7 @@ def _sample(path: Path) -> pd.DataFrame:
         table = pd.read_json(path, orient="split", dtype=False)
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(error) from None
-    if missing := record.SAMPLED - set(table.columns):
+    if missing := record.SAMPLE_COLUMNS - set(table.columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
     return table
 

@@ -121,4 +121,4 @@ def collector_off() -> Iterator[None]:
 
 def age(run: Run) -> tuple[int, int, str]:
     """What newer runs have more of."""
-    return record.asked(run.data.tags), run.info.start_time, run.info.run_id
+    return record.requested(run.data.tags), run.info.start_time, run.info.run_id

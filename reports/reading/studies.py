@@ -142,8 +142,8 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "outcome": _outcome(run),
                 "started": run.info.start_time,
                 # A study that goes back to runs it has makes no new ones: it marks them as asked for.
-                "asked": record.asked(tags),
-                "judged": record.JUDGED in tags,
+                "asked": record.requested(tags),
+                "judged": record.JUDGEMENT_DIGEST in tags,
             }
             | stages
             | {name: tags.get(name, UNTOLD) for name in record.PROVENANCE}

@@ -12,7 +12,7 @@ from repro import record
 
 def ended_seeds(study: Study) -> dict[str, set[int]]:
     """Arm -> the seeds that have come to an end, whichever, in it and in the reference."""
-    ran = study.runs[study.runs["outcome"].isin(record.ENDED)].groupby("arm")["seed"].agg(set)
+    ran = study.runs[study.runs["outcome"].isin(record.OUTCOMES)].groupby("arm")["seed"].agg(set)
     return {arm: ran.get(arm, set()) & ran.get(study.reference, set()) for arm in study.arms[1:]}
 
 

@@ -1,4 +1,4 @@
-"""`docs/details.md`, made from the registry: every detail and check on one page, as GitHub shows Markdown."""
+"""Writes `docs/details.md` from the registry: every detail and check on one page of Markdown for GitHub."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -22,10 +22,10 @@ NUMBERED = (
     "fixed shapes, and on which side they are padded",
     "validation comparisons come from other policies than those for training",
     "dropout is off",
-    "the technology: precision and sharding",
-    "SFT: set-up",
-    "reward model: set-up",
-    "reward model: how the head starts",
+    "infrastructure: precision and sharding",
+    "SFT: setup",
+    "reward model: setup",
+    "reward model: initialisation of the head",
     "reward model: read at the end of text",
     "reward model: its output before the end of text means little",
     "reward model: left and right padding agree to rounding",
@@ -34,7 +34,7 @@ NUMBERED = (
     "reward model: agreement with a judge",
     "reward model: calibration",
     "DPO's implicit reward model",
-    "PPO: set-up",
+    "PPO: setup",
     "PPO: prompts are those of SFT, reshuffled when exhausted",
     "PPO: the critic starts as the reward model",
     "PPO: the EOS trick",
@@ -52,9 +52,9 @@ Every implementation detail of RLHF with PPO that this project can vary or measu
 from the order of its sections); "blog" is its forerunner, *The N Implementation Details of RLHF with PPO* (2023).
 
 A **detail** is a choice: its first variant is the reference, what the paper's code does unless a comment beside the
-declaration says why not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
+declaration says otherwise; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
 the same seeds and ends with a verdict. A **check** is something that the paper measured: every run logs it. Predictions were
-declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are named.
+declared before the runs. They are relative to the reference, and of every other variant unless some are named.
 
 The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
 """
@@ -70,7 +70,7 @@ def markdown() -> str:
 
 
 def write() -> None:
-    """Writes the page; a UserError where there is no such folder, as beside an installed package."""
+    """Write the page; UserError where there is no docs folder, as in an installed package."""
     if not (ROOT / PAGE).parent.is_dir():
         raise UserError(
             f"there is no folder {PAGE.parent} beside the package; run this in a checkout of the repository"
@@ -79,7 +79,7 @@ def write() -> None:
 
 
 def is_stale() -> bool:
-    """Whether the page is not what the registry and the source say today."""
+    """Whether the page differs from what the registry and the source say now."""
     return not (ROOT / PAGE).exists() or (ROOT / PAGE).read_text(encoding="utf-8") != markdown()
 
 
@@ -168,6 +168,6 @@ def slug(heading: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text whose punctuation Markdown is not to read; code spans are left as they are."""
+    """Text with Markdown's punctuation escaped, except in code spans."""
     parts = text.split("`")
     return "`".join(part if i % 2 else re.sub(r"([*<&\[\]~$\\])", r"\\\1", part) for i, part in enumerate(parts))

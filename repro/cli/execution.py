@@ -1,4 +1,4 @@
-"""How the jobs of studies are run: their data checked before, their progress shown, their runs tracked in MLflow."""
+"""Runs the jobs of studies: checks their data first, shows their progress, and tracks their runs in MLflow."""
 
 import sys
 
@@ -6,7 +6,7 @@ from repro.cli.terminal import console
 
 
 def check_data(studies, board) -> None:
-    """UserError where an arm's data or starting point would be refused, before anything of what is left is run."""
+    """UserError where a stage would refuse an arm's data or starting weights; checked before any job is run."""
     from repro.engine import atlas, launch
     from repro.stages import data
 
@@ -16,19 +16,19 @@ def check_data(studies, board) -> None:
 
 
 def warn_of_missing_gpu(scale, engine, board) -> None:
-    """Says that a scale made for GPUs has none here; it is run all the same: its budgets may be small."""
+    """Print a warning where a scale for GPUs runs on a machine without one; it is run, since its budget may be small."""
     from repro.engine import cost, launch
 
     if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
         print(
-            f"warning: scale {scale.name} is made for GPUs and this machine has none; `plan` says what it takes, and "
+            f"warning: scale {scale.name} is made for GPUs, and this machine has none; `plan` estimates the time, and "
             "--engine slurm runs it on a cluster",
             file=sys.stderr,
         )
 
 
 def execute(study, board, engine, command: str) -> None:
-    """Run what is left to run of a study, shown and tracked."""
+    """Run the remaining jobs of a study, with progress and tracking."""
     if not board.over:
         engine.prepare()
     from repro.tracking.track import Tracker
@@ -37,7 +37,7 @@ def execute(study, board, engine, command: str) -> None:
 
 
 def run_jobs(board, engine, tracker) -> None:
-    """Run the board's jobs; whoever tracks them is told as they go on, and closed at the end."""
+    """Run the board's jobs; the tracker is updated while they run, and closed at the end."""
     from repro.cli.progress import Progress
     from repro.engine.launch import Board
 
@@ -49,7 +49,7 @@ def run_jobs(board, engine, tracker) -> None:
 
         try:
             engine.run(board, tick)
-        except BaseException:  # whatever ended it, jobs may go on elsewhere
+        except BaseException:  # whatever ended it, jobs on a cluster continue
             print(engine.parting(board), end="", file=sys.stderr)
             raise
         finally:

@@ -1,4 +1,4 @@
-"""The verb `run`, which brings a study to its verdict, and the verb `stage`, with which an engine starts one of its jobs."""
+"""The verb `run`, which runs a study to its verdict, and the internal verb `stage`, which runs one job of it."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ def add_run(verbs) -> None:
 
 
 def add_stage(verbs) -> None:
-    verb = verbs.add_parser("stage", help="internal: one stage of a study, from a file that its launcher wrote")
+    verb = verbs.add_parser("stage", help="internal: run one stage, described by a file that the launcher wrote")
     verb.add_argument("file", type=Path, metavar="FILE")
     verb.set_defaults(run=_stage)
 
@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
     require_report_folder()
 
     engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
-    _require_its_looks(study)
+    _require_same_looks(study)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     board = (_run_until_decided if study.looks else _run_seeds)(study, cache, engine, command)
     print_failures(board)
@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_seeds(study, cache: Path, engine, command: str):
-    """Run all arms and seeds of a study; where it stands then."""
+    """Run all arms and seeds of a study; returns its board."""
     from repro.engine import launch
 
     board = launch.board_of(study, cache)
@@ -61,22 +61,22 @@ def _run_seeds(study, cache: Path, engine, command: str):
 
 
 def _run_until_decided(study, cache: Path, engine, command: str):
-    """Look by look, each with more seeds of the arms that are undecided; where the last look that was needed stands."""
-    left = [label for label in study.arms if label != study.detail.reference]
-    for place, look in enumerate(study.looks, 1):
-        console.print(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(left)}", highlight=False)
-        board = _run_seeds(study.at(look, left), cache, engine, command)
+    """Run look after look, each with more seeds of the undecided arms; returns the board of the last look that was run."""
+    undecided = [label for label in study.arms if label != study.detail.reference]
+    for number, look in enumerate(study.looks, 1):
+        console.print(f"look {number} of {len(study.looks)}, at {look} seeds: {', '.join(undecided)}", highlight=False)
+        board = _run_seeds(study.at(look, undecided), cache, engine, command)
         if board.failed:
             break
-        undecided = _undecided(study)
-        left = [label for label in left if label in undecided]
-        if not left:
+        still = _undecided(study)
+        undecided = [label for label in undecided if label in still]
+        if not undecided:
             break
     return board
 
 
 def _undecided(study) -> list[str]:
-    """The study's arms about which the store's runs decide nothing yet."""
+    """The arms of the study whose verdict, from the runs in the store, is undecided."""
     from reports.pages import index
     from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
@@ -86,26 +86,26 @@ def _undecided(study) -> list[str]:
     return rows.loc[rows["verdict"] == "undecided", "arm"].tolist()
 
 
-def _require_its_looks(study) -> None:
-    """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
+def _require_same_looks(study) -> None:
+    """UserError where this study in the store was, or may have been, tested at other numbers of seeds."""
     from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     try:
         with usable_store():
             recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
-    except UserError:  # nothing was judged yet; a store that cannot be used is told of where it is needed
+    except UserError:  # no run is recorded; an unusable store is reported where it is first needed
         return
-    asked, begun, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
+    requested, declared, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
     if recorded.looks and recorded.looks != study.looks:
         raise UserError(
-            f"this study is judged at {begun} seeds, as was declared when it began; go on with --until decided --looks "
-            f'{begun} (with make: UNTIL=decided LOOKS="{begun}"), or give it a store of its own'
+            f"this study was started with looks at {declared} seeds; continue it with --until decided --looks "
+            f'{declared} (with make: UNTIL=decided LOOKS="{declared}"), or use another store'
         )
     if study.looks and not recorded.looks and seen not in study.looks and seen > study.looks[0]:
         raise UserError(
-            f"{seen} seeds of this study have been looked at, and its looks are at {asked} seeds; put {seen} among them "
-            f'(with make: LOOKS="..."), or give it a store of its own'
+            f"a verdict at {seen} seeds of this study has been seen, and its looks are at {requested} seeds; add {seen} "
+            'to them (with make: LOOKS="..."), or use another store'
         )
 
 

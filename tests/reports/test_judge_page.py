@@ -124,7 +124,7 @@ def asked(store):
         told = json.dumps(judgement([1.0, 0.5, None]))
         said = {"shift_and_scale": told, "off": told[:40], "scale_only": "{}"}[arm]
         client.log_text(run, said, record.JUDGEMENT)
-        client.set_tag(run, record.JUDGED, "digest")
+        client.set_tag(run, record.JUDGEMENT_DIGEST, "digest")
     return read_study("judged", "mini", store)
 
 
