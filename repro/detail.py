@@ -1,6 +1,6 @@
-"""The words of the project: a Detail is one choice, a Recipe is an arm, a Pick is what a stage is handed.
+"""The project's core types: a Detail is one choice, a Recipe is an arm, a Pick gives a stage the arm's variants.
 
-A Check is what the paper measured rather than chose; a Clash is a combination of choices that makes no sense.
+A Check is something that the paper measures rather than chooses; a Clash is a combination of choices that makes no sense.
 """
 
 import difflib
@@ -14,7 +14,7 @@ STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 
 
 class Variant(NamedTuple):
-    """What a detail's one call site uses, a function or a constant, and in words what that does."""
+    """The function or constant that a detail's one call site uses, and a description of what it does."""
 
     value: Any
     does: str
@@ -59,7 +59,7 @@ class Detail:
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """Something that the paper measured: what `stages` log under `metrics`, names or patterns of `repro/study/metrics.py`."""
+    """Something that the paper measures: `stages` log it as `metrics`, names or patterns in `repro/study/metrics.py`."""
 
     name: str
     stages: tuple[str, ...]
@@ -72,7 +72,7 @@ class Check:
 
     def __post_init__(self) -> None:
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
-        assert self.metrics, f"{self.name}: a check logs something"
+        assert self.metrics, f"{self.name}: a check names the metrics that are logged"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recipe:
     choices: tuple[tuple[str, str], ...] = ()
 
     def but(self, detail: Detail, label: str) -> "Recipe":
-        """This recipe with `detail` at `label`; a UserError names the nearest label when there is none such."""
+        """This recipe with `detail` at `label`; the UserError for an unknown label names the nearest one."""
         if label not in detail.variants:
             raise UserError(_no_variant(detail, label))
         rest = {name: other for name, other in self.choices if name != detail.name}
@@ -96,7 +96,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Clash:
-    """Labels of two details that make no sense together, and why; `beside` are further choices that it takes."""
+    """Labels of two details that make no sense together, and why; only in arms that also make the choices `beside`."""
 
     one: Detail
     labels: tuple[str, ...]
@@ -106,20 +106,19 @@ class Clash:
     beside: tuple[tuple[Detail, tuple[str, ...]], ...] = ()
 
     def check(self, recipe: Recipe) -> None:
-        """UserError that names both choices where the recipe makes them."""
+        """UserError that names both choices, if the recipe makes them."""
         choices = ((self.one, self.labels), (self.other, self.other_labels), *self.beside)
-        made = [recipe.label(detail) in labels for detail, labels in choices]
-        if all(made):
-            ways = [f"{detail.name} at {detail.reference}" for detail in (self.other, self.one)]
-            ways += [f"{detail.name} at another than {recipe.label(detail)}" for detail, _ in self.beside]
+        if all(recipe.label(detail) in labels for detail, labels in choices):
+            remedies = [f"{detail.name}={detail.reference}" for detail in (self.other, self.one)]
+            remedies += [f"{detail.name} to another variant than {recipe.label(detail)}" for detail, _ in self.beside]
             raise UserError(
                 f"{self.one.name}={recipe.label(self.one)} and {self.other.name}={recipe.label(self.other)} make no sense "
-                f"together: {self.why}; have {' or '.join(ways)}"
+                f"together: {self.why}; set {' or '.join(remedies)}"
             )
 
 
 class Pick:
-    """Hands a stage this arm's variants, refuses details not declared for the stage, and records what was read."""
+    """Gives a stage this arm's variants; refuses details not declared for the stage, and records those that were read."""
 
     def __init__(self, recipe: Recipe, stage: str) -> None:
         self.recipe, self.stage = recipe, stage
@@ -141,12 +140,12 @@ def _no_variant(detail: Detail, label: str) -> str:
 
 
 def others(detail: Detail) -> tuple[str, ...]:
-    """The labels of a detail but its reference."""
+    """A detail's labels, without the reference."""
     return tuple(label for label in detail.variants if label != detail.reference)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """For an error message: the known name nearest to a mistyped one, then all of them."""
+    """For an error message: the known name most similar to a mistyped one, then all known names."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

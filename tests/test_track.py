@@ -542,7 +542,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(holds, nowhere):
 def test_a_deleted_experiment_is_not_written_to(study, cache, store):
     publish(study, cache)
     store.delete_experiment(store.get_experiment_by_name("whiten_adv-tiny").experiment_id)
-    with pytest.raises(UserError, match="is deleted; restore it .* or remove it"):
+    with pytest.raises(UserError, match="is deleted; restore it .* or delete it"):
         publish(study, cache)
 
 

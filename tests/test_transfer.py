@@ -266,7 +266,7 @@ def test_what_is_no_store_is_refused(here, tmp_path):
     with sqlite3.connect(tmp_path / "other.db") as tables:
         tables.execute("create table experiments (experiment_id integer)")
     before = digest(tmp_path / "other.db")
-    refused(tmp_path / "none", "there is no MLflow store .*none; give an mlflow.db, the folder of one, or a server's")
+    refused(tmp_path / "none", "there is no MLflow store .*none; give an mlflow.db, its folder, or a server's")
     refused(tmp_path / "letter.db", "letter.db is not an MLflow store")
     refused(tmp_path / "other.db", "other.db is not an MLflow store")
     refused("http://127.0.0.1:1", "the MLflow store http://127.0.0.1:1 cannot be read")
@@ -285,6 +285,6 @@ def test_a_store_of_another_version_is_refused_and_not_migrated(elsewhere, here,
 
 
 def test_the_store_in_use_and_an_empty_one_are_refused(here, empty_store):
-    refused("mlflow.db", "is the store in use; name another")
-    refused(Path.cwd(), "is the store in use; name another")
-    refused(empty_store, "holds no study; there is nothing to bring")
+    refused("mlflow.db", "is the store in use; give another one")
+    refused(Path.cwd(), "is the store in use; give another one")
+    refused(empty_store, "holds no study; there is nothing to import")

@@ -1,4 +1,4 @@
-"""A figure of a study: a tidy frame and a drawing of that frame alone, so its CSV says all it shows."""
+"""A figure of a study: a tidy frame and a drawing of only that frame, so that its CSV has everything it shows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +40,6 @@ def save_all(charts: Sequence[Chart], study: Study, findings: Findings, folder: 
 def save(figure: Figure, stem: Path) -> None:
     """Writes a figure as PNG and SVG without a date or a version in it, so that equal data gives equal files."""
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine(None)  # laid out once, not again for each file: finding the places is half of the time
+    figure.set_layout_engine(None)  # laid out once instead of for each file: the layout takes half of the time
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})

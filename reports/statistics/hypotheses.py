@@ -1,4 +1,4 @@
-"""What was predicted of each arm, beside what happened."""
+"""Compares the predictions for each arm with the observed differences."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ def predictions(
     primary: str,
     smallest_effect: float,
 ) -> pd.DataFrame:
-    """Each predicted movement beside what happened, one row per metric and arm.
+    """Each prediction with the observed difference and the result, one row per metric and arm.
 
     Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
     """
@@ -33,7 +33,7 @@ def predictions(
 
 
 def agreement(predicted: str, low: float, high: float, margin: float) -> str:
-    """as predicted, opposite or not resolved, for a predicted direction and the interval of the difference."""
+    """The result "as predicted", "opposite" or "not resolved", from a prediction and the interval of the difference."""
     within = -margin <= low and high <= margin
     if predicted == "same":
         if within:

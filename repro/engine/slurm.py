@@ -262,12 +262,12 @@ def _asked(ids: Collection[str]) -> dict[str, tuple[str, str]]:
 
 def _lines(words: list[str], check: bool = True) -> Iterator[str]:
     try:
-        told = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unanswered(str(error)) from None
-    if told.returncode and "Invalid job id" not in told.stderr and check:
-        raise Unanswered(told.stderr.strip())
-    return (line.strip() for line in told.stdout.splitlines() if "|" in line)
+    if answer.returncode and "Invalid job id" not in answer.stderr and check:
+        raise Unanswered(answer.stderr.strip())
+    return (line.strip() for line in answer.stdout.splitlines() if "|" in line)
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_what_stands_against_a_comparison_is_said(study, found):
     place = ("off", 2)
     other = found | {place: judgement([1.0, 0.0], model="seer")}
     assert judge.warnings(study, other) == [
-        "Not all runs had the same judge: a difference between arms can be one between judges."
+        "Not all runs had the same judge: a difference between arms may be one between judges."
     ]
     assert len(judge.judges(other)) == 2
     elsewhere = found | {place: judgement([1.0, 0.0], posts=["t3_8", "t3_9"], unanswered=4)}
@@ -150,5 +150,5 @@ def test_a_judges_words_are_escaped(asked, tmp_path):
 
 def test_without_a_judge_the_page_says_who_decides_instead(study, tmp_path):
     text = section_of(study, tmp_path)
-    assert "No language model was asked" in text and "gold score" in text and "<table" not in text
+    assert "No language model has judged" in text and "gold score" in text and "<table" not in text
     assert "python -m repro judge whiten_adv --scale mini --model NAME" in text

@@ -206,7 +206,7 @@ def test_checkpoints_are_compared_over_posts_and_said_to_be(study, tmp_path):
     table = page.checkpoints(judged, page.analyse(judged))
     assert table["columns"] == [("prompts", arm) for arm in study.arms[1:]] + [("gains", arm) for arm in study.arms]
     assert table["rows"][0]["cells"][0].mean == pytest.approx(-1 / 6)
-    assert "nothing about the detail" in page.render(judged, page.analyse(judged), [], tmp_path, {})
+    assert "not whether the detail matters" in page.render(judged, page.analyse(judged), [], tmp_path, {})
     assert page.checkpoints(study, page.analyse(study))["rows"] == []
 
 
