@@ -43,7 +43,7 @@ TRAINING = {
 
 
 def training_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is told of the first arm alone."""
+    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is listed for the first arm only."""
     frames = []
     for metric, stage in TRAINING.items():
         rows = study.curves[study.curves["metric"] == metric].merge(first_users(study, stage), on=["arm", "seed"])

@@ -139,11 +139,11 @@ def _fitted(rows: pd.DataFrame) -> list[pd.DataFrame]:
     curves = []
     for policy, own in rows.groupby("policy", sort=False):
         fits = {seed: (fit(part), len(part)) for seed, part in own.groupby("seed", sort=False)}
-        fits = {seed: told for seed, told in fits.items() if np.isfinite(told[0]).all()}
+        fits = {seed: found for seed, found in fits.items() if np.isfinite(found[0]).all()}
         grid = _shared_grid(own[own["seed"].isin(fits)])
         for seed, (line, posts) in fits.items():
-            told = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": posts}
-            curves.append(pd.DataFrame(told | {"win_rate": at(line, grid)}))
+            row = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": posts}
+            curves.append(pd.DataFrame(row | {"win_rate": at(line, grid)}))
     return curves
 
 

@@ -115,7 +115,7 @@ def clashes(declared: Detail | Check) -> list[str]:
             found.setdefault((one, why), []).append(other)
         elif clash.other is declared:
             found.setdefault((other, why), []).append(one)
-    return [f"{own} with {', '.join(others_)}: {why}" for (own, why), others_ in found.items()]
+    return [f"{own} with {', '.join(clashing)}: {why}" for (own, why), clashing in found.items()]
 
 
 def _at(detail: Detail, labels: tuple[str, ...]) -> str:
