@@ -98,7 +98,7 @@ def test_what_stands_against_a_comparison_is_said(study, found):
     elsewhere = found | {place: judgement([1.0, 0.0], posts=["t3_8", "t3_9"], unanswered=4)}
     assert judge.warnings(study, elsewhere) == [
         "Not all runs were judged on the same posts.",
-        "4 questions never got an answer; the same command asks them again.",
+        "4 questions have no answer; the same command asks them again.",
     ]
 
 
