@@ -108,7 +108,8 @@ class Clash:
     def check(self, recipe: Recipe) -> None:
         """UserError that names both choices, if the recipe makes them."""
         choices = ((self.one, self.labels), (self.other, self.other_labels), *self.beside)
-        if all(recipe.label(detail) in labels for detail, labels in choices):
+        clashes = all(recipe.label(detail) in labels for detail, labels in choices)
+        if clashes:
             remedies = [f"{detail.name}={detail.reference}" for detail in (self.other, self.one)]
             remedies += [f"{detail.name} to another variant than {recipe.label(detail)}" for detail, _ in self.beside]
             raise UserError(
