@@ -27,11 +27,8 @@ LOOKS = {
     "undecided": ("o", "#6f6f6f"),
     "identical": ("|", "#1a1a1a"),
 }
-LUCK = {
-    "color": "#0072b2",
-    "linewidth": 1.1,
-    "linestyle": (0, (1, 1.5)),
-}  # the range of differences that random numbers alone cause
+# The range of differences that random numbers alone cause.
+LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
 ROW = 0.185  # inches per variant
 # In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
 # how near to the origin a point is not worth a name.

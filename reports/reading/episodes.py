@@ -26,9 +26,7 @@ class Trace:
     arm: str
     eos: str  # text of the token that ends a response
     against: str  # label of the reference policy of the KL, which wrote the other response
-    episodes: list[
-        dict
-    ]  # by number; with post_id, query, reference, and the responses of the policy and of the reference policy
+    episodes: list[dict]  # by number; with post_id, query, reference, and the responses of both policies
 
 
 def read_run(words: str, uri: str) -> Run:

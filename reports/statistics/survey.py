@@ -33,9 +33,7 @@ class Survey:
     pairs: pd.DataFrame  # detail, arm, seed, difference: on the primary metric of the detail's study
     runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run
     lost: tuple[dict, ...]  # detail, arm, outcome, seeds: runs without a result, and seeds that were never run
-    families: tuple[
-        dict, ...
-    ]  # per primary metric: its number of comparisons, and the false positives expected by chance
+    families: tuple[dict, ...]  # per primary metric: numbers of comparisons, and false positives expected by chance
     studied: tuple[str, ...]  # details with a study
     left_out: Mapping[str, str]  # detail -> why its runs cannot be compared
     not_run: tuple[Mapping, ...]  # registered details without a study

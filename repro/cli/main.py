@@ -34,9 +34,7 @@ VERBS = (
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
-    gc.set_threshold(
-        20_000
-    )  # imports create objects that remain; collecting every 700 objects takes a tenth of the start-up
+    gc.set_threshold(20_000)  # at the default, 700, collecting takes a tenth of the start-up
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _quiet()
     try:

@@ -17,9 +17,8 @@ def wall(jobs: Iterable[Job], cache_folder: Path, workers: int, start_up: float 
     if not jobs:
         return 0.0
     busy, before = min(workers, len(jobs)), cost.history(cache_folder)
-    slower = (
-        SIDE_BY_SIDE if busy > 1 and not cost.for_gpu(jobs[0].scale) else 1.0
-    )  # measured times of finished stages include it
+    # Measured times of finished stages include this already.
+    slower = SIDE_BY_SIDE if busy > 1 and not cost.for_gpu(jobs[0].scale) else 1.0
     taken = {
         job.key: seconds * (1.0 if (job.stage, job.scale.name) in before else slower)
         for job, seconds in zip(jobs, cost.each_seconds(jobs, cache_folder))

@@ -41,9 +41,7 @@ def shared_tags(study: Ablation, command: str) -> dict[str, str]:
         record.LOCK: _lock(),
         record.MACHINE: _machine(study.scale.threads),
         record.VERSIONS: json.dumps({name: version(name) for name in LIBRARIES}),
-        record.SOURCES: json.dumps(
-            fetch.commits(study.scale)
-        ),  # a key holds the name of a branch, which may point elsewhere later
+        record.SOURCES: json.dumps(fetch.commits(study.scale)),  # a branch may point elsewhere later
         record.COMMAND: command,
     }
 

@@ -37,10 +37,8 @@ from repro.tracking.store import (
     usable_store,
 )
 
-SPLIT_SIZES = {
-    "posts": "data/{}_posts",
-    "pairs": "data/{}_comparisons",
-}  # the data stage's metric for the size of a split
+# The data stage's metric for the size of a split.
+SPLIT_SIZES = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes; of a larger checkpoint the store gets only the path
 
 
@@ -206,9 +204,8 @@ class Tracker:
         tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
         tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
-        with store_lock(
-            self.board.cache
-        ):  # `publish` deletes an incomplete policy, which must not be one that another process writes
+        # `publish` deletes an incomplete policy; under the lock it cannot be one that another process is writing.
+        with store_lock(self.board.cache):
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
             except policy.CannotPackage as error:  # the rest of the run is published
