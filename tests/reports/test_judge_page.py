@@ -104,7 +104,7 @@ def test_what_stands_against_a_comparison_is_said(study, found):
 
 def test_who_judged_is_told_with_where_how_and_when(found):
     assert judge.judges(found) == [
-        "oracle (which answered as oracle-0125) at api.openai.com, temperature the endpoint's own, prompt 1, "
+        "oracle (answered as oracle-0125) at api.openai.com, temperature the endpoint's own, prompt 1, "
         "last answer 2024-03-24"
     ]
     cold = judgement([1.0], answered_by=["oracle"], sampling={"temperature": 0.0})
@@ -138,7 +138,7 @@ def test_what_is_in_the_store_is_on_the_page_and_what_is_damaged_is_said(asked, 
     found, troubles = read_judgements(asked)
     assert list(found) == [("shift_and_scale", 1)] and len(troubles) == 2 and "no answered_by" in troubles[1]
     text = section_of(asked, tmp_path)
-    assert "oracle (which answered as oracle-0125) at api.openai.com" in text and "0.750" in text
+    assert "oracle (answered as oracle-0125) at api.openai.com" in text and "0.750" in text
     assert "judge.json of off seed 1 cannot be read" in text and "Not judged: off seed 1, scale_only seed 1." in text
     assert "shown 3 test posts" in text and "no preference" in text
 
