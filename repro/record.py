@@ -1,6 +1,6 @@
-"""What the store holds, by name: the tags, files and columns that tracking writes and the reports read, each spelled once.
+"""Names in the MLflow store: the tags, files and columns that tracking writes and the reports read, each spelled once.
 
-Stores of earlier versions hold the same words, so a value here never changes.
+Stores of earlier versions hold the same names, so a value here never changes.
 """
 
 import json
@@ -14,40 +14,42 @@ DETAIL, SCALE = "detail", "scale"
 # Tags of the runs: one arm and seed each.
 ARM, SEED, REFERENCE = "arm", "seed", "reference"
 RECIPE = "recipe"  # JSON: detail -> label, of the choices that are not the paper's
-RECORD = "record"  # the same for the same run in any store
-ASKED = "asked"  # when the run was last asked for [ns]: of two with one arm and seed, a report takes the later one
+RECORD = "record"  # digest that identifies the run: the same in every store that holds it
+REQUESTED = (
+    "asked"  # when a study last asked for the run [ns]: of two with one arm and seed, a report uses the later one
+)
 OUTCOME, COMPLETE, ERROR = "outcome", "complete", "error"
 STAGE_SECONDS = "stage_seconds"  # JSON: stage -> seconds
 COMMIT, LOCK, MACHINE, VERSIONS, SOURCES, COMMAND = "commit", "lock", "machine", "versions", "sources", "command"
 # JSON: stage -> what of its code had changed since it was made, where a run used it all the same.
 OUTDATED = "outdated"
 PROVENANCE = (RECIPE, STAGE_SECONDS, COMMIT, MACHINE, VERSIONS, COMMAND, RECORD, LOCK, SOURCES, OUTDATED)
-JUDGED = "judgement"  # digest of what a judge said of the run
+JUDGEMENT_DIGEST = "judgement"  # digest of the file JUDGEMENT
 
 # How a run ends.
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
-ENDED = (FINISHED, DIVERGED, FAILED)  # after which nothing more comes of it
+OUTCOMES = (FINISHED, DIVERGED, FAILED)
 
-# The plan, in tags of each run that were written before it.
-QUESTION, HYPOTHESIS, MOVES, PAPER, PRIMARY = "question", "hypothesis", "moves", "paper", "primary"
+# The plan: tags that each run has before it starts.
+QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY = "question", "hypothesis", "moves", "paper", "primary"
 HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS = "higher_is_better", "smallest_effect", "looks"
 JUDGE, KL_CAP = "judge", "kl_cap"
-PLAN = (QUESTION, HYPOTHESIS, MOVES, PAPER, PRIMARY, HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS, JUDGE, KL_CAP)
-GOLD_SCORE, REWARD_MODEL = "gold score", "reward model"  # who decides a win
+PLAN = (QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY, HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS, JUDGE, KL_CAP)
+GOLD_SCORE, REWARD_MODEL = "gold score", "reward model"  # values of JUDGE: what decides a win
 
-# Tags of the run that a study's runs hang under, and what it says of the study.
+# Tags of a study's parent run.
 ROLE, STUDY = "role", "study"
-REPORTED = "reported"  # when its report was kept [ns]
-HEADING = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER)
+REPORTED = "reported"  # when its report was stored [ns]
+STUDY_TAGS = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER)
 
-# Files of a run, and the folder of all files beside a store that is a file.
+# Artifact files of a run; the artifact folder beside a sqlite store.
 SAMPLES, EPISODES, DATA_CHECKS, JUDGEMENT = "samples.json", "episodes.json", "data.json", "judge.json"
 CHANGES = "changes.patch"  # how the working tree differed from its commit
 ARTIFACTS = "mlartifacts"
-SAMPLED = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # columns that all versions wrote
-CHECKED = {"corpus", "posts", "pairs", "shared"}  # parts of the checks of the data
+SAMPLE_COLUMNS = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # in files of every version
+DATA_CHECK_PARTS = {"corpus", "posts", "pairs", "shared"}
 
-# The stages of a run, in order; each has a tag that holds its key.
+# The stages of a run, in order; the key of each is in the tag `stage_tag(name)`.
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 STAGE = "stage."
 
@@ -62,22 +64,22 @@ def study_name(detail: str, scale: str) -> str:
     return f"{detail}-{scale}"
 
 
-def asked(tags: Mapping[str, str]) -> int:
-    """When a run was last asked for [ns]; 0 where an earlier version did not write it down."""
-    return int(tags.get(ASKED, 0))
+def requested(tags: Mapping[str, str]) -> int:
+    """When a study last asked for the run [ns]; 0 for a run of a version that did not record it."""
+    return int(tags.get(REQUESTED, 0))
 
 
 def flag(value: bool) -> str:
-    """Whether something is so, as a tag says it."""
+    """A boolean as the value of a tag."""
     return str(value).lower()
 
 
 def is_set(tags: Mapping[str, str], name: str) -> bool:
-    """Whether a run says that something is so."""
+    """Whether the boolean tag of that name is true."""
     return tags.get(name) == flag(True)
 
 
-# How the parts of the plan that are no text are written and read.
+# How those parts of the plan that are not text are written and read.
 
 
 @dataclass(frozen=True)
@@ -86,21 +88,21 @@ class Plan:
 
     question: str
     hypothesis: str
-    moves: Mapping[str, Any]  # metric -> up, down or same, or these by arm
+    expected: Mapping[str, Any]  # metric -> "up", "down" or "same", or metric -> arm -> one of these
     paper: str
     primary: str
     higher_is_better: bool
     smallest_effect: float
-    looks: Sequence[int]  # numbers of seeds at which it is judged while it grows
+    looks: Sequence[int]  # numbers of seeds at which a sequential study is tested
     judge: str
     kl_cap: float  # nats
 
     def tags(self) -> dict[str, str]:
-        """As each run says it; a study that does not grow says nothing of looks."""
+        """The plan as tags; a study with a fixed number of seeds has no tag for looks."""
         return {
             QUESTION: self.question,
             HYPOTHESIS: self.hypothesis,
-            MOVES: json.dumps(dict(self.moves)),
+            EXPECTED: json.dumps(dict(self.expected)),
             PAPER: self.paper,
             PRIMARY: self.primary,
             HIGHER_IS_BETTER: flag(self.higher_is_better),
@@ -111,24 +113,24 @@ class Plan:
         }
 
 
-def moves(tags: Mapping[str, str]) -> dict[str, Any]:
-    """`Plan.moves` as it was written."""
-    return json.loads(tags[MOVES])
+def expected(tags: Mapping[str, str]) -> dict[str, Any]:
+    """`Plan.expected`, read from the tags."""
+    return json.loads(tags[EXPECTED])
 
 
 def smallest_effect(tags: Mapping[str, str]) -> float:
-    """`Plan.smallest_effect` as it was written."""
+    """`Plan.smallest_effect`, read from the tags."""
     return float(tags[SMALLEST_EFFECT])
 
 
 def looks(tags: Mapping[str, str]) -> tuple[int, ...]:
-    """`Plan.looks` as they were written."""
+    """`Plan.looks`, read from the tags."""
     return tuple(map(int, tags[LOOKS].split()))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a language model said of one run's summaries, in the order in which its file says it."""
+    """A language model's judgement of one run's summaries; the fields are those of its file, in order."""
 
     model: str
     answered_by: list[str]
@@ -143,5 +145,5 @@ class Judgement:
     verdicts: list[dict[str, Any]]
 
 
-# What a page of a judgement needs of it.
+# The fields that the page of a judgement needs.
 JUDGEMENT_PARTS = {each.name for each in fields(Judgement)} - {"question", "first_answer", "unanswered"}

@@ -282,7 +282,7 @@ def straight(rough, tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGINT, 130, "interrupted; the same command goes on from here\n"),  # SIGTERM too, says test_cli
+        (signal.SIGINT, 130, "interrupted; the same command continues from here\n"),  # SIGTERM too, says test_cli
         (signal.SIGKILL, -signal.SIGKILL, ""),
     ],
 )

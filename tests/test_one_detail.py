@@ -44,5 +44,5 @@ def test_a_place_is_the_line_that_declares_a_detail_a_label_or_a_prediction(deta
 
     assert line_at().startswith(f"{constant_of(detail)} = Detail(")
     assert labels_as_written(detail) == list(detail.variants)
-    for word in (*detail.variants, *detail.moves):
+    for word in (*detail.variants, *detail.expected):
         assert f'"{word}": ' in line_at(word)

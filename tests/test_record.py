@@ -9,7 +9,7 @@ from repro.engine import pipeline
 PLAN = record.Plan(
     question="Does it matter?",
     hypothesis="It does.",
-    moves={"objective/kl": "up", "test/kl": {"off": "down"}},
+    expected={"objective/kl": "up", "test/kl": {"off": "down"}},
     paper="N+ detail 25",
     primary="test/win_rate",
     higher_is_better=True,
@@ -26,14 +26,14 @@ def test_the_stages_are_the_pipelines_in_its_order():
 
 def test_a_plan_is_read_as_it_was_written():
     tags = PLAN.tags()
-    assert tuple(tags) == record.PLAN == tuple(each.name for each in fields(record.Plan))
+    assert tuple(tags) == record.PLAN == tuple(getattr(record, each.name.upper()) for each in fields(record.Plan))
     assert all(isinstance(value, str) for value in tags.values())
-    assert (record.moves(tags), record.looks(tags)) == (PLAN.moves, PLAN.looks)
+    assert (record.expected(tags), record.looks(tags)) == (PLAN.expected, PLAN.looks)
     assert record.smallest_effect(tags) == PLAN.smallest_effect and record.is_set(tags, record.HIGHER_IS_BETTER)
 
 
 def test_the_format_of_stores_that_are_there_stays():
-    assert PLAN.tags() | {record.MOVES: json.loads(PLAN.tags()[record.MOVES])} == {
+    assert PLAN.tags() | {record.EXPECTED: json.loads(PLAN.tags()[record.EXPECTED])} == {
         "question": "Does it matter?",
         "hypothesis": "It does.",
         "moves": {"objective/kl": "up", "test/kl": {"off": "down"}},
@@ -45,4 +45,4 @@ def test_the_format_of_stores_that_are_there_stays():
         "judge": "gold score",
         "kl_cap": "50.0",
     }
-    assert set(record.HEADING) - {"detail", "scale"} < set(record.PLAN)
+    assert set(record.STUDY_TAGS) - {"detail", "scale"} < set(record.PLAN)

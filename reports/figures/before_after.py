@@ -1,4 +1,4 @@
-"""What PPO made of the SFT policy: test posts before and after, seed by seed."""
+"""The SFT policy and the policy after PPO on the test posts, seed by seed."""
 
 import numpy as np
 import pandas as pd
@@ -88,7 +88,7 @@ CHARTS = (
     Chart(
         "before_after",
         "Before and after PPO",
-        "Open circles are the SFT policy, filled marks the policy that PPO made of it, one line per seed, all on the "
+        "Open circles are the SFT policy, filled marks the same policy after PPO, one line per seed, all on the "
         "same test posts.",
         before_after_data,
         draw_before_after,

@@ -1,4 +1,4 @@
-"""A figure of a study: a tidy frame and a drawing of that frame alone, so its CSV says all it shows."""
+"""A figure of a study: a tidy frame and a drawing of only that frame, so that its CSV has everything it shows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

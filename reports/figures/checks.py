@@ -43,7 +43,7 @@ TRAINING = {
 
 
 def training_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is told of the first arm alone."""
+    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is listed for the first arm only."""
     frames = []
     for metric, stage in TRAINING.items():
         rows = study.curves[study.curves["metric"] == metric].merge(first_users(study, stage), on=["arm", "seed"])
@@ -173,8 +173,8 @@ def reward_model_values(study: Study, families: tuple[str, ...]) -> pd.DataFrame
     rows = rows.merge(first_users(study, "rm"), on=["arm", "seed"])
     family = rows["metric"].map(lambda metric: next((f for f in families if metric.startswith(f)), ""))
     label = [metric.removeprefix(own) for metric, own in zip(rows["metric"], family, strict=True)]
-    told = rows.assign(family=family, label=label, used_by=rows["arm"].map(_users(study)))
-    return told[["family", "label", "arm", "used_by", "seed", "value"]].dropna(subset="value")
+    labelled = rows.assign(family=family, label=label, used_by=rows["arm"].map(_users(study)))
+    return labelled[["family", "label", "arm", "used_by", "seed", "value"]].dropna(subset="value")
 
 
 def _users(study: Study) -> dict[str, str]:

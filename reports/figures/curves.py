@@ -1,4 +1,4 @@
-"""Learning curves of every seed and arm, and their differences to the reference along the way."""
+"""Learning curves of every seed and arm, and their differences to the reference during training."""
 
 import numpy as np
 import pandas as pd
@@ -35,16 +35,16 @@ PAIRED = (
     "objective/length",
     "objective/entropy",
 )
-# Where a tested metric was looked at on the way: on validation posts, else on the posts that PPO learns from.
-ON_THE_WAY = ("eval/", "objective/")
-POINTS = 64  # of a curve of thousands of updates: more would not be seen, and make a heavy page
-MARKS = 5  # of an arm's mean along its curve, so that arms tell apart in grey
+# Prefixes under which a test metric is measured during training: on validation posts, else on the training posts.
+DURING_TRAINING = ("eval/", "objective/")
+POINTS = 64  # of a curve of thousands of updates: more would not be visible, and make the page large
+MARKS = 5  # markers on an arm's mean, so that arms can be told apart in grey
 
 
 def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, step [episodes], value of the panels that were recorded.
 
-    The primary metric's own values are among them, at the last step, where a panel shows it on the way.
+    The primary metric's own values are among them, at the last step, where a panel shows it during training.
     """
     curves = study.curves[study.curves["metric"].isin(PANELS)]
     shown = in_order(stretches(curves, POINTS), PANELS, study.arms)
@@ -57,7 +57,7 @@ def curve_data(study: Study, findings: Findings) -> pd.DataFrame:
 def on_the_way(metric: str) -> str:
     """The curve that shows a tested metric during training: the first that is a panel; nothing where none is."""
     name = metric.removeprefix("test/").removeprefix("sampled_")
-    return next((way + name for way in ON_THE_WAY if metric != name and way + name in PANELS), "")
+    return next((way + name for way in DURING_TRAINING if metric != name and way + name in PANELS), "")
 
 
 def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
@@ -66,7 +66,7 @@ def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
     figure, panels = curve_panels(curves, study, "episodes")
     judged = data[data["metric"] == study.primary]
     if study.primary in panels:
-        panels[study.primary].set_title(f"{terms.name(study.primary)} \N{MIDDLE DOT} verdict, on its mean")
+        panels[study.primary].set_title(f"{terms.name(study.primary)} \N{MIDDLE DOT} verdict, on the mean of the curve")
     elif not judged.empty:
         _mark_verdict(panels[on_the_way(study.primary)], judged, study)
     if "objective/kl" in panels:
@@ -87,17 +87,17 @@ def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> tuple[Figure, 
         frame_limits(axes, rows["value"])
         style.few_ticks(axes)
     seeds = data.groupby("arm")["seed"].nunique()
-    told = {arm: f", {n} seeds" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
-    legend(figure, tuple(arm for arm in study.arms if arm in seeds.index), study.arms, told=told)
+    suffixes = {arm: f", {n} seeds" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
+    legend(figure, tuple(arm for arm in study.arms if arm in seeds.index), study.arms, suffixes=suffixes)
     return figure, dict(zip(metrics, axes_of, strict=True))
 
 
 def bands(rows: pd.DataFrame) -> pd.DataFrame:
     """metric, arm, step, n, mean, low, high: over an arm's seeds with its 95 % t interval, while all of them run."""
     by_step = complete_steps(rows).groupby(["metric", "arm", "step"])["value"]
-    told = by_step.agg(n="count", mean="mean", sd="std").reset_index()
-    half = half_width(told["sd"], told["n"])
-    return told.assign(low=told["mean"] - half, high=told["mean"] + half).drop(columns="sd")
+    means = by_step.agg(n="count", mean="mean", sd="std").reset_index()
+    half = half_width(means["sd"], means["n"])
+    return means.assign(low=means["mean"] - half, high=means["mean"] + half).drop(columns="sd")
 
 
 def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> None:
@@ -116,7 +116,7 @@ def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> 
 
 
 def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
-    """What the verdict rests on, right of the curves that lead to it: each arm's mean with its 95 % t interval."""
+    """The primary metric on the test posts, right of its training curve: each arm's mean with its 95 % t interval."""
     start, end = axes.get_xlim()
     step = 0.05 * (end - start)
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
@@ -138,7 +138,7 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
 
 
 def mark_cap(axes: Axes, cap: float) -> None:
-    """The KL [nats] past which a run counts as one that ran away, where any run came near it."""
+    """A line at the KL cap [nats], past which a run counts as run away, if the panel reaches it."""
     if axes.get_ylim()[1] > cap:
         axes.axhline(cap, color="#555555", linewidth=0.9, linestyle=(0, (4, 2)))
         axes.annotate("ran away", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5)
@@ -191,19 +191,19 @@ CHARTS = (
         "Learning curves",
         "Each seed is a thin line; thick lines are means over an arm's seeds while all of them run, bands their 95 % "
         "t intervals (cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
-        "early. The verdict rests on none of these curves but on the primary metric as it was declared before the runs; "
-        "where a panel shows that on the way, its value on the test posts stands right of the dotted line. A dashed line in "
-        "the panel of the KL is the cap past which a run counts as one that ran away. A curve of more "
-        f"than {POINTS} steps is drawn as the means of as many stretches. Where arms have different numbers of seeds the "
-        "legend says so: their means are of other runs, and only the paired differences compare them.",
+        "early. The verdict is not based on these curves but on the primary metric that was declared before the runs; "
+        "where a panel shows it during training, its value on the test posts is right of the dotted line. A dashed line in "
+        "the panel of the KL is the cap, past which a run counts as run away. A curve of more "
+        f"than {POINTS} steps is drawn as means over that many equal parts. Where arms have different numbers of seeds the "
+        "legend says so: then their means are of different seeds, and only the paired differences compare them.",
         curve_data,
         draw_curves,
     ),
     Chart(
         "paired_curves",
-        "Difference to the reference along the way",
+        "Difference to the reference during training",
         "Arm minus reference within each seed, at each step: thin lines are seeds, thick ones their mean, bands its 95 % "
-        "t interval pointwise: each is for its own step alone, and a curve that leaves zero somewhere is no finding.",
+        "t interval, pointwise: each holds for one step only, so a curve that leaves zero somewhere is not a finding.",
         paired_data,
         draw_paired,
     ),

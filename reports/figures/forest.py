@@ -1,4 +1,4 @@
-"""The figures over all studies: each variant's effect as a forest plot, its price in KL, and the seeds that would do."""
+"""Figures on all studies: each variant's effect as a forest plot, its effect on the KL, and the seeds needed."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,8 @@ LOOKS = {
     "undecided": ("o", "#6f6f6f"),
     "identical": ("|", "#1a1a1a"),
 }
-LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}  # how far apart luck alone takes seeds
+# The range of differences that random numbers alone cause.
+LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
 ROW = 0.185  # inches per variant
 # In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
 # how near to the origin a point is not worth a name.
@@ -61,13 +62,13 @@ def plots(survey: Survey) -> list[Plot]:
             ),
             Plot(
                 f"kl_{stem}",
-                f"Effect on the {words} beside its price in KL",
+                f"Effect on the {words} and on the KL",
                 SCATTER,
                 kl_data(survey, primary),
                 scatter,
             ),
         ]
-    return [*found, Plot("seeds_needed", "How many seeds would do", NEEDED, needed_data(survey), needed)]
+    return [*found, Plot("seeds_needed", "How many seeds are needed", NEEDED, needed_data(survey), needed)]
 
 
 def save_all(survey: Survey, folder: Path) -> list[Plot]:
@@ -123,7 +124,7 @@ def forest(data: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
-    band = data["smallest_effect"].fillna(0.0)  # an older study may not have said
+    band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
     axes.barh(range(len(data)), 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
     axes.axvline(0, color="#555555", linewidth=0.9)
     _noise(axes, data, seeds)
@@ -142,7 +143,7 @@ def forest(data: pd.DataFrame) -> Figure:
 
 
 def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
-    """Through all rows, how far apart the seeds of a control are, which luck alone gives; a line below its rows."""
+    """Lines through all rows at the range of the control's differences, and a line below the control's rows."""
     controls = int(data["control"].sum())  # they come first
     if controls:
         luck = seeds[:controls][np.isfinite(seeds[:controls])]
@@ -161,14 +162,14 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
 
 def _numbers(axes: Axes, row, height: int) -> None:
     """Mean, interval and n in a column right of the axes."""
-    told = ("identical", "") if row.identical else (number(row.mean, "+"), span(row.low, row.high))
-    for place, words in zip((1.015, 1.055, 1.14), (f"n {row.n}", *told), strict=True):
+    effect = ("identical", "") if row.identical else (number(row.mean, "+"), span(row.low, row.high))
+    for place, words in zip((1.015, 1.055, 1.14), (f"n {row.n}", *effect), strict=True):
         look = {"va": "center", "fontsize": 7, "color": "#333333"}
         axes.annotate(words, (place, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 
 
 def _key(figure: Figure, shown: list[str], control: bool) -> None:
-    """What the marks mean, of those that are there."""
+    """A legend of the marks that are shown."""
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=word)
         for word, (marker, colour) in LOOKS.items()
@@ -271,16 +272,16 @@ def needed(data: pd.DataFrame) -> Figure:
 
 FOREST = (
     "Each variant against the paper's choice: faint dots are single seeds, the mark is their mean, the line its 95 % "
-    "t interval over seeds, with an arrow head where it goes on past the axis: that ends where nine in ten intervals do, and "
-    "the numbers at the right are whole. Shape and colour are the verdict without "
+    "t interval over seeds, with an arrow head where it extends past the axis, which holds nine in ten intervals; "
+    "the numbers at the right are complete. Shape and colour are the verdict without "
     "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where the "
-    "control was run it stands first, and the range of its seeds runs through all rows as dotted lines: arms that differ "
-    "in nothing but random numbers are that far apart."
+    "control was run it comes first, and dotted lines through all rows mark the range of its seeds: the differences "
+    "between arms that differ only in random numbers."
 )
 SCATTER = (
     "Each variant's mean difference in the policy's distance from the SFT policy and in the primary metric, from the "
-    "same runs. What only moves along the horizontal axis buys or saves KL; a higher score for the same KL is above "
-    "zero on the vertical line. The axis is logarithmic past one nat where variants differ by orders of magnitude."
+    "same runs. A variant on the horizontal line changes only the KL; one above it on the vertical line "
+    "has a higher score at the same KL. The axis is logarithmic past one nat where variants differ by orders of magnitude."
 )
 NEEDED = (
     "From the spread of each variant's paired differences, the fewest seeds with which a two-sided paired t test at 5 %, "

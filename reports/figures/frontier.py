@@ -1,6 +1,6 @@
-"""What an arm buys with its distance from the SFT policy: a score against the KL, on the way and at the end.
+"""Score against the KL to the SFT policy, during training and at its end.
 
-The same score at less KL is the better bargain, so arms are compared at equal KL as well as at equal training.
+The same score at less KL is better, so arms are compared at equal KL as well as at equal training.
 """
 
 import numpy as np
@@ -15,15 +15,14 @@ from reports.reading.study import Study
 from reports.statistics import pairing, student
 from reports.statistics.findings import Findings
 
-# What is bought: how it reads, its curve during training, and its value on the test posts; all of sampled responses, as
-# the KL is.
-BOUGHT = {
+# Scores: the curve during training, and the value on the test posts; both of sampled responses, as is the KL.
+SCORES = {
     "score": ("objective/score", "test/sampled_score"),
     "gold": ("objective/gold", "test/sampled_gold"),
     "win_rate": ("eval/win_rate", "test/sampled_win_rate"),
 }
-WAY_KL, END_KL = "objective/kl", "test/kl"
-STRETCHES = 10  # points of a path: of single batches one sees but noise
+TRAINING_KL, TEST_KL = "objective/kl", "test/kl"
+STRETCHES = 10  # points of a path; single batches would show only noise
 COLUMNS = ["part", "metric", "arm", "seed", "step", "kl", "value"]
 
 
@@ -34,30 +33,30 @@ def data(study: Study, findings: Findings) -> pd.DataFrame:
 
 def on_the_way(study: Study) -> pd.DataFrame:
     """The same columns for the part way: means over stretches of the training."""
-    kl = study.curves[study.curves["metric"] == WAY_KL][["arm", "seed", "step", "value"]]
+    kl = study.curves[study.curves["metric"] == TRAINING_KL][["arm", "seed", "step", "value"]]
     frames = [pd.DataFrame(columns=COLUMNS)]
-    for metric, _ in BOUGHT.values():
+    for metric, _ in SCORES.values():
         rows = study.curves[study.curves["metric"] == metric]
         both = rows.merge(kl, on=["arm", "seed", "step"], suffixes=("", "_kl")).dropna(subset=["value", "value_kl"])
         if not both.empty:
             value = curves.stretches(both[["metric", "arm", "seed", "step", "value"]], STRETCHES)
-            price = curves.stretches(both.assign(value=both["value_kl"]), STRETCHES)
-            frames.append(value.assign(part="way", kl=price["value"]))
-    return _joined(frames, [curve for curve, _ in BOUGHT.values()], study)
+            kl_means = curves.stretches(both.assign(value=both["value_kl"]), STRETCHES)
+            frames.append(value.assign(part="way", kl=kl_means["value"]))
+    return _joined(frames, [curve for curve, _ in SCORES.values()], study)
 
 
 def at_the_end(study: Study) -> pd.DataFrame:
     """The same columns for the parts start and end: the SFT policy and the trained one on the test posts."""
     wide = study.finals.pivot(index=["arm", "seed"], columns="metric", values="value")
     frames = [pd.DataFrame(columns=COLUMNS)]
-    for _, metric in BOUGHT.values():
-        if {metric, END_KL} <= set(wide):
-            told = pd.DataFrame({"kl": wide[END_KL], "value": wide[metric]}).reset_index().assign(part="end")
-            frames.append(told.assign(metric=metric, step=np.nan).dropna(subset=["kl", "value"]))
-        if {metric, END_KL, f"sft_{metric}"} <= set(wide):
+    for _, metric in SCORES.values():
+        if {metric, TEST_KL} <= set(wide):
+            after = pd.DataFrame({"kl": wide[TEST_KL], "value": wide[metric]}).reset_index().assign(part="end")
+            frames.append(after.assign(metric=metric, step=np.nan).dropna(subset=["kl", "value"]))
+        if {metric, TEST_KL, f"sft_{metric}"} <= set(wide):
             before = wide[f"sft_{metric}"].rename("value").reset_index().assign(part="start", kl=0.0)
             frames.append(before.assign(metric=metric, step=np.nan).dropna(subset="value"))
-    return _joined(frames, [final for _, final in BOUGHT.values()], study)
+    return _joined(frames, [final for _, final in SCORES.values()], study)
 
 
 def _joined(frames: list[pd.DataFrame], metrics: list[str], study: Study) -> pd.DataFrame:
@@ -76,7 +75,7 @@ def draw(rows: pd.DataFrame, study: Study) -> Figure:
         metrics = list(part["metric"].unique())
         for axes, metric in zip(panels[row * columns :], metrics, strict=False):
             _panel(axes, part[part["metric"] == metric], study)
-            axes.set(title=_title(metric), xlabel=terms.label(WAY_KL), ylabel=terms.unit(metric))
+            axes.set(title=_title(metric), xlabel=terms.label(TRAINING_KL), ylabel=terms.unit(metric))
         for spare in panels[row * columns + len(metrics) : (row + 1) * columns]:
             spare.remove()
     layout.legend(figure, tuple(arm for arm in study.arms if arm in set(rows["arm"])), study.arms)
@@ -84,10 +83,10 @@ def draw(rows: pd.DataFrame, study: Study) -> Figure:
 
 
 def _title(metric: str) -> str:
-    """A panel's title: what is bought, and on which posts."""
+    """A panel's title: the score, and on which posts."""
     if metric.startswith("test/"):
         return f"{terms.name(metric.replace('sampled_', ''))} \N{MIDDLE DOT} end, test posts"
-    return f"{terms.name(metric).removesuffix(' on validation posts')} \N{MIDDLE DOT} on the way"
+    return f"{terms.name(metric).removesuffix(' on validation posts')} \N{MIDDLE DOT} during training"
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
@@ -159,12 +158,11 @@ def _compared(rows: pd.DataFrame, study: Study) -> list[tuple[str, pd.Series, fl
 CHARTS = (
     Chart(
         "score_against_kl",
-        "What the distance from the SFT policy buys",
-        f"Up is better, left is cheaper: the same score at less KL is the better bargain. Above, the ways that training "
-        f"took, as means over {STRETCHES} equally long stretches of it, the last one marked: thin lines are seeds, thick "
-        "ones an arm's mean. Below, where it ended: small marks are seeds, large ones their mean, the cross its 95 % t "
-        "intervals in both directions, cut off at the panel's edge. A reward-model score that climbs with the KL while the "
-        "gold score falls is over-optimisation.",
+        "Score against the KL to the SFT policy",
+        f"Up and left is better: a higher score, at less KL. Top row: training, as means over {STRETCHES} equally long parts "
+        "of it, the last one marked; thin lines are seeds, thick ones an arm's mean. Bottom row: after training, on the test "
+        "posts; small marks are seeds, large ones their mean, the cross its 95 % t intervals in both directions, cut off at "
+        "the panel's edge. A reward-model score that rises with the KL while the gold score falls is over-optimisation.",
         data,
         draw,
     ),

@@ -1,4 +1,4 @@
-"""What figures share: grids of panels, legends, the order of rows, and the ends of axes."""
+"""What figures share: grids of panels, legends, the order of rows, and limits of axes."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -16,7 +16,7 @@ WIDE = 50  # a positive curve whose peak is this many times its median is drawn 
 def interval(
     axes: Axes, span: tuple[float, float], height: float, ends: tuple[float, float], color: str, **look: float
 ) -> None:
-    """A horizontal interval between the ends of the axis, with an arrow head where it goes on past them."""
+    """A horizontal interval between the ends of the axis, with an arrow head where it extends past them."""
     axes.hlines(height, max(span[0], ends[0]), min(span[1], ends[1]), color=color, **look)
     for cut, end, head in ((span[0] < ends[0], ends[0], "<"), (span[1] > ends[1], ends[1], ">")):
         if cut:
@@ -57,11 +57,11 @@ def legend(
     shown: tuple[str, ...],
     arms: tuple[str, ...],
     others: Sequence[Line2D] = (),
-    told: Mapping[str, str] = MappingProxyType({}),
+    suffixes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """One legend above all panels with the arms that are shown, the reference named as such, then the other lines.
 
-    `told` is what is said behind an arm's name.
+    `suffixes` are added to the names of arms.
     """
     lines = [
         Line2D(
@@ -72,7 +72,7 @@ def legend(
             marker=style.markers(arms)[arm],
             markersize=5,
             linewidth=2,
-            label=(f"{arm} (reference)" if arm == arms[0] else arm) + told.get(arm, ""),
+            label=(f"{arm} (reference)" if arm == arms[0] else arm) + suffixes.get(arm, ""),
         )
         for arm in shown
     ]

@@ -139,11 +139,11 @@ def fitted_curves(rows: pd.DataFrame) -> list[pd.DataFrame]:
     curves = []
     for policy, own in rows.groupby("policy", sort=False):
         fits = {seed: (fit(part), len(part)) for seed, part in own.groupby("seed", sort=False)}
-        fits = {seed: told for seed, told in fits.items() if np.isfinite(told[0]).all()}
+        fits = {seed: found for seed, found in fits.items() if np.isfinite(found[0]).all()}
         grid = _shared_grid(own[own["seed"].isin(fits)])
         for seed, (line, posts) in fits.items():
-            told = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": posts}
-            curves.append(pd.DataFrame(told | {"win_rate": at(line, grid)}))
+            row = {"part": "fit", "policy": policy, "seed": seed, "ratio": grid, "posts": posts}
+            curves.append(pd.DataFrame(row | {"win_rate": at(line, grid)}))
     return curves
 
 
@@ -160,8 +160,8 @@ def _rates(study: Study) -> pd.DataFrame:
     """Each run's win rate as it is, and at equal length."""
     parts = {WIN_RATE: "as it is", CONTROLLED: "equal length"}
     rows = study.finals[study.finals["metric"].isin(parts)].dropna(subset="value")
-    told = rows.assign(part=rows["metric"].map(parts), ratio=np.nan, posts=np.nan)
-    return told.rename(columns={"arm": "policy", "value": "win_rate"})[COLUMNS]
+    labelled = rows.assign(part=rows["metric"].map(parts), ratio=np.nan, posts=np.nan)
+    return labelled.rename(columns={"arm": "policy", "value": "win_rate"})[COLUMNS]
 
 
 def draw(rows: pd.DataFrame, study: Study) -> Figure:
@@ -237,9 +237,9 @@ CHARTS = (
         "Left: how often a summary wins against its reference, by the logarithm of how many times longer it is; at the "
         f"line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds together, the "
         "larger the more of them; lines are logistic regressions, the mean of the seeds' own over the ratios that all of "
-        "them have: where marks leave a line, it does not describe them. Below, how often each length is written. Right: "
-        "the mean win rate as it is (open) and read off the regression at equal length (filled), with every seed and the "
-        "95 % t interval of the latter; an arrow head where that goes on past the axis.",
+        "them have: where marks leave a line, it does not describe them. Below, how frequent each length is. Right: "
+        "the mean raw win rate (open) and the win rate at equal length, from the regression (filled), with every seed and the "
+        "95 % t interval of the latter; an arrow head where that extends past the axis.",
         data,
         draw,
     ),

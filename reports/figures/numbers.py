@@ -1,4 +1,4 @@
-"""How numbers read, in figures and on pages."""
+"""Formats numbers for figures and pages."""
 
 import math
 
@@ -9,7 +9,7 @@ DASH = "\N{EN DASH}"
 
 
 def number(value: float, sign: str = "") -> str:
-    """A number at a readable precision with a true minus sign; a dash where there is none."""
+    """A number at a readable precision with a true minus sign; a dash for NaN."""
     if value is None or math.isnan(value):
         return DASH
     size = abs(value)
@@ -27,7 +27,7 @@ def signed(value: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """An interval in words; "not defined" where fewer than two values were behind it."""
+    """An interval in words; "not defined" where it is NaN."""
     return "not defined" if math.isnan(low) else f"{signed(low)} to {signed(high)}"
 
 

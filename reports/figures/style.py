@@ -1,11 +1,11 @@
-"""One look for every figure: colours, dashes and markers by an arm's position."""
+"""The style of all figures: colours, dashes and markers by an arm's position."""
 
 from contextlib import AbstractContextManager
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which the common colour-blindnesses can tell apart; the reference is always the dark one.
+# Okabe and Ito's palette, safe for common colour blindness; the reference is always the dark one.
 PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
 SFT = "#888888"  # the policy before PPO, which is no arm
@@ -37,7 +37,7 @@ RC = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "axes.formatter.useoffset": False,
-    "text.parse_math": False,  # an arm's name is a name, whatever dollars are in it
+    "text.parse_math": False,  # an arm's name may have dollar signs
     "svg.hashsalt": "reports",
     "svg.fonttype": "path",
 }  # a fixed salt: the same numbers give the same file
@@ -54,7 +54,7 @@ def colours(arms: tuple[str, ...]) -> dict[str, str]:
 
 
 def dashes(arms: tuple[str, ...]) -> dict[str, tuple[float, ...] | str]:
-    """Arm -> dash pattern by position, so that the lines tell apart in grey."""
+    """Arm -> dash pattern by position, so that lines can be told apart in grey."""
     return dict(zip(arms, _cycled(DASHES, len(arms)), strict=True))
 
 
@@ -64,7 +64,7 @@ def dash(arm: str, arms: tuple[str, ...]) -> tuple[float | None, ...]:
 
 
 def markers(arms: tuple[str, ...]) -> dict[str, str]:
-    """Arm -> marker by position, so that the dots tell apart in grey."""
+    """Arm -> marker by position, so that marks can be told apart in grey."""
     return dict(zip(arms, _cycled(MARKERS, len(arms)), strict=True))
 
 
@@ -82,7 +82,7 @@ def few_ticks(axes: Axes, axis: str = "both") -> None:
 
 
 def quiet(axes: Axes) -> None:
-    """Takes the grid off the axis that holds categories."""
+    """Remove the grid lines of a vertical axis of categories."""
     axes.grid(visible=False, axis="y")
 
 

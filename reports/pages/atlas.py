@@ -1,4 +1,4 @@
-"""The page over all studies of one scale: one self-contained HTML file, its figures as files beside it, and the JSON."""
+"""The page on all studies of one scale: one self-contained HTML file, its figures as files beside it, and the JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,35 +35,35 @@ def build(scale: str, order: Sequence[str], registered: Sequence[Mapping], uri: 
 
 
 def headline(page: Path) -> str:
-    """The atlas at `page` in a few plain sentences, for the terminal."""
-    told = json.loads((page.parent / "atlas.json").read_text(encoding="utf-8"))
+    """A summary of the atlas at `page`, for the terminal."""
+    atlas = json.loads((page.parent / "atlas.json").read_text(encoding="utf-8"))
     lines = [
-        f"{count(len(told['studied']), 'detail')} with runs at scale {told['scale']}, {len(told['not_run'])} without; "
-        + ", ".join(f"{n} {word}" for word, n in told["outcomes"].items())
-        + f"; {told['machine_hours']:.1f} machine hours."
+        f"{count(len(atlas['studied']), 'detail')} with runs at scale {atlas['scale']}, {len(atlas['not_run'])} without; "
+        + ", ".join(f"{n} {word}" for word, n in atlas["outcomes"].items())
+        + f"; {atlas['machine_hours']:.1f} machine hours."
     ]
-    return "\n".join(lines + [family_sentence(family) for family in told["families"]])
+    return "\n".join(lines + [family_sentence(family) for family in atlas["families"]])
 
 
 def family_sentence(family: Mapping) -> str:
-    """A family of comparisons in words: how many there are, what was seen, and what chance alone would give."""
+    """A family of comparisons in words: their number, results, and the number expected by chance."""
     moved = family["corrected"]["better"] + family["corrected"]["worse"]
     return (
         f"{terms.name(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
         f"{count(family['leave_out_zero'], 'interval')} of 95 % {'leaves' if family['leave_out_zero'] == 1 else 'leave'} "
-        f"out zero, about {family['expected_by_chance']:.1f} would by chance alone; {moved} better or worse after "
+        f"out zero, about {family['expected_by_chance']:.1f} expected by chance; {moved} better or worse after "
         f"Holm's correction, {family['identical']} identical to the reference."
     )
 
 
 def noise(survey: Survey) -> list[str]:
-    """A sentence for each control arm that has seeds: how far apart runs are that differ in nothing but luck."""
+    """A sentence for each control arm with seeds: the differences between runs that differ only in random numbers."""
     seeds = survey.pairs.groupby(["detail", "arm"])["difference"].agg(["min", "max"])
     controls = survey.effects[survey.effects["control"] & (survey.effects["n"] > 0)]
     return [
-        f"Noise floor, {row.detail}: the same recipe with other random numbers moves the {terms.name(row.primary)} by "
+        f"Noise floor, {row.detail}: the same recipe with other random numbers changes the {terms.name(row.primary)} by "
         f"{signed(row.mean)} (95 % interval {span(row.low, row.high)}, {count(row.n, 'paired seed')}; single seeds from "
-        f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect within that is what luck alone gives."
+        f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect in this range can be chance."
         for row in controls.itertuples()
     ]
 
@@ -72,7 +72,7 @@ def noise(survey: Survey) -> list[str]:
 
 
 def record(survey: Survey) -> dict:
-    """The atlas for machines; numbers that do not exist are null."""
+    """The atlas as JSON; numbers that do not exist are null."""
     return {
         "scale": survey.scale,
         "confidence": CONFIDENCE,
@@ -137,7 +137,7 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
 
 
 def _groups(survey: Survey, out: Path) -> list[dict]:
-    """The table's rows under the registry's groups; each row has all that it shows."""
+    """The rows of the table under the registry's groups."""
     ends = {
         primary: forest.limits(rows, survey.pairs.merge(rows[["detail", "arm"]]))
         for primary, rows in survey.effects.groupby("primary")

@@ -20,7 +20,7 @@ from reports.pages import markup
 from reports.reading import terms
 from reports.reading.study import Study
 from reports.statistics import sample_size, simulation, student
-from reports.statistics.simulation import EFFECTS, RUNS, SHAPES, TOLD
+from reports.statistics.simulation import EFFECTS, RUNS, SHAPES, SHOWN_SIZES
 from repro.errors import UserError
 
 STUDIES = 20_000  # of each shape
@@ -96,12 +96,12 @@ def _shares_over_n(axes: Axes, rows: pd.DataFrame, shapes: tuple[str, ...], apar
     """A line per shape with the exact intervals of its shares [%], `apart` seeds from the next so that none hides."""
     shift = {shape: apart * (place - (len(shapes) - 1) / 2) for place, shape in enumerate(shapes)}
     percent = {name: 100 * rows[name] for name in ("shown", "shown_low", "shown_high")}
-    told = rows.assign(n=rows["n"] + rows["shape"].map(shift), **percent)
+    shifted = rows.assign(n=rows["n"] + rows["shape"].map(shift), **percent)
     look = {"hue": "shape", "hue_order": shapes, "palette": style.colours(shapes)}
     look |= {"style": "shape", "style_order": shapes, "dashes": style.dashes(shapes), "markers": style.markers(shapes)}
-    sns.lineplot(told, x="n", y="shown", **look, markersize=5, linewidth=1, errorbar=None, ax=axes)
-    colours = told["shape"].map(style.colours(shapes))
-    axes.vlines(told["n"], told["shown_low"], told["shown_high"], colors=colours, linewidth=0.8)
+    sns.lineplot(shifted, x="n", y="shown", **look, markersize=5, linewidth=1, errorbar=None, ax=axes)
+    colours = shifted["shape"].map(style.colours(shapes))
+    axes.vlines(shifted["n"], shifted["shown_low"], shifted["shown_high"], colors=colours, linewidth=0.8)
     axes.set(ylabel="")
 
 
@@ -128,17 +128,19 @@ def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path
         "follow_up": simulation.simulate_follow_up(FOLLOWED),
         "looks": simulation.simulate_looks(SHAPES | drawn, looks, STUDIES),
     }
-    told = {
+    values_of_page = {
         "study": study,
         "looks": looks,
         "paired": paired,
         "moves": measured_table(study, paired),
         "unmoved": [terms.label(metric) for metric in metrics if metric not in paired],
         "figures": save_figures(paired, results, page.parent / "images"),
-        "summary": markup.render("calibration_summary.md.j2", **said(results)),
+        "summary": markup.render("calibration_summary.md.j2", **template_values(results)),
     }
-    page.write_text(markup.render("calibration.md.j2", **told, **said(results)) + "\n", encoding="utf-8")
-    renew(page.with_name("statistics.md"), told["summary"])
+    page.write_text(
+        markup.render("calibration.md.j2", **values_of_page, **template_values(results)) + "\n", encoding="utf-8"
+    )
+    renew(page.with_name("statistics.md"), values_of_page["summary"])
     return page
 
 
@@ -172,7 +174,7 @@ def renew(page: Path, block: str) -> None:
     page.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
 
 
-def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
+def template_values(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
     """What the templates say the results with: tables, sizes, and functions from a row to words."""
     simulated = results["simulated"].set_index(["shape", "n", "effect"])
     families = results["families"].set_index(["shape", "n", "correction"])
@@ -182,7 +184,7 @@ def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
 
     return {
         "tables": tables(results),
-        "sizes": TOLD,
+        "sizes": SHOWN_SIZES,
         "studies": f"{STUDIES:,}",
         "families": f"{FAMILIES:,}",
         "resampled": f"{RESAMPLED:,}",
@@ -205,7 +207,7 @@ def said(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
 def tables(results: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     """The page's tables by name, as Markdown."""
     simulated, found = results["simulated"], results["real"]
-    null, sizes = simulated[simulated["effect"] == 0], [f"n = {n}" for n in TOLD]
+    null, sizes = simulated[simulated["effect"] == 0], [f"n = {n}" for n in SHOWN_SIZES]
     real = found.assign(shape="real A/A studies, " + found["shape"])
     return {
         "summary": table(("paired differences", *sizes), by_n(null, ["shape"], shown) + by_n(real, ["shape"], of_few)),
@@ -252,14 +254,14 @@ def tables(results: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 
 def by_n(rows: pd.DataFrame, keys: list[str], cell: Callable[..., str]) -> list[tuple]:
     """A table's rows: what a group of rows has in common, and a cell for each n that tables show."""
-    groups = rows[rows["n"].isin(TOLD)].groupby(keys, sort=False)
+    groups = rows[rows["n"].isin(SHOWN_SIZES)].groupby(keys, sort=False)
     return [(*map(plain, key), *map(cell, group.itertuples())) for key, group in groups]
 
 
 def beside_exact(simulated: pd.DataFrame) -> pd.DataFrame:
     """The planted effects, by effect, each headed by the power that theory gives."""
     exact = pd.DataFrame(
-        [("**noncentral t**", n, effect, sample_size.power(n, effect)) for effect in EFFECTS for n in TOLD],
+        [("**noncentral t**", n, effect, sample_size.power(n, effect)) for effect in EFFECTS for n in SHOWN_SIZES],
         columns=["shape", "n", "effect", "shown"],
     )
     planted = pd.concat([exact, simulated[simulated["effect"] > 0]])

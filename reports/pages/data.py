@@ -1,4 +1,4 @@
-"""What the data hold, as a page beside a study's: lengths, labels and policies by split, beside the paper's counts."""
+"""The page on a study's data: lengths, labels and policies by split, beside the paper's counts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ PAPER = {
     ("pairs", "validation_cnndm"): 2_280,
 }
 ROUNDED = {("pairs", "validation"), ("pairs", "validation_cnndm")}
-KINDS = {"posts": "posts", "pairs": "comparisons"}  # as the record calls them -> as a reader does
+KINDS = {"posts": "posts", "pairs": "comparisons"}  # name in the artifact -> name for readers
 # Columns of panels -> what is drawn in each, one over the other.
 PANELS = {
     "posts": {"query": ("query",), "reference": ("reference",), "query + reference": ("query + reference",)},
@@ -69,32 +69,34 @@ def build(study: Study, out: Path) -> str:
     shared = study.runs.groupby(record.stage_tag("data"), sort=False)
     users = {key: described(list(zip(rows["arm"], rows["seed"], strict=True)), study) for key, rows in shared}
     parts = [
-        {"key": key, "users": users[key]} | part(told, page.parent / "figures", place)
-        for place, (key, told) in enumerate(found.items())
+        {"key": key, "users": users[key]} | part(checks, page.parent / "figures", place)
+        for place, (key, checks) in enumerate(found.items())
     ]
-    untold = [who for key, who in users.items() if key not in found]
-    page.write_text(markup.render("data.html.j2", study=study, parts=parts, untold=untold), encoding="utf-8")
+    without_checks = [who for key, who in users.items() if key not in found]
+    page.write_text(
+        markup.render("data.html.j2", study=study, parts=parts, without_checks=without_checks), encoding="utf-8"
+    )
     return PAGE
 
 
-def part(told: Mapping, folder: Path, place: int) -> dict:
-    """All that the page shows of one version of the data; its figures are written, with a number from the second on."""
+def part(data: Mapping, folder: Path, place: int) -> dict:
+    """The values of the page for one data artefact; writes its figures, with a number from the second artefact on."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for chart in CHARTS:
-        name, rows = chart.name + f"_{place + 1}" * (place > 0), chart.data(told)
+        name, rows = chart.name + f"_{place + 1}" * (place > 0), chart.data(data)
         if not rows.empty:
             with style.context():
                 save(chart.draw(rows), folder / name)
             write_csv(rows, folder / f"{name}.csv")
             drawn.append(markup.picture(name, chart.title, chart.caption, folder))
     return {
-        "embedded": told["corpus"] == "embedded",
-        "counts": counts(told),
-        "lengths": lengths(told),
-        "ends": ends(told),
-        "labels": labels(told),
-        "shared": overlaps(told),
+        "embedded": data["corpus"] == "embedded",
+        "counts": counts(data),
+        "lengths": lengths(data),
+        "ends": ends(data),
+        "labels": labels(data),
+        "shared": overlaps(data),
         "charts": drawn,
     }
 
@@ -102,9 +104,9 @@ def part(told: Mapping, folder: Path, place: int) -> dict:
 # The tables
 
 
-def counts(told: Mapping) -> list[dict]:
+def counts(data: Mapping) -> list[dict]:
     """Rows of each split, of how many that were given, and the paper's; None where either has no such split."""
-    own = {(kind, split): checks for kind in KINDS for split, checks in told[kind].items()}
+    own = {(kind, split): checks for kind in KINDS for split, checks in data[kind].items()}
     places = [place for kind in KINDS for place in dict.fromkeys([*PAPER, *own]) if place[0] == kind]
     return [
         {"kind": KINDS[place[0]], "split": place[1], "paper": PAPER.get(place), "about": place in ROUNDED}
@@ -113,7 +115,7 @@ def counts(told: Mapping) -> list[dict]:
     ]
 
 
-def lengths(told: Mapping) -> list[dict]:
+def lengths(data: Mapping) -> list[dict]:
     """Per split and text: rows, median, 95th percentile and longest [tokens], the limit, and how many rows it cut."""
     return [
         {
@@ -128,7 +130,7 @@ def lengths(told: Mapping) -> list[dict]:
             "cut": each.get("cut"),
         }
         for kind in KINDS
-        for split, checks in told[kind].items()
+        for split, checks in data[kind].items()
         for what, each in checks["lengths"].items()
     ]
 
@@ -139,7 +141,7 @@ def quantile(rows_by_length: Sequence[int], share: float) -> int:
     return int(np.searchsorted(until, share * until[-1]))
 
 
-def ends(told: Mapping) -> list[dict]:
+def ends(data: Mapping) -> list[dict]:
     """Per split: the share of its summaries that begin with a space, and of those that have an end of text."""
     return [
         {
@@ -150,13 +152,13 @@ def ends(told: Mapping) -> list[dict]:
             "end": checks["end"] / checks["texts"],
         }
         for kind in KINDS
-        for split, checks in told[kind].items()
+        for split, checks in data[kind].items()
     ]
 
 
-def labels(told: Mapping) -> list[dict]:
+def labels(data: Mapping) -> list[dict]:
     """Per split of comparisons: batches, policies and pairs of them, and what of them the training split does not have."""
-    train = told["pairs"].get("train", {"policies": {}, "batches": {}, "policy_pairs": {}})
+    train = data["pairs"].get("train", {"policies": {}, "batches": {}, "policy_pairs": {}})
     return [
         {
             "split": split,
@@ -167,7 +169,7 @@ def labels(told: Mapping) -> list[dict]:
             "new_pairs": _new(checks["policy_pairs"], train["policy_pairs"]),
             "new_batches": _new(checks["batches"], train["batches"]),
         }
-        for split, checks in told["pairs"].items()
+        for split, checks in data["pairs"].items()
     ]
 
 
@@ -176,25 +178,25 @@ def _new(counted: Mapping[str, int], known: Mapping) -> float:
     return sum(n for name, n in counted.items() if name not in known) / sum(counted.values())
 
 
-def overlaps(told: Mapping) -> dict:
+def overlaps(data: Mapping) -> dict:
     """The splits, and of each the posts that every other one has too, as (posts, of how many); None beside itself."""
-    splits = [f"{kind}/{split}" for kind in KINDS for split in told[kind]]
-    told_of = {(row["of"], row["in"]): (row["posts"], row["all"]) for row in told["shared"]}
+    splits = [f"{kind}/{split}" for kind in KINDS for split in data[kind]]
+    shared = {(row["of"], row["in"]): (row["posts"], row["all"]) for row in data["shared"]}
     named = {split: f"{KINDS[split.partition('/')[0]]}, {split.partition('/')[2]}" for split in splits}
-    rows = [{"name": named[one], "cells": [told_of.get((one, other)) for other in splits]} for one in splits]
+    rows = [{"name": named[one], "cells": [shared.get((one, other)) for other in splits]} for one in splits]
     return {"names": [named[split] for split in splits], "rows": rows}
 
 
 # The figures
 
 
-def length_data(told: Mapping, kind: str) -> pd.DataFrame:
+def length_data(data: Mapping, kind: str) -> pd.DataFrame:
     """kind, split, what, tokens, rows of that many, limit [tokens] and rows that it cut (NaN where that is not known)."""
     frames = [
         pd.DataFrame({"tokens": range(len(each["counts"])), "rows": each["counts"]})
         .query("rows > 0")
         .assign(kind=kind, split=split, what=what, limit=each["limit"], cut=each.get("cut", np.nan))
-        for split, checks in told[kind].items()
+        for split, checks in data[kind].items()
         for what, each in checks["lengths"].items()
     ]
     return pd.concat(frames, ignore_index=True)[LENGTHS] if frames else pd.DataFrame(columns=LENGTHS)
@@ -245,11 +247,11 @@ def _histograms(axes: Axes, rows: pd.DataFrame, drawn: Sequence[str], most: int)
     style.few_ticks(axes)
 
 
-def confidence_data(told: Mapping) -> pd.DataFrame:
-    """split, confidence, comparisons with it; those without one are told where others of the split have one."""
+def confidence_data(data: Mapping) -> pd.DataFrame:
+    """split, confidence, comparisons; those without a confidence are included if others of the split have one."""
     rows = [
         {"split": split, "confidence": value, "comparisons": checks["confidence"][str(value)]}
-        for split, checks in told["pairs"].items()
+        for split, checks in data["pairs"].items()
         if set(checks["confidence"]) != {str(NO_CONFIDENCE)}
         for value in sorted(map(int, checks["confidence"]))
     ]
@@ -267,17 +269,17 @@ def draw_confidence(data: pd.DataFrame) -> Figure:
             given["confidence"], given["comparisons"] / rows["comparisons"].sum(), color=style.PALETTE[1], width=0.8
         )
         none = rows.loc[rows["confidence"] == NO_CONFIDENCE, "comparisons"].sum()
-        told = f" ({100 * none / rows['comparisons'].sum():.0f} % have none)" if none else ""
-        axes.set(title=f"{split}{told}", xlabel="the labeller's confidence", ylabel="comparisons [share]")
+        without = f" ({100 * none / rows['comparisons'].sum():.0f} % have none)" if none else ""
+        axes.set(title=f"{split}{without}", xlabel="the labeller's confidence", ylabel="comparisons [share]")
         axes.set_xticks(range(1, 1 + max(9, given["confidence"].max())))
         axes.grid(visible=False, axis="x")
     return figure
 
 
-def policy_data(told: Mapping) -> pd.DataFrame:
+def policy_data(data: Mapping) -> pd.DataFrame:
     """split, policy, and how often its summaries were chosen and rejected; the rarest of many are one row together."""
     frames = []
-    for split, checks in told["pairs"].items():
+    for split, checks in data["pairs"].items():
         rows = pd.DataFrame(checks["policies"], index=["chosen", "rejected"]).T.rename_axis("policy").reset_index()
         rows = rows.iloc[np.argsort(-(rows["chosen"] + rows["rejected"]).to_numpy(), kind="stable")]
         many = rows.iloc[POLICIES:]
@@ -319,7 +321,7 @@ CHARTS = (
         "Share of a split's posts by number of tokens, padding left out. The dashed line is the limit, with the share of "
         "rows that it cut: prompts were shortened until they fit, references lost what is past it, their end of text "
         "with it. References are counted as far as the longer row of both has room for them.",
-        lambda told: length_data(told, "posts"),
+        lambda data: length_data(data, "posts"),
         draw_lengths,
     ),
     Chart(
@@ -327,7 +329,7 @@ CHARTS = (
         "How long the summaries of comparisons are",
         "As above, of the two summaries that a labeller compared, and of each with its prompt; where two shares were cut, "
         "they are of chosen and of rejected. Where chosen summaries are longer, a reward model can learn length from them.",
-        lambda told: length_data(told, "pairs"),
+        lambda data: length_data(data, "pairs"),
         draw_lengths,
     ),
     Chart(

@@ -1,4 +1,4 @@
-"""The index of everything built: each study's verdicts and a way to its page, the pages over all, and what is missing."""
+"""The index of all pages: each study's verdicts with a link to its page, the other pages, and what is missing."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ from reports.statistics import survey as surveys
 from reports.statistics.outcomes import stopped_at
 from repro import record
 
-STUDY, ATLAS = "verdict.json", "atlas.json"  # what lies beside a page says which kind it is
+STUDY, ATLAS = "verdict.json", "atlas.json"  # the file beside a page says of which kind it is
 PAPER, EPISODES = "paper", "episodes"  # folders of the other pages
 
 
 def build(root: Path, uri: str, registered: Sequence[Mapping]) -> Path:
     """Writes `index.html` into the folder of all pages; its path.
 
-    `registered` is what the registry says of each detail, in its order: at least name and group. Verdicts come from the
-    store, links from what lies in the folder. Every link is relative, so the folder can be moved as a whole.
+    `registered` has name and group of each detail, in the registry's order. Verdicts come from the store, links from the
+    pages in the folder. Every link is relative, so the folder can be moved.
     """
     studies, left_out = read_store(uri)
     pages, page = study_pages(root), root / "index.html"
@@ -37,9 +37,9 @@ def study_pages(root: Path) -> dict[tuple[str, str], Path]:
     """(detail, scale) -> the study's page, of those that were built into the folder."""
     found = {}
     for file in sorted(root.glob(f"*/{STUDY}")):
-        told = _told(file)
-        if {"detail", "scale"} <= told.keys() and (file.parent / "index.html").is_file():
-            found[told["detail"], told["scale"]] = file.parent / "index.html"
+        content = _record(file)
+        if {"detail", "scale"} <= content.keys() and (file.parent / "index.html").is_file():
+            found[content["detail"], content["scale"]] = file.parent / "index.html"
     return found
 
 
@@ -88,7 +88,7 @@ def _groups(
 
 
 def _card(study: Study, page: Path, root: Path) -> dict:
-    """All that the index shows of one study."""
+    """The values that the index shows of one study."""
     newest = int(study.runs["started"].max())
     return {
         "detail": study.detail,
@@ -108,7 +108,7 @@ def _card(study: Study, page: Path, root: Path) -> dict:
 
 
 def missing_runs(study: Study) -> int:
-    """How many runs there should be and are not; an arm that a look decided about was to run no further."""
+    """The number of planned runs that are missing; an arm that a look decided has no runs after it."""
     planned = dict.fromkeys(study.arms, study.seeds)
     if study.looks:
         planned = stopped_at(study, judging.judge(study, _pairs(study))[1])
@@ -147,21 +147,21 @@ def arms(rows: pd.DataFrame, pairs: pd.DataFrame, ends: Mapping[str, tuple[float
 
 
 def _atlases(root: Path) -> list[dict]:
-    """The pages over all details that were built."""
+    """The pages on all details that were built."""
     return [
-        {"scale": _told(file).get("scale", "not known"), "link": _link(file.parent / "index.html", root)}
+        {"scale": _record(file).get("scale", "not known"), "link": _link(file.parent / "index.html", root)}
         for file in sorted(root.glob(f"*/{ATLAS}"))
         if (file.parent / "index.html").is_file()
     ]
 
 
-def _told(file: Path) -> dict:
-    """A page's record; nothing where it was not written to its end."""
+def _record(file: Path) -> dict:
+    """The JSON beside a page; nothing where it was not written to its end."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _link(page: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Training episodes token by token: a page per seed with its arms side by side, a page per run, a terminal's view."""
+"""Training episodes token by token: a page per seed with its arms side by side, a page per run, and a terminal view."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,13 +36,13 @@ from repro.errors import UserError
 DIGITS = 4  # significant, of the numbers in a page
 WIDTH = 136  # columns that the numbers of an episode take in a terminal
 OPENING = 60  # characters of a post that a list shows
-FACTS = {"score": "score", "kl": "KL", "gold": "gold"}  # of a whole response -> as a reader knows it
-KNOWN_AS = {"sft": "SFT"}  # label of a policy -> as a reader knows it
-AFTER = "(after the end)"  # the state after the last token, where its value and the score's reward may stand
+FACTS = {"score": "score", "kl": "KL", "gold": "gold"}  # field of a whole response -> its name for readers
+KNOWN_AS = {"sft": "SFT"}  # label of a policy -> its name for readers
+AFTER = "(after the end)"  # the state after the last token, which may have a value and the score as reward
 # Above zero, below it, and size alone: of Okabe and Ito's palette on white, lighter ones of the same hues on black.
 HUES = {"up": "#0072b2", "down": "#d55e00", "size": "#009e73"}
 HUES_ON_BLACK = {"up": "#56b4e9", "down": "#f0803c", "size": "#2fbf96"}
-STRONGEST = 0.72  # how much of its hue the strongest background has: the text on it stays legible
+STRONGEST = 0.72  # share of its hue in the strongest background, so that text on it is legible
 
 
 # The pages
@@ -87,7 +87,7 @@ def address(arm: str, episode: int) -> str:
 
 
 def last_update(trace: Trace) -> int:
-    """The first episode that was kept of the last update."""
+    """The first recorded episode of the last update."""
     last = max(_update(record) for record in trace.episodes)
     return next(record["episode"] for record in trace.episodes if _update(record) == last)
 
@@ -111,7 +111,7 @@ def _write(page: Path, runs: Mapping[str, Trace], colours: Mapping[str, str], st
 
 
 def updates(runs: Mapping[str, Trace]) -> str:
-    """Which updates the episodes are of, in words."""
+    """The updates of the episodes, in words."""
     records = [record for trace in runs.values() for record in trace.episodes]
     *early, last = map(str, sorted({_update(record) for record in records}))
     total = max(record.get("updates", 0) for record in records)
@@ -119,7 +119,7 @@ def updates(runs: Mapping[str, Trace]) -> str:
 
 
 def island(runs: Mapping[str, Trace], colours: Mapping[str, str]) -> str:
-    """All that a page draws, as JSON that cannot end the element it stands in."""
+    """The data of a page as JSON, escaped for use inside a script element."""
     shown = [(arm, record, _responses(record)) for arm, trace in runs.items() for record in trace.episodes]
     ends = scales([numbers for _, _, responses in shown for _, numbers in responses.values()])
     episodes: dict[int, dict] = {}
@@ -130,8 +130,8 @@ def island(runs: Mapping[str, Trace], colours: Mapping[str, str]) -> str:
             "updates": record.get("updates", 0),
             "arms": {},
         }
-        said = {who: _compact(*response) for who, response in responses.items()}
-        episodes.setdefault(record["episode"], about)["arms"][arm] = {"post": record["post_id"]} | said
+        compact = {who: _compact(*response) for who, response in responses.items()}
+        episodes.setdefault(record["episode"], about)["arms"][arm] = {"post": record["post_id"]} | compact
     data = {
         "eos": next(iter(runs.values())).eos,
         "quantities": {
@@ -149,31 +149,31 @@ def island(runs: Mapping[str, Trace], colours: Mapping[str, str]) -> str:
 
 
 def against(traces: Iterable[Trace]) -> str:
-    """Which policy these runs measure the KL to, as a word before `policy`; a general one where they differ."""
+    """The name of these runs' reference policy; a general word where they differ."""
     labels = {trace.against for trace in traces}
     word = labels.pop() if len(labels) == 1 else "reference"
     return KNOWN_AS.get(word, word.replace("_", " "))
 
 
 def _responses(record: Mapping) -> dict[str, tuple[Mapping, dict[str, np.ndarray]]]:
-    """What PPO's policy and, where it was noted, the one it is compared with wrote, each with all its numbers."""
+    """The responses of the policy and, where recorded, of the reference policy, each with its numbers."""
     readers = {"policy": policy_numbers, "sft": sft_numbers}
     return {who: (record[who], read(record[who])) for who, read in readers.items() if who in record}
 
 
-def _compact(said: Mapping, numbers: Mapping[str, np.ndarray]) -> dict:
-    """A response as the page holds it: rounded, and null where a number is none."""
+def _compact(response: Mapping, numbers: Mapping[str, np.ndarray]) -> dict:
+    """A response for the page's JSON: rounded, with null for NaN."""
     return {
-        "tokens": said["tokens"],
-        "ended": said.get("ended", True),
-        "facts": {word: _rounded(said[name]) for name, word in FACTS.items() if said.get(name) is not None},
+        "tokens": response["tokens"],
+        "ended": response.get("ended", True),
+        "facts": {word: _rounded(response[name]) for name, word in FACTS.items() if response.get(name) is not None},
         "flipped": flipped(numbers),
         "numbers": {name: [_rounded(value) for value in values] for name, values in numbers.items()},
     }
 
 
 def _rounded(value: float) -> float | None:
-    """A number with the digits that a page keeps; null where it is none."""
+    """A number rounded for a page; None for NaN."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
@@ -181,18 +181,18 @@ def _rounded(value: float) -> float | None:
 
 
 def listing(uri: str, words: str) -> RenderableType:
-    """The episodes that were kept of a run, one per line."""
+    """The recorded episodes of a run, one per line."""
     trace = read_trace(words, uri)
     numeric = [Column(name, justify="right") for name in ("score", "KL (nats)", "tokens")]
     table = Table("episode", "update", *numeric, "ends", "post", box=None, header_style="dim")
     for record in trace.episodes:
-        said = record["policy"]
+        response = record["policy"]
         table.add_row(
             str(record["episode"]),
             f"{_update(record)} of {record.get('updates', 0)}",
-            *(number(_or_nan(said, name)) for name in ("score", "kl")),
-            str(len(said["tokens"])),
-            "yes" if said.get("ended", True) else "no",
+            *(number(_or_nan(response, name)) for name in ("score", "kl")),
+            str(len(response["tokens"])),
+            "yes" if response.get("ended", True) else "no",
             Text(shorten(record.get("query", ""), OPENING, placeholder=" ...")),
         )
     return Group(Text(f"{trace.name} (run {trace.run_id}), {count(len(trace.episodes), 'episode')}"), table)
@@ -202,13 +202,13 @@ def shown(uri: str, words: str, episode: int) -> RenderableType:
     """One episode of a run: the post, the response with a line of colours per quantity, and all its numbers."""
     trace = read_trace(words, uri)
     record = _chosen(trace, episode)
-    said, numbers = record["policy"], policy_numbers(record["policy"])
-    facts = [f"{word} {number(_or_nan(said, name))}" for name, word in FACTS.items() if name in said]
-    facts += [count(len(said["tokens"]), "token"), "ended" if said.get("ended", True) else "did not end"]
+    response, numbers = record["policy"], policy_numbers(record["policy"])
+    facts = [f"{word} {number(_or_nan(response, name))}" for name, word in FACTS.items() if name in response]
+    facts += [count(len(response["tokens"]), "token"), "ended" if response.get("ended", True) else "did not end"]
     head = f"{trace.name}, episode {episode}, update {_update(record)} of {record.get('updates', 0)}"
-    heat = Heat(said["tokens"], numbers, scales([policy_numbers(each["policy"]) for each in trace.episodes]))
+    heat = Heat(response["tokens"], numbers, scales([policy_numbers(each["policy"]) for each in trace.episodes]))
     lines = map(Text, (head, ", ".join(facts), "", record.get("query", ""), ""))
-    return Group(*lines, heat, Text(), _table(said["tokens"], numbers, against([trace])))
+    return Group(*lines, heat, Text(), _table(response["tokens"], numbers, against([trace])))
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def _table(tokens: list[str], numbers: Mapping[str, np.ndarray], beside: str) ->
     table = Table(Column("", justify="right"), "token", *heads, box=None, header_style="dim")
     for place in range(len(numbers["logprob"])):
         token = repr(tokens[place]) if place < len(tokens) else AFTER
-        told = [number(numbers[each.key][place]) for each in QUANTITIES]
-        table.add_row(str(place + 1), Text(token), *told)
+        cells = [number(numbers[each.key][place]) for each in QUANTITIES]
+        table.add_row(str(place + 1), Text(token), *cells)
     return table
 
 
@@ -262,14 +262,14 @@ def _update(record: Mapping) -> int:
     return record.get("update", 0) + 1
 
 
-def _or_nan(said: Mapping, name: str) -> float:
+def _or_nan(response: Mapping, name: str) -> float:
     """A number of a response; NaN where there is none."""
-    return math.nan if said.get(name) is None else said[name]
+    return math.nan if response.get(name) is None else response[name]
 
 
 def _chosen(trace: Trace, episode: int) -> dict:
-    """One episode's record; UserError that names those that were kept."""
+    """One episode's record; the UserError for another number names the recorded ones."""
     kept = {record["episode"]: record for record in trace.episodes}
     if episode not in kept:
-        raise UserError(f"episode {episode} of {trace.name} was not kept; kept are {', '.join(map(str, kept))}")
+        raise UserError(f"episode {episode} of {trace.name} was not recorded; recorded are {', '.join(map(str, kept))}")
     return kept[episode]

@@ -1,4 +1,4 @@
-"""What a language model said of the summaries, where one was asked: win rates by arm, at equal length too, and its flaws."""
+"""The section of a language model's judgement: win rates by arm, also at equal length, and measures of its reliability."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from reports.reading.study import Study
 from reports.statistics import pairing
 
 WIN_RATE, CONTROLLED, SFT = "judge/win_rate", "judge/length_controlled_win_rate", "judge/sft_win_rate"
-SHOWN = 3  # posts whose verdicts are told in its words: the first of the test set, so nobody chose them
-# Of each run, metric -> its head.
+SHOWN = 3  # posts whose verdicts are quoted: the first of the test set
+# Metric -> head of its column in the table of runs.
 COLUMNS = {
     WIN_RATE: "win rate",
     CONTROLLED: "at equal length",
@@ -23,12 +23,12 @@ COLUMNS = {
     "judge/unparsable": "no preference",
     "judge/reward_model_agreement": "agrees with reward model",
 }
-# Parts of a judgement in which two runs have to agree to be compared.
+# Fields of a judgement that must be equal in two runs to compare them.
 SAME = ("model", "answered_by", "sampling", "prompt")
 
 
 def section(study: Study) -> dict:
-    """What the page says of the judge; `runs` is empty where none was asked."""
+    """The values of the section; `runs` is empty where no run was judged."""
     found, troubles = read_judgements(study)
     values = finals(study, found)
     return {
@@ -36,7 +36,7 @@ def section(study: Study) -> dict:
         "columns": COLUMNS,
         "arms": arms(study, values),
         "judges": judges(found),
-        "posts": sorted({len(told["verdicts"]) for told in found.values()}),
+        "posts": sorted({len(judgement["verdicts"]) for judgement in found.values()}),
         "warnings": [*troubles, *warnings(study, found)],
         "examples": examples(study, found),
     }
@@ -46,8 +46,8 @@ def finals(study: Study, found: dict[tuple[str, int], dict]) -> pd.DataFrame:
     """arm, seed, metric, value of every judged run: as they were recorded, and the win rate at equal length."""
     rows = [
         {"arm": arm, "seed": seed, "metric": metric, "value": value}
-        for (arm, seed), told in found.items()
-        for metric, value in told["metrics"].items()
+        for (arm, seed), judgement in found.items()
+        for metric, value in judgement["metrics"].items()
     ]
     compared = length.comparisons(by_this_judge(study, found))
     for (arm, seed), own in compared[compared["policy"] != length.SFT].groupby(["arm", "seed"], sort=False):
@@ -57,12 +57,12 @@ def finals(study: Study, found: dict[tuple[str, int], dict]) -> pd.DataFrame:
 
 
 def by_this_judge(study: Study, found: dict[tuple[str, int], dict]) -> Study:
-    """The study with the judge's word for who wins; a post without one does not count."""
+    """The study with the judge's win in its samples; a post without a verdict does not count."""
     tables = {}
-    for place, told in found.items():
+    for place, judgement in found.items():
         if place in study.samples:
             table = study.samples[place]
-            win = table["post_id"].map({verdict["post_id"]: verdict["win"] for verdict in told["verdicts"]})
+            win = table["post_id"].map({verdict["post_id"]: verdict["win"] for verdict in judgement["verdicts"]})
             tables[place] = table.assign(win=win.astype(float))
     return replace(study, samples=tables)
 
@@ -91,36 +91,36 @@ def runs(study: Study, found: dict[tuple[str, int], dict], values: pd.DataFrame)
 
 
 def judges(found: dict[tuple[str, int], dict]) -> list[str]:
-    """Who judged, where, how and when, a line for each that is different."""
-    return list(dict.fromkeys(_told(told) for told in found.values()))
+    """A line for each different judge: model, host, sampling and date."""
+    return list(dict.fromkeys(_described(judgement) for judgement in found.values()))
 
 
-def _told(told: dict) -> str:
-    """One judge in a line; a model that answered under a longer name than it was asked by is told by both."""
-    also = [name for name in told["answered_by"] if name not in ("", told["model"])]
-    who = f"{told['model']} (which answered as {', '.join(also)})" if also else told["model"]
-    temperature = told["sampling"].get("temperature", "the endpoint's own")
-    where = ", ".join(told["hosts"])
-    when = told["last_answer"][:10]
-    return f"{who} at {where}, temperature {temperature}, prompt {told['prompt']}, last answer {when}"
+def _described(judgement: dict) -> str:
+    """One judge in a line; a model that answered under a longer name is given with both names."""
+    also = [name for name in judgement["answered_by"] if name not in ("", judgement["model"])]
+    who = f"{judgement['model']} (answered as {', '.join(also)})" if also else judgement["model"]
+    temperature = judgement["sampling"].get("temperature", "the endpoint's own")
+    where = ", ".join(judgement["hosts"])
+    when = judgement["last_answer"][:10]
+    return f"{who} at {where}, temperature {temperature}, prompt {judgement['prompt']}, last answer {when}"
 
 
 def warnings(study: Study, found: dict[tuple[str, int], dict]) -> list[str]:
-    """What stands against comparing the runs: another judge, other posts, or none, and questions without an answer."""
-    told = []
+    """Warnings about comparing the runs: different judges or posts, runs without a judgement, unanswered questions."""
+    sentences = []
     if len({str([judgement[part] for part in SAME]) for judgement in found.values()}) > 1:
-        told.append("Not all runs had the same judge: a difference between arms can be one between judges.")
+        sentences.append("Not all runs had the same judge: a difference between arms may be one between judges.")
     if len({tuple(verdict["post_id"] for verdict in judgement["verdicts"]) for judgement in found.values()}) > 1:
-        told.append("Not all runs were judged on the same posts.")
+        sentences.append("Not all runs were judged on the same posts.")
     lacking = [f"{arm} seed {seed}" for arm, seed in study.samples if (arm, seed) not in found]
     if found and lacking:
-        told.append(f"Not judged: {', '.join(lacking)}.")
+        sentences.append(f"Not judged: {', '.join(lacking)}.")
     lost = sum(judgement.get("unanswered", 0) for judgement in found.values())
-    return [*told, f"{lost} questions never got an answer; the same command asks them again."] if lost else told
+    return [*sentences, f"{lost} questions have no answer; the same command asks them again."] if lost else sentences
 
 
 def examples(study: Study, found: dict[tuple[str, int], dict]) -> list[dict]:
-    """The first posts' verdicts in the judge's words, of the first judged seed."""
+    """The first posts' verdicts with the judge's reasons, of the first judged seed."""
     first = next((seed for seed in study.seeds for arm in study.arms if (arm, seed) in found), 0)
     judged = {arm: found[arm, first]["verdicts"] for arm in study.arms if (arm, first) in found}
     return [

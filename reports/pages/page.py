@@ -45,7 +45,7 @@ def build(study: Study, out: Path) -> Path:
     """Writes `index.html`, `figures/`, `episodes/` and `verdict.json` of a study into `out`; the path of `index.html`."""
     study, page = length.controlled(study), Path(out) / "index.html"
     findings = analyse(study)
-    for folder in ("figures", "episodes"):  # what an earlier page had and this one has not
+    for folder in ("figures", "episodes"):  # files of an earlier page
         shutil.rmtree(page.parent / folder, ignore_errors=True)
     charts = chart.save_all(CHARTS, study, findings, page.parent / "figures")
     chart.write_csv(study.curves, page.parent / "figures" / CURVES)
@@ -56,16 +56,16 @@ def build(study: Study, out: Path) -> Path:
 
 
 def headline(page: Path) -> str:
-    """The verdict of the page in plain words, one sentence per arm, each on its line."""
-    told = json.loads((page.parent / VERDICT).read_text(encoding="utf-8"))
-    return "\n".join(arm["sentence"] for arm in told["arms"].values())
+    """The verdict of a page in words, one line per arm."""
+    verdict = json.loads((page.parent / VERDICT).read_text(encoding="utf-8"))
+    return "\n".join(arm["sentence"] for arm in verdict["arms"].values())
 
 
 # The verdict
 
 
 def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
-    """The verdict for machines; numbers that do not exist are null."""
+    """The verdict as JSON; numbers that do not exist are null."""
     arms = {
         row.arm: {
             "n": int(row.n),
@@ -96,12 +96,12 @@ def sentence(row, study: Study) -> str:
         f"{terms.name(study.primary)} {signed(row.mean)} ({interval_of(study)} {span(row.low, row.high)}, "
         f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
     )
-    told = "" if row.identical or row.n < 2 else f": {facts}"
-    return f"{conclusion(row, study)}{told}. {remark(row, study)}".strip()
+    evidence = "" if row.identical or row.n < 2 else f": {facts}"
+    return f"{conclusion(row, study)}{evidence}. {remark(row, study)}".strip()
 
 
 def interval_of(study: Study) -> str:
-    """What the verdict's interval is called: over looks, it is wider than that of seeds that were fixed beforehand."""
+    """The name of the verdict's interval; over all looks it is wider than with a fixed number of seeds."""
     return "95 % interval over all looks" if study.looks else "95 % interval"
 
 
@@ -117,16 +117,16 @@ def conclusion(row, study: Study) -> str:
 
 
 def word(row) -> str:
-    """The word of an arm's verdict; identical is said where nothing at all changed."""
+    """The word of an arm's verdict; "identical" where no value changed."""
     return "identical" if row.identical else row.verdict
 
 
 def remark(row, study: Study) -> str:
-    """What a verdict does not say by itself: why there is none, and what would decide."""
+    """A remark on a verdict: why there is none, or what would decide it."""
     if row.identical:
         return (
-            f"Every final value agrees in {count(row.n, 'paired seed')}: either the detail cannot act at this scale, or "
-            "nothing that it acts on happened."
+            f"Every final value is equal in {count(row.n, 'paired seed')}: either the detail has no effect at this scale, or "
+            "the case that it is about did not occur."
         )
     if row.n < 2:
         return f"{count(row.n, 'paired seed')}, and an interval needs two.".capitalize()
@@ -138,7 +138,7 @@ def remark(row, study: Study) -> str:
 def what_would_decide(row, study: Study) -> str:
     """How many more seeds an undecided arm needs, from the spread of its paired differences."""
     if math.isnan(row.more_seeds):
-        return "How many seeds would decide cannot be said: no smallest effect of interest was recorded."
+        return "The number of seeds that would decide is unknown: no smallest effect of interest was recorded."
     if math.isinf(row.more_seeds):
         return f"At this spread not even {MOST_SEEDS} seeds would decide about an effect of {number(study.smallest_effect)}."
     return f"At this spread about {count(int(row.more_seeds), 'more seed')} would decide it."
@@ -157,7 +157,7 @@ def render(
 ) -> str:
     """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token.
 
-    `data_page` leads to what the data hold; nothing where no run says it.
+    `data_page` is the link to the page on the data; empty where no run recorded its checks.
     """
     drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts}
     own_section = {c.name for c in (*frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
@@ -176,7 +176,7 @@ def render(
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),
         predictions=findings.predictions.to_dict("records"),
-        foretold=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
+        prediction_results=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
         differences=difference_rows(study, findings),
         robust=findings.robust.to_dict("records"),
         levels=findings.levels.to_dict("records"),
@@ -191,7 +191,7 @@ def render(
         length_unit=length.unit_of(study),
         checks=[drawn[c.name] for c in checks.CHARTS if c.name in drawn],
         agreement=agreement(study),
-        said=judge.section(study),
+        judgement=judge.section(study),
         reward_models=reward_models(study),
         posts=samples.posts(study),
         stages=provenance.shared_stages(study),
@@ -205,7 +205,7 @@ def render(
 
 
 def cards(study: Study, findings: Findings) -> list[dict]:
-    """One per arm: its verdict, and its interval as a drawing; all of them are drawn on one scale."""
+    """One card per arm: its verdict, and its interval as a drawing on an axis that all cards share."""
     pairs = findings.differences[findings.differences["metric"] == study.primary]
     seeds = pairs.groupby("arm")["difference"].agg(list)
     rows = findings.verdicts.assign(smallest_effect=study.smallest_effect)
@@ -225,7 +225,7 @@ def cards(study: Study, findings: Findings) -> list[dict]:
 
 
 def outcomes(findings: Findings) -> dict[str, int]:
-    """How many runs of all arms ended in which way; missing ones and those that ran away, which also have an end."""
+    """Outcome -> number of runs over all arms; missing and run-away runs are counted too, the latter beside their outcome."""
     counts: dict[str, int] = {}
     for row in findings.tally.itertuples():
         ends = row.outcomes | {"missing": row.absent, "ran away": row.ran_away}
@@ -235,10 +235,10 @@ def outcomes(findings: Findings) -> dict[str, int]:
 
 
 def warnings(study: Study, findings: Findings) -> list[str]:
-    """What a reader must know beside the verdict: seeds without a result, changed plans, values that are not finite."""
-    found = [told for row in findings.tally.itertuples() for told in (_lost(row, study), _ran_away(row)) if told]
+    """Warnings beside the verdict: seeds without a result, changed plans, values that are not finite."""
+    found = [text for row in findings.tally.itertuples() for text in (_lost(row, study), _ran_away(row)) if text]
     if study.amended:
-        found.append(f"The plan was changed between runs ({', '.join(study.amended)}): what is shown is the newest.")
+        found.append(f"The plan was changed between runs ({', '.join(study.amended)}): this page shows the newest.")
     found += study.troubles
     counts = study.curves[study.curves["metric"].str.startswith("nonfinite/") & (study.curves["value"] > 0)]
     for (arm, metric), rows in counts.groupby(["arm", "metric"]):
@@ -248,20 +248,20 @@ def warnings(study: Study, findings: Findings) -> list[str]:
 
 
 def _lost(row, study: Study) -> str:
-    """An arm's seeds that did not finish, and how many the verdict is about; nothing where all is well."""
+    """A sentence on an arm's seeds that did not finish, and on those in the verdict; empty where all finished."""
     lost = {name: seeds for name, seeds in row.outcomes.items() if name != record.FINISHED}
     lost |= {"never run": row.absent} if row.absent else {}
     if not lost and len(row.counted) == row.planned:
         return ""
-    told = "; ".join(f"{name}: seed {', '.join(map(str, seeds))}" for name, seeds in sorted(lost.items()))
+    listed = "; ".join(f"{name}: seed {', '.join(map(str, seeds))}" for name, seeds in sorted(lost.items()))
     return (
-        f"{row.arm}: {told or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
-        f"{study.primary} here and in the reference, and the verdict is about those alone."
+        f"{row.arm}: {listed or 'every seed finished'}. {len(row.counted)} of {row.planned} seeds have "
+        f"{study.primary} in this arm and in the reference; the verdict uses only those."
     )
 
 
 def _ran_away(row) -> str:
-    """An arm's seeds that ended farther from the SFT policy than the study's cap; nothing where none did."""
+    """A sentence on an arm's seeds that ended above the study's KL cap; empty where none did."""
     if not row.ran_away:
         return ""
     return (
@@ -272,21 +272,21 @@ def _ran_away(row) -> str:
 
 
 def checkpoints(study: Study, findings: Findings) -> dict:
-    """Per seed and arm, over the test posts: this checkpoint less the reference's, and less the SFT policy it began as."""
+    """Per seed and arm, over the test posts: the checkpoint less the reference's, and less its SFT policy."""
     columns = [("prompts", arm) for arm in study.arms[1:]] + [("gains", arm) for arm in study.arms]
-    told = {
+    intervals = {
         (kind, row.arm, row.seed): row for kind in ("prompts", "gains") for row in getattr(findings, kind).itertuples()
     }
-    shown = [(kind, arm) for kind, arm in columns if any((kind, arm, seed) in told for seed in study.seeds)]
-    rows = [{"seed": seed, "cells": [told.get((*column, seed)) for column in shown]} for seed in study.seeds]
+    shown = [(kind, arm) for kind, arm in columns if any((kind, arm, seed) in intervals for seed in study.seeds)]
+    rows = [{"seed": seed, "cells": [intervals.get((*column, seed)) for column in shown]} for seed in study.seeds]
     return {"columns": shown, "rows": rows if shown else []}
 
 
 def difference_rows(study: Study, findings: Findings) -> list[dict]:
     """One row per final metric, the primary first: each arm's interval, nothing where it has no pair."""
     order = dict.fromkeys((study.primary, *tested(study)))
-    told = {(row.metric, row.arm): row for row in findings.intervals.itertuples()}
-    rows = [{"metric": metric, "cells": [told.get((metric, arm)) for arm in study.arms[1:]]} for metric in order]
+    intervals = {(row.metric, row.arm): row for row in findings.intervals.itertuples()}
+    rows = [{"metric": metric, "cells": [intervals.get((metric, arm)) for arm in study.arms[1:]]} for metric in order]
     return [row for row in rows if any(row["cells"])]
 
 
@@ -319,7 +319,7 @@ def run_rows(study: Study, links: dict[tuple[str, int], str]) -> list[dict]:
 
 
 def reward_models(study: Study) -> dict:
-    """One column per distinct reward model, headed by who used it, and a row per number of it; groups are figures."""
+    """One column per distinct reward model, headed by the runs that use it, and one row per metric."""
     own = study.finals["metric"].str.startswith("rm/") & ~study.finals["metric"].str.startswith(checks.FAMILIES)
     wide = study.finals[own].pivot(index=["arm", "seed"], columns="metric", values="value")
     columns = {}

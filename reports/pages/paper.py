@@ -1,4 +1,4 @@
-"""The paper beside ours: its published figures as hollow marks, our reference runs at its scales as filled ones.
+"""The paper's published values (hollow marks) beside our reference runs at its scales (filled marks).
 
 The marks are in `paper.csv`, each with where it comes from: a table, or a figure off which it was read by eye. Runs of a
 scale that the paper does not have are left out: what a toy task gives says nothing about TL;DR.
@@ -67,8 +67,8 @@ PANELS = (
 
 def build(uri: str, out: Path) -> Path:
     """Writes `index.html` and `figures/` into the folder `out`; the path of `index.html`."""
-    told, own, page = marks(), runs(uri), out / "index.html"
-    data = pd.concat([frame for frame in (told, own) if not frame.empty], ignore_index=True)
+    theirs, own, page = marks(), runs(uri), out / "index.html"
+    data = pd.concat([frame for frame in (theirs, own) if not frame.empty], ignore_index=True)
     scaled, calibrated = data[~data["metric"].eq(CALIBRATION)], data[data["metric"].eq(CALIBRATION)]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, rows, draw in (("by_size", scaled, by_size), ("calibration", calibrated, calibration)):
@@ -84,7 +84,7 @@ def build(uri: str, out: Path) -> Path:
             "paper.html.j2",
             charts=charts,
             own=[row | {"label": _what(row)} for row in own[own["metric"] != CALIBRATION].to_dict("records")],
-            marks=[row | {"label": _what(row), "source": SOURCES[row["source"]]} for row in told.to_dict("records")],
+            marks=[row | {"label": _what(row), "source": SOURCES[row["source"]]} for row in theirs.to_dict("records")],
             scales=sorted(own["scale"].unique()),
             judges=sorted(own["judge"].unique()),
         ),
@@ -117,16 +117,16 @@ def runs(uri: str) -> pd.DataFrame:
 
 
 def _measured(study: Study) -> pd.DataFrame:
-    """What a study's reference runs measured of what the paper tells, where they make none but the paper's choices."""
-    told = {metric: policy for panel in PANELS for metric, policy in panel.policies.items()}
+    """The metrics of a study's reference runs that the paper reports; only of runs with the paper's choices."""
+    policies = {metric: policy for panel in PANELS for metric, policy in panel.policies.items()}
     seeds = study.runs.loc[study.runs["reference"] & (study.runs["recipe"] == "{}"), "seed"]
     own = study.finals[(study.finals["arm"] == study.reference) & study.finals["seed"].isin(seeds)].dropna()
     bins = own[own["metric"].str.fullmatch(rf"{CALIBRATION}/\d+(\.\d+)?")]
     binned = bins.assign(
         at=bins["metric"].str.removeprefix(f"{CALIBRATION}/").astype(float), metric=CALIBRATION, policy="TL;DR"
     )
-    plain = own[own["metric"].isin(told)]
-    plain = plain.assign(policy=plain["metric"].map(told))
+    plain = own[own["metric"].isin(policies)]
+    plain = plain.assign(policy=plain["metric"].map(policies))
     frame = pd.concat([plain, binned], ignore_index=True)
     rest = {"size": size_of(study.scale), "scale": study.scale, "judge": study.tags[record.JUDGE], "source": OWN}
     missing = {name: value for name, value in NO_PART.items() if name not in frame}
@@ -215,7 +215,7 @@ def _ticks(axes: Axes, sizes: Sequence[float]) -> None:
 
 
 def _key(data: pd.DataFrame, shapes: dict[str, str]) -> list[Line2D]:
-    """What shapes, fillings and colours mean, of those that are there."""
+    """A legend of the shapes, fillings and colours that are shown."""
     own, dark = _scales(data), "#3a3a3a"
     handles = [
         Line2D([], [], color=dark, marker=shapes[what], label=what, fillstyle="none", **HOLLOW)
@@ -234,7 +234,7 @@ def _key(data: pd.DataFrame, shapes: dict[str, str]) -> list[Line2D]:
 
 
 def _what(row: dict) -> str:
-    """What a mark is of, in words."""
+    """The name of a mark."""
     margin = "" if pd.isna(row["at"]) else f" at a difference of {row['at']:g}"
     label = next((panel.label for panel in PANELS if row["metric"] in panel.policies), "pair accuracy [share]")
     return f"{row['policy']}: {label}{margin}"

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: what ran, which stages were shared, what it cost, and how to run it again."""
+"""The provenance of a study: code and machine, shared stages, cost, and the commands to run it again."""
 
 import math
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ KINDS = (record.COMMIT, record.LOCK, record.MACHINE, record.VERSIONS, record.COM
 def what_ran(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Each kind of provenance with its distinct values over the runs: one value where everything agreed."""
     versions = [", ".join(f"{k} {v}" for k, v in sorted(parsed(t).items())) or t for t in runs.get("versions", ())]
-    told = runs.assign(versions=versions)
-    return {kind: list(dict.fromkeys(told[kind])) if kind in told else [] for kind in KINDS}
+    frame = runs.assign(versions=versions)
+    return {kind: list(dict.fromkeys(frame[kind])) if kind in frame else [] for kind in KINDS}
 
 
 def outdated(study: Study) -> list[dict]:
@@ -36,15 +36,15 @@ def outdated(study: Study) -> list[dict]:
 
 def sources(runs: pd.DataFrame) -> list[str]:
     """Models and data of the hub, `SOURCE at COMMIT`, over all runs."""
-    told = [parsed(text) for text in runs.get("sources", ())]
-    return sorted({f"{source} at {commit}" for each in told for source, commit in each.items()})
+    commits = [parsed(text) for text in runs.get("sources", ())]
+    return sorted({f"{source} at {commit}" for each in commits for source, commit in each.items()})
 
 
 # Shared stages
 
 
 def shared_stages(study: Study) -> list[dict]:
-    """Per stage: how many results there are, and who shares them."""
+    """Per stage: the number of different results, and which runs share them."""
     recorded = _in_order(name.removeprefix(record.STAGE) for name in study.runs if name.startswith(record.STAGE))
     results = {stage: groups(study.runs, record.stage_tag(stage)) for stage in recorded}
     return [
@@ -57,7 +57,7 @@ def shared_stages(study: Study) -> list[dict]:
 def seconds_table(study: Study) -> dict:
     """Seconds that each run's stages took when they were computed, by it or by a run that shares them."""
     taken = [parsed(text) for text in study.runs["stage_seconds"]]
-    stages = _in_order(stage for told in taken for stage in told)
+    stages = _in_order(stage for seconds_of_run in taken for stage in seconds_of_run)
     rows = [
         {
             "arm": run.arm,
@@ -93,7 +93,7 @@ def hours(runs: pd.DataFrame) -> float:
 
 
 def costs(study: Study) -> dict:
-    """Hours of the whole study, and per arm: all that its runs rest on, and what would not have run without it."""
+    """Hours of the whole study, and per arm: of all stages that its runs use, and of those that only it uses."""
     results = computed(study.runs)
     arms = [
         {
@@ -106,7 +106,7 @@ def costs(study: Study) -> dict:
     return {"total": float(results["hours"].sum()), "arms": arms}
 
 
-# Who shares what
+# Shared results
 
 
 def _in_order(stages: Iterable[str]) -> list[str]:
@@ -124,7 +124,7 @@ def groups(runs: pd.DataFrame, stage: str) -> list[list[tuple[str, int]]]:
 
 
 def _sharing(groups: list[list[tuple[str, int]]], study: Study) -> str:
-    """Who shares the results of a stage, said as shortly as it can be said."""
+    """Which runs share the results of a stage, in few words."""
     if len(groups) > 1 and all(len(members) == 1 for members in groups):
         return "each run its own"
     if len(groups) == len(study.seeds) > 1 and all(len({seed for _, seed in members}) == 1 for members in groups):
@@ -133,7 +133,7 @@ def _sharing(groups: list[list[tuple[str, int]]], study: Study) -> str:
 
 
 def described(members: list[tuple[str, int]], study: Study) -> str:
-    """Who shares a stage's result, in words."""
+    """The runs that share a stage's result, in words."""
     arms = [arm for arm in study.arms if arm in {a for a, _ in members}]
     seeds = sorted({seed for _, seed in members})
     who = "all arms" if len(arms) == len(study.arms) > 1 else ", ".join(arms)

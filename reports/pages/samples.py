@@ -1,4 +1,4 @@
-"""What the policies wrote: the same posts side by side, with the numbers by which a page filters and sorts them."""
+"""The policies' summaries of the same posts side by side, with the numbers to filter and sort them by."""
 
 import math
 from textwrap import shorten
@@ -8,7 +8,7 @@ import pandas as pd
 from reports.figures.numbers import count, number
 from reports.reading.study import Study
 
-POSTS = 40  # the first of the test set, so nobody chose them
+POSTS = 40  # the first of the test set, not a selection
 OPENING = 100  # characters of a post that its line shows
 AGAINST = {1.0: "wins", 0.5: "ties", 0.0: "loses"}  # what a win of 1, 0.5 or 0 against the reference summary is called
 
@@ -39,29 +39,29 @@ def _row(place: int, post_id: str, seed: int, study: Study) -> dict:
         for arm, table in tables.items()
         if place < len(table) and table["post_id"].iloc[place] == post_id
     }
-    return {"seed": seed, "cells": _told_once(_before(rows) + [_cell(arm, row) for arm, row in rows.items()])}
+    return {"seed": seed, "cells": _without_repeats(_before(rows) + [_cell(arm, row) for arm, row in rows.items()])}
 
 
-def _told_once(cells: list[dict]) -> list[dict]:
-    """The cells, each with `same`: who, further left, wrote the very same; nothing where nobody did."""
+def _without_repeats(cells: list[dict]) -> list[dict]:
+    """The cells, each with `same`: the name of a cell further left with the same text, or empty."""
     first: dict[tuple[str, bool], str] = {}
     return [cell | {"same": _earlier(first, cell)} for cell in cells]
 
 
 def _earlier(first: dict[tuple[str, bool], str], cell: dict) -> str:
-    """Who wrote a cell's text before, if anybody; `first` holds who wrote what first, and learns of this cell."""
+    """The name of the first cell with this text, or empty; adds this cell to `first`."""
     written = cell["text"], cell["ended"]
     who = first.setdefault(written, cell["who"])
     return who if cell["text"] and who != cell["who"] else ""
 
 
 def _before(rows: dict[str, dict]) -> list[dict]:
-    """What the SFT policies wrote that the arms started from: one cell for each that is different."""
+    """The summaries of the SFT policies that the arms started from: one cell for each different one."""
     users: dict[tuple, list[str]] = {}
     for arm, row in rows.items():
         facts = _facts(row, score="sft_score", gold="sft_gold", KL="sft_kl", tokens="sft_length", win="sft_win")
-        told = (_text(row, "sft_summary"), _ended(row, "sft_ended"), facts)
-        users.setdefault(told, []).append(arm)
+        cell = (_text(row, "sft_summary"), _ended(row, "sft_ended"), facts)
+        users.setdefault(cell, []).append(arm)
     return [
         {
             "arm": "",
@@ -76,7 +76,7 @@ def _before(rows: dict[str, dict]) -> list[dict]:
 
 
 def _cell(arm: str, row: dict) -> dict:
-    """What one arm wrote; `data` is what a page filters and sorts by, of what was recorded."""
+    """The summary of one arm; `data` has the recorded numbers that a page filters and sorts by."""
     # Arms are put in order by the judge's own number: the gold score where there is one.
     numbers = {
         "judge": row.get("gold", row.get("score")),
@@ -97,19 +97,19 @@ def _cell(arm: str, row: dict) -> dict:
 
 def _facts(row: dict, win: str = "", tokens: str = "", **columns: str) -> str:
     """The numbers of one summary that were recorded, in one line: label -> its column."""
-    told = [AGAINST.get(float(row[win]), "")] if _is_number(row.get(win)) else []
-    told += [f"{label} {number(row[column])}" for label, column in columns.items() if _is_number(row.get(column))]
-    told += [count(int(row[tokens]), "token")] if _is_number(row.get(tokens)) else []
-    return " \N{MIDDLE DOT} ".join(word for word in told if word)
+    words = [AGAINST.get(float(row[win]), "")] if _is_number(row.get(win)) else []
+    words += [f"{label} {number(row[column])}" for label, column in columns.items() if _is_number(row.get(column))]
+    words += [count(int(row[tokens]), "token")] if _is_number(row.get(tokens)) else []
+    return " \N{MIDDLE DOT} ".join(word for word in words if word)
 
 
 def _text(row: dict, column: str) -> str:
-    """What was written, as text; nothing where it was not recorded."""
+    """A summary as text; empty where it was not recorded."""
     return "" if pd.isna(row.get(column)) else str(row[column])
 
 
 def _ended(row: dict, column: str) -> bool:
-    """Whether a summary ended within the limit; taken for granted where that was not recorded."""
+    """Whether a summary ended within the limit; assumed where that was not recorded."""
     return bool(pd.isna(row.get(column)) or row[column])
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a training episode token by token: what is derived from what was recorded, and its colour scales.
+"""The numbers of a training episode token by token: derived quantities, and their colour scales.
 
 What stands at token t: the value is the critic's in the state before it, the reward is what it was paid, and the ratio
 compares the policy after the update's epochs with the one that sampled.
@@ -17,8 +17,8 @@ ROBUST = 98  # percentile of the shown values at which a colour scale ends; what
 class Quantity:
     """One number per token: its name, unit and meaning, and its colours.
 
-    A ramp is `signed` (about zero, in two hues), `rising` (darkest where it is largest) or `falling`. `{against}` stands
-    for the policy that the recipe measures the KL to.
+    A ramp is `signed` (about zero, in two hues), `rising` (darkest where it is largest) or `falling`. `{against}` is replaced
+    with the name of the reference policy.
     """
 
     key: str
@@ -34,58 +34,56 @@ QUANTITIES = (
         "advantage",
         "",
         "signed",
-        "What the policy's loss was given, whitened where the recipe whitens: above zero, the update makes the token "
-        "likelier.",
+        "The advantage in the policy's loss, whitened if the recipe whitens it: above zero, the update makes the token "
+        "more likely.",
     ),
     Quantity(
         "raw_advantage",
         "return \N{MINUS SIGN} value",
         "",
         "signed",
-        "How much better than the critic expected it went on from here; with GAE, the advantage before whitening.",
+        "Return minus the critic's value of the state before the token; with GAE, the advantage before whitening.",
     ),
     Quantity(
         "reward",
         "reward",
         "",
         "signed",
-        "What the token was paid, as GAE saw it: less the price of its KL, plus the score, at the last token or in the "
-        "state after it (where that was kept); whitened where the recipe whitens rewards.",
+        "The reward of the token as GAE uses it: minus KL coefficient times its KL, plus the score at the last token or in "
+        "the state after it (where recorded); whitened if the recipe whitens rewards.",
     ),
     Quantity(
         "kl",
         "KL",
         "nats",
         "signed",
-        "log p(policy) \N{MINUS SIGN} log p({against}), before the update: above zero, the policy says this more readily "
-        "than the {against} policy. The sum over the tokens is the episode's KL.",
+        "log p(policy) \N{MINUS SIGN} log p({against}), before the update: above zero, the token is more likely under "
+        "the policy than under the {against} policy. The sum over the tokens is the episode's KL.",
     ),
     Quantity(
         "log_ratio",
         "log ratio",
         "nats",
         "signed",
-        "log p after this update's epochs \N{MINUS SIGN} log p when it was sampled: what the update did.",
+        "log p after this update's epochs \N{MINUS SIGN} log p when it was sampled: the effect of the update.",
     ),
     Quantity("ratio", "ratio", "", "rising", "The exponential of the log ratio: what PPO clips."),
-    Quantity(
-        "value", "value", "", "rising", "What the critic expected to be paid from here on, before the token was drawn."
-    ),
+    Quantity("value", "value", "", "rising", "The critic's estimate of the return from the state before the token."),
     Quantity(
         "logprob",
         "log p(policy)",
         "nats",
         "falling",
-        "Log-probability under the policy before the update: zero is certain, far below it is a surprise.",
+        "Log-probability under the policy before the update: zero is certain, far below zero is unlikely.",
     ),
     Quantity("ref_logprob", "log p({against})", "nats", "falling", "The same under the {against} policy."),
-    Quantity("returns", "return", "", "rising", "What the critic was drawn towards."),
+    Quantity("returns", "return", "", "rising", "The target of the critic's value."),
     Quantity(
         "score_so_far",
         "score so far",
         "",
         "rising",
-        "The reward model's output at this token. It was trained at the end of a text alone: before that it is a hint.",
+        "The reward model's output at this token. It was trained only at the end of a text: before that it is a hint.",
     ),
 )
 ROWS = ("advantage", "raw_advantage", "reward", "kl", "log_ratio", "value", "logprob")  # shown as heat maps
@@ -93,31 +91,35 @@ LIKELIHOODS = ("logprob", "ref_logprob")  # compared with each other, so they sh
 
 
 def quantities(against: str) -> tuple[Quantity, ...]:
-    """All of them, in the words for a recipe that measures the KL to the `against` policy."""
+    """All quantities, with texts for a recipe whose reference policy is `against`."""
     return tuple(
         replace(each, words=each.words.format(against=against), meaning=each.meaning.format(against=against))
         for each in QUANTITIES
     )
 
 
-def policy_numbers(said: Mapping) -> dict[str, np.ndarray]:
+def policy_numbers(response: Mapping) -> dict[str, np.ndarray]:
     """Each quantity of a sampled response, [tokens], one more with the state after the last; NaN where unrecorded."""
     names = ("logprob", "ref_logprob", "updated_logprob", "value", "reward", "advantage", "returns", "score_so_far")
-    told = _aligned(said, names)
-    updated = told.pop("updated_logprob")
-    log_ratio = updated - told["logprob"]
-    return told | {
-        "raw_advantage": told["returns"] - told["value"],
-        "kl": told["logprob"] - told["ref_logprob"],
+    numbers = _aligned(response, names)
+    updated = numbers.pop("updated_logprob")
+    log_ratio = updated - numbers["logprob"]
+    return numbers | {
+        "raw_advantage": numbers["returns"] - numbers["value"],
+        "kl": numbers["logprob"] - numbers["ref_logprob"],
         "log_ratio": log_ratio,
         "ratio": np.exp(log_ratio),
     }
 
 
-def sft_numbers(said: Mapping) -> dict[str, np.ndarray]:
+def sft_numbers(response: Mapping) -> dict[str, np.ndarray]:
     """The quantities of the other policy's response by the same names, [tokens]; NaN where unrecorded."""
-    told = _aligned(said, ("logprob", "policy_logprob", "score_so_far"))
-    named = {"logprob": told["policy_logprob"], "ref_logprob": told["logprob"], "score_so_far": told["score_so_far"]}
+    numbers = _aligned(response, ("logprob", "policy_logprob", "score_so_far"))
+    named = {
+        "logprob": numbers["policy_logprob"],
+        "ref_logprob": numbers["logprob"],
+        "score_so_far": numbers["score_so_far"],
+    }
     return named | {"kl": named["logprob"] - named["ref_logprob"]}
 
 
@@ -126,17 +128,17 @@ def flipped(numbers: Mapping[str, np.ndarray]) -> list[int]:
     return np.flatnonzero(numbers.get("advantage", math.nan) * numbers.get("raw_advantage", math.nan) < 0).tolist()
 
 
-def _aligned(said: Mapping, names: Iterable[str]) -> dict[str, np.ndarray]:
+def _aligned(response: Mapping, names: Iterable[str]) -> dict[str, np.ndarray]:
     """The lists of a record as arrays of one length, the longest's; NaN where one has no number."""
-    told = {name: np.array(said.get(name, ()), dtype=float) for name in names}
-    places = max(len(said["tokens"]), *map(len, told.values()))
-    return {name: np.pad(values, (0, places - len(values)), constant_values=math.nan) for name, values in told.items()}
+    lists = {name: np.array(response.get(name, ()), dtype=float) for name in names}
+    places = max(len(response["tokens"]), *map(len, lists.values()))
+    return {name: np.pad(values, (0, places - len(values)), constant_values=math.nan) for name, values in lists.items()}
 
 
 def scales(numbers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
     """Quantity -> where its colour scale begins and ends, over all these responses."""
     return {
-        each.key: scale_of([told[key] for told in numbers for key in _pool(each.key) if key in told], each.ramp)
+        each.key: scale_of([values[key] for values in numbers for key in _pool(each.key) if key in values], each.ramp)
         for each in QUANTITIES
     }
 

@@ -1,4 +1,4 @@
-"""The files that runs left in the store: samples, checks of the data, and a judge's word."""
+"""Reads the artifacts of runs: samples, checks of the data, and judgements."""
 
 import json
 from contextlib import suppress
@@ -36,22 +36,20 @@ def samples_of(
             )
     if missing:
         which = ", ".join(missing)
-        troubles.append(
-            f"{record.SAMPLES} is missing for {which}: it was not logged, or lies elsewhere than the store says"
-        )
+        troubles.append(f"{record.SAMPLES} is missing for {which}: it was not logged, or is not where the store says")
     return found, tuple(troubles)
 
 
 def read_data(study: Study) -> dict[str, dict]:
-    """Key of the data -> what they hold, where a run says it: those of earlier versions do not."""
+    """Key of the data stage -> the checks of its data; runs of earlier versions have none."""
     client, found = open_store(study.uri), {}
     for run in study.runs.to_dict("records"):
         key = run.get(record.stage_tag("data"))
         if isinstance(key, str) and key not in found:
             with suppress(UserError, ValueError):
                 path = artifact(study.uri, client.get_run(run["run_id"]), record.DATA_CHECKS)
-                told = json.loads(path.read_text(encoding="utf-8"))
-                found |= {key: told} if isinstance(told, dict) and record.CHECKED <= told.keys() else {}
+                checks = json.loads(path.read_text(encoding="utf-8"))
+                found |= {key: checks} if isinstance(checks, dict) and record.DATA_CHECK_PARTS <= checks.keys() else {}
     return found
 
 
@@ -61,7 +59,7 @@ def _sample(path: Path) -> pd.DataFrame:
         table = pd.read_json(path, orient="split", dtype=False)
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(error) from None
-    if missing := record.SAMPLED - set(table.columns):
+    if missing := record.SAMPLE_COLUMNS - set(table.columns):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
     return table
 
@@ -69,14 +67,14 @@ def _sample(path: Path) -> pd.DataFrame:
 def artifact(uri: str, run: Run, name: str) -> Path:
     """An artifact of a run as a local file; UserError where the run has none of that name.
 
-    A store names its files by where they were written. One that was copied or moved has them beside its database.
+    A store has the absolute paths of its files. A copied or moved store has the files beside its database.
     """
-    written = run.info.artifact_uri
+    address = run.info.artifact_uri
     missing = UserError(
         f"run {run.info.run_name} has no artifact {name}; it was not logged, or its files are elsewhere"
     )
-    local = urlsplit(written).scheme in ("", "file")
-    folders = [Path(local_file_uri_to_path(written))] if local else []
+    local = urlsplit(address).scheme in ("", "file")
+    folders = [Path(local_file_uri_to_path(address))] if local else []
     if uri.startswith("sqlite:"):  # a server keeps a folder for each experiment
         beside = Path(make_url(uri).database or "").parent / record.ARTIFACTS
         folders += [beside / run.info.run_id / "artifacts"]
@@ -88,24 +86,26 @@ def artifact(uri: str, run: Run, name: str) -> Path:
         raise missing
     try:
         if name in {each.path for each in MlflowClient(tracking_uri=uri).list_artifacts(run.info.run_id)}:
-            told = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name, tracking_uri=uri)
-            return Path(told)
-    except (MlflowException, OSError, ImportError):  # an ImportError: no driver for where the files are
+            downloaded = mlflow.artifacts.download_artifacts(
+                run_id=run.info.run_id, artifact_path=name, tracking_uri=uri
+            )
+            return Path(downloaded)
+    except (MlflowException, OSError, ImportError):  # an ImportError: no driver for the kind of storage
         pass
     raise missing
 
 
 def read_judgements(study: Study) -> tuple[dict[tuple[str, int], dict], tuple[str, ...]]:
-    """(arm, seed) -> what a language model said of its run's summaries, of the runs that were judged; and what is damaged."""
+    """(arm, seed) -> judgement of a run's summaries, for the runs that were judged; and sentences on damaged files."""
     client, found, troubles = open_store(study.uri), {}, []
     for row in study.runs[study.runs["judged"]].itertuples():
         try:
-            told = json.loads(
+            judgement = json.loads(
                 artifact(study.uri, client.get_run(row.run_id), record.JUDGEMENT).read_text(encoding="utf-8")
             )
-            if missing := record.JUDGEMENT_PARTS - told.keys():
+            if missing := record.JUDGEMENT_PARTS - judgement.keys():
                 raise ValueError(f"no {', '.join(sorted(missing))}")
-            found[row.arm, row.seed] = told
+            found[row.arm, row.seed] = judgement
         except (UserError, ValueError, AttributeError) as error:
             troubles.append(f"{record.JUDGEMENT} of {row.arm} seed {row.seed} cannot be read ({error}).")
     return found, tuple(troubles)

@@ -1,4 +1,4 @@
-"""The episodes of a run token by token, and how a run is named by whoever asks for them."""
+"""Reads the recorded episodes of a run token by token, and finds a run by id or by name."""
 
 import json
 from contextlib import suppress
@@ -18,27 +18,27 @@ NEAREST = 6  # runs that an error names
 
 @dataclass(frozen=True)
 class Trace:
-    """A run's episodes, token by token, as PPO noted them."""
+    """The episodes of a run that PPO recorded token by token."""
 
     run_id: str
     name: str
     detail: str
     arm: str
     eos: str  # text of the token that ends a response
-    against: str  # label of the policy that the recipe measures the KL to, which wrote the other response
-    episodes: list[dict]  # by number; with post_id, query, reference, and what the policy and the other wrote
+    against: str  # label of the reference policy of the KL, which wrote the other response
+    episodes: list[dict]  # by number; with post_id, query, reference, and the responses of both policies
 
 
 def read_run(words: str, uri: str) -> Run:
-    """The run that is meant by its id, the beginning of one, or `detail/arm/seed` or `detail-scale/arm/seed`.
+    """The run with an id, its beginning, or a name `detail/arm/seed` or `detail-scale/arm/seed`.
 
-    Of several with one name it is the newest. UserError names the nearest where there is none, or more than one.
+    Of several with the same name, the newest. UserError names similar ones where there is none, or more than one.
     """
     client = open_store(uri)
     studies = {each.experiment_id: each for each in client.search_experiments()}
     head = words.partition("/")[0]
-    asked = [number for number, each in studies.items() if head in (each.name, each.tags.get(record.DETAIL))]
-    recorded = sorted(runs_of(client, asked or list(studies)), key=age)
+    chosen = [number for number, each in studies.items() if head in (each.name, each.tags.get(record.DETAIL))]
+    recorded = sorted(runs_of(client, chosen or list(studies)), key=age)
     full = {f"{studies[run.info.experiment_id].name}/{_place(run)}": run for run in recorded}
     short = {f"{studies[run.info.experiment_id].tags.get(record.DETAIL)}/{_place(run)}": run for run in recorded}
     if words in full or words in short:
@@ -48,13 +48,15 @@ def read_run(words: str, uri: str) -> Run:
         return found[0]
     if found:
         several = ", ".join(run.info.run_id for run in found[-NEAREST:])
-        raise UserError(f"{len(found)} runs begin with {words!r}; write more of one, of the newest: {several}")
+        raise UserError(
+            f"{len(found)} runs begin with {words!r}; write more characters of one; the newest are: {several}"
+        )
     near = get_close_matches(words, full, n=NEAREST, cutoff=0)
     raise UserError(f"there is no run {words!r}; recorded are, nearest first: {', '.join(near) or 'none'}")
 
 
 def read_trace(words: str, uri: str) -> Trace:
-    """The episodes of the run that is meant; UserError that names the runs of its study that have some."""
+    """The episodes of a run; the UserError for a run without any names runs of its study that have some."""
     run = read_run(words, uri)
     try:
         return _trace(uri, run)
@@ -76,8 +78,8 @@ def _trace(uri: str, run: Run) -> Trace:
     """A run's episodes; UserError where it has none, or none that can be read."""
     path, tags = artifact(uri, run, record.EPISODES), run.data.tags
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        episodes = sorted(told["episodes"], key=lambda each: each["episode"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        episodes = sorted(content["episodes"], key=lambda each: each["episode"])
         readable = all("post_id" in each and "tokens" in each["policy"] for each in episodes)
     except (ValueError, KeyError, TypeError):
         readable = False
@@ -88,7 +90,7 @@ def _trace(uri: str, run: Run) -> Trace:
         name=run.info.run_name,
         detail=tags.get(record.DETAIL, ""),
         arm=tags[record.ARM],
-        eos=told.get("eos", ""),
+        eos=content.get("eos", ""),
         against=run.data.params.get("reference_policy", "sft"),
         episodes=episodes,
     )

@@ -1,4 +1,4 @@
-"""The MLflow store, opened as it is, and what every reader asks of it: experiments of studies, and their runs."""
+"""Opens the MLflow store without changing it, and finds the experiments of studies and their runs."""
 
 import gc
 import os
@@ -20,11 +20,11 @@ from repro.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
-RUNS_AT_ONCE = 200  # of one query: what the library keeps of them while it reads is many times what is left
+RUNS_AT_ONCE = 200  # of one query: while it reads, the library needs many times the memory of the result
 
 
 def open_store(uri: str) -> MlflowClient:
-    """A client on a store as it is: MLflow would make one where there is none, and upgrade an older one unasked."""
+    """A client of an existing store; MLflow itself would create a missing one and migrate an older one."""
     if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
         raise UserError(f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one")
     if uri.startswith(tuple(DATABASE_ENGINES)):
@@ -34,7 +34,7 @@ def open_store(uri: str) -> MlflowClient:
 
 def _require_this_schema(uri: str) -> None:
     """UserError where a database is not a store of the MLflow that is installed."""
-    engine, shown = create_engine(uri), make_url(uri)  # which is printed without its password
+    engine, shown = create_engine(uri), make_url(uri)  # the URL prints without its password
     try:
         found, expected = schema._get_schema_version(engine), schema._get_latest_schema_revision()
     except SQLAlchemyError as error:
@@ -67,7 +67,7 @@ def study_of(experiment: Experiment) -> tuple[str, str]:
 
 
 def chosen_of(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Experiment]:
-    """The experiment of each detail and scale: of two, the one that has their name, which is where runs go."""
+    """The experiment of each detail and scale; of two, the one named after them, where new runs go."""
     ordered = sorted(
         experiments, key=lambda each: (each.name == record.study_name(*study_of(each)), each.last_update_time or 0)
     )
@@ -75,19 +75,19 @@ def chosen_of(experiments: Sequence[Experiment]) -> dict[tuple[str, str], Experi
 
 
 def twin_of(experiment: Experiment, chosen: Experiment) -> str:
-    """That a second experiment says it is the same study."""
+    """A sentence on a second experiment with the tags of the same study."""
     return (
-        f"the experiment {experiment.name} says that it is {record.study_name(*study_of(experiment))} too; "
+        f"the experiment {experiment.name} has the tags of {record.study_name(*study_of(experiment))} too; "
         f"only {chosen.name} is read: delete one, or import it into the other"
     )
 
 
 def unknown_study(client: MlflowClient, name: str, found: Sequence[Experiment]) -> UserError:
-    """That there is no such study: the ones there are, or how to get a deleted one back."""
+    """The error for an unknown study: it names the recorded ones, or how to restore a deleted one."""
     deleted = client.get_experiment_by_name(name)
     if deleted is not None and deleted.lifecycle_stage == "deleted":
         remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
-        return UserError(f"the study {name} is deleted; `{remedy}` brings it back")
+        return UserError(f"the study {name} is deleted; restore it with: {remedy}")
     names = ", ".join(each.name for each in found) or "none"
     return UserError(f"there is no study {name}; recorded are: {names}")
 
@@ -108,8 +108,7 @@ def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """For queries, which make a small object per tag, parameter and value: looking for garbage among them all is 2/3 of
-    their time."""
+    """Garbage collection off during queries, which create many small objects: collecting takes 2/3 of their time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -120,5 +119,5 @@ def collector_off() -> Iterator[None]:
 
 
 def age(run: Run) -> tuple[int, int, str]:
-    """What newer runs have more of."""
-    return record.asked(run.data.tags), run.info.start_time, run.info.run_id
+    """Sort key of runs: the later requested, started one is larger."""
+    return record.requested(run.data.tags), run.info.start_time, run.info.run_id

@@ -1,7 +1,7 @@
-"""Reads studies out of the MLflow store: their plans, runs and values.
+"""Reads studies from the MLflow store: their plans, runs and values.
 
-A study is the experiment `{detail}-{scale}` and a run of it is one arm and seed. Everything a report says comes from
-there: what was asked and expected is read from tags that were written before the run, not from today's code.
+A study is the experiment `{detail}-{scale}`, and a run of it is one arm and seed. Reports use nothing else: questions and
+predictions are read from tags that were written before the run, not from today's code.
 """
 
 from collections import Counter
@@ -19,11 +19,11 @@ from reports.reading.values import CURVE, curves_of, finals_of
 from repro import record
 from repro.errors import UserError
 
-DECISIVE = (record.PRIMARY, record.HIGHER_IS_BETTER)  # without them there is nothing to compare
-UNTOLD = "not recorded"
-# What an older version of the project did not write down; a number that is not known makes no claim.
-DEFAULTS = dict.fromkeys(record.PLAN, UNTOLD) | {
-    record.MOVES: "{}",
+DECISIVE = (record.PRIMARY, record.HIGHER_IS_BETTER)  # without these no comparison is possible
+NOT_RECORDED = "not recorded"
+# Values for tags that an older version did not write.
+DEFAULTS = dict.fromkeys(record.PLAN, NOT_RECORDED) | {
+    record.EXPECTED: "{}",
     record.SMALLEST_EFFECT: "nan",
     record.KL_CAP: "nan",
     record.LOOKS: "",
@@ -43,7 +43,7 @@ def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
 
 
 def read_outline(detail: str, scale: str, tracking_uri: str) -> Study:
-    """As `read_study`, without the curves and samples, which take most of the time."""
+    """As `read_study`, without curves and samples, which take most of the time to read."""
     return _recorded(detail, scale, tracking_uri)[1]
 
 
@@ -128,7 +128,7 @@ def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
 
 
 def _run_frame(runs: list[Run]) -> pd.DataFrame:
-    """One row per recorded run, with what its tags say; what was not recorded is said to be so."""
+    """One row per run with its tags; a tag that is missing reads "not recorded"."""
     rows = []
     for run in runs:
         tags = run.data.tags
@@ -141,18 +141,18 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "reference": record.is_set(tags, record.REFERENCE),
                 "outcome": _outcome(run),
                 "started": run.info.start_time,
-                # A study that goes back to runs it has makes no new ones: it marks them as asked for.
-                "asked": record.asked(tags),
-                "judged": record.JUDGED in tags,
+                # A study that uses recorded runs again creates no new ones; it tags them as requested.
+                "asked": record.requested(tags),
+                "judged": record.JUDGEMENT_DIGEST in tags,
             }
             | stages
-            | {name: tags.get(name, UNTOLD) for name in record.PROVENANCE}
+            | {name: tags.get(name, NOT_RECORDED) for name in record.PROVENANCE}
         )
     return pd.DataFrame(rows)
 
 
 def _outcome(run: Run) -> str:
-    """How a run ended, in the tracker's word; in MLflow's where it did not get to write one."""
+    """How a run ended: the tracker's outcome, or MLflow's status where there is none."""
     return run.data.tags.get(record.OUTCOME, run.info.status.lower())
 
 
@@ -168,14 +168,14 @@ def _newest(recorded: list[Run], name: str) -> list[Run]:
 
 
 def _plan(name: str, runs: list[Run]) -> dict[str, str]:
-    """What was written down before the runs (oldest first), each part as the newest that has it says."""
-    told = {part: run.data.tags[part] for run in runs for part in record.PLAN if part in run.data.tags}
-    missing = [part for part in DECISIVE if part not in told]
+    """The plan from the tags of the runs (oldest first); the newest run that has a part decides it."""
+    recorded = {part: run.data.tags[part] for run in runs for part in record.PLAN if part in run.data.tags}
+    missing = [part for part in DECISIVE if part not in recorded]
     if missing:
         raise UserError(f"no run of the study {name} has the tag {', '.join(missing)}, which says what is compared")
-    plan = DEFAULTS | told
+    plan = DEFAULTS | recorded
     try:
-        record.smallest_effect(plan), dict(record.moves(plan)), record.looks(plan)
+        record.smallest_effect(plan), dict(record.expected(plan)), record.looks(plan)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"the tags smallest_effect, looks or moves of the study {name} cannot be read: {error}"
@@ -184,13 +184,13 @@ def _plan(name: str, runs: list[Run]) -> dict[str, str]:
 
 
 def _amended(runs: list[Run]) -> tuple[str, ...]:
-    """Parts of the plan that did not stay the same over all runs of the study that have them."""
-    told = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in record.PLAN}
-    return tuple(part for part, values in told.items() if len(values) > 1)
+    """Parts of the plan that differ between runs of the study."""
+    recorded = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in record.PLAN}
+    return tuple(part for part, values in recorded.items() if len(values) > 1)
 
 
 def _mixed(detail: str, runs: list[Run]) -> tuple[str, ...]:
-    """What differs between runs that should differ in the detail and the seed alone: another budget, say."""
+    """A sentence on parameters that differ between runs, besides the detail and the seed: another budget, for example."""
     counts: dict[str, Counter[str]] = {}
     for run in runs:
         for name, value in run.data.params.items():

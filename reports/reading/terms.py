@@ -1,4 +1,4 @@
-"""What metrics are called, each one's words and its unit, and which of them are curves."""
+"""Names and units of metrics for readers, and which metrics are curves."""
 
 # Metrics with a value per step, by how their names begin; every other one is a single, final value.
 CURVES = (
@@ -13,12 +13,12 @@ LABELS = {
     "objective/eos_rate": ("responses that end", "share"),
     "objective/length": ("response length", "tokens"),
     "objective/entropy": ("policy entropy", "nats"),
-    "policy/approx_kl": ("KL of an update", "nats"),
+    "policy/approx_kl": ("approximate KL of an update", "nats"),
     "policy/clip_fraction": ("clipped ratios", "share"),
     "policy/ratio": ("probability ratio", ""),
     "policy/ratio_error": ("distance of the ratio from 1", ""),
     "loss/policy": ("policy loss", ""),
-    "loss/total": ("whole loss", ""),
+    "loss/total": ("total loss", ""),
     "loss/value": ("value loss", ""),
     "value/mean": ("value", ""),
     "value/clip_fraction": ("clipped values", "share"),
@@ -59,7 +59,7 @@ LABELS = {
     "rm/padding_difference_mean": ("padded left less right, mean", ""),
     "rm/padding_difference_largest": ("padded left or right, largest difference", ""),
 }
-# How a metric of another policy or another way of sampling is named, and what that adds to its words.
+# Prefix of metrics of the SFT policy or of sampled responses -> the plain prefix, and what is added to the name.
 PREFIXES = {"sft_test/": ("test/", ", before PPO"), "test/sampled_": ("test/", ", sampled")}
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a study measured, as tidy frames: curves, and single final values."""
+"""The metrics of a study's runs as tidy frames: curves, and final values."""
 
 from collections.abc import Iterator
 
@@ -37,8 +37,8 @@ def curves_of(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) ->
 def _history(client: MlflowClient, run_ids: list[str], metric: str) -> Iterator[tuple[str, Metric]]:
     """(run id, point) of a metric in these runs.
 
-    A database tells all runs at once; run by run it takes five times as long, since it looks through the metric's points
-    of every run of the store each time. A server has no such call.
+    A database is asked for all runs at once, since each query scans the metric's points of every run in the store; run by
+    run takes five times as long. A server has no such call.
     """
     store = client._tracking_client.store
     if hasattr(store, "get_metric_history_bulk"):
@@ -61,6 +61,6 @@ def finals_of(runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
 
 
 def _finite(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with infinite values as missing, which is what every statistic after it can say about them."""
+    """The frame with infinite values as missing values."""
     values = frame["value"].astype(float)
     return frame.assign(value=values.mask(values.abs() > INFINITE, np.nan))

@@ -1,1 +1,1 @@
-"""What the numbers say: pure functions of the tidy frames that the reading room gives."""
+"""The statistics of studies: pure functions of the tidy frames that `reports.reading` returns."""

@@ -1,8 +1,8 @@
-"""All that a study's numbers say, in one go.
+"""All statistics of a study.
 
-The unit is the training seed: arms share seeds, data and the stages that a detail cannot touch, so the difference
-arm - reference is taken within a seed. Everything here is a pure function of tidy frames; docs/statistics.md says why,
-and docs/calibration.md how often the words are wrong.
+The unit is the training seed: arms share seeds, data and every stage that the detail does not change, so the difference
+arm - reference is taken within a seed. docs/statistics.md explains the procedure, and docs/calibration.md measures how often
+its verdicts are wrong.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from reports.statistics.resampling import levels, robust
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study's numbers say; every frame but `differences`, `intervals` and `predictions` is of the primary metric."""
+    """All statistics of a study; each frame but `differences`, `intervals` and `predictions` is of the primary metric."""
 
     differences: pd.DataFrame  # metric, arm, seed, difference
     intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high
@@ -50,7 +50,7 @@ def analyse(study: Study) -> Findings:
         verdicts=judged,
         looks=looks,
         predictions=predictions(
-            _as_judged(summary, judged, study.primary), arms, study.moves, study.primary, study.smallest_effect
+            _as_judged(summary, judged, study.primary), arms, study.expected, study.primary, study.smallest_effect
         ),
         tally=tally(study.runs, primary, study.arms, stopped_at(study, looks)).merge(runaways(study), on="arm"),
         levels=levels(primary, study.arms),
@@ -61,5 +61,5 @@ def analyse(study: Study) -> Findings:
 
 
 def _as_judged(summary: pd.DataFrame, judged: pd.DataFrame, primary: str) -> pd.DataFrame:
-    """The intervals, with those of the primary metric as the verdicts have them: looks take wider ones."""
+    """The intervals, with the primary metric's from the verdicts: those of a sequential study are wider."""
     return pd.concat([summary[summary["metric"] != primary], judged.assign(metric=primary)[summary.columns]])

@@ -1,4 +1,4 @@
-"""What was predicted of each arm, beside what happened."""
+"""Compares the predictions for each arm with the observed differences."""
 
 import numpy as np
 import pandas as pd
@@ -11,17 +11,17 @@ PREDICTED = {"up": 1, "down": -1, "same": 0}
 def predictions(
     summary: pd.DataFrame,
     arms: tuple[str, ...],
-    moves: dict[str, str | dict[str, str]],
+    expected: dict[str, str | dict[str, str]],
     primary: str,
     smallest_effect: float,
 ) -> pd.DataFrame:
-    """Each predicted movement beside what happened, one row per metric and arm.
+    """Each prediction with the observed difference and the result, one row per metric and arm.
 
     Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
     """
     rows = [
-        rows_of(summary, metric, arms).assign(metric=metric, predicted=[_direction(move, arm) for arm in arms])
-        for metric, move in moves.items()
+        rows_of(summary, metric, arms).assign(metric=metric, predicted=[_direction(effect, arm) for arm in arms])
+        for metric, effect in expected.items()
     ]
     if not rows:
         return pd.DataFrame(columns=["arm", "metric", "predicted", "n", "mean", "low", "high", "result"])
@@ -33,7 +33,7 @@ def predictions(
 
 
 def agreement(predicted: str, low: float, high: float, margin: float) -> str:
-    """as predicted, opposite or not resolved, for a predicted direction and the interval of the difference."""
+    """The result "as predicted", "opposite" or "not resolved", from a prediction and the interval of the difference."""
     within = -margin <= low and high <= margin
     if predicted == "same":
         if within:
@@ -45,6 +45,6 @@ def agreement(predicted: str, low: float, high: float, margin: float) -> str:
     return "as predicted" if observed == PREDICTED[predicted] else "opposite"
 
 
-def _direction(move: str | dict[str, str], arm: str) -> str:
-    """Where the arm was predicted to move a metric; nothing where nothing was predicted of it."""
-    return move if isinstance(move, str) else move.get(arm, "")
+def _direction(effect: str | dict[str, str], arm: str) -> str:
+    """The direction in which a metric was expected to go in this arm; empty where nothing was expected of the arm."""
+    return effect if isinstance(effect, str) else effect.get(arm, "")

@@ -1,4 +1,4 @@
-"""The verdicts: a word for each arm on the primary metric, and why there is none where there is none."""
+"""The verdict on each arm, from the primary metric, and the reason where there is none."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from reports.statistics.pairing import identical, intervals, paired_p, rows_of
 from reports.statistics.sample_size import seeds_needed, seeds_to_decide
 from reports.statistics.student import ROUNDING, verdict
 
-NO_SPREAD = "all differences are equal: the metric does not move at this scale"
+NO_SPREAD = "all differences are equal: the metric does not change at this scale"
 TOO_FEW = "an interval needs two paired seeds"
 
 
@@ -35,8 +35,8 @@ def verdicts(
 ) -> pd.DataFrame:
     """One row per arm on the primary metric: n, mean, sd, low, high, verdict, reason, seeds_needed, more_seeds.
 
-    n is 0 without a pair; `reason` says why there is no verdict where it is not the interval that leaves it open;
-    `more_seeds` would decide at this spread (`seeds_to_decide`), 0 where it is decided.
+    n is 0 without a pair. `reason` says why no verdict is possible, apart from an undecided interval. `more_seeds` is the
+    number of further seeds that would decide at this spread (`seeds_to_decide`), 0 where it is decided.
     """
     rows = rows_of(summary, primary, arms)
     words = verdict(rows["low"], rows["high"], smallest_effect, higher_is_better)
@@ -50,7 +50,7 @@ def verdicts(
 
 
 def but_identical(judged: pd.DataFrame, same: np.ndarray) -> pd.DataFrame:
-    """Verdicts with the arms marked that equal the reference in everything: of two seeds or more, no difference."""
+    """The verdicts with `identical` for arms that equal the reference in all values: "no difference" from two seeds on."""
     certain = same & (judged["n"] >= 2)
     return judged.assign(
         identical=same,

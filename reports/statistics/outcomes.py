@@ -1,4 +1,4 @@
-"""What became of the runs: how they ended, which count towards a verdict, and which ran away."""
+"""How the runs ended, which of them count towards a verdict, and which exceeded the KL cap (ran away)."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from repro import record
 
 
 def ended_seeds(study: Study) -> dict[str, set[int]]:
-    """Arm -> the seeds that have come to an end, whichever, in it and in the reference."""
-    ran = study.runs[study.runs["outcome"].isin(record.ENDED)].groupby("arm")["seed"].agg(set)
+    """Arm -> the seeds that have ended, with any outcome, in this arm and in the reference."""
+    ran = study.runs[study.runs["outcome"].isin(record.OUTCOMES)].groupby("arm")["seed"].agg(set)
     return {arm: ran.get(arm, set()) & ran.get(study.reference, set()) for arm in study.arms[1:]}
 
 
 def stopped_at(study: Study, looks: pd.DataFrame) -> dict[str, tuple[int, ...]]:
-    """Arm -> the seeds that it was to run: all of the study's, or as many as there were when a look decided about it."""
+    """Arm -> the seeds planned for it: all of the study's, or those up to the look that decided it."""
     decided = looks[looks["verdict"] != "undecided"].set_index("arm")["look"].to_dict()
     most = max(study.seeds, default=0)
     return {arm: tuple(seed for seed in study.seeds if seed <= decided.get(arm, most)) for arm in study.arms}
@@ -54,7 +54,7 @@ def runaways(study: Study) -> pd.DataFrame:
 
     Columns cap, kl_known (runs with a KL), ran_away (seeds), ran_away_low and ran_away_high (exact interval of their
     share of kl_known). The KL is the larger of the last one in training and that on the test posts. Without a recorded
-    cap nothing is said.
+    cap no run counts as run away.
     """
     cap = float(pd.to_numeric(study.tags.get(record.KL_CAP, ""), errors="coerce"))
     rows = []
@@ -66,7 +66,7 @@ def runaways(study: Study) -> pd.DataFrame:
 
 
 def _last_kl(study: Study) -> pd.Series:
-    """[arm, seed] the KL to the SFT policy with which each run ended; runs without one are not in it."""
+    """[arm, seed] -> the KL to the SFT policy at the end of each run that recorded one."""
     curve = study.curves[study.curves["metric"] == "objective/kl"].dropna(subset="value").sort_values("step")
     tested = study.finals[study.finals["metric"] == "test/kl"].dropna(subset="value")
     last = [frame.groupby(["arm", "seed"])["value"].last() for frame in (curve, tested)]

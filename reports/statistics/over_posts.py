@@ -1,4 +1,4 @@
-"""This checkpoint against that one, post by post: what the test posts say, and seeds do not."""
+"""Compares two checkpoints post by post on the test posts; this is not a comparison over seeds."""
 
 from collections.abc import Iterable
 
@@ -22,8 +22,8 @@ PER_POST = {
 def prompts(study: Study) -> pd.DataFrame:
     """Each arm's checkpoint against the reference's of the same seed, post by post, on the primary metric.
 
-    The bootstrap is over posts: it says whether these two checkpoints differ, and nothing about the detail. Empty where
-    the samples do not hold the metric per post.
+    The bootstrap is over posts: it tests whether these two checkpoints differ, not whether the detail matters. Empty where
+    the samples do not have the metric per post.
     """
     column = PER_POST.get(study.primary, study.primary)
     return _over_posts(

@@ -1,4 +1,4 @@
-"""Studies that are judged while they grow: at which numbers of seeds, at what error each time, and what was found.
+"""Sequential studies: tested at several numbers of seeds (looks), with an error for each look.
 
 A verdict that is asked for again and again is wrong more often than one that is asked for once. The looks are therefore
 declared before the first run, and share the 5 %: look k judges at an error of its own, and the errors of all looks add up to
@@ -20,20 +20,20 @@ HISTORY = ["look", "arm", "n", "mean", "sd", "low", "high", "error", "verdict"]
 
 
 def errors(looks: Sequence[int]) -> list[float]:
-    """What each look spends of the 5 %, in proportion to the seeds that it is the first to see; they add up to it."""
+    """The share of the 5 % error that each look spends, in proportion to its new seeds; the shares add up to 5 %."""
     return [ERROR * (seeds - before) / looks[-1] for seeds, before in zip(looks, (0, *looks))]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a word is said by: the looks, the smallest effect of interest, and which direction is the better one."""
+    """What decides a verdict: the looks, the smallest effect of interest, and which direction is better."""
 
     looks: tuple[int, ...]
     smallest_effect: float
     higher_is_better: bool = True
 
     def words(self, paired: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[..., n] differences -> [...] verdicts at an error, and the ends of the intervals that they are said by."""
+        """[..., n] differences -> [...] verdicts at an error, and the ends of their intervals."""
         n, centre = paired.shape[-1], paired.mean(axis=-1)
         spread = paired.std(axis=-1, ddof=1) if n > 1 else np.full_like(centre, np.nan)
         half = student.half_width(spread, n, error)
@@ -60,7 +60,7 @@ def history(paired: pd.DataFrame, ended: Mapping[str, Collection[int]], rule: Ru
 
 
 def _look(values: Mapping[str, np.ndarray], error: float, rule: Rule) -> list[dict]:
-    """Holm's steps: the arms that are undecided share the error; where some are decided, the others have it to themselves."""
+    """Holm's procedure: the undecided arms share the error, and those that remain after some are decided share all of it."""
     rows, left = [], dict(values)
     while left:
         found = [_judged(arm, differences, error / len(left), rule) for arm, differences in left.items()]
@@ -71,12 +71,12 @@ def _look(values: Mapping[str, np.ndarray], error: float, rule: Rule) -> list[di
 
 
 def _judged(arm: str, differences: np.ndarray, error: float, rule: Rule) -> dict:
-    told = {"arm": arm, "n": len(differences), "error": error}
+    row = {"arm": arm, "n": len(differences), "error": error}
     if not len(differences):
-        return told | dict.fromkeys(("mean", "sd", "low", "high"), np.nan) | {"verdict": "undecided"}
+        return row | dict.fromkeys(("mean", "sd", "low", "high"), np.nan) | {"verdict": "undecided"}
     word, low, high = rule.words(differences, error)
     spread = differences.std(ddof=1) if len(differences) > 1 else np.nan
-    return told | {"mean": differences.mean(), "sd": spread, "low": low, "high": high, "verdict": str(word)}
+    return row | {"mean": differences.mean(), "sd": spread, "low": low, "high": high, "verdict": str(word)}
 
 
 def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rule: Rule) -> pd.DataFrame:
@@ -100,13 +100,13 @@ def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rul
 
 
 def _reason(row, rule: Rule) -> str:
-    """Why an arm is undecided: the look that comes next, or that there is none."""
+    """Why an arm is undecided: the next look has not been reached, or no look is left."""
     if row.verdict in ("better", "worse", "no difference"):
         return ""
     reached = 0 if np.isnan(row.look) else row.look
     later = [look for look in rule.looks if look > reached]
     if not later:
-        return f"all looks are taken, the last one at {rule.looks[-1]} seeds"
+        return f"all looks are used up, the last one at {rule.looks[-1]} seeds"
     return f"the {'next' if reached else 'first'} look is at {later[0]} seeds"
 
 

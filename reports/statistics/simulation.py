@@ -1,4 +1,4 @@
-"""Studies of a known truth, judged as every study is: simulated ones, planted effects, families, and real A/A studies.
+"""Tests the verdicts on studies with a known truth: simulated ones, planted effects, families, and real A/A studies.
 
 A simulation draws paired differences of known mean from shapes that runs have; an A/A study compares a recipe with
 itself under another label, so that every "better" and "worse" in it is false.
@@ -15,16 +15,16 @@ from reports.reading.study import Study
 from reports.statistics import pairing, resampling, sequential, student
 
 SIZES = tuple(range(3, 11))  # seeds of a simulated study
-TOLD = (3, 5, 8, 10)  # seeds of a real one, and those that tables show
+SHOWN_SIZES = (3, 5, 8, 10)  # seeds of a real one, and those that tables show
 EFFECTS = (0.5, 1.0, 2.0)  # planted, in spreads of the paired differences
 VARIANTS = 50  # in a family, against one reference
 GENERATOR = 20_261_120
-FAR = 12.0  # how far a hacked seed lies from the others, in their spreads: ten to fourteen in runs without a KL price
-HACKED = 0.1  # how often
+FAR = 12.0  # distance of a hacked seed from the others, in their spreads: ten to fourteen in runs without a KL penalty
+HACKED = 0.1  # share of hacked seeds
 ERROR = 1 - student.CONFIDENCE
 FIRST = (3, 5)  # seeds at the first look
-WORTH = (0.3, 0.5, 1.0)  # smallest effects of interest, in spreads
-APART = (1.0, 1.7, 2.5)  # and of studies that grow: 0.05 where a spread is 0.05, 0.03 and 0.02
+SMALLEST_EFFECTS = (0.3, 0.5, 1.0)  # smallest effects of interest, in spreads
+SEQUENTIAL_EFFECTS = (1.0, 1.7, 2.5)  # of sequential studies: 0.05 where a spread is 0.05, 0.03 and 0.02
 MOST = 400  # seeds after a follow-up, where more are asked for
 
 REAL = ["shape", "n", "effect", "studies", "shown", "shown_low", "shown_high", "no_difference"]
@@ -36,7 +36,7 @@ Shape = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """What Student's t is made for."""
+    """Normal differences, as Student's t assumes."""
     return rng.standard_normal(shape)
 
 
@@ -136,7 +136,7 @@ def simulate_beside(shapes: Mapping[str, Shape], studies: int) -> pd.DataFrame:
     for place, (name, shape) in enumerate(shapes.items()):
         rng = np.random.default_rng([GENERATOR, 100 + place])
         many = shape(rng, (1_000_000,))
-        for n in (n for n in TOLD if n >= resampling.ENOUGH_SEEDS):
+        for n in (n for n in SHOWN_SIZES if n >= resampling.ENOUGH_SEEDS):
             drawn = shape(rng, (studies, n))
             rows.append(
                 {"shape": name, "n": n, "studies": studies, "sign_flip": (resampling.sign_flip_p(drawn) < ERROR).mean()}
@@ -166,14 +166,14 @@ def simulate_families(shapes: Mapping[str, Shape], families: int) -> pd.DataFram
     rows = []
     for place, (name, shape) in enumerate(shapes.items()):
         rng = np.random.default_rng([GENERATOR, 200 + place])
-        for n in TOLD:
+        for n in SHOWN_SIZES:
             runs = shape(rng, (families, 1 + VARIANTS, n))
             p = stats.ttest_1samp(runs[:, 1:] - runs[:, :1], 0.0, axis=-1).pvalue  # [families, VARIANTS]
             false = (p < ERROR).sum(axis=1)
-            told = {"shape": name, "n": n, "families": families, "false_words": false.mean()}
-            told |= {"worst": np.quantile(false, 0.95)}
-            rows.append(told | {"correction": "none"} | rate(false > 0))
-            rows.append(told | {"correction": "Holm"} | rate(VARIANTS * p.min(axis=1) < ERROR))
+            row = {"shape": name, "n": n, "families": families, "false_words": false.mean()}
+            row |= {"worst": np.quantile(false, 0.95)}
+            rows.append(row | {"correction": "none"} | rate(false > 0))
+            rows.append(row | {"correction": "Holm"} | rate(VARIANTS * p.min(axis=1) < ERROR))
     return pd.DataFrame(rows)
 
 
@@ -182,12 +182,12 @@ def simulate_follow_up(studies: int) -> pd.DataFrame:
     rows = []
     for first in FIRST:
         drawn = normal(np.random.default_rng([GENERATOR, 300 + first]), (studies, MOST))
-        for x in WORTH:
+        for x in SMALLEST_EFFECTS:
             early = words(drawn[:, :first], x)
             late = np.where(early == "undecided", _later(drawn, first, x), early)
-            told = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, ("better", "worse")))}
-            told |= {"undecided": share_of(late == "undecided")}
-            rows.append(told | rate(np.isin(late, ("better", "worse"))))
+            row = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, ("better", "worse")))}
+            row |= {"undecided": share_of(late == "undecided")}
+            rows.append(row | rate(np.isin(late, ("better", "worse"))))
     return pd.DataFrame(rows)
 
 
@@ -200,18 +200,18 @@ def simulate_looks(shapes: Mapping[str, Shape], looks: Sequence[int], studies: i
     rows = []
     for place, (name, shape) in enumerate(shapes.items()):
         drawn = shape(np.random.default_rng([GENERATOR, 400 + place]), (studies, looks[-1]))
-        for x in APART:
+        for x in SEQUENTIAL_EFFECTS:
             for effect in (0.0, x, 2 * x):
-                said, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x))
-                false = said == "worse" if effect else np.isin(said, ("better", "worse"))
-                false = false | (said == "no difference") if effect else false
-                told = {"shape": name, "x": x, "effect": effect, "decided": share_of(said != "undecided")}
-                rows.append(told | {"seeds": seeds.mean()} | rate(false))
+                verdicts, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x))
+                false = verdicts == "worse" if effect else np.isin(verdicts, ("better", "worse"))
+                false = false | (verdicts == "no difference") if effect else false
+                row = {"shape": name, "x": x, "effect": effect, "decided": share_of(verdicts != "undecided")}
+                rows.append(row | {"seeds": seeds.mean()} | rate(false))
     return pd.DataFrame(rows)
 
 
 def _later(drawn: np.ndarray, first: int, x: float) -> np.ndarray:
-    """[studies] words on as many of the differences [studies, MOST] as decide at the spread of the first ones."""
+    """[studies] verdicts on as many of the differences [studies, MOST] as decide at the spread of the first ones."""
     sizes = np.arange(first, MOST + 1)
     spread = drawn[:, :first].std(axis=1, ddof=1)
     enough = 2 * spread[:, None] * student.half_width(1.0, sizes) <= x
@@ -225,7 +225,7 @@ def _later(drawn: np.ndarray, first: int, x: float) -> np.ndarray:
 
 
 def differences(study: Study, metrics: Sequence[str]) -> dict[str, pd.Series]:
-    """Metric -> differences [seed] of the study's second arm to its reference, of the metrics that move at all."""
+    """Metric -> differences [seed] of the study's second arm to its reference, of the metrics that change at all."""
     values = study.finals[study.finals["metric"].isin(metrics)].assign(step=0)
     paired = pairing.differences(values, study.reference)
     paired = paired[paired["arm"].isin(study.arms[1:2])].set_index("seed")
@@ -237,7 +237,7 @@ def real(paired: Mapping[str, pd.Series]) -> pd.DataFrame:
     """One row per metric and n: disjoint studies of n seeds, judged; "no difference" at one spread of all seeds."""
     rows = []
     for metric, values in paired.items():
-        for n in TOLD:
+        for n in SHOWN_SIZES:
             studies = values.to_numpy()[: len(values) // n * n].reshape(-1, n)
             row = {"shape": terms.name(metric), "n": n, "effect": 0.0} | judged(studies)
             rows.append(row | {"no_difference": alike(studies, values.std())})

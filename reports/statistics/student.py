@@ -1,11 +1,11 @@
-"""Student's t for the mean of paired differences: its interval, and the word that an interval is given."""
+"""Student's t interval for the mean of paired differences, and the verdict from an interval."""
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-12  # what is left of differences of equal numbers
+ROUNDING = 1e-12  # differences below this are rounding errors
 
 
 def t_interval(values: pd.Series) -> tuple[float, float]:
@@ -28,9 +28,9 @@ def verdict(
 ) -> np.ndarray:
     """better, worse, no difference or undecided, elementwise, from the ends of intervals of arm - reference.
 
-    "No difference" is asked first: an interval wholly within +-smallest_effect is one nobody would act on, even where
-    it leaves out zero. An interval that is not a number (fewer than two seeds) decides nothing, and neither does one
-    without a width: t measures by the spread of the differences, and there is none.
+    "No difference" comes first: an interval wholly within +-smallest_effect holds only differences that do not matter, even
+    if it excludes zero. An interval of NaN (fewer than two seeds) is undecided, and so is one of width zero, because t needs
+    the spread of the differences.
     """
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     up, down = ("better", "worse") if higher_is_better else ("worse", "better")

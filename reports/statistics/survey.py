@@ -1,4 +1,4 @@
-"""All studies of one scale side by side: every variant's effect and verdicts, and what became of every run."""
+"""All studies of one scale: the effect and verdict of every variant, and the outcomes of all runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ from reports.statistics.student import CONFIDENCE
 from repro import record
 
 KL = "test/kl"
-CONTROL = "Control"  # the registry's group of studies whose arms differ in nothing but luck
+CONTROL = "Control"  # the registry's group of studies whose arms differ only in random numbers
 UNLISTED = "not in the registry"  # a study of a detail that has been renamed or removed since
 WORDS = ("better", "worse", "no difference", "undecided")
 RESULTS = ("as predicted", "opposite", "not resolved")
 RAN_AWAY = "ran away"  # finished, but further from the SFT policy than the study's cap on the KL
-BESIDE = ("missing", RAN_AWAY)  # what the tracker has no word for
+DERIVED_OUTCOMES = ("missing", RAN_AWAY)  # outcomes that the tracker does not record
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the studies of a scale say together; every frame is in the registry's order."""
+    """The results of all studies of a scale; every frame is in the registry's order."""
 
     scale: str
     effects: pd.DataFrame  # one row per detail and variant: its interval, p, verdicts, outcomes and predictions
     pairs: pd.DataFrame  # detail, arm, seed, difference: on the primary metric of the detail's study
     runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run
     lost: tuple[dict, ...]  # detail, arm, outcome, seeds: runs without a result, and seeds that were never run
-    families: tuple[dict, ...]  # per primary metric: how many comparisons it holds, and what chance alone would give
+    families: tuple[dict, ...]  # per primary metric: numbers of comparisons, and false positives expected by chance
     studied: tuple[str, ...]  # details with a study
     left_out: Mapping[str, str]  # detail -> why its runs cannot be compared
     not_run: tuple[Mapping, ...]  # registered details without a study
     variants_not_run: tuple[tuple[str, str], ...]  # (detail, label) that the registry has and the study has not
     amended: tuple[str, ...]  # details whose plan was changed between their runs
-    troubles: tuple[tuple[str, str], ...]  # (detail, sentence): what could not be read, or does not belong together
+    troubles: tuple[tuple[str, str], ...]  # (detail, sentence): what cannot be read, or does not belong together
 
 
 def survey(
@@ -82,7 +82,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
     entry = known.get(study.detail, {"group": UNLISTED, "variants": ()})
     labels = list(entry["variants"])
     kl = findings.intervals[findings.intervals["metric"] == KL].set_index("arm")["mean"]
-    told = findings.tally.iloc[1:].reset_index(drop=True)  # the reference comes first
+    tally = findings.tally.iloc[1:].reset_index(drop=True)  # the reference comes first
     rows = findings.verdicts.assign(
         detail=study.detail,
         group=entry["group"],
@@ -94,9 +94,9 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         higher_is_better=study.higher_is_better,
         smallest_effect=study.smallest_effect,
         kl=findings.verdicts["arm"].map(kl).astype(float),
-        outcomes=told["outcomes"],
-        absent=told["absent"],
-        ran_away=told["ran_away"],
+        outcomes=tally["outcomes"],
+        absent=tally["absent"],
+        ran_away=tally["ran_away"],
         predictions=[_predictions(findings.predictions, arm) for arm in findings.verdicts["arm"]],
     )
     rank = {label: i for i, label in enumerate(labels)}
@@ -112,9 +112,9 @@ def _predictions(predictions: pd.DataFrame, arm: str) -> dict[str, int]:
 
 
 def _judged(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """All variants with their p values adjusted within each primary metric, and the verdicts that are left then.
+    """All variants with p values adjusted within each primary metric, and the verdicts after the adjustment.
 
-    A control compares a choice with itself: it is no test of a detail, and counts in no family.
+    A control compares a choice with itself, so it is not a test of a detail, and not part of a family.
     """
     frames = [frame for frame in frames if not frame.empty]
     if not frames:
@@ -140,17 +140,17 @@ def _pairs(studies: Sequence[Study], found: Mapping[str, Findings]) -> pd.DataFr
 def _lost(study: Study, findings: Findings) -> list[dict]:
     """The runs of a study that did not finish, and the seeds that were never run, by arm and outcome."""
     rows = []
-    for told in findings.tally.itertuples():
-        lost = {word: seeds for word, seeds in told.outcomes.items() if word != record.FINISHED}
-        lost |= {"missing": told.absent} if told.absent else {}
-        lost |= {RAN_AWAY: told.ran_away} if told.ran_away else {}
+    for row in findings.tally.itertuples():
+        lost = {word: seeds for word, seeds in row.outcomes.items() if word != record.FINISHED}
+        lost |= {"missing": row.absent} if row.absent else {}
+        lost |= {RAN_AWAY: row.ran_away} if row.ran_away else {}
         rows += [
             {
                 "detail": study.detail,
-                "arm": told.arm,
+                "arm": row.arm,
                 "outcome": word,
                 "seeds": [int(seed) for seed in seeds],
-                "counted": len(set(told.counted) & set(seeds)),
+                "counted": len(set(row.counted) & set(seeds)),
             }
             for word, seeds in sorted(lost.items())
         ]
@@ -158,7 +158,7 @@ def _lost(study: Study, findings: Findings) -> list[dict]:
 
 
 def families(effects: pd.DataFrame) -> tuple[dict, ...]:
-    """Per primary metric, the largest first: how many variants were tested, how many leave out zero, and by chance.
+    """Per primary metric, the largest first: numbers of variants tested, excluding zero, and excluding zero by chance.
 
     `hurdle` is the mean difference, in paired standard deviations, that the smallest p of the family needs at its
     usual number of seeds: t(1 - 0.05 / (2 tests), n - 1) / sqrt(n).
@@ -191,7 +191,9 @@ def outcomes(survey: Survey) -> dict[str, int]:
     Missing ones are counted too, and those that ran away, which finished or diverged as well.
     """
     counts = survey.runs["outcome"].value_counts().to_dict()
-    more = {word: sum(len(loss["seeds"]) for loss in survey.lost if loss["outcome"] == word) for word in BESIDE}
+    more = {
+        word: sum(len(loss["seeds"]) for loss in survey.lost if loss["outcome"] == word) for word in DERIVED_OUTCOMES
+    }
     return {word: int(n) for word, n in (counts | more).items() if n}
 
 

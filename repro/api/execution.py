@@ -18,7 +18,7 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
     """
     from repro.study import ablation
 
-    _require_its_looks(study)
+    _require_same_looks(study)
     console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
     console.print(ablation.source(study.detail.name), highlight=False, markup=False)
     if study.looks:
@@ -70,31 +70,31 @@ def undecided_arms(study) -> Collection[str]:
     return rows.loc[rows["verdict"] == "undecided", "arm"].tolist()
 
 
-def _require_its_looks(study) -> None:
-    """UserError where the store's runs of this study were, or may have been, judged at other numbers of seeds."""
+def _require_same_looks(study) -> None:
+    """UserError where this study in the store was, or may have been, judged at other numbers of seeds."""
     from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     try:
         with usable_store():
             recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
-    except UserError:  # nothing was judged yet; a store that cannot be used is told of where it is needed
+    except UserError:  # no run is recorded; an unusable store is reported where it is first needed
         return
-    asked, begun, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
+    requested, declared, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
     if recorded.looks and recorded.looks != study.looks:
         raise UserError(
-            f"this study is judged at {begun} seeds, as was declared when it began; go on with --until decided --looks "
-            f'{begun} (with make: UNTIL=decided LOOKS="{begun}"), or give it a store of its own'
+            f"this study was started with looks at {declared} seeds; continue it with --until decided --looks "
+            f'{declared} (with make: UNTIL=decided LOOKS="{declared}"), or use another store'
         )
     if study.looks and not recorded.looks and seen not in study.looks and seen > study.looks[0]:
         raise UserError(
-            f"{seen} seeds of this study have been looked at, and its looks are at {asked} seeds; put {seen} among them "
-            f'(with make: LOOKS="..."), or give it a store of its own'
+            f"a verdict at {seen} seeds of this study has been seen, and its looks are at {requested} seeds; add {seen} "
+            'to them (with make: LOOKS="..."), or use another store'
         )
 
 
 def check_data(studies, board) -> None:
-    """UserError where an arm's data or starting point would be refused, before anything of what is left is run."""
+    """UserError where a stage would refuse an arm's data or starting weights; checked before any job is run."""
     from repro.engine import atlas, launch
     from repro.stages import data
 
@@ -104,19 +104,19 @@ def check_data(studies, board) -> None:
 
 
 def warn_of_missing_gpu(scale, engine, board) -> None:
-    """Says that a scale made for GPUs has none here; it is run all the same: its budgets may be small."""
+    """Print a warning where a scale for GPUs runs on a machine without one; it is run, since its budget may be small."""
     from repro.engine import cost, launch
 
     if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
         print(
-            f"warning: scale {scale.name} is made for GPUs and this machine has none; `plan` says what it takes, and "
+            f"warning: scale {scale.name} is made for GPUs, and this machine has none; `plan` estimates the time, and "
             "--engine slurm runs it on a cluster",
             file=sys.stderr,
         )
 
 
 def execute(study, board, engine, command: str, console: Console = terminal.console) -> None:
-    """Run what is left to run of a study, shown and tracked."""
+    """Run the remaining jobs of a study, with progress and tracking."""
     if not board.over:
         engine.prepare()
     from repro.engine import launch
@@ -139,7 +139,7 @@ def run_jobs(board, engine, tracker, console: Console = terminal.console) -> Non
 
         try:
             engine.run(board, tick)
-        except BaseException:  # whatever ended it, jobs may go on elsewhere
+        except BaseException:  # whatever ended it, jobs on a cluster continue
             print(engine.parting(board), end="", file=sys.stderr)
             raise
         finally:

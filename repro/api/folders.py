@@ -1,4 +1,4 @@
-"""The folders that verbs write to, made and tried before anything is spent."""
+"""The folders that verbs write to, created and tested before anything is computed."""
 
 import os
 import tempfile
@@ -10,20 +10,22 @@ REPORTS, GALLERY = Path("reports") / "build", Path("reports") / "gallery"
 
 
 def cache_folder() -> Path:
-    """The folder of artefacts, made if need be and found writable."""
-    return writable_folder(cache_path(), "cache", "set REPRO_CACHE to one that is")
+    """The folder of artefacts, created if need be; UserError where it is not writable."""
+    return writable_folder(cache_path(), "cache", "set REPRO_CACHE to a folder that is")
 
 
 def cache_path() -> Path:
-    """Where the folder of artefacts is, whether or not it exists."""
+    """The path of the folder of artefacts, which may not exist."""
     return Path(os.environ.get("REPRO_CACHE") or "cache")
 
 
 def writable_folder(folder: Path, kind: str, remedy: str) -> Path:
-    """The folder, made if need be; UserError, which ends with the remedy, where nothing can be written to it."""
+    """The folder, created if need be; UserError, which ends with `remedy`, where it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # a name of its own: studies that start together try the same folder
+        with tempfile.TemporaryFile(
+            dir=folder
+        ):  # a unique name, since studies that start together test the same folder
             pass
     except OSError as error:
         raise UserError(f"the {kind} folder {folder} is not writable ({error.strerror}); {remedy}") from None
@@ -32,4 +34,4 @@ def writable_folder(folder: Path, kind: str, remedy: str) -> Path:
 
 def require_report_folder(root: Path = REPORTS) -> None:
     """UserError where pages cannot be written."""
-    writable_folder(root, "report", "run where it is")
+    writable_folder(root, "report", "run this in a folder where it is")

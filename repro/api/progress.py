@@ -1,4 +1,4 @@
-"""What a person watches while a study runs: each worker's stage and its latest numbers, and the time that is left."""
+"""The progress display of a running study: each worker's stage and its latest metrics, and the remaining time."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from repro.engine import cost
 from repro.engine.launch import Board, Job
 from repro.stages import stage
 
-WATCHED = {
+LIVE_METRICS = {
     "objective/score": "score",
     "objective/gold": "gold",
     "objective/kl": "KL",
@@ -26,7 +26,7 @@ WATCHED = {
     "dpo/train_accuracy": "accuracy",
 }
 
-TOLD = {
+FINAL_METRICS = {
     "test/sampled_win_rate": "win rate",
     "test/win_rate": "near-greedy",
     "test/sampled_gold": "gold",
@@ -39,11 +39,11 @@ TOLD = {
 
 
 class Progress:
-    """On a terminal a live table; elsewhere one line for each stage that ends."""
+    """Prints one line for each stage that ends, and on a terminal a live table."""
 
     def __init__(self, board: Board, workers: int, console: Console) -> None:
         self.board, self.workers, self.console = board, workers, console
-        self.began, self.told, self.trouble = time.time(), set(board.done), ""
+        self.began, self.printed, self.trouble = time.time(), set(board.done), ""
         self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Progress":
@@ -56,16 +56,18 @@ class Progress:
             self.live.stop()
 
     def update(self, trouble: str = "") -> None:
-        """Show what is new on the board; `trouble` is why nothing can be tracked just now."""
+        """Show what is new on the board; `trouble` says why the store cannot be written at the moment."""
         board = self.board
-        for key in [key for key in board.jobs if key in board.done | board.failed.keys() and key not in self.told]:
-            self.told.add(key)
+        for key in [key for key in board.jobs if key in board.done | board.failed.keys() and key not in self.printed]:
+            self.printed.add(key)
             self.console.print(self._ended(board.jobs[key]), highlight=False)
         if trouble and trouble != self.trouble:
-            self.console.print(f"[yellow]waiting[/yellow] to be tracked: {escape(trouble)}", highlight=False)
+            self.console.print(
+                f"[yellow]MLflow store not written[/yellow], tried again: {escape(trouble)}", highlight=False
+            )
         self.trouble = trouble
         if self.live:
-            self.live.update(Group(self._table(), Text(self._left(), style="dim")))
+            self.live.update(Group(self._table(), Text(self._remaining(), style="dim")))
 
     def _ended(self, job: Job) -> str:
         if job.key in self.board.failed:
@@ -73,16 +75,18 @@ class Progress:
         folder = self.board.cache / job.key
         seconds = json.loads((folder / stage.DONE).read_text())["seconds"]
         numbers = json.loads((folder / stage.RESULT).read_text())["metrics"]
-        told = ", ".join(f"{label} {numbers[name]:.3g}" for name, label in TOLD.items() if name in numbers)
-        return f"[green]done[/green]    {job.label}  ({seconds:.0f} s)  {told}"
+        shown = ", ".join(f"{label} {numbers[name]:.3g}" for name, label in FINAL_METRICS.items() if name in numbers)
+        return f"[green]done[/green]    {job.label}  ({seconds:.0f} s)  {shown}"
 
     def _table(self) -> Table:
-        columns = list(dict.fromkeys(WATCHED.values()))
+        columns = list(dict.fromkeys(LIVE_METRICS.values()))
         table = Table("stage", "arm", "seed", "episodes", "/s", *columns, box=None, header_style="dim")
         for key, began in self.board.running.items():
             job = self.board.jobs[key]
             last = next(reversed(self.board.journal(key)), {})
-            numbers = {WATCHED[name]: value for name, value in last.get("metrics", {}).items() if name in WATCHED}
+            numbers = {
+                LIVE_METRICS[name]: value for name, value in last.get("metrics", {}).items() if name in LIVE_METRICS
+            }
             rate = last.get("step", 0) / max(time.time() - began, 1e-9)
             table.add_row(
                 job.stage,
@@ -94,9 +98,11 @@ class Progress:
             )
         return table
 
-    def _left(self) -> str:
-        waiting = [job for key, job in self.board.jobs.items() if key not in self.board.done | self.board.failed.keys()]
-        seconds = cost.seconds(waiting, self.board.cache) / self.workers
+    def _remaining(self) -> str:
+        remaining = [
+            job for key, job in self.board.jobs.items() if key not in self.board.done | self.board.failed.keys()
+        ]
+        seconds = cost.seconds(remaining, self.board.cache) / self.workers
         elapsed = sum(time.time() - began for began in self.board.running.values()) / self.workers
         return (
             f"{len(self.board.done)}/{len(self.board.jobs)} stages, {time.time() - self.began:.0f} s so far, "

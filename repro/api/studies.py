@@ -102,15 +102,15 @@ def _study(
     """The study that is asked for, at a scale that is named or handed over."""
     from repro.study import ablation
 
-    own = isinstance(scale, Scale)
-    if own and changes:
-        raise UserError("changes are for a scale that is given by its name; use dataclasses.replace on your own")
-    asked = [str(seed) for seed in seeds or (scale.seeds if own and not until else ())]
-    budget = {} if own else {field: str(value) for field, value in changes.items()}
-    study = ablation.load(
-        name, "mini" if own else scale, asked, budget, shared, arms, until=until, looks=[str(look) for look in looks]
-    )
-    return _at_own_scale(study, scale, shared) if own else study
+    schedule = [str(look) for look in looks]
+    if isinstance(scale, Scale):
+        if changes:
+            raise UserError("changes are for a scale that is given by its name; use dataclasses.replace on your own")
+        asked = [str(seed) for seed in seeds or (() if until else scale.seeds)]
+        study = ablation.load(name, "mini", asked, {}, shared, arms, until=until, looks=schedule)
+        return _at_own_scale(study, scale, shared)
+    asked, budget = [str(seed) for seed in seeds], {field: str(value) for field, value in changes.items()}
+    return ablation.load(name, scale, asked, budget, shared, arms, until=until, looks=schedule)
 
 
 def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> Ablation:
@@ -132,11 +132,11 @@ def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> A
 @contextmanager
 def _workers_without_main() -> Iterator[None]:
     """Workers import no script: one that calls run_study at its top level would start itself again in each of them."""
-    main = sys.modules["__main__"]
-    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
-    main.__dict__["__spec__"] = None
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
     try:
         yield
     finally:
-        main.__dict__.pop("__spec__", None)
-        main.__dict__.update(kept)
+        del main["__spec__"]
+        main.update(kept)

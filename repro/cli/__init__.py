@@ -1,1 +1,1 @@
-"""What a person types, what a person watches meanwhile, and the registry as it is shown."""
+"""The command line: its verbs, the progress display, and the registry as list, card and documentation page."""

@@ -1,4 +1,4 @@
-"""The verbs `fetch` and `pretrain`, which bring or make the models and data that studies start from."""
+"""The verbs `fetch` and `pretrain`: download the models and data that studies start from; train the embedded base model."""
 
 import argparse
 from pathlib import Path
@@ -12,20 +12,37 @@ from repro.cli.parser import positive_integer
 
 
 def add_fetch(verbs) -> None:
-    verb = verbs.add_parser("fetch", help="bring what a scale needs from the hub, for a machine that cannot reach it")
-    verb.add_argument("scale", metavar="SCALE", help="pythia-160m to pythia-6.9b, or another whose fields name the hub")
+    verb = verbs.add_parser(
+        "fetch", help="download the models and data of a scale from the hub, also for a machine that cannot reach it"
+    )
+    verb.add_argument(
+        "scale", metavar="SCALE", help="pythia-160m to pythia-6.9b, or another scale with sources on the hub"
+    )
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
-    verb.add_argument("--released", action="store_true", help="the checkpoints that the paper's authors published too")
-    verb.add_argument("--to", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help="as plain files there too")
+    verb.add_argument("--released", action="store_true", help="also the checkpoints that the paper's authors published")
+    verb.add_argument(
+        "--to",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="also copy them as plain files into this folder",
+    )
     rows = {"type": positive_integer, "nargs": "?", "const": 1_000, "metavar": "ROWS"}
-    verb.add_argument("--check", default=argparse.SUPPRESS, help="compare our tokenisation with the authors'", **rows)
+    verb.add_argument(
+        "--check",
+        default=argparse.SUPPRESS,
+        help="compare our tokenisation of the first rows with the authors'",
+        **rows,
+    )
     verb.set_defaults(run=_fetch)
 
 
 def add_pretrain(verbs) -> None:
-    verb = verbs.add_parser("pretrain", help="make the embedded base model and tokenizer again")
+    verb = verbs.add_parser("pretrain", help="train the embedded base model and tokenizer again")
     verb.add_argument("folder", type=Path)
-    verb.add_argument("--steps", type=positive_integer, default=10_000, help="of all its phases together (10000)")
+    verb.add_argument(
+        "--steps", type=positive_integer, default=10_000, help="optimizer steps, of all phases together (10000)"
+    )
     verb.set_defaults(run=_pretrain)
 
 
@@ -37,19 +54,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
     budget = scale.find(arguments.scale, scale_changes(arguments))
     wanted = fetch.needs(budget, hub.STARTS.values() if arguments.released else ())
     if not wanted:
-        console.print(f"scale {budget.name} needs nothing of the hub")
+        console.print(f"scale {budget.name} has no source on the hub: nothing to download")
         return 0
     _show_needs({need: fetch.survey(need) for need in wanted})
-    brought = fetch.all_of(wanted, lambda need: print(f"here: {need.source}", flush=True))
-    console.print(f"what it was, commit by commit: {fetch.record(fetch.home(), brought)}", highlight=False)
+    downloaded = fetch.fetch_all(wanted, lambda need: print(f"complete: {need.source}", flush=True))
+    console.print(f"commits and files: {fetch.record(fetch.home(), downloaded)}", highlight=False)
     if budget.corpus == "tldr":
         console.print(", ".join(f"{what} {rows:,}" for what, rows in fetch.counts(budget).items()), highlight=False)
-    _say_how_to_carry(brought, fetch.home())
+    _say_how_to_carry(downloaded, fetch.home())
     if "to" in arguments:
-        paths = fetch.copy(brought, writable_folder(arguments.to, "target", "give another"))
-        fetch.record(arguments.to, brought)
+        paths = fetch.copy(downloaded, writable_folder(arguments.to, "target", "choose another one"))
+        fetch.record(arguments.to, downloaded)
         words = " ".join(f"{field}={path}" for field, path in paths.items())
-        console.print(f"as plain files: {arguments.to}; a scale reads them with --set {words}", highlight=False)
+        console.print(f"copied to {arguments.to}; use them with --set {words}", highlight=False)
     return _compare(fetch.agreements(budget, arguments.check)) if "check" in arguments else 0
 
 
@@ -61,20 +78,20 @@ def _show_needs(found) -> None:
     console.print(f"{_bytes(sum(each.missing for each in found.values()))} to download", highlight=False)
 
 
-def _say_how_to_carry(brought, home: Path) -> None:
+def _say_how_to_carry(downloaded, home: Path) -> None:
     from repro.engine import fetch
 
     console.print(
-        f"{_bytes(fetch.size(brought))} in {home}; for a machine without a network: "
+        f"{_bytes(fetch.size(downloaded))} in {home}; for a machine without a network: "
         f"rsync -a {home}/ THERE:.cache/huggingface/, and there "
-        "export HF_HUB_OFFLINE=1 (and HF_HOME=FOLDER, where it lies elsewhere)",
+        "export HF_HUB_OFFLINE=1 (and HF_HOME=FOLDER for another folder)",
         highlight=False,
     )
 
 
 def _compare(agreements) -> int:
-    """Exit code 1 where a column of ours is not the authors'."""
-    table = Table("file", "column", "rows", "the same", "first that is not", box=None, header_style="dim")
+    """Print the agreements; exit code 1 if a column differs from the authors'."""
+    table = Table("file", "column", "rows", "equal", "first difference", box=None, header_style="dim")
     found = list(agreements)
     for each in found:
         table.add_row(each.file, each.column, str(each.rows), str(each.same), each.first)

@@ -1,4 +1,4 @@
-"""The verb `atlas`: the study of every detail in one run, and the page over all of them."""
+"""The verb `atlas`: run the studies of all details together, and build one page on all of them."""
 
 import argparse
 from contextlib import suppress
@@ -13,13 +13,15 @@ from repro.errors import UserError
 
 
 def add_atlas(verbs) -> None:
-    verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build the page over all")
-    verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these (all of them)")
+    verb = verbs.add_parser("atlas", help="run the study of every detail, cheapest first, and build one page on all")
+    verb.add_argument("details", nargs="*", metavar="DETAIL", help="only these details (default: all)")
     verb.add_argument("--scale", default="mini", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
-    verb.add_argument("--plan", action="store_true", help="say what would run and how long it takes, and stop")
-    verb.add_argument("--page", action="store_true", help="build the page from the MLflow store, and run nothing")
+    verb.add_argument(
+        "--plan", action="store_true", help="print what would run and how long it would take; run nothing"
+    )
+    verb.add_argument("--page", action="store_true", help="build the page from the MLflow store; run nothing")
     add_fresh_option(verb)
     add_engine_options(verb)
     verb.set_defaults(run=_atlas)
@@ -35,11 +37,11 @@ def _atlas(arguments: argparse.Namespace) -> int:
         return build_index()
     cache = cache_folder()
     board, engine = atlas.board_of(studies, cache, arguments.fresh), choose_engine(arguments, studies)
-    waiting = [job for key, job in board.jobs.items() if key not in board.done]
+    remaining = [job for key, job in board.jobs.items() if key not in board.done]
     console.print(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
         f"{len(board.done)} of {len(board.jobs)} stages are cached; "
-        f"about {duration(cost.seconds(waiting, cache) / engine.workers)} with {engine}",
+        f"about {duration(cost.seconds(remaining, cache) / engine.workers)} with {engine}",
         highlight=False,
     )
     warn_of_corrupt_cache(board)
@@ -56,15 +58,15 @@ def _atlas(arguments: argparse.Namespace) -> int:
 
 
 def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
-    """Run what is left to run; the page of an interrupted atlas shows what there is."""
+    """Run the remaining jobs; an interrupted atlas still gets a page, on the runs that have finished."""
     from repro.engine import launch
+    from repro.tracking.atlas_tracker import AtlasTracker
     from repro.tracking.store import require_store
-    from repro.tracking.trackers import Trackers
 
     require_store(cache)
     launch.set_aside(board)
     try:
-        run_jobs(board, engine, Trackers(studies, board, command))
+        run_jobs(board, engine, AtlasTracker(studies, board, command))
     except BaseException:
         with suppress(UserError):
             build_atlas_page(studies[0].scale.name)

@@ -1,4 +1,4 @@
-"""The verb `calibrate`: the statistics, tried on runs that differ in nothing but luck."""
+"""The verb `calibrate`: test the statistics on runs that differ only in their random numbers."""
 
 import argparse
 from pathlib import Path
@@ -10,17 +10,18 @@ from repro.cli.options import command_of
 
 CALIBRATION = Path("docs") / "calibration.md"
 CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
-CALIBRATION_METRICS = ("test/gold", "test/score", "test/length", "test/kl")  # nothing wins at the smallest scale
+# Without the win rate: at the smallest scale no summary beats a reference.
+CALIBRATION_METRICS = ("test/gold", "test/score", "test/length", "test/kl")
 
 
 def add_calibrate(verbs) -> None:
-    verb = verbs.add_parser("calibrate", help="try the statistics on runs that differ in nothing but luck")
+    verb = verbs.add_parser("calibrate", help="test the statistics on runs that differ only in their random numbers")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds (1 to 100)")
     verb.set_defaults(run=_calibrate)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    """The control detail at the smallest scale, over many seeds, and the page on what the statistics say of it."""
+    """Run the control detail at the smallest scale over many seeds, and write the page on how the statistics behave."""
     from reports.pages import calibration
     from reports.reading import studies as read
     from repro.engine import launch
@@ -28,7 +29,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from repro.tracking.store import store_uri, usable_store
 
     study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
-    writable_folder(CALIBRATION.parent, "documentation", "run where it is")
+    writable_folder(CALIBRATION.parent, "documentation", "run this in a checkout with a writable one")
     board = launch.board_of(study, cache)
     execute(study, board, launch.local(study.scale), command_of(arguments, "calibrate"))
     print_failures(board)

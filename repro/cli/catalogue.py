@@ -1,4 +1,4 @@
-"""The registry as it is shown: every detail and check with its places in the source, as a list, as a card, as JSON."""
+"""The registry for readers: every detail and check with its places in the source, as a list, a card, or JSON."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from repro.errors import UserError
 from repro.study import ablation
 from repro.study.metrics import METRICS
 
-MOVES = {"up": "rises", "down": "falls", "same": "stays"}
+DIRECTIONS = {"up": "rises", "down": "falls", "same": "stays"}
 
 
 # ---------------------------------------------------------------------------------------------- the facts
@@ -27,7 +27,7 @@ MOVES = {"up": "rises", "down": "falls", "same": "stays"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A detail or a check, with where it is declared, and where it is picked or measured."""
+    """A detail or a check, with the places of its declaration and of the calls that read or log it."""
 
     declared: Detail | Check
     group: str
@@ -85,9 +85,9 @@ def find(name: str) -> Entry:
 
 
 def meaning(metric: str) -> str:
-    """What `repro/study/metrics.py` says of a metric, or of the first pattern that it falls under.
+    """The definition of a metric in `repro/study/metrics.py`, by its name or the first pattern that it matches.
 
-    "as test/, of ..." is what it says of the same name there, and "of ...". UserError where it says nothing.
+    A definition "as test/, of ..." becomes the definition of the same name under test/, followed by "of ...".
     """
     pattern = metric if metric in METRICS else next((each for each in METRICS if fnmatchcase(metric, each)), "")
     if not pattern:
@@ -98,16 +98,18 @@ def meaning(metric: str) -> str:
     return f"{meaning(other[1] + metric.removeprefix(pattern.rstrip('*')))}; {other[2]}"
 
 
-def in_words(move: str | Mapping[str, str], label: str = "{}") -> str:
-    """A prediction as a predicate: `rises`, or where variants differ `rises at 0, 0.01; falls at 0.2`."""
-    if isinstance(move, str):
-        return MOVES[move]
-    labels = {word: [label.format(each) for each in move if move[each] == word] for word in MOVES}
-    return "; ".join(f"{MOVES[word]} at {', '.join(found)}" for word, found in labels.items() if found)
+def in_words(effect: str | Mapping[str, str], label: str = "{}") -> str:
+    """An expected effect as a predicate: `rises`, or where variants differ `rises at 0, 0.01; falls at 0.2`."""
+    if isinstance(effect, str):
+        return DIRECTIONS[effect]
+    labels = {
+        direction: [label.format(each) for each in effect if effect[each] == direction] for direction in DIRECTIONS
+    }
+    return "; ".join(f"{DIRECTIONS[direction]} at {', '.join(found)}" for direction, found in labels.items() if found)
 
 
 def clashes(declared: Detail | Check) -> list[str]:
-    """Sentences on what makes no sense together with this one; what has one reason is told in one."""
+    """Sentences on the choices that make no sense with this one; those with the same reason share a sentence."""
     found: dict[tuple[str, str], list[str]] = {}
     for clash in CLASHES:
         one, other = _at(clash.one, clash.labels), _at(clash.other, clash.other_labels)
@@ -116,7 +118,7 @@ def clashes(declared: Detail | Check) -> list[str]:
             found.setdefault((one, why), []).append(other)
         elif clash.other is declared:
             found.setdefault((other, why), []).append(one)
-    return [f"{mine} with {', '.join(theirs)}: {why}" for (mine, why), theirs in found.items()]
+    return [f"{own} with {', '.join(clashing)}: {why}" for (own, why), clashing in found.items()]
 
 
 def _at(detail: Detail, labels: tuple[str, ...]) -> str:
@@ -126,7 +128,7 @@ def _at(detail: Detail, labels: tuple[str, ...]) -> str:
 
 
 def numbers(declared: Detail | Check) -> str:
-    """The paper's enumeration, as `N+ 5, 14`; empty where it does not count this one."""
+    """The paper's numbers for this one, as `N+ 5, 14`; empty where the paper does not enumerate it."""
     return f"N+ {', '.join(map(str, declared.numbers))}" if declared.numbers else ""
 
 
@@ -140,7 +142,7 @@ def counted(chosen: Iterable[Entry]) -> str:
 
 
 def record(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON; the fields of the other kind are empty."""
+    """An entry as JSON; the fields of the other kind (detail or check) are empty."""
     declared = entry.declared
     return {
         "name": entry.name,
@@ -163,10 +165,12 @@ def _own_fields(declared: Detail) -> dict[str, Any]:
         "reference": declared.reference,
         "variants": [{"label": label, "does": declared.variants[label].does} for label in labels],
         "hypothesis": declared.hypothesis,
-        "moves": {m: move if isinstance(move, str) else dict(move) for m, move in declared.moves.items()},
+        "expected": {
+            metric: effect if isinstance(effect, str) else dict(effect) for metric, effect in declared.expected.items()
+        },
         "measures": "",
         "found": "",
-        "metrics": list(declared.moves),
+        "metrics": list(declared.expected),
     }
 
 
@@ -176,7 +180,7 @@ def _(declared: Check) -> dict[str, Any]:
         "reference": "",
         "variants": [],
         "hypothesis": "",
-        "moves": {},
+        "expected": {},
         "measures": declared.measures,
         "found": declared.found,
         "metrics": list(declared.metrics),
@@ -185,12 +189,12 @@ def _(declared: Check) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------- for the terminal
 
-WIDE = 120  # columns, from which the list has room for the questions
+WIDE = 120  # columns; a terminal this wide shows the questions too
 READABLE = 100  # columns of running text
 
 
 def listing(width: int) -> RenderableType:
-    """Every entry under its group's heading, in a line, or two where there is room; the reference first, in green."""
+    """Every entry under its group's heading, in one line, or two on a wide terminal; the reference is first, in green."""
     everything = entries()
     names = max(map(len, everything))
     marks = max(len(numbers(entry.declared)) for entry in everything.values())
@@ -203,7 +207,7 @@ def listing(width: int) -> RenderableType:
         for name in members:
             table.add_row(*_line(everything[name], width))
         parts += [Text(f"\n{group}", style="bold underline"), table]
-    end = f"\n{counted(everything.values())}, of a detail the reference first.\nAll about one: make details DETAIL=name"
+    end = f"\n{counted(everything.values())}, a detail's reference first.\nMore on one: make details DETAIL=name"
     return Group(*parts, Text(end))
 
 
@@ -228,7 +232,7 @@ def _(declared: Check) -> list[Text]:
 
 
 def card(entry: Entry) -> RenderableType:
-    """All that there is to know of one entry."""
+    """All facts on one entry."""
     declared = entry.declared
     facts = [
         ("group", entry.group),
@@ -258,7 +262,7 @@ def _own_card(declared: Detail) -> list[RenderableType]:
     return [
         _titled("variants, the reference first", _pairs(variants)),
         _titled("hypothesis", Text(declared.hypothesis)),
-        _titled("prediction, where the reference is left", _pairs(_moves(declared))),
+        _titled("prediction, relative to the reference", _pairs(_expected(declared))),
         _titled("study", Text(f"make ablation DETAIL={declared.name}\n{ablation.source(declared.name)}")),
     ]
 
@@ -273,9 +277,9 @@ def _(declared: Check) -> list[RenderableType]:
     ]
 
 
-def _moves(detail: Detail) -> Iterator[tuple[Text, Text]]:
-    for metric, move in detail.moves.items():
-        yield Text(metric, style="bold"), Text.assemble(in_words(move), (f"\n{meaning(metric)}", "dim"))
+def _expected(detail: Detail) -> Iterator[tuple[Text, Text]]:
+    for metric, effect in detail.expected.items():
+        yield Text(metric, style="bold"), Text.assemble(in_words(effect), (f"\n{meaning(metric)}", "dim"))
 
 
 def _titled(title: str, body: RenderableType) -> RenderableType:

@@ -1,4 +1,4 @@
-"""`docs/details.md`, made from the registry: every detail and check on one page, as GitHub shows Markdown."""
+"""Writes `docs/details.md` from the registry: every detail and check on one page of Markdown for GitHub."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -23,10 +23,10 @@ NUMBERED = (
     "fixed shapes, and on which side they are padded",
     "validation comparisons come from other policies than those for training",
     "dropout is off",
-    "the technology: precision and sharding",
-    "SFT: set-up",
-    "reward model: set-up",
-    "reward model: how the head starts",
+    "infrastructure: precision and sharding",
+    "SFT: setup",
+    "reward model: setup",
+    "reward model: initialisation of the head",
     "reward model: read at the end of text",
     "reward model: its output before the end of text means little",
     "reward model: left and right padding agree to rounding",
@@ -35,7 +35,7 @@ NUMBERED = (
     "reward model: agreement with a judge",
     "reward model: calibration",
     "DPO's implicit reward model",
-    "PPO: set-up",
+    "PPO: setup",
     "PPO: prompts are those of SFT, reshuffled when exhausted",
     "PPO: the critic starts as the reward model",
     "PPO: the EOS trick",
@@ -53,11 +53,10 @@ Every implementation detail of RLHF with PPO that this project can vary or measu
 from the order of its sections); "blog" is its forerunner, *The N Implementation Details of RLHF with PPO* (2023).
 
 A **detail** is a choice: its first variant is the reference, what the paper's code does unless a comment beside the
-declaration says why not; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
+declaration says otherwise; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
 the same seeds and ends with a verdict; without a file in `ablations/`, the declaration implies its study: every variant, at
 scale mini, judged by `test/sampled_win_rate`. A **check** is something that the paper measured: every run logs it. Predictions
-were declared before the runs. They are of what happens where the reference is left: at every other variant, unless some are
-named.
+were declared before the runs. They are relative to the reference, and of every other variant unless some are named.
 
 The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
 """
@@ -73,7 +72,7 @@ def markdown() -> str:
 
 
 def write() -> None:
-    """Writes the page; a UserError where there is no such folder, as beside an installed package."""
+    """Write the page; UserError where there is no docs folder, as in an installed package."""
     if not (ROOT / PAGE).parent.is_dir():
         raise UserError(
             f"there is no folder {PAGE.parent} beside the package; run this in a checkout of the repository"
@@ -82,7 +81,7 @@ def write() -> None:
 
 
 def is_stale() -> bool:
-    """Whether the page is not what the registry and the source say today."""
+    """Whether the page differs from what the registry and the source say now."""
     return not (ROOT / PAGE).exists() or (ROOT / PAGE).read_text(encoding="utf-8") != markdown()
 
 
@@ -119,11 +118,14 @@ def _section(entry: Entry) -> str:
 def _own_section(declared: Detail) -> list[str]:
     does = [(f"`{label}`", prose(declared.variants[label].does)) for label in (declared.reference, *others(declared))]
     does[0] = (f"**{does[0][0]}** (reference)", does[0][1])
-    moves = [(f"`{m}`", in_words(move, "`{}`"), prose(meaning(m))) for m, move in declared.moves.items()]
+    effects = [
+        (f"`{metric}`", in_words(effect, "`{}`"), prose(meaning(metric)))
+        for metric, effect in declared.expected.items()
+    ]
     return [
         table(("variant", "what it does"), does),
         f"*Hypothesis.* {prose(declared.hypothesis)}\n",
-        table(("metric", "prediction", "what it is"), moves),
+        table(("metric", "prediction", "what it is"), effects),
     ]
 
 
@@ -169,6 +171,6 @@ def slug(heading: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text whose punctuation Markdown is not to read; code spans are left as they are."""
+    """Text with Markdown's punctuation escaped, except in code spans."""
     parts = text.split("`")
     return "`".join(part if i % 2 else re.sub(r"([*<&\[\]~$\\])", r"\\\1", part) for i, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""The verb `judge`: a language model compares a study's summaries with the references, once a person agrees to the cost."""
+"""The verb `judge`: a language model compares a study's summaries with the references, after consent to the cost."""
 
 import argparse
 import math
@@ -14,27 +14,35 @@ from repro.errors import UserError
 
 
 def add_judge(verbs) -> None:
-    """Its own options: what is asked of an endpoint costs money, and is of no study file."""
+    """The verb and its options, which no study file declares: requests to an endpoint cost money."""
     verb = verbs.add_parser("judge", help="have a language model compare a study's summaries with the references")
     verb.add_argument("study", metavar="DETAIL")
-    verb.add_argument("--scale", default="mini", help="mini (the default), pythia-1b, or a changed one's full name")
-    verb.add_argument("--model", required=True, metavar="NAME", help="as its endpoint calls it")
-    verb.add_argument("--base-url", default="", metavar="URL", help="another endpoint, as http://HOST:8000/v1")
-    verb.add_argument("--key-env", default="", metavar="NAME", help="variable that holds the endpoint's key")
     verb.add_argument(
-        "--posts", type=positive_integer, default=argparse.SUPPRESS, metavar="N", help="the first N alone"
+        "--scale", default="mini", help="mini (the default), pythia-1b, or the full name of a scale with changed fields"
     )
-    verb.add_argument("--temperature", type=float, default=argparse.SUPPRESS, help="the endpoint's own")
-    verb.add_argument("--max-tokens", type=positive_integer, default=512, metavar="N", help="of an answer (512)")
-    verb.add_argument("--threads", type=positive_integer, default=8, metavar="N", help="questions at a time (8)")
-    verb.add_argument("--price-in", type=price, default=argparse.SUPPRESS, metavar="X", help="of a million asked")
-    verb.add_argument("--price-out", type=price, default=argparse.SUPPRESS, metavar="X", help="of a million answered")
-    verb.add_argument("--yes", action="store_true", help="ask the judge without asking here first")
+    verb.add_argument("--model", required=True, metavar="NAME", help="the model's name at its endpoint")
+    verb.add_argument("--base-url", default="", metavar="URL", help="another endpoint, such as http://HOST:8000/v1")
+    verb.add_argument("--key-env", default="", metavar="NAME", help="environment variable with the endpoint's key")
+    verb.add_argument(
+        "--posts", type=positive_integer, default=argparse.SUPPRESS, metavar="N", help="judge only the first N posts"
+    )
+    verb.add_argument(
+        "--temperature", type=float, default=argparse.SUPPRESS, help="sampling temperature (default: the endpoint's)"
+    )
+    verb.add_argument("--max-tokens", type=positive_integer, default=512, metavar="N", help="limit of an answer (512)")
+    verb.add_argument("--threads", type=positive_integer, default=8, metavar="N", help="concurrent requests (8)")
+    verb.add_argument(
+        "--price-in", type=price, default=argparse.SUPPRESS, metavar="X", help="price of a million prompt tokens"
+    )
+    verb.add_argument(
+        "--price-out", type=price, default=argparse.SUPPRESS, metavar="X", help="price of a million completion tokens"
+    )
+    verb.add_argument("--yes", action="store_true", help="send the requests without asking for consent")
     verb.set_defaults(run=_judge)
 
 
 def _judge(arguments: argparse.Namespace) -> int:
-    """A language model's word on every run that was evaluated: told what it costs, asked, published, and on the page."""
+    """Judge every evaluated run: print the cost, ask for consent, send the questions, publish the answers, build the page."""
     from reports.reading import studies as read
     from repro.stages import judge
     from repro.tracking.attach import publish_judgement
@@ -52,27 +60,27 @@ def _judge(arguments: argparse.Namespace) -> int:
     answers = judge.Answers(cache_folder() / "judge")
     failures = _ask_judge(arguments, who, judge.questions_of(who, tables), answers)
     run_ids = study.runs.set_index(["arm", "seed"])["run_id"]
-    said = {place: judge.judgement(who, table, answers) for place, table in tables.items()}
-    for place, judgement in said.items():
+    judgements = {place: judge.judgement(who, table, answers) for place, table in tables.items()}
+    for place, judgement in judgements.items():
         publish_judgement(run_ids[place], judgement)
-    console.print(_verdicts({place: judgement["metrics"] for place, judgement in said.items()}))
+    console.print(_verdicts({place: judgement["metrics"] for place, judgement in judgements.items()}))
     build_and_publish(study.detail, study.scale)
     for reason in failures[-1:]:
-        print(f"{len(failures)} questions have no answer; the same command asks again. {reason}", file=sys.stderr)
+        print(f"{len(failures)} questions have no answer; the same command asks them again. {reason}", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _verdicts(metrics: dict[tuple[str, int], dict[str, float]]) -> Table:
-    """What the judge said of each run, in numbers."""
+    """The judge's metrics of each run, as a table."""
     heads = {"win_rate": "win rate", "sft_win_rate": "before PPO", "tie_rate": "ties", "unparsable": "unparsable"}
-    told = Table("arm", "seed", *heads.values(), box=None, header_style="dim")
+    table = Table("arm", "seed", *heads.values(), box=None, header_style="dim")
     for (arm, seed), found in metrics.items():
-        told.add_row(arm, str(seed), *(f"{found.get(f'judge/{name}', math.nan):.3f}" for name in heads))
-    return told
+        table.add_row(arm, str(seed), *(f"{found.get(f'judge/{name}', math.nan):.3f}" for name in heads))
+    return table
 
 
 def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[str]:
-    """Ask what has no answer yet, once a person has agreed to what it costs; why questions failed."""
+    """Ask the questions without an answer, after consent to the cost; returns the errors of those that failed."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from repro.stages import judge
@@ -80,7 +88,7 @@ def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[s
     waiting = {key: messages for key, messages in questions.items() if key not in answers.known}
     console.print(
         f"{who.name} at {who.host}: {len(questions)} questions, every pair in both orders; "
-        f"{len(questions) - len(waiting)} are answered already",
+        f"{len(questions) - len(waiting)} are already answered",
         highlight=False,
     )
     if not waiting:
@@ -95,18 +103,18 @@ def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[s
 
 
 def _prices(arguments: argparse.Namespace) -> list[float]:
-    """Of a million tokens, in and out; empty where none was given."""
+    """Prices of a million prompt and completion tokens; empty where none was given."""
     given = [getattr(arguments, name) for name in ("price_in", "price_out") if name in arguments]
     if len(given) == 1:
-        raise UserError("one price alone gives no cost; give both --price-in and --price-out")
+        raise UserError("the cost needs both prices; give --price-in and --price-out")
     return given
 
 
 def _require_consent(given: bool, what: str) -> None:
-    """UserError unless a person agrees, in advance or when asked now."""
+    """UserError unless a person has agreed with --yes or agrees when asked."""
     if given:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"nobody is there to agree to {what}; give --yes")
+        raise UserError(f"there is no terminal to ask for consent to {what}; give --yes to agree")
     if input(f"{what}? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UserError("nothing was asked; answer y to go on, or give --yes")
+        raise UserError("no question was sent; answer y to go on, or give --yes")

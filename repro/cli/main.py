@@ -1,4 +1,4 @@
-"""The command line: `python -m repro VERB ...`. Few verbs; every budget is a field of Scale, changed with --set."""
+"""The command line, `python -m repro VERB ...`: every budget is a field of Scale, which --set changes."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ VERBS = (
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
-    gc.set_threshold(20_000)  # imports make what stays: looking through it every 700 objects takes a tenth of the start
+    gc.set_threshold(20_000)  # at the default, 700, collecting takes a tenth of the start-up
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _quiet()
     try:
@@ -43,11 +43,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads, as `head` does, has had enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
 
 
@@ -60,7 +60,7 @@ def _parser() -> Parser:
 
 
 def _quiet() -> None:
-    """MLflow's migrations and library warnings are not news to a person who watches a study."""
+    """Silence the libraries' warnings and MLflow's log of migrations."""
     warnings.filterwarnings("ignore")
-    # Also in the processes that this one starts, and in their watchdog, which tells of each lock of an ended worker.
+    # Also in child processes, and in their resource tracker, which warns of each lock of an ended worker.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -1,4 +1,4 @@
-"""The pages that verbs build from the MLflow store: of a study, over all details at a scale, and the index of them."""
+"""Builds pages from the MLflow store: of a study, on all details at a scale, and the index of all pages."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from repro.api.terminal import console
 
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
-    """Build a study's page into the folder of all pages; the file and the verdict in words."""
+    """Build a study's page and print its verdict; returns the file and the verdict."""
     from reports.pages import markup, page
     from reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
@@ -23,7 +23,7 @@ def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Pat
 
 
 def build_and_publish(detail: str, scale: str) -> None:
-    """Build a study's page, put it into the store beside its runs too, and build the index."""
+    """Build a study's page and the index, and store the page with the study's parent run."""
     from repro.tracking.attach import publish_report
 
     path, verdict = build_study_page(detail, scale)
@@ -32,7 +32,7 @@ def build_and_publish(detail: str, scale: str) -> None:
 
 
 def build_index(root: Path = REPORTS) -> int:
-    """Build the index of all pages; the exit code of a verb that ends with it."""
+    """Build the index of all pages; returns 0, the exit code of the verb that ends with it."""
     from reports.pages import index
     from repro.cli.source import ROOT, Source
     from repro.tracking.store import store_uri, usable_store
@@ -49,11 +49,11 @@ def build_paper_page(root: Path = REPORTS) -> None:
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
-        console.print(f"\nthe paper beside it: {paper.build(store_uri(), root / 'paper')}", highlight=False)
+        console.print(f"\ncomparison with the paper: {paper.build(store_uri(), root / 'paper')}", highlight=False)
 
 
 def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
-    """Build the page over all details at a scale."""
+    """Build the page on all details at a scale."""
     from reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
@@ -67,7 +67,7 @@ def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
 
 
 def _registered() -> list[dict]:
-    """What the pages over all details are told of each."""
+    """The registry's details as records for the page on all details."""
     from repro.cli import catalogue
 
     records = [record for record in map(catalogue.record, catalogue.entries().values()) if record["kind"] == "detail"]

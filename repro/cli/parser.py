@@ -1,4 +1,4 @@
-"""The argument parser with its one-line errors, and the types that its options have."""
+"""The argument parser, with one-line errors, and the types of options."""
 
 import argparse
 import math
@@ -9,14 +9,14 @@ from repro.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument errors in one line, as all other errors are."""
+    """A parser whose errors are UserErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `python -m repro --help`")
 
 
 def pairs_of(option: str, words: Sequence[str], form: str) -> dict[str, str]:
-    """What NAME=VALUE words say; UserError, with the form that is wanted, where one says nothing or a name comes twice."""
+    """NAME=VALUE words as a dict; UserError where a word has no value (with the right `form`) or a name comes twice."""
     pairs = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -29,14 +29,14 @@ def pairs_of(option: str, words: Sequence[str], form: str) -> dict[str, str]:
 
 
 def positive_integer(word: str) -> int:
-    """The type of an option that counts something."""
+    """Type of an option: an integer of at least 1."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
     return int(word)
 
 
 def price(word: str) -> float:
-    """The type of an option that is a price."""
+    """Type of an option: a finite number of at least 0."""
     try:
         amount = float(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The verb `plan`: what a study would run, what of it is cached, and how long the rest will take."""
+"""The verb `plan`: the stages that a study would run, which are cached, and how long the rest will take."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from repro.errors import UserError
 
 
 def add_plan(verbs) -> None:
-    verb = verbs.add_parser("plan", help="what a study would run, what is cached, and how long it will take")
+    verb = verbs.add_parser("plan", help="show what a study would run, what is cached, and how long it will take")
     add_study_options(verb)
     add_fresh_option(verb)
     verb.set_defaults(run=_plan)
@@ -32,8 +32,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     console.print(ablation.source(arguments.study), highlight=False, markup=False)
     warn_of_corrupt_cache(board)
     tell_of_outdated_code(board)
-    waiting, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
-    speeds = speed.UNMEASURED if gpu or not waiting else speed.known(cache, study.scale)
+    remaining, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
+    speeds = speed.UNMEASURED if gpu or not remaining else speed.known(cache, study.scale)
     each = "time each" if gpu else "seconds each"
     table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in board.jobs.values()):
@@ -44,25 +44,25 @@ def _plan(arguments: argparse.Namespace) -> int:
         taken = duration(seconds) if gpu else f"{seconds:.0f}"
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
     console.print(table)
-    for line in cost.told(waiting, study.scale, cache, workers) if gpu and waiting else ():
+    for line in cost.requirements(remaining, study.scale, cache, workers) if gpu and remaining else ():
         console.print(line, highlight=False)
-    for line in forecast.sources(waiting, cache, str(speeds)) if not gpu else ():
+    for line in forecast.sources(remaining, cache, str(speeds)) if not gpu else ():
         console.print(line, highlight=False)
     # Workers take about as long to start as this process did, once the launcher has.
-    seconds = forecast.wall(waiting, cache, workers, 2 * start_up)
+    seconds = forecast.wall(remaining, cache, workers, 2 * start_up)
     console.print(
-        f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if waiting else "everything is cached"
+        f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if remaining else "everything is cached"
     )
-    if study.looks and waiting:
+    if study.looks and remaining:
         first = launch.jobs_of(study.at(study.looks[0], study.arms))
-        begun = forecast.wall([job for job in waiting if job.key in first], cache, workers, 2 * start_up)
+        begun = forecast.wall([job for job in remaining if job.key in first], cache, workers, 2 * start_up)
         console.print(
-            f"that is for all looks, at {joined_numbers(study.looks)} seeds; it ends at the first that decides, of which the "
-            f"earliest takes about {duration(begun)}",
+            f"that is for all looks, at {joined_numbers(study.looks)} seeds; the study ends at the first look that decides it, "
+            f"the earliest after about {duration(begun)}",
             highlight=False,
         )
     if refusal:
-        console.print(f"this machine would not run it: {refusal}", highlight=False)
+        console.print(f"`run` would refuse this on this machine: {refusal}", highlight=False)
     return 0
 
 
@@ -76,7 +76,7 @@ def _seconds_since_start() -> float:
 
 
 def _workers(scale) -> tuple[int, str]:
-    """As many as a plan counts on here: one where this machine has too few GPUs, and why a run would be refused."""
+    """The number of workers that a run would have; 1 and the reason where this machine has too few GPUs for a run."""
     from repro.engine import launch
 
     try:

@@ -1,4 +1,4 @@
-"""The verbs `details` and `docs`, which show the registry of details: in the terminal, and as `docs/details.md`."""
+"""The verbs `details` and `docs`: show the registry of details in the terminal; write it to `docs/details.md`."""
 
 import argparse
 import json
@@ -8,15 +8,15 @@ from repro.api.terminal import console
 
 
 def add_details(verbs) -> None:
-    verb = verbs.add_parser("details", help="the registry: every detail and its variants")
-    verb.add_argument("name", nargs="?", default="", metavar="NAME", help="all about one detail or check")
+    verb = verbs.add_parser("details", help="list every detail and its variants")
+    verb.add_argument("name", nargs="?", default="", metavar="NAME", help="everything on one detail or check")
     verb.add_argument("--json", action="store_true", help="as JSON")
     verb.set_defaults(run=_details)
 
 
 def add_docs(verbs) -> None:
     verb = verbs.add_parser("docs", help="write docs/details.md from the registry")
-    verb.add_argument("--check", action="store_true", help="write nothing; exit code 1 if it is stale")
+    verb.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if the file is stale")
     verb.set_defaults(run=_docs)
 
 
@@ -40,6 +40,6 @@ def _docs(arguments: argparse.Namespace) -> int:
         docs.write()
         print(f"wrote {docs.PAGE}")
     elif docs.is_stale():
-        print(f"{docs.PAGE} is not what the registry says; make docs writes it again", file=sys.stderr)
+        print(f"{docs.PAGE} differs from the registry; write it again with: make docs", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""The verbs `report`, `figures` and `inspect`, which build pages from the MLflow store and run nothing."""
+"""The verbs `report`, `figures` and `inspect`: build pages from the MLflow store; they run no stage."""
 
 import argparse
 import sys
@@ -24,9 +24,13 @@ def add_figures(verbs) -> None:
 
 
 def add_inspect(verbs) -> None:
-    verb = verbs.add_parser("inspect", help="a training episode token by token; without --episode, which were kept")
-    verb.add_argument("which", metavar="RUN", help="an MLflow run id or its beginning, or DETAIL/ARM/SEED")
-    verb.add_argument("--episode", type=int, default=argparse.SUPPRESS, metavar="N", help="its number in training")
+    verb = verbs.add_parser(
+        "inspect", help="show a training episode token by token; without --episode, list the recorded ones"
+    )
+    verb.add_argument("which", metavar="RUN", help="an MLflow run id, its beginning, or DETAIL/ARM/SEED")
+    verb.add_argument(
+        "--episode", type=int, default=argparse.SUPPRESS, metavar="N", help="the episode's number in training"
+    )
     verb.set_defaults(run=_inspect)
 
 
@@ -49,12 +53,14 @@ def _figures(_: argparse.Namespace) -> int:
     require_report_folder()
     found = recorded_studies()
     if not found:
-        raise UserError(f"the MLflow store {store_uri()} holds no study; run one, as make ablation DETAIL=whiten_adv")
+        raise UserError(
+            f"the MLflow store {store_uri()} holds no study; run one, for example make ablation DETAIL=whiten_adv"
+        )
     for detail, scale in found:
         try:
             build_study_page(detail, scale)
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
     build_paper_page()
     for scale in several(found):
         build_atlas_page(scale)
@@ -71,14 +77,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from reports.pages import inspect
     from repro.tracking.store import store_uri, usable_store
 
-    wide = Console(width=max(console.width, inspect.WIDTH))  # a number that wraps is better than one cut off
+    wide = Console(width=max(console.width, inspect.WIDTH))  # rows may wrap, so that no number is cut off
     with usable_store():
         if "episode" not in arguments:
             wide.print(inspect.listing(store_uri(), arguments.which))
             return 0
-        told = inspect.shown(store_uri(), arguments.which, arguments.episode)
+        episode = inspect.shown(store_uri(), arguments.which, arguments.episode)
         require_report_folder()
         path = inspect.build_one(store_uri(), arguments.which, arguments.episode, REPORTS / "episodes")
-    wide.print(told)
+    wide.print(episode)
     console.print(f"page: {path}", highlight=False)
     return 0

@@ -1,4 +1,4 @@
-"""The verb `run`, which brings a study to its verdict, and the verb `stage`, with which an engine starts one of its jobs."""
+"""The verb `run`, which runs a study to its verdict, and the internal verb `stage`, which runs one job of it."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def add_run(verbs) -> None:
 
 
 def add_stage(verbs) -> None:
-    verb = verbs.add_parser("stage", help="internal: one stage of a study, from a file that its launcher wrote")
+    verb = verbs.add_parser("stage", help="internal: run one stage, described by a file that the launcher wrote")
     verb.add_argument("file", type=Path, metavar="FILE")
     verb.set_defaults(run=_stage)
 

@@ -1,4 +1,4 @@
-"""Where the project's own source declares a detail or check, reads it, and logs a metric: found in its syntax trees."""
+"""Finds in the project's syntax trees where a detail or check is declared, where it is read, and where a metric is logged."""
 
 import ast
 from collections import defaultdict
@@ -22,14 +22,14 @@ class Place(NamedTuple):
 
 
 class Source:
-    """The trees of `root`'s `repro`; every answer is in the order of the files and lines."""
+    """The syntax trees of `root`'s `repro`; every result is in the order of files and lines."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @cached_property
     def _nodes(self) -> list[tuple[str, ast.AST]]:
-        """Of each file, named from the root, the nodes that some answer is about."""
+        """The assignments, calls and functions of each file, whose name is relative to the root."""
         files = [
             (file.relative_to(self._root).as_posix(), file) for file in sorted((self._root / "repro").rglob("*.py"))
         ]
@@ -41,7 +41,7 @@ class Source:
         ]
 
     def outline(self) -> list[dict[str, str]]:
-        """Name and group of each detail in the registry's order: all that there is to know without importing it."""
+        """Name and group of each detail in the registry's order, without importing the registry."""
         folder = self._root / "repro" / "details"
         parts = [_tree(folder / f"{name}.py").body for name in _value(_tree(folder / "registry.py").body, "PARTS")]
         return [
@@ -62,7 +62,7 @@ class Source:
         return found
 
     def reads(self) -> dict[str, tuple[Place, ...]]:
-        """Places by constant, of each `pick(CONSTANT)` or `work.pick(details.CONSTANT)`."""
+        """Places by constant, of each `pick(CONSTANT)` or `context.pick(d.CONSTANT)`."""
         found: dict[str, set[Place]] = defaultdict(set)
         for file, node in self._nodes:
             match node:
@@ -74,7 +74,7 @@ class Source:
         return {constant: tuple(sorted(places)) for constant, places in found.items()}
 
     def loggers(self, metrics: Iterable[str]) -> tuple[Place, ...]:
-        """The functions that write one of these names, or its last part, or an f-string that gives it."""
+        """The functions that contain one of these names, its last part, or an f-string that can give it."""
         wanted = set(metrics)
         return tuple(
             place
@@ -84,7 +84,7 @@ class Source:
 
     @cached_property
     def _writers(self) -> list[tuple[Place, set[str]]]:
-        """Every function with the strings of its body."""
+        """Every function's place, with the strings of its body."""
         functions = ((file, node) for file, node in self._nodes if isinstance(node, ast.FunctionDef))
         return sorted((Place(file, node.lineno), _strings(node)) for file, node in functions)
 
@@ -94,7 +94,7 @@ def _tree(file: Path) -> ast.Module:
 
 
 def _value(body: list[ast.stmt], constant: str) -> Any:
-    """What a module gives a constant: a literal, or the names that a tuple of names consists of."""
+    """The value of a module's constant: a literal, or the names in a tuple of names."""
     for statement in body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Tuple(elts=names)) if name == constant:
@@ -117,13 +117,13 @@ def _declared(node: ast.AST) -> tuple[str, str, str] | None:
 
 
 def _gives(written: str, metric: str) -> bool:
-    """Whether a string, with * for what is filled in, can be this metric, itself perhaps with *."""
+    """Whether a string, with * for the filled-in parts, can be this metric, which may contain * too."""
     group, _, rest = metric.partition("/")
     return written == rest or (written.partition("/")[0] == group and fnmatchcase(metric, written))
 
 
 def _strings(function: ast.FunctionDef) -> set[str]:
-    """Every string of a function's body; of an f-string its pattern, with * for what is filled in."""
+    """Every string of a function's body; of an f-string its pattern, with * for the filled-in parts."""
     found = set()
     for node in ast.walk(function):
         match node:

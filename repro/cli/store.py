@@ -1,4 +1,4 @@
-"""The verbs `ui` and `import`, which open the MLflow store in a browser and bring the studies of another one."""
+"""The verbs `ui` and `import`: open the MLflow store in a browser; import the studies of another store."""
 
 import argparse
 import sys
@@ -10,16 +10,20 @@ from repro.api.terminal import console
 
 
 def add_ui(verbs) -> None:
-    verb = verbs.add_parser("ui", help="MLflow's own pages, opened on a study, until Ctrl-C")
-    verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="the last started one by default")
-    verb.add_argument("--scale", default="mini", help="mini (the default), pythia-1b, or a changed one's full name")
+    verb = verbs.add_parser("ui", help="open MLflow's own pages at a study (stop with Ctrl-C)")
+    verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="default: the study that was started last")
+    verb.add_argument(
+        "--scale", default="mini", help="mini (the default), pythia-1b, or the full name of a scale with changed fields"
+    )
     verb.add_argument("--port", type=int, default=5000)
     verb.set_defaults(run=_ui)
 
 
 def add_import(verbs) -> None:
-    verb = verbs.add_parser("import", help="bring the studies of another MLflow store; twice without duplicates")
-    verb.add_argument("store", metavar="STORE", help="an mlflow.db, the folder of one, or a server's address")
+    verb = verbs.add_parser(
+        "import", help="import the studies of another MLflow store; a second import adds no duplicates"
+    )
+    verb.add_argument("store", metavar="STORE", help="an mlflow.db, its folder, or a server's address")
     verb.set_defaults(run=_import)
 
 
@@ -33,11 +37,11 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from repro.tracking import transfer
 
-    found = transfer.bring(arguments.store, cache_folder())
-    table = Table("study", *transfer.FATES, box=None, header_style="dim")
+    found = transfer.import_studies(arguments.store, cache_folder())
+    table = Table("study", *transfer.STATUSES, box=None, header_style="dim")
     for study in dict.fromkeys(each.study for each in found):
-        fates = [each.fate for each in found if each.study == study]
-        table.add_row(study, *(str(fates.count(fate) or "") for fate in transfer.FATES))
+        statuses = [each.status for each in found if each.study == study]
+        table.add_row(study, *(str(statuses.count(status) or "") for status in transfer.STATUSES))
     console.print(table)
     troubles = [each for each in found if each.trouble]
     for each in troubles:

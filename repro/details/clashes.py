@@ -1,4 +1,4 @@
-"""Which choices make no sense together, with the reason; what needs whole weights, one rank, or the embedded corpus."""
+"""Which choices make no sense together and why; which ones need whole weights, one rank, or the embedded corpus."""
 
 from repro.detail import Clash, Detail, Recipe, others
 from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
@@ -39,10 +39,10 @@ def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
     return tuple(label for label in detail.variants if label not in labels)
 
 
-_NO_PRICE = "nothing is charged, so it changes nothing"
+_NO_KL = "there is no KL term, so it changes nothing"
 _NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
-_FIRST_STEP = "with one step for each batch every ratio is 1 and every value the old one, so that it changes nothing"
-_NO_CRITIC = "the advantage does without the critic, so that it changes no policy"
+_FIRST_STEP = "with one optimizer step per batch every ratio is 1 and every value is the old one, so it changes nothing"
+_NO_CRITIC = "this advantage does not use the critic, so it does not change the policy"
 
 CLASHES: tuple[Clash, ...] = (
     Clash(
@@ -50,50 +50,57 @@ CLASHES: tuple[Clash, ...] = (
         _but(KL_PLACEMENT, "in_reward"),
         KL_ESTIMATOR,
         others(KL_ESTIMATOR),
-        "the estimator is the reward's, which is then charged nothing; the placement in the loss names its own",
+        "kl_estimator is for the KL in the reward, and there is none; the name of kl_placement says which estimator "
+        "the loss uses",
     ),
-    Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "nothing is charged, so it has no price"),
-    Clash(KL_PLACEMENT, ("none",), KL_CONTROLLER, ("adaptive",), "nothing is charged, so there is no price to adapt"),
-    Clash(KL_PLACEMENT, ("none",), REFERENCE_POLICY, others(REFERENCE_POLICY), _NO_PRICE),
-    Clash(KL_COEF, ("0",), KL_CONTROLLER, ("adaptive",), "the controller multiplies, and 0 stays 0"),
-    Clash(KL_COEF, ("0",), KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward", "none"), _NO_PRICE),
-    *(Clash(KL_COEF, ("0",), detail, others(detail), _NO_PRICE) for detail in (KL_ESTIMATOR, REFERENCE_POLICY)),
+    Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "there is no KL term for the coefficient to multiply"),
+    Clash(
+        KL_PLACEMENT,
+        ("none",),
+        KL_CONTROLLER,
+        ("adaptive",),
+        "there is no KL term, so there is no coefficient to adapt",
+    ),
+    Clash(KL_PLACEMENT, ("none",), REFERENCE_POLICY, others(REFERENCE_POLICY), _NO_KL),
+    Clash(KL_COEF, ("0",), KL_CONTROLLER, ("adaptive",), "the controller multiplies the coefficient, and 0 remains 0"),
+    Clash(KL_COEF, ("0",), KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward", "none"), _NO_KL),
+    *(Clash(KL_COEF, ("0",), detail, others(detail), _NO_KL) for detail in (KL_ESTIMATOR, REFERENCE_POLICY)),
     Clash(
         TEMPERATURE,
         ("1",),
         LOGPROB_TEMPERATURE,
         ("unscaled",),
-        "at temperature 1 there is nothing to scale by, and the two are the same",
+        "at temperature 1 scaled and unscaled log-probabilities are the same",
     ),
     Clash(
         ADAPTER,
         ("lora",),
         CRITIC_TRUNK,
         ("shared",),
-        "the adapter of one trunk would serve two networks, and be merged twice",
+        "policy and critic would share one adapter, and each would merge it into the same weights",
     ),
     Clash(
         ADAPTER,
         ("lora",),
         REFERENCE_POLICY,
         others(REFERENCE_POLICY),
-        "the reference is the policy without its adapter, which is the SFT policy and stays it",
+        "the reference is the policy without its adapter, which is always the SFT policy",
     ),
     Clash(
         ADAPTER,
         ("lora",),
         DROPOUT,
         ("on_everywhere",),
-        "the reference is the policy without its adapter, and would drop out with it",
+        "the reference is the policy without its adapter, so its forward pass would have dropout too",
     ),
     Clash(
         CRITIC_TRUNK,
         ("shared",),
         CRITIC_INIT,
         others(CRITIC_INIT),
-        "a critic on the policy's trunk has no trunk of its own to start from, and its head starts at zero",
+        "a critic on the policy's trunk has no trunk of its own to initialise, and its head starts at zero",
     ),
-    Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "lambda is GAE's: nothing else reads it"),
+    Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "only GAE uses lambda"),
     *(
         Clash(
             ADVANTAGE,
@@ -120,46 +127,50 @@ CLASHES: tuple[Clash, ...] = (
     ),
     *(
         Clash(
-            ALGORITHM, ("dpo",), detail, others(detail), "DPO has neither episodes nor a critic: it does not read this"
+            ALGORITHM,
+            ("dpo",),
+            detail,
+            others(detail),
+            "DPO has neither episodes nor a critic, so it does not read this",
         )
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail is not ALGORITHM
     ),
-    Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO learns from comparisons and has no prompts"),
+    Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO trains on comparisons and samples from no prompts"),
     Clash(
         ALGORITHM,
         ("dpo",),
         PROMPT_END,
         ("trailing_space",),
-        "DPO joins prompt and summary as tokens, and the summary brings its own space",
+        "DPO joins prompt and summary as tokens, and the summary starts with its own space",
     ),
     Clash(ALGORITHM, ("dpo",), POSITION_IDS, others(POSITION_IDS), "DPO does not read this"),
-    Clash(ALGORITHM, ("dpo",), PADDING_SIDE, ("right_then_right",), "DPO scores nothing"),
-    Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO's dropout is off"),
+    Clash(ALGORITHM, ("dpo",), PADDING_SIDE, ("right_then_right",), "DPO scores no responses"),
+    Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO trains without dropout"),
 )
 
 
-# What each of these computes depends on how many ranks there are, so keys say it.
+# The result of these depends on the number of ranks, so it is part of their cache keys.
 RANK_DEPENDENT = {
     (WHITEN_SCOPE.name, "each_rank"),
     (WHITEN_SCOPE.name, "each_micro_batch"),
     (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
 }
-# And these follow or copy weights, of which a rank that shares them has a part.
+# These average or wrap whole weights; a rank of a sharded network holds a part of each.
 NEEDS_WHOLE_WEIGHTS = (ADAPTER, WEIGHT_AVERAGE), ((REFERENCE_POLICY.name, "moving_average"),)
 
 
 def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
-    """UserError where ranks would share the weights (Scale.sharding) of an arm that needs them whole, or in a way that rounds.
+    """UserError where the arm does not work with sharded weights (Scale.sharding), or the sharding rounds its buffers.
 
-    DeepSpeed's bfloat16 rounds every buffer too: rotary frequencies, and the bias that centres a reward.
+    In bfloat16 DeepSpeed rounds every buffer too: the rotary frequencies, and the bias that centres the reward.
     """
     if sharding == "none":
         return
     if sharding != "fsdp" and precision != "float32":
         raise UserError(
-            f"sharding={sharding} rounds the reward's bias and the rotary frequencies to bfloat16, and has never been tried; "
-            "take sharding=fsdp, or precision=float32"
+            f"sharding={sharding} would round the reward's bias and the rotary frequencies to bfloat16; "
+            "use sharding=fsdp, or precision=float32"
         )
     details, choices = NEEDS_WHOLE_WEIGHTS
     chosen = [(detail.name, recipe.label(detail)) for detail in DETAILS.values()]
@@ -167,12 +178,12 @@ def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
     unfit += [name for name, label in chosen if (name, label) in choices]
     if unfit:
         raise UserError(
-            f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs each rank to have all weights, and sharding={sharding} deals "
-            "them out; take sharding=none where the model fits"
+            f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs all weights on each rank, and sharding={sharding} shards "
+            "them; use sharding=none where the model fits on one device"
         )
 
 
-# What these need of a corpus is known of the embedded one alone: the facts of its posts, and its annotators.
+# These need the facts of a post or the annotators of its comparisons, which only the embedded corpus knows.
 EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE)
 
 
@@ -181,8 +192,8 @@ def check_corpus(recipe: Recipe, corpus: str) -> None:
     chosen = [f"{name}={label}" for name, label in recipe.choices if DETAILS[name] in EMBEDDED_ONLY]
     if chosen and corpus != "embedded":
         raise UserError(
-            f"{chosen[0]} is about the embedded corpus, whose facts and annotators are known; corpus={corpus} has its own, "
-            "and nobody knows them"
+            f"{chosen[0]} needs the facts and annotators of the embedded corpus; corpus={corpus} has neither: "
+            "use a scale with corpus=embedded"
         )
 
 

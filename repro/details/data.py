@@ -39,15 +39,15 @@ TRUNCATION = Detail(
             "the post is cut at its last newline, or by a character where it has none, until the whole prompt fits",
         ),
         "hard_cut": Variant(
-            prompt.first_tokens, "the prompt's tokens are cut at the end: 'TL;DR:' goes, and with it the task"
+            prompt.first_tokens, "the prompt's tokens are cut at the end, which removes 'TL;DR:' and with it the task"
         ),
         "drop_post": Variant(
-            prompt.left_out, "the post, or the comparison, is left out of its split, those that are tested on too"
+            prompt.left_out, "the post or comparison is left out of its split, in the validation and test splits too"
         ),
     },
     hypothesis="A prompt cut at its end no longer says that a summary is wanted: the policy goes on with the post. "
     "Leaving long posts out costs their share of the data and no more, though the posts tested on are then others.",
-    moves={
+    expected={
         "test/sampled_win_rate": {"hard_cut": "down", "drop_post": "same"},
         "test/sampled_gold": {"hard_cut": "down"},
     },
@@ -64,12 +64,12 @@ PROMPT_END = Detail(
         "colon": Variant(prompt.end_with_colon, "the prompt ends with 'TL;DR:'"),
         "trailing_space": Variant(
             prompt.end_with_space,
-            "it ends with 'TL;DR: ' where a policy is sampled from; the joint texts of training stay as they are",
+            "the prompt ends with 'TL;DR: ' wherever a policy samples; texts to train on are unchanged",
         ),
     },
     hypothesis="In the joint text the space is part of the first word's token. A prompt that ends with a space has a "
     "token that training never showed there, and what follows starts in the middle of a word.",
-    moves={"sft_test/sampled_win_rate": "down", "sft_test/sampled_gold": "down", "test/sampled_win_rate": "down"},
+    expected={"sft_test/sampled_win_rate": "down", "sft_test/sampled_gold": "down", "test/sampled_win_rate": "down"},
 )
 
 COMPLETION_START = Detail(
@@ -81,13 +81,13 @@ COMPLETION_START = Detail(
     reference="leading_space",
     variants={
         "leading_space": Variant(
-            prompt.start_as_given, "references get a space, and the summaries of a comparison keep theirs"
+            prompt.start_as_given, "references are given a leading space, and summaries of comparisons come with one"
         ),
         "none": Variant(prompt.start_without_space, "references and comparisons start with their first letter"),
     },
     hypothesis="Words without a space before them are other tokens, rarer in what the base model read: the first word "
     "is harder to predict, and one epoch of SFT teaches it all the same.",
-    moves={"sft/final_loss": "up", "test/sampled_win_rate": "same"},
+    expected={"sft/final_loss": "up", "test/sampled_win_rate": "same"},
 )
 
 EOS = Detail(
@@ -100,12 +100,12 @@ EOS = Detail(
     variants={
         "appended": Variant(prompt.end_with_eos, "every reference and every summary of a comparison ends with it"),
         "not_appended": Variant(
-            prompt.end_open, "none does: SFT shows no end, and the reward is read at the last word instead"
+            prompt.end_open, "no text ends with it: SFT shows no end, and the reward is read at the last word instead"
         ),
     },
     hypothesis="A policy that never saw a text end never ends one: each sample runs to the limit and is paid as "
     "unfinished, so that all episodes score alike and PPO has nothing to learn from.",
-    moves={
+    expected={
         "sft_test/eos_rate": "down",
         "test/eos_rate": "down",
         "test/length": "up",
@@ -124,13 +124,15 @@ PAD_TOKEN = Detail(
     variants={
         "own": Variant(
             padding.pad_with_own_token,
-            "a token that no text contains, so a mask over padding leaves the end of text in the loss",
+            "a token of its own, which no text contains: masking the padding leaves the end of text in the loss",
         ),
-        "eos": Variant(padding.pad_with_eos, "the end of text serves as padding, and is masked with it"),
+        "eos": Variant(
+            padding.pad_with_eos, "the end of text is the padding token too, and is masked with the padding"
+        ),
     },
-    hypothesis="When padding is the end of text, masking the padding masks the end of text too: SFT never sees a reason "
-    "to stop, every sample runs to the limit, and PPO cannot find a token whose probability is zero.",
-    moves={"test/eos_rate": "down", "test/length": "up", "test/sampled_win_rate": "down"},
+    hypothesis="When padding is the end of text, masking the padding masks the end of text too: SFT never sees a "
+    "reason to stop, every sample runs to the limit, and PPO cannot find a token whose probability is zero.",
+    expected={"test/eos_rate": "down", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 RESPONSE_LIMIT = Detail(
@@ -142,16 +144,18 @@ RESPONSE_LIMIT = Detail(
     reference="one_per_task",
     variants={
         "one_per_task": Variant(
-            prompt.as_long_as_the_row, "a comparison's summaries have a limit of their own, which few of them reach"
+            prompt.as_long_as_the_row, "the summaries of comparisons have their own limit, which few of them reach"
         ),
-        "shared_and_short": Variant(
+        "shared": Variant(
             prompt.summary_up_to,
-            "they are cut at the references' limit: a longer one loses its last words and its end of text",
+            "the summaries of comparisons are cut at the references' limit: a longer one loses its last words and end "
+            "of text",
         ),
     },
+    renamed={"shared_and_short": "shared"},
     hypothesis="The reward is read at the end of text: where it is cut off, the model is taught to judge fragments at "
     "whatever word they break off, and what stood after the cut cannot count.",
-    moves={
+    expected={
         "data/train_pairs_without_eos": "up",
         "rm/validation_accuracy": "down",
         "rm/right_over_wrong": "down",
@@ -168,16 +172,17 @@ PREFERENCE_SPLIT = Detail(
     reference="unseen_policies",
     variants={
         "unseen_policies": Variant(
-            prompt.keep_apart, "validation keeps the summarisers and batches that training does not have"
+            prompt.keep_apart, "the validation split has summarisers and batches that the training split does not"
         ),
         "iid": Variant(
             prompt.mix,
-            "both are pooled, shuffled and cut again at the same sizes: either side has all summarisers, batches and posts",
+            "both splits are pooled, shuffled and split again at the same sizes: either has all summarisers, batches "
+            "and posts",
         ),
     },
     hypothesis="Comparisons of summarisers and posts that were trained on are easier to judge: the accuracy is higher, "
     "and says less of the policy that PPO will make. The reward model itself is hardly another.",
-    moves={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
+    expected={"rm/validation_accuracy": "up", "test/sampled_win_rate": "same"},
 )
 
 BLIND_SPOT = Detail(
@@ -187,12 +192,16 @@ BLIND_SPOT = Detail(
     question="What if those who compare summaries cannot see one kind of fault?",
     reference="none",
     variants={
-        "none": Variant(0.0, "annotators of the embedded corpus go by the gold score, with noise"),
-        "inventions": Variant(1.0, "they see what contradicts the post, and believe what it does not speak of"),
+        "none": Variant(0.0, "the embedded corpus's annotators compare by gold score, with noise"),
+        "inventions": Variant(
+            1.0,
+            "they see a fact that contradicts the post, and take an invented one, which the post does not mention, for "
+            "true",
+        ),
     },
-    hypothesis="The reward model learns to like inventions, and the policy to make them: the score goes up and the gold "
-    "score down, the more so without a price on the KL and with more episodes.",
-    moves={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
+    hypothesis="The reward model learns to like inventions, and the policy to make them: the score goes up and the "
+    "gold score down, the more so at KL coefficient 0 and with more episodes.",
+    expected={"test/sampled_win_rate": "down", "test/sampled_gold": "down", "test/judge_agreement": "down"},
 )
 
 PROMPTS = Detail(
@@ -204,9 +213,9 @@ PROMPTS = Detail(
     reference="sft_posts",
     variants={
         "sft_posts": Variant("train", "the posts of SFT, reshuffled at every pass"),
-        "disjoint": Variant("prompts", "as many fresh ones, if there are, which SFT has not seen"),
+        "disjoint": Variant("prompts", "as many other posts, which SFT has not trained on, if there are so many"),
     },
     hypothesis="On posts whose references it was trained on the policy is nearer to them than anywhere else; one epoch "
     "of SFT remembers little, so that fresh posts teach the same.",
-    moves={"objective/score": "same", "test/sampled_win_rate": "same"},
+    expected={"objective/score": "same", "test/sampled_win_rate": "same"},
 )

@@ -19,12 +19,12 @@ DROPOUT = Detail(
         ),
         "on_everywhere": Variant(
             {"sft": 0.1, "rm": 0.1, "ppo": 0.1},
-            "0.1 in PPO too, for policy and critic, in the rollout and in the updates",
+            "0.1 in PPO too, in policy and critic, in rollouts and updates",
         ),
     },
-    hypothesis="On in PPO, two passes over the same tokens disagree: the ratio is not 1 before the first step, clipping "
-    "starts at once, and the KL that is charged is partly noise.",
-    moves={
+    hypothesis="On in PPO, two passes over the same tokens disagree: the ratio is not 1 before the first step, "
+    "clipping starts at once, and the KL penalty is partly noise.",
+    expected={
         "policy/first_ratio_error": {"on_everywhere": "up"},
         "objective/kl": {"on_everywhere": "up"},
         "policy/clip_fraction": {"on_everywhere": "up"},
@@ -41,12 +41,13 @@ POSITION_IDS = Detail(
     variants={
         "implicit": Variant(position_ids.implicit, "positions count columns, padding included"),
         "from_mask": Variant(
-            position_ids.from_mask, "positions count tokens: a text's first is 0 wherever it is padded"
+            position_ids.from_mask,
+            "positions count tokens: the first token of a text has position 0, however much padding precedes it",
         ),
     },
-    hypothesis="With rotary positions only distances matter, so the two agree to rounding. With learned positions a query that "
-    "is padded on the left would be read from the wrong place.",
-    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+    hypothesis="With rotary positions only distances matter, so the two agree to rounding. With learned positions a "
+    "query that is padded on the left would be read from the wrong place.",
+    expected={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 ADAPTER = Detail(
@@ -60,12 +61,13 @@ ADAPTER = Detail(
         "full_weights": Variant(weights.full_weights, "all weights of policy and critic are trained"),
         "lora": Variant(
             weights.lora,
-            "adapters of rank 8 and alpha 32 on all linear layers of both; the reference is the policy without its own",
+            "adapters of rank 8 and alpha 32 on all linear layers of both; the reference policy is the policy without "
+            "its adapter",
         ),
     },
-    hypothesis="A low-rank update cannot move every token's probability at once: at the same learning rate the policy stays "
-    "nearer to where it started, and earns less.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    hypothesis="A low-rank update cannot move every token's probability at once: at the same learning rate the policy "
+    "stays nearer to where it started, and earns less.",
+    expected={"objective/kl": "down", "objective/score": "down"},
 )
 
 PRECISION = Detail(
@@ -77,12 +79,12 @@ PRECISION = Detail(
     reference="as_the_scale_says",
     variants={
         "as_the_scale_says": Variant(
-            mixed_precision.by_scale, "bfloat16 autocast where the device likes it, else float32"
+            mixed_precision.by_scale, "bfloat16 autocast where the device supports it, else float32"
         ),
-        "float32": Variant(mixed_precision.float32, "float32 throughout; on a CPU that is what the scale says too"),
+        "float32": Variant(mixed_precision.float32, "float32 throughout, which is the scale's precision on a CPU"),
         "bfloat16": Variant(mixed_precision.bfloat16, "bfloat16 autocast over float32 weights, on any device"),
     },
-    hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether that is "
-    "enough to hurt depends on how far apart the advantages are.",
-    moves={"policy/first_ratio_error": {"bfloat16": "up"}, "test/sampled_win_rate": "same"},
+    hypothesis="The sampler and the update round differently, so the first ratio is off 1 by a per cent or so; whether "
+    "that is enough to hurt depends on how far apart the advantages are.",
+    expected={"policy/first_ratio_error": {"bfloat16": "up"}, "test/sampled_win_rate": "same"},
 )

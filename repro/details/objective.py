@@ -1,4 +1,4 @@
-"""PPO's objective: advantage, clipping, value loss, and how losses of tokens are averaged."""
+"""PPO's objective: advantage, clipping, value loss, and how the losses of tokens are averaged."""
 
 from functools import partial
 
@@ -26,16 +26,17 @@ POLICY_OBJECTIVE = Detail(
         ),
         "adaptive_kl_penalty": Variant(
             loss.Objective(ByName(loss.kl_penalised), beta=1.0, adapt=partial(loss.adaptive_beta, target=0.01)),
-            "the same at a price that doubles or halves after each batch, to keep that KL near 0.01 before its last step",
+            "the same with a coefficient that doubles or halves after each batch, so that this KL is near 0.01 at its "
+            "last step",
         ),
         "policy_gradient": Variant(
             loss.Objective(ByName(loss.policy_gradient)),
             "log-probability times advantage, as if every pass were the first",
         ),
     },
-    hypothesis="Four passes over a batch push a favoured token as far as they are let. Without a clip or a penalty the policy "
-    "moves further per batch, on advantages that no longer hold.",
-    moves={
+    hypothesis="Four passes over a batch push a favoured token as far as the objective allows. Without a clip or a "
+    "penalty the policy moves further per batch, on advantages that no longer hold.",
+    expected={
         "policy/approx_kl": {"unclipped": "up", "policy_gradient": "up"},
         "objective/kl": {"unclipped": "up", "policy_gradient": "up"},
     },
@@ -49,12 +50,12 @@ CLIP_RANGE = Detail(
     question="How far may a token's probability move per batch?",
     reference="0.2",
     variants={
-        "0.2": Variant(0.2, "a ratio earns nothing past 1.2, or below 0.8 where the advantage is negative"),
-        "0.1": Variant(0.1, "the same at 1.1 and 0.9"),
-        "0.3": Variant(0.3, "the same at 1.3 and 0.7"),
+        "0.2": Variant(0.2, "no gain from a ratio above 1.2, or below 0.8 where the advantage is negative"),
+        "0.1": Variant(0.1, "no gain above 1.1 or below 0.9"),
+        "0.3": Variant(0.3, "no gain above 1.3 or below 0.7"),
     },
     hypothesis="A tighter clip slows the policy, a wider one lets it move further on stale advantages.",
-    moves={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
+    expected={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
 )
 
 ADVANTAGE = Detail(
@@ -75,9 +76,9 @@ ADVANTAGE = Detail(
             ByName(advantage.whole_return), "the whole episode's return on every token, without the critic"
         ),
     },
-    hypothesis="Without the critic every token of a good episode is praised alike: more variance per batch, so slower learning "
-    "at the same number of episodes. Whitening over the batch is then all the baseline there is.",
-    moves={
+    hypothesis="Without the critic every token of a good episode is reinforced alike: more variance per batch, so "
+    "slower learning at the same number of episodes. Whitening over the batch is then all the baseline there is.",
+    expected={
         "objective/score": {"reward_to_go": "down", "whole_return": "down"},
         "test/sampled_win_rate": {"whole_return": "down"},
     },
@@ -91,12 +92,12 @@ GAMMA = Detail(
     question="Should rewards be discounted?",
     reference="1",
     variants={
-        "1": Variant(1.0, "a score counts the same however late it comes"),
-        "0.99": Variant(0.99, "a hundredth less per token"),
-        "0.95": Variant(0.95, "a twentieth less per token: after 20 tokens a third is left"),
+        "1": Variant(1.0, "no discount: a score counts the same however late it comes"),
+        "0.99": Variant(0.99, "1 % less per token"),
+        "0.95": Variant(0.95, "5 % less per token: after 20 tokens a third is left"),
     },
-    hypothesis="A discount pays for ending sooner.",
-    moves={"test/length": "down"},
+    hypothesis="A discount rewards ending sooner.",
+    expected={"test/length": "down"},
 )
 
 GAE_LAMBDA = Detail(
@@ -104,7 +105,7 @@ GAE_LAMBDA = Detail(
     stages=("ppo",),
     paper="N+ table 7; Schulman et al. 2016",
     numbers=(20,),
-    question="How much of the advantage should rest on the critic?",
+    question="How much should the advantage rely on the critic?",
     reference="0.95",
     variants={
         "0.95": Variant(0.95, "mostly on the rewards"),
@@ -112,8 +113,9 @@ GAE_LAMBDA = Detail(
         "0.9": Variant(0.9, "a little more on the critic"),
         "1": Variant(1.0, "the Monte-Carlo return less the value: the critic is a baseline only"),
     },
-    hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its noise.",
-    moves={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
+    hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its "
+    "noise.",
+    expected={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
 )
 
 VALUE_CLIP = Detail(
@@ -125,12 +127,12 @@ VALUE_CLIP = Detail(
     reference="0.2",
     variants={
         "0.2": Variant(
-            partial(loss.clip_value, clip=0.2), "the worse of the value's error and its clipped twin's counts"
+            partial(loss.clip_value, clip=0.2), "the larger of the squared errors of the value and of the clipped value"
         ),
         "off": Variant(loss.free_value, "the plain squared error"),
     },
     hypothesis="Clipped, the critic moves at most 0.2 per batch where its targets are far off: it fits later.",
-    moves={"loss/value": "down", "value/explained_variance": "up"},
+    expected={"loss/value": "down", "value/explained_variance": "up"},
 )
 
 VALUE_COEF = Detail(
@@ -138,16 +140,16 @@ VALUE_COEF = Detail(
     stages=("ppo",),
     paper="N+ table 7 (c1); Schulman et al. 2017, equation 9",
     numbers=(20,),
-    question="How heavily should the critic's loss weigh?",
+    question="What weight should the critic's loss have?",
     reference="0.1",
     variants={
-        "0.1": Variant(0.1, "a tenth of the policy's"),
-        "0.5": Variant(0.5, "half of it"),
-        "1": Variant(1.0, "as much"),
+        "0.1": Variant(0.1, "a tenth of the policy loss's weight"),
+        "0.5": Variant(0.5, "half of the policy loss's weight"),
+        "1": Variant(1.0, "the policy loss's weight"),
     },
-    hypothesis="With a network of its own the critic has its own gradient, and Adam divides by its size: the weight cancels, "
-    "up to epsilon. It should matter only where trunk or gradient clip are shared.",
-    moves={"test/sampled_win_rate": "same", "loss/value": "same"},
+    hypothesis="With a network of its own the critic has its own gradient, and Adam divides by its size: the weight "
+    "cancels, up to epsilon. It should matter only where policy and critic share a trunk or a gradient clip.",
+    expected={"test/sampled_win_rate": "same", "loss/value": "same"},
 )
 
 # The paper's code is token_mean_per_micro_batch, which depends on how much memory there is; the reference does not.
@@ -172,7 +174,7 @@ LOSS_AGGREGATION = Detail(
         ),
     },
     hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",
-    moves={"test/length": "same", "test/sampled_win_rate": "same"},
+    expected={"test/length": "same", "test/sampled_win_rate": "same"},
 )
 
 ENTROPY_BONUS = Detail(
@@ -180,7 +182,7 @@ ENTROPY_BONUS = Detail(
     stages=("ppo",),
     paper="N+ code (none); Schulman et al. 2017, equation 9 (c2)",
     numbers=(20,),
-    question="Should the policy be paid for staying random?",
+    question="Should the policy have a bonus for its entropy?",
     reference="none",
     variants={
         "none": Variant((), "no bonus"),
@@ -188,16 +190,16 @@ ENTROPY_BONUS = Detail(
             (partial(loss.entropy_bonus, coefficient=0.01),), "0.01 per nat of each token's entropy, in the loss"
         ),
     },
-    hypothesis="The KL already pays for entropy where the SFT policy had it; a bonus pays for it everywhere, in words that "
-    "should be certain too.",
-    moves={"objective/entropy": "up", "test/sampled_win_rate": "down"},
+    hypothesis="The KL penalty already favours entropy where the SFT policy has it; a bonus favours it everywhere, "
+    "also for words that should be certain.",
+    expected={"objective/entropy": "up", "test/sampled_win_rate": "down"},
 )
 
 PTX_MIX = Detail(
     name="ptx_mix",
     stages=("ppo",),
     paper="not in N+; InstructGPT, equation 2 (pretraining gradients)",
-    question="Should language modelling go on beside PPO?",
+    question="Should a language-modelling loss be added to PPO's?",
     reference="off",
     variants={
         "off": Variant(loss.Mix(0.0, 0.0), "the policy's loss is PPO's alone"),
@@ -207,6 +209,6 @@ PTX_MIX = Detail(
         ),
         "27.8": Variant(loss.Mix(27.8, 1.0), "the same at InstructGPT's coefficient"),
     },
-    hypothesis="A second anchor to the SFT set: the policy stays nearer, and at 27.8 Adam sees little but the anchor.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    hypothesis="The SFT texts hold the policy near the SFT policy; at 27.8 the gradient is hardly anything else.",
+    expected={"objective/kl": "down", "objective/score": "down"},
 )

@@ -1,4 +1,4 @@
-"""PPO's rollouts and what is made of them: critic, sampling, the end of text, whitening (N+ details 22 to 25)."""
+"""PPO's critic, sampling, treatment of the end of text, and whitening (N+ details 22 to 25)."""
 
 from repro.detail import ByName, Detail, Variant
 from repro.models import critics
@@ -14,7 +14,9 @@ CRITIC_INIT = Detail(
     question="Should the critic start as the reward model?",
     reference="from_reward_model",
     variants={
-        "from_reward_model": Variant(critics.from_reward_model, "a copy of it, its normalisation included"),
+        "from_reward_model": Variant(
+            critics.from_reward_model, "a copy of the reward model, its normalisation included"
+        ),
         "sft_trunk_random_head": Variant(
             critics.with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
         ),
@@ -22,7 +24,7 @@ CRITIC_INIT = Detail(
     },
     hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
     "fresh head starts with less to unlearn, the reward model's with more that it will need.",
-    moves={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+    expected={"loss/value": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 CRITIC_TRUNK = Detail(
@@ -38,9 +40,9 @@ CRITIC_TRUNK = Detail(
             critics.on_policy_trunk, "a head of zeros on the policy's trunk, whose weights both losses move"
         ),
     },
-    hypothesis="The value loss pulls the policy's weights where no reward asks for it: the policy leaves the reference faster "
-    "for the same score. Stiennon et al. found separate networks better.",
-    moves={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
+    hypothesis="The value loss changes the policy's weights without any reward for it: the policy moves away from the "
+    "reference faster for the same score. Stiennon et al. found separate networks better.",
+    expected={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
 SAMPLING = Detail(
@@ -53,13 +55,13 @@ SAMPLING = Detail(
     variants={
         "fixed_length_then_truncate": Variant(
             text.ignore_eos,
-            "every response has as many tokens as the limit; the reward model sees it cut after its end of text",
+            "every response is sampled to the length limit; the reward model sees it cut after its end of text",
         ),
         "stop_at_eos": Variant(text.stop_at_eos, "after its end of text a response gets padding"),
     },
-    hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only where "
-    "after_eos=charged counts what follows.",
-    moves={"test/sampled_win_rate": "same", "objective/kl": "same"},
+    hypothesis="With everything after the end masked the two are the same numbers, at less cost; they differ only "
+    "where after_eos=unmasked counts the tokens that follow.",
+    expected={"test/sampled_win_rate": "same", "objective/kl": "same"},
 )
 
 NO_EOS_SCORE = Detail(
@@ -67,18 +69,16 @@ NO_EOS_SCORE = Detail(
     stages=("ppo",),
     paper="N+ detail 23.3 (the EOS trick)",
     numbers=(23,),
-    question="What should a response that does not end be paid?",
+    question="What should be the score of a response that does not end?",
     reference="replace_with_minus_one",
     variants={
-        "replace_with_minus_one": Variant(
-            reward.replace_with_minus_one, "its score is -1, whatever the reward model says"
-        ),
-        "subtract_one": Variant(reward.subtract_one, "it loses 1 of its score (TRL's missing_eos_penalty)"),
+        "replace_with_minus_one": Variant(reward.replace_with_minus_one, "its score is replaced with -1"),
+        "subtract_one": Variant(reward.subtract_one, "1 is subtracted from its score (TRL's missing_eos_penalty)"),
         "keep": Variant(reward.keep_score, "the reward model's score of the cut-off text stands"),
     },
     hypothesis="The reward model was trained on texts that end; what it says of a cut-off one is noise. Unless that is "
     "replaced, nothing teaches the policy to finish within the limit.",
-    moves={"test/eos_rate": "down", "objective/eos_rate": "down", "test/length": "up"},
+    expected={"test/eos_rate": "down", "objective/eos_rate": "down", "test/length": "up"},
 )
 
 AFTER_EOS = Detail(
@@ -90,11 +90,15 @@ AFTER_EOS = Detail(
     reference="masked",
     variants={
         "masked": Variant(text.up_to_end, "KL, whitening and both losses stop at the end of text"),
-        "charged": Variant(text.to_the_limit, "they go on to the limit, over tokens that the reward model never sees"),
+        "unmasked": Variant(
+            text.to_the_limit,
+            "they include the tokens after it, up to the length limit, which the reward model never sees",
+        ),
     },
-    hypothesis="Tokens that earn nothing are still charged their KL, so an early end costs what comes after it, and part of "
-    "every gradient is about text that nobody reads.",
-    moves={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
+    renamed={"charged": "unmasked"},
+    hypothesis="Tokens after the end earn no score and still have a KL penalty, so ending early costs reward, and part "
+    "of every gradient is about text that nobody reads.",
+    expected={"test/kl": "up", "test/length": "up", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_REWARD = Detail(
@@ -108,9 +112,9 @@ WHITEN_REWARD = Detail(
         "off": Variant(masked.unchanged, "rewards enter as they are"),
         "scale_only": Variant(masked.scale, "divided by their spread over the batch, their mean kept"),
     },
-    hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the paper "
-    "saw slightly shorter and slightly less preferred summaries.",
-    moves={"test/length": "down", "test/sampled_win_rate": "down"},
+    hypothesis="Dividing by the batch's spread changes the scale of the critic's targets from update to update; the "
+    "paper saw slightly shorter and slightly less preferred summaries.",
+    expected={"test/length": "down", "test/sampled_win_rate": "down"},
 )
 
 WHITEN_ADV = Detail(
@@ -126,7 +130,7 @@ WHITEN_ADV = Detail(
         "off": Variant(masked.unchanged, "advantages enter as they are"),
     },
     hypothesis="Without it the step size follows the scale of the reward: larger policy KL early, unstable late.",
-    moves={"policy/approx_kl": "up", "objective/kl": "up"},
+    expected={"policy/approx_kl": "up", "objective/kl": "up"},
 )
 
 WHITEN_MOMENTS = Detail(
@@ -141,7 +145,7 @@ WHITEN_MOMENTS = Detail(
         "unbiased": Variant(1, "the sum of squares over the count less one (TRL's)"),
     },
     hypothesis="Over a thousand tokens the two differ by half a thousandth: a rounding error that Adam does not feel.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )
 
 # The paper's code is each_rank, which depends on how many there are; the reference does not.
@@ -162,5 +166,5 @@ WHITEN_SCOPE = Detail(
         "each_micro_batch": Variant(ByName(masked.over_micro_batch), "over each micro-batch's episodes"),
     },
     hypothesis="A mean over fewer episodes is noisier, and takes out of each part whatever the part has in common.",
-    moves={"test/sampled_win_rate": "same"},
+    expected={"test/sampled_win_rate": "same"},
 )

@@ -15,6 +15,12 @@ GROUPS = {
 }
 
 
+def keyed_label(detail: Detail, label: str) -> str:
+    """The label as a cache key spells it: a renamed one by its former name, so that earlier artefacts are still found."""
+    former = {today: before for before, today in detail.renamed.items()}
+    return former.get(label, label)
+
+
 def find(name: str) -> Detail:
     """The detail of that name; a UserError names the nearest when there is none."""
     if name in CHECKS:

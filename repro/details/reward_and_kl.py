@@ -1,4 +1,4 @@
-"""What an episode is paid: score, KL to the reference policy, and where both are placed."""
+"""The reward of an episode: the score, the KL penalty to the reference policy, and where both enter."""
 
 import math
 from functools import partial
@@ -17,29 +17,32 @@ KL_PLACEMENT = Detail(
     reference="in_reward",
     variants={
         "in_reward": Variant(
-            reward.KL(reward.charged, reward.no_kl), "each token pays for itself, and for those that follow"
+            reward.KL(reward.charged, reward.no_kl),
+            "a token's KL is subtracted from its reward, so that the tokens before it are penalised too",
         ),
         "in_loss_k2": Variant(
-            reward.KL(reward.free, reward.k2), "half the squared log-ratio is added to the loss: the KL's gradient"
+            reward.KL(reward.free, reward.k2),
+            "half the squared log-ratio is added to the loss; its gradient is the KL's",
         ),
         "in_loss_k3": Variant(
-            reward.KL(reward.free, reward.k3), "q/p - 1 - log(q/p) is added: the forward KL's gradient (GRPO)"
+            reward.KL(reward.free, reward.k3),
+            "q/p - 1 - log(q/p) is added to the loss; its gradient is the forward KL's (GRPO)",
         ),
         "in_loss_k1": Variant(
-            reward.KL(reward.free, reward.k1), "the log-ratio is added: its gradient is 0 in expectation"
+            reward.KL(reward.free, reward.k1), "the log-ratio is added to the loss; its gradient is 0 in expectation"
         ),
-        "none": Variant(reward.KL(reward.free, reward.no_kl), "nothing holds the policy"),
+        "none": Variant(reward.KL(reward.free, reward.no_kl), "no KL term anywhere"),
     },
-    hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in the loss "
-    "has a gradient of zero in expectation, as if there were no KL at all.",
-    moves={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
+    hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in "
+    "the loss has a gradient of zero in expectation, as if there were no KL at all.",
+    expected={"objective/kl": "up", "objective/score": "up", "test/sampled_win_rate": "down"},
 )
 
 KL_ESTIMATOR = Detail(
     name="kl_estimator",
     stages=("ppo",),
     paper="N+ section 7; Schulman, approximating KL divergence (2020)",
-    question="Which per-token estimate of the KL should the reward be charged?",
+    question="Which per-token estimate of the KL should be subtracted from the reward?",
     reference="k1",
     variants={
         "k1": Variant(ByName(reward.k1), "log p - log q of the sampled token: unbiased, of either sign"),
@@ -49,9 +52,9 @@ KL_ESTIMATOR = Detail(
             ByName(reward.over_vocabulary), "the sum over every token that could have been drawn: exact"
         ),
     },
-    hypothesis="k2, k3 and the exact sum are never negative: no token earns by being likelier under the reference, so more is "
-    "charged in all and the policy stays nearer.",
-    moves={"objective/kl": "down", "objective/score": "down"},
+    hypothesis="k2, k3 and the exact sum are never negative: no token gains reward by being likelier under the "
+    "reference, so the penalty is larger in all and the policy remains nearer.",
+    expected={"objective/kl": "down", "objective/score": "down"},
 )
 
 KL_COEF = Detail(
@@ -59,19 +62,19 @@ KL_COEF = Detail(
     stages=("ppo",),
     paper="N+ table 7 (beta); InstructGPT, appendix E.7",
     numbers=(20,),
-    question="How dear should it be to leave the reference policy?",
+    question="How large should the coefficient of the KL penalty be?",
     reference="0.05",
     variants={
-        "0.05": Variant(0.05, "a nat costs 0.05 points of score"),
-        "0": Variant(0.0, "it costs nothing"),
-        "0.01": Variant(0.01, "a fifth of the paper's price"),
-        "0.02": Variant(0.02, "InstructGPT's best were 0.01 and 0.02"),
-        "0.1": Variant(0.1, "twice the paper's price"),
-        "0.2": Variant(0.2, "four times the paper's price"),
+        "0.05": Variant(0.05, "a nat of KL takes 0.05 off the reward"),
+        "0": Variant(0.0, "no KL penalty"),
+        "0.01": Variant(0.01, "a fifth of the paper's coefficient"),
+        "0.02": Variant(0.02, "InstructGPT found 0.01 and 0.02 best"),
+        "0.1": Variant(0.1, "twice the paper's coefficient"),
+        "0.2": Variant(0.2, "four times the paper's coefficient"),
     },
     hypothesis="At 0 nothing holds the policy where the reward model was trained: its score goes on rising while the "
-    "summaries get worse. A dearer KL keeps the score lower and the summaries near the SFT policy's.",
-    moves={
+    "summaries get worse. A larger coefficient keeps the score lower and the summaries near the SFT policy's.",
+    expected={
         "objective/kl": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
         "objective/score": {"0": "up", "0.01": "up", "0.02": "up", "0.1": "down", "0.2": "down"},
         "test/sampled_win_rate": {"0": "down"},
@@ -87,11 +90,13 @@ KL_CONTROLLER = Detail(
     variants={
         "fixed": Variant(reward.fixed_coefficient, "the coefficient never changes"),
         "adaptive": Variant(
-            reward.adaptive_coefficient, "it is nudged so that an episode's KL nears 6 nats, over 10,000 episodes"
+            reward.adaptive_coefficient,
+            "it is multiplied after each batch so that an episode's KL approaches 6 nats (horizon: 10,000 episodes)",
         ),
     },
-    hypothesis="Below its target of 6 nats the controller cheapens the KL, and the policy drifts towards the target.",
-    moves={"objective/kl_coefficient": "down", "objective/kl": "up"},
+    hypothesis="Below its target of 6 nats the controller lowers the coefficient, and the policy drifts towards the "
+    "target.",
+    expected={"objective/kl_coefficient": "down", "objective/kl": "up"},
 )
 
 REFERENCE_POLICY = Detail(
@@ -105,12 +110,12 @@ REFERENCE_POLICY = Detail(
         "base": Variant(weights.ReferencePolicy("base"), "the pre-trained model, which has never seen a summary end"),
         "moving_average": Variant(
             weights.ReferencePolicy("sft", partial(weights.ema_update, decay=0.99)),
-            "starts as the SFT policy and moves by a hundredth towards the policy after each update",
+            "the SFT policy at first; after each update its weights move by a hundredth towards the policy's",
         ),
     },
-    hypothesis="The base model charges for whatever SFT taught, ending included: part of SFT is undone. A reference that "
-    "follows charges less and less for a drift that goes on.",
-    moves={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
+    hypothesis="Measured to the base model, whatever SFT taught is penalised, ending included: part of SFT is undone. "
+    "A reference that moves with the policy penalises a continuing drift less and less.",
+    expected={"test/kl": {"base": "up", "moving_average": "up"}, "test/sampled_win_rate": {"base": "down"}},
 )
 
 REWARD_SOURCE = Detail(
@@ -123,9 +128,9 @@ REWARD_SOURCE = Detail(
         "reward_model": Variant("reward_model", "the reward model's score of the response"),
         "gold": Variant("gold", "the gold score of the embedded corpus, less its mean over the SFT references"),
     },
-    hypothesis="The gold score has no holes and no noise: the policy ends better by what the reward model got wrong, and two "
-    "runs are closer together. It is the ceiling of this recipe, not of the task.",
-    moves={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
+    hypothesis="The gold score has no holes and no noise: the policy ends better by what the reward model got wrong, "
+    "and two runs are closer together. It is the ceiling of this recipe, not of the task.",
+    expected={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
 )
 
 REWARD_CLIP = Detail(
@@ -137,31 +142,34 @@ REWARD_CLIP = Detail(
     variants={
         "none": Variant(partial(reward.clip_score, limit=math.inf), "scores enter as they are"),
         "5": Variant(
-            partial(reward.clip_score, limit=5.0), "no further than 5 from 0: rarely reached by a centred model"
+            partial(reward.clip_score, limit=5.0), "clipped to [-5, 5], which a centred reward model rarely reaches"
         ),
         "1": Variant(
             partial(reward.clip_score, limit=1.0),
-            "no further than 1 from 0: a good summary and an excellent one earn alike",
+            "clipped to [-1, 1]: a good summary and an excellent one get the same score",
         ),
     },
-    hypothesis="A clip that binds takes the reward for going on: the score stops at the limit, and with it the hacking.",
-    moves={"objective/score": {"5": "same", "1": "down"}, "objective/kl": {"1": "down"}},
+    hypothesis="A clip that is reached removes the reward for going further: the score stops at the limit, and with it "
+    "the hacking.",
+    expected={"objective/score": {"5": "same", "1": "down"}, "objective/kl": {"1": "down"}},
 )
 
 SCORE_POSITION = Detail(
     name="score_position",
     stages=("ppo",),
     paper="N+ section 7 (code: index after the end of text)",
-    question="Is the score paid in the state after the end of text, or on it?",
+    question="Is the score the reward of the state after the end of text, or of the end of text itself?",
     reference="after_eos",
     variants={
         "after_eos": Variant(
-            reward.score_after_eos, "in the terminal state, one after the last token; on it where there is no room"
+            reward.score_after_eos,
+            "in the terminal state, one after the last token; at the last token where the response fills the limit",
         ),
         "at_eos": Variant(
-            reward.score_at_eos, "on the last token itself; the state after it keeps its value, and is drawn to 0"
+            reward.score_at_eos, "at the last token itself; the state after it keeps a value, whose target is 0"
         ),
     },
-    hypothesis="One step of discounting (lambda) apart: the state after the end gets a value of its own to bootstrap from.",
-    moves={"test/sampled_win_rate": "same"},
+    hypothesis="One step of discounting (lambda) apart: the state after the end gets a value of its own to bootstrap "
+    "from.",
+    expected={"test/sampled_win_rate": "same"},
 )

@@ -21,8 +21,8 @@ RM_INIT = Detail(
         "from_base": Variant("base", "the trunk is the pre-trained model's, which has seen no summary end"),
     },
     hypothesis="The SFT policy already knows what of a post a summary tells. From the base model the comparisons alone "
-    "have to teach that, one bit each: accuracy is lower, and the policy is led by a worse judge.",
-    moves={"rm/validation_accuracy": "down", "test/sampled_win_rate": "down"},
+    "have to teach that, one bit each: accuracy is lower, and the policy is trained against a worse reward model.",
+    expected={"rm/validation_accuracy": "down", "test/sampled_win_rate": "down"},
 )
 
 RM_LOSS = Detail(
@@ -42,7 +42,7 @@ RM_LOSS = Detail(
         ),
         "margin": Variant(
             preference.Objective(partial(preference.with_margin, lead=1.0)),
-            "the chosen summary has to win by 1, not by anything",
+            "the loss asks for a lead of 1 of the chosen summary",
         ),
         "grouped_by_post": Variant(
             preference.Objective(preference.bradley_terry, preference.by_post),
@@ -50,9 +50,9 @@ RM_LOSS = Detail(
         ),
     },
     hypothesis="Smoothing keeps margins small where labellers slip, and so better calibrated; asking for a lead makes "
-    "them large: the order stays, but the score's unit changes, and with it what a nat of KL costs. Grouping spares the "
-    "model a second step on a post it has just learnt, and weighs posts alike.",
-    moves={
+    "them large: the order stays, but the score's unit changes, and with it the weight of the KL penalty. Grouping "
+    "spares the model a second step on a post it has just learnt, and gives every post the same weight.",
+    expected={
         "rm/validation_accuracy": "same",
         "rm/calibration_error": {"label_smoothing": "down", "margin": "up"},
         "rm/reference_score_std": {"label_smoothing": "down", "margin": "up"},
@@ -69,11 +69,11 @@ RM_EPOCHS = Detail(
     reference="1",
     variants={
         "1": Variant(1, "one pass over the comparisons"),
-        "2": Variant(2, "two, each shuffled anew, under one cosine"),
+        "2": Variant(2, "two passes, each shuffled anew, under one cosine schedule"),
     },
     hypothesis="The second pass learns the labellers' slips by heart: accuracy in training rises and on validation it "
     "falls, while margins grow beyond what they are worth.",
-    moves={"rm/validation_accuracy": "down", "rm/calibration_error": "up"},
+    expected={"rm/validation_accuracy": "down", "rm/calibration_error": "up"},
 )
 
 RM_HEAD_INIT = Detail(
@@ -91,7 +91,7 @@ RM_HEAD_INIT = Detail(
         "zeros": Variant(scalar_model.head_zeros, "all zeros: every text starts with the same score"),
     },
     hypothesis="All three are small against what one epoch teaches: accuracy stays.",
-    moves={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
+    expected={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
 )
 
 REWARD_TOKEN = Detail(
@@ -110,8 +110,8 @@ REWARD_TOKEN = Detail(
     },
     hypothesis="The end of text is the one token that has seen the whole summary. A column of padding has too, but how "
     "far behind the text it stands differs between training and PPO; in a mean most tokens have not seen what follows "
-    "them, though a fault is charged from where it stands.",
-    moves={
+    "them, though a fault lowers the outputs from its own token on.",
+    expected={
         "rm/validation_accuracy": {"mean_over_response": "down", "last_position": "same"},
         "test/sampled_win_rate": "down",
     },
@@ -122,7 +122,7 @@ REWARD_OFF_EOS = Check(
     numbers=(13,),
     stages=("rm",),
     paper="N+ detail 13",
-    question="What does the reward model say before a summary has ended?",
+    question="What is the reward model's output before a summary has ended?",
     measures="its output on the tokens of validation references before their end of text, how often that is negative, "
     "and its output at the end of text",
     found="Before the end of text outputs are almost always negative and mean nothing; only the one at it does.",
@@ -146,12 +146,12 @@ PADDING_SIDE = Detail(
         ),
         "right_then_right": Variant(
             Padding(padding.unchanged, padding.pad_right),
-            "in PPO all padding is moved behind the response before the reward model reads it",
+            "in PPO all padding is moved behind the response before the text is scored",
         ),
     },
-    hypothesis="Padding is masked, and rotary positions know only how far apart two tokens are: the side changes rewards "
-    "by rounding. With learned absolute positions it would change everything.",
-    moves={"rm/validation_accuracy": "same", "objective/score": "same", "test/sampled_win_rate": "same"},
+    hypothesis="Padding is masked, and rotary positions know only how far apart two tokens are: the side changes "
+    "rewards by rounding. With learned absolute positions it would change everything.",
+    expected={"rm/validation_accuracy": "same", "objective/score": "same", "test/sampled_win_rate": "same"},
 )
 
 PADDING_AGREEMENT = Check(
@@ -178,13 +178,16 @@ REWARD_NORMALISATION = Detail(
         "centre_and_scale": Variant(reward.centre_and_scale, "the references get mean 0 and a standard deviation of 1"),
         "centre_times_8": Variant(
             partial(reward.centre_and_multiply, factor=8.0),
-            "centred, then eight times as large: the KL coefficient is worth an eighth",
+            "centred and multiplied by 8: the KL penalty weighs an eighth",
         ),
     },
-    hypothesis="The Bradley-Terry loss leaves the offset free. Without centring, -1 for an unfinished response may be a "
-    "prize or a catastrophe; with scaling, the KL coefficient means something else for each reward model; eight times as "
-    "large, the KL is all but free.",
-    moves={"test/sampled_win_rate": {"none": "same", "centre_and_scale": "same"}, "test/kl": {"centre_times_8": "up"}},
+    hypothesis="The Bradley-Terry loss leaves the offset free. Without centring, -1 for an unfinished response may be "
+    "a reward or a harsh penalty; with scaling, the KL coefficient weighs differently for each reward model; eight "
+    "times as large, the KL penalty hardly counts.",
+    expected={
+        "test/sampled_win_rate": {"none": "same", "centre_and_scale": "same"},
+        "test/kl": {"centre_times_8": "up"},
+    },
 )
 
 ACCURACY_BY_GROUP = Check(
@@ -206,8 +209,8 @@ JUDGE_AGREEMENT = Check(
     stages=("baseline", "evaluate"),
     paper="N+ detail 17",
     question="Does the reward model agree with a judge on what the policy writes?",
-    measures="on which share of posts reward model and gold score, where it is known, put the policy's summary and the "
-    "reference in the same order; posts on which either ties are left out",
+    measures="the share of posts on which reward model and gold score (where it is known) order the policy's summary "
+    "and the reference alike; posts on which either ties are left out",
     found="With GPT-3.5 as judge 0.403 at 1B, 0.726 at 2.8B and 0.767 at 6.9B.",
     metrics=("test/judge_agreement", "sft_test/judge_agreement"),
 )
@@ -217,8 +220,9 @@ CALIBRATION = Check(
     numbers=(18,),
     stages=("rm",),
     paper="N+ detail 18",
-    question="Is a margin worth the accuracy that it promises?",
-    measures="validation accuracy by |margin| in bins 0.5 wide, and the expected calibration error against sigmoid(|margin|)",
+    question="Is the reward model's accuracy at a margin what sigmoid(margin) promises?",
+    measures="validation accuracy by |margin| in bins 0.5 wide, and the expected calibration error against "
+    "sigmoid(|margin|)",
     found="Accuracy rises with the margin at every size, and stays below what it promises: about 0.54 at a margin of "
     "0.25, and 0.85 at 5.25 for 1B, 0.95 at 5.75 for 2.8B, 0.97 at 6.5 for 6.9B, where it should be over 0.99.",
     metrics=("rm/calibration/*", "rm/calibration_error"),
@@ -238,7 +242,7 @@ ALGORITHM = Detail(
             "the policy is trained on the comparisons as if its log-ratio to SFT were the reward (DPO, beta 0.05)",
         ),
     },
-    hypothesis="DPO has to move the probability of every token of a summary to say what the reward model says with one "
-    "output: as a judge its implicit reward is worse. And it never reads what it writes itself.",
-    moves={"test/sampled_win_rate": "down", "test/length": "up"},
+    hypothesis="DPO has to change the probability of every token of a summary to express what the reward model says "
+    "with one output: its implicit reward is less accurate. And it never trains on its own samples.",
+    expected={"test/sampled_win_rate": "down", "test/length": "up"},
 )

@@ -14,11 +14,13 @@ SFT_LOSS_TOKENS = Detail(
     reference="query_and_response",
     variants={
         "query_and_response": Variant(text.whole_text, "every token but padding is predicted"),
-        "response_only": Variant(text.response_only, "the summary and its end of text are predicted, the post is not"),
+        "response_only": Variant(
+            text.response_only, "the tokens of the summary and its end of text are predicted, those of the post are not"
+        ),
     },
-    hypothesis="The post's tokens are many and say nothing of summaries; without them each step is all about summaries, and "
-    "the reward model, which starts from SFT, has read less.",
-    moves={"sft_test/sampled_win_rate": "up", "rm/validation_accuracy": "down"},
+    hypothesis="A post has many tokens, which teach nothing about summaries; without them each step is about summaries "
+    "only, and the reward model, which starts from SFT, was trained on less text.",
+    expected={"sft_test/sampled_win_rate": "up", "rm/validation_accuracy": "down"},
 )
 
 SFT_EPOCHS = Detail(
@@ -33,8 +35,9 @@ SFT_EPOCHS = Detail(
         "2": Variant(2, "two passes, one schedule over both"),
         "3": Variant(3, "three passes, one schedule over all"),
     },
-    hypothesis="More passes imitate the references better and leave the policy less random, so PPO has less to explore.",
-    moves={"sft_test/rouge_l": "up", "objective/entropy": "down"},
+    hypothesis="More passes imitate the references better and leave the policy less random, so PPO has less to "
+    "explore.",
+    expected={"sft_test/rouge_l": "up", "objective/entropy": "down"},
 )
 
 LR_SCHEDULE_SFT = Detail(
@@ -49,6 +52,7 @@ LR_SCHEDULE_SFT = Detail(
         "linear": Variant(optim.linear_to_zero, "a straight line from the full rate to 0"),
         "constant": Variant(optim.constant, "the full rate to the last step"),
     },
-    hypothesis="Without decay the last steps are noise at the full rate: the loss ends higher. Which decay does not matter.",
-    moves={"sft/final_loss": {"constant": "up", "linear": "same"}},
+    hypothesis="Without decay the last steps are noise at the full rate: the loss ends higher. Which decay does not "
+    "matter.",
+    expected={"sft/final_loss": {"constant": "up", "linear": "same"}},
 )

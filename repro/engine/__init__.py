@@ -1,1 +1,1 @@
-"""How artefacts are made: one arm and seed, local workers, ranks as processes, SLURM, and what it all will cost."""
+"""Makes artefacts: the pipeline of one arm and seed, local workers, ranks as processes, SLURM; and estimates the cost."""

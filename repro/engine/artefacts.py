@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from repro import details as d
 from repro.detail import Pick, Recipe
-from repro.details import DETAILS, RANK_DEPENDENT
+from repro.details import DETAILS, RANK_DEPENDENT, keyed_label
 from repro.engine import fingerprint
 from repro.models import hub, ranks
 from repro.stages.checkpoint import complete_checkpoints
@@ -56,11 +56,12 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
     }
     # How many ranks there are changes nothing but what these choices do.
     split = scale.processes > 1 and bool(RANK_DEPENDENT & choices.items())
-    read = ({"processes": scale.processes} if split else {}) | ({"constants": constants} if constants else {})
+    read: dict[str, Any] = {"processes": scale.processes} if split else {}
+    read |= {"constants": constants} if constants else {}
     read |= {
         "stage": stage.name,
         "version": stage.version,
-        "choices": choices,
+        "choices": {name: keyed_label(DETAILS[name], label) for name, label in choices.items()},
         "seed": seed if stage.seeded else 0,
         "scale": _budget(stage, scale, seed) | _mixed(stage, recipe, scale),
         "upstream": {name: upstream[name] for name in stage.upstream},

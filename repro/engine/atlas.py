@@ -1,4 +1,4 @@
-"""The atlas: the studies of many details on one board, so that every stage they share is made once."""
+"""The atlas: the studies of many details as one set of jobs, so that shared stages run once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from repro.study.ablation import Ablation
 def studies(
     names: Sequence[str], scale: str, seeds: Sequence[str], changes: Mapping[str, str], cache: Path
 ) -> list[Ablation]:
-    """The studies of the named details, or of all; those with the least left to run come first."""
+    """The studies of the named details, or of all; those with the least remaining time come first."""
     found = [ablation.in_atlas(name, scale, seeds, changes) for name in dict.fromkeys(names or DETAILS)]
-    return sorted(found, key=lambda study: _left(study, cache))
+    return sorted(found, key=lambda study: _remaining(study, cache))
 
 
-def _left(study: Ablation, cache: Path) -> float:
-    """Core-seconds of the study's own stages; the reference's are everybody's."""
+def _remaining(study: Ablation, cache: Path) -> float:
+    """Seconds that the study's own remaining stages take; the reference arm's stages are shared by all studies."""
     shared = reference_jobs(study)
     own = {key: job for key, job in launch.jobs_of(study).items() if key not in shared}
     return cost.seconds([job for key, job in own.items() if not artefacts.cached(cache / key)], cache)
 
 
 def reference_jobs(study: Ablation) -> dict[str, Job]:
-    """The stages of the reference arm, which are the same in every study."""
+    """The jobs of the reference arm, which are the same in every study."""
     return launch.jobs_of(study, arms=[study.detail.reference])
 
 
 def recipes(found: Sequence[Ablation]) -> list[Recipe]:
-    """One recipe for each way in which the data is made."""
+    """One recipe for each different data artefact."""
     by_key = {
         pipeline.keys(recipe, study.scale, 0)["data"]: recipe for study in found for recipe in study.arms.values()
     }
@@ -42,7 +42,7 @@ def recipes(found: Sequence[Ablation]) -> list[Recipe]:
 
 
 def board_of(found: Sequence[Ablation], cache: Path, fresh: bool = False) -> Board:
-    """The jobs of all studies: the references' first, then study by study; `fresh` as `launch.board_for` has it."""
+    """The board with the jobs of all studies, the reference arm's first; `fresh` as `launch.board_for` has it."""
     jobs = reference_jobs(found[0])
     for study in found:
         jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}

@@ -1,4 +1,4 @@
-"""The GPUs that a study may run on: what their vendors say of them, and which one is at hand."""
+"""GPUs that a study may run on: their vendors' figures, and the GPU of this machine."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,7 +10,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """Peak of dense bfloat16 multiplication [1/s], memory [GiB], its bandwidth [B/s]; whether one is here."""
+    """Peak of dense bfloat16 operations [1/s], memory [GiB], its bandwidth [B/s]; whether this machine has one."""
 
     name: str
     flops: float
@@ -19,7 +19,7 @@ class Device:
     here: bool = False
 
 
-# The vendor's figures, the more particular name first; memory is what its driver shows.
+# The vendors' figures, a more specific name before a general one; memory is what the driver shows.
 DEVICES = (
     Device("H100 PCIe", 756e12, 79.6, 2.0e12),
     Device("H100 80GB", 989e12, 79.6, 3.35e12),
@@ -28,15 +28,15 @@ DEVICES = (
     Device("A100", 312e12, 39.5, 1.56e12),
 )
 ASSUMED = DEVICES[1]
-USED = 0.4  # of the peak, while something is learnt or read; trainers that are published reach 0.1 to 0.4
-READ = 0.6  # of the bandwidth, while responses are drawn
-LINK = 3e11  # bytes a second between the GPUs of a machine
-LAUNCH = 30 * 5e-6  # seconds of a layer of one decoding step where Python launches its kernels
+PEAK_SHARE = 0.4  # of the peak in forward and backward passes; published trainers reach 0.1 to 0.4
+BANDWIDTH_SHARE = 0.6  # of the memory bandwidth while responses are sampled
+LINK_BANDWIDTH = 3e11  # bytes a second between the GPUs of a machine
+LAYER_LAUNCH = 30 * 5e-6  # seconds of a layer of one decoding step where Python launches its kernels
 
 
 @cache
 def at_hand() -> Device:
-    """This machine's GPU, measured where its like is not known; the one that is assumed where there is none."""
+    """This machine's GPU, measured where it is not in the table; ASSUMED where there is none."""
     if not torch.cuda.is_available():
         return ASSUMED
     shown = torch.cuda.get_device_properties(0)
@@ -45,7 +45,7 @@ def at_hand() -> Device:
 
 
 def _measured() -> tuple[float, float, float]:
-    """Multiplications a second, GiB and bytes a second of the GPU, from a second of work."""
+    """Operations a second, 0 GiB (the driver says it) and bytes a second of the GPU, measured in a second."""
     one = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     multiply = _seconds_of(lambda: one @ one)
     copy = _seconds_of(one.clone)

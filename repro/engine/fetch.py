@@ -1,4 +1,4 @@
-"""What a scale needs of the hub, brought here at once, with a record of what it was: for machines that cannot reach it."""
+"""Downloads the sources of a scale from the hub and records their commits, also for machines that cannot reach the hub."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PAIR_COLUMNS = ("query", "query_token", "chosen_token", "rejected_token", "query
 
 
 @dataclass(frozen=True)
-class Need:
-    """A source that a field of Scale names for the stages of a seed, or of every seed ("")."""
+class HubSource:
+    """A source on the hub that a field of Scale names, for one seed or for all of them ("")."""
 
     field: str
     source: str
@@ -39,7 +39,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Content:
-    """What a source has at the moment: its commit, its files with their bytes, and how many of these are not here yet."""
+    """The content of a source: its commit, file -> bytes, and the bytes that are not downloaded yet."""
 
     commit: str
     files: dict[str, int]
@@ -52,7 +52,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a file's first rows, in how many a column of ours is the authors'; `first` is the id of a row where it is not."""
+    """In how many of a file's first rows our column equals the authors'; `first` is the id of the first row that differs."""
 
     file: str
     column: str
@@ -61,18 +61,18 @@ class Agreement:
     first: str
 
 
-def needs(scale: Scale, released: Iterable[str] = ()) -> list[Need]:
-    """What of the hub the scale names, once each; and the authors' checkpoints of those stages ("sft", "rm", "ppo")."""
-    found = [Need(field, getattr(scale, field), what) for field, what in KINDS.items()]
+def needs(scale: Scale, released: Iterable[str] = ()) -> list[HubSource]:
+    """The scale's sources on the hub, once each, and the authors' checkpoints of the stages `released` ("sft", "rm", "ppo")."""
+    found = [HubSource(field, getattr(scale, field), what) for field, what in KINDS.items()]
     for field, stage in hub.STARTS.items():
         start = getattr(scale, field) or ("released" if stage in released else "")
         each = {hub.start_source(start, scale.model, seed, stage): str(seed) for seed in scale.seeds}
-        found += [Need(field, source, "model", seed if len(each) > 1 else "") for source, seed in each.items()]
+        found += [HubSource(field, source, "model", seed if len(each) > 1 else "") for source, seed in each.items()]
     return [need for need in dict.fromkeys(found) if hub.is_reference(need.source)]
 
 
-def survey(need: Need) -> Content:
-    """What the source has, from here where it is complete, else from the hub; UserError where that cannot be asked."""
+def survey(need: HubSource) -> Content:
+    """The content of a source, from the local cache if complete, else from the hub; UserError if that cannot be reached."""
     reference = hub.parse(need.source)
     if hub.is_local(need.source, need.what):
         return _content_here(need)
@@ -81,13 +81,13 @@ def survey(need: Need) -> Content:
     return Content(found[0].commit_hash, sizes, sum(sizes[each.filename] for each in found if each.will_download))
 
 
-def bring(need: Need) -> Content:
-    """Downloads what is missing of the source; what is here then."""
+def download(need: HubSource) -> Content:
+    """Download the missing files of a source; returns its content."""
     hub.resolve(need.source, need.what)
     return _content_here(need)
 
 
-def _content_here(need: Need) -> Content:
+def _content_here(need: HubSource) -> Content:
     reference = hub.parse(need.source)
     folder = hub.cached_folder(reference, need.what)
     names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
@@ -95,11 +95,11 @@ def _content_here(need: Need) -> Content:
     return Content(folder.name, {name: (folder / name).stat().st_size for name in files}, 0)
 
 
-def record(folder: Path, brought: dict[Need, Content]) -> Path:
-    """The manifest in the folder, with what was brought added to what it says already."""
+def record(folder: Path, downloaded: dict[HubSource, Content]) -> Path:
+    """Add the downloaded sources to the manifest in the folder; returns its path."""
     path = folder / MANIFEST
     known = json.loads(path.read_text()) if path.exists() else {}
-    for need, content in brought.items():
+    for need, content in downloaded.items():
         before = known.get(need.source, {"fields": [], "files": {}})
         known[need.source] = {
             "fields": sorted({*before["fields"], need.field}),
@@ -112,14 +112,14 @@ def record(folder: Path, brought: dict[Need, Content]) -> Path:
 
 
 def commits(scale: Scale) -> dict[str, str]:
-    """Source -> the commit of what is here, of all that the scale names of the hub and that is complete."""
+    """Source -> commit, for the sources of a scale on the hub that are completely downloaded."""
     return {need.source: _content_here(need).commit for need in needs(scale) if hub.is_local(need.source, need.what)}
 
 
-def copy(brought: dict[Need, Content], to: Path) -> dict[str, str]:
-    """Plain files below `to`, for a machine without the library's cache; field of Scale -> the path that it is set to."""
+def copy(downloaded: dict[HubSource, Content], to: Path) -> dict[str, str]:
+    """Copy plain files below `to`, for a machine without the library's cache; returns field of Scale -> its path."""
     paths = {}
-    for need, content in brought.items():
+    for need, content in downloaded.items():
         reference, cached = hub.parse(need.source), hub.cached_folder(hub.parse(need.source), need.what)
         place = to / (f"{reference.repo}/{need.seed}" if need.seed else f"{reference.repo}@{content.commit[:12]}")
         for name, size in content.files.items():
@@ -132,9 +132,9 @@ def copy(brought: dict[Need, Content], to: Path) -> dict[str, str]:
     return paths
 
 
-def size(brought: dict[Need, Content]) -> int:
+def size(downloaded: dict[HubSource, Content]) -> int:
     """Bytes of all files, each counted once."""
-    files = {(need.source, name): number for need, each in brought.items() for name, number in each.files.items()}
+    files = {(need.source, name): number for need, each in downloaded.items() for name, number in each.files.items()}
     return sum(files.values())
 
 
@@ -157,7 +157,7 @@ def counts(scale: Scale) -> dict[str, int]:
 
 
 def agreements(scale: Scale, number: int) -> Iterator[Agreement]:
-    """How far our tokenisation is the authors', over the first rows of each file of theirs, column by column."""
+    """Compare our tokenisation with the authors', on the first rows of each of their files, column by column."""
     tokenizer = local.load_tokenizer(scale.tokenizer)
     for source, fields, columns, encode in (
         (TOKENISED_POSTS, local.POST_FIELDS, POST_COLUMNS, _encoded_posts),
@@ -173,7 +173,7 @@ def _encoded_posts(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def _encoded_pairs(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast) -> Dataset:
-    """Files hold comparisons of posts, or of articles, and not of both."""
+    """Encode comparisons; a file holds those of posts or of articles, not both."""
     articles = bool(rows) and tldr.is_article(rows[0]["info"])
     return tldr.encode_pairs(rows, tokenizer, tldr.CNNDM_LENGTHS if articles else tldr.TLDR_LENGTHS)
 
@@ -181,14 +181,14 @@ def _encoded_pairs(rows: Sequence[dict], tokenizer: PreTrainedTokenizerFast) -> 
 def _compared(file: str, theirs: Sequence[dict], columns: Sequence[str], ours: Dataset) -> Iterator[Agreement]:
     for column in columns:
         pairs = zip(ours["id"][:], ours[column][:], (row[column] for row in theirs), strict=True)
-        other = [identity for identity, mine, their in pairs if mine != their]
+        other = [identity for identity, own, their in pairs if own != their]
         yield Agreement(file, column, len(theirs), len(theirs) - len(other), next(iter(other), ""))
 
 
-def all_of(wanted: Sequence[Need], tell: Callable[[Need], None]) -> dict[Need, Content]:
-    """Every source brought here; `tell` is called after each."""
-    brought = {}
+def fetch_all(wanted: Sequence[HubSource], tell: Callable[[HubSource], None]) -> dict[HubSource, Content]:
+    """Download every source; `tell` is called after each."""
+    downloaded = {}
     for need in wanted:
-        brought[need] = bring(need)
+        downloaded[need] = download(need)
         tell(need)
-    return brought
+    return downloaded

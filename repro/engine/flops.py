@@ -1,7 +1,7 @@
-"""The matrix products that each stage is made of, counted from formulas: the one place that says what work there is.
+"""The matrix products of each stage, from formulas.
 
-A product is kept with its shape, so that its operations can be added up (`repro/engine/cost.py`) and its speed measured
-(`benchmarks/bound.py`). What is not a matrix product is left out: at these sizes it is memory traffic and overhead.
+Each product has its shape, so that its operations can be counted (`repro/engine/cost.py`) and its speed measured
+(`benchmarks/bound.py`). Other operations are left out: at these sizes their time is memory traffic and overhead.
 """
 
 import json
@@ -18,7 +18,7 @@ from repro.models.pretrained import source_kwargs
 from repro.models.shape import parse_shape
 from repro.study.scale import Scale
 
-# Hidden size, layers, heads and intermediate size, so that a study can be planned before its model is here.
+# Hidden size, layers, heads and intermediate size, so that a study can be planned before its model is downloaded.
 PYTHIA = {
     "14m": "128/6/4/512",
     "31m": "256/6/8/1024",
@@ -35,7 +35,7 @@ PYTHIA = {
 
 @dataclass(frozen=True)
 class Network:
-    """A transformer as far as arithmetic looks at it; nothing of one that is not known is a number."""
+    """The sizes of a transformer that its operations depend on; NaN where the model is not known."""
 
     hidden: float = math.nan
     layers: float = math.nan
@@ -54,7 +54,7 @@ class Network:
 
     @property
     def policy(self) -> float:
-        """All weights, embedding and output head apart."""
+        """All weights of a policy, whose embedding and output head are not tied."""
         return self.body + self.layers * (9 * self.hidden + self.intermediate) + 2 * self.head
 
     @property
@@ -65,31 +65,33 @@ class Network:
 
 @cache
 def network_of(source: str) -> Network:
-    """The network of `Scale.model`: by its configuration, a shape, or a Pythia's name."""
+    """The sizes of `Scale.model`, from its configuration, its shape, or the name of a Pythia."""
     if hub.is_reference(source):
         named = re.search(r"pythia-([0-9.]+[mb])\b", source)
         if not hub.is_local(source, "model"):
             return network_of(f"gpt-neox:{PYTHIA[named[1]]}") if named and named[1] in PYTHIA else Network()
         source = str(hub.resolve(source, "model"))
     if Path(source).exists():
-        return _spelt_out(Path(source)) or _configured(Path(source))
+        return _from_configuration(Path(source)) or _from_library(Path(source))
     hidden, layers, heads, intermediate = parse_shape(source)
     return Network(hidden, layers, intermediate, heads=heads)
 
 
-def _spelt_out(source: Path) -> Network | None:
-    """Of a folder whose configuration gives the sizes of a GPT-NeoX, as Pythia's does: no library has to be waited for."""
+def _from_configuration(source: Path) -> Network | None:
+    """The sizes of a GPT-NeoX such as Pythia from its config.json, without importing transformers; None for another model."""
     names = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads")
-    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever it is, the library has words for it
-        told = json.loads((source / "config.json").read_text())
-        sizes = [told[name] for name in names]
-        if told["model_type"] == "gpt_neox" and all(type(size) is int and size > 0 for size in sizes):
+    with suppress(
+        OSError, ValueError, KeyError, TypeError
+    ):  # transformers raises its own error for a file that it cannot read either
+        config = json.loads((source / "config.json").read_text())
+        sizes = [config[name] for name in names]
+        if config["model_type"] == "gpt_neox" and all(type(size) is int and size > 0 for size in sizes):
             return Network(*sizes)
     return None
 
 
-def _configured(source: Path) -> Network:
-    """Of any other the sizes that `transformers` finds: each kind has its own names for them."""
+def _from_library(source: Path) -> Network:
+    """The sizes of any other model from transformers, which knows the name that each kind of model has for them."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(**source_kwargs(source, "config.json")).get_text_config()
@@ -118,17 +120,17 @@ class Product:
 
 @dataclass(frozen=True)
 class Economy:
-    """The work that a pass leaves out because nobody reads its result."""
+    """The work that a pass leaves out because its result is not used."""
 
-    last_layer: bool  # of the last layer all but queries, keys and values where nothing is read
-    last_queries: bool  # and the queries
-    shared_query: bool  # the query of a comparison's second text
-    other_ending: bool  # attention of either text of a comparison to the other's ending, which a mask hides
-    last_token: bool  # of a text in SFT the last token, which predicts nothing
-    logits_again: bool  # logits a second time in the backward pass, which kept ones would spare
+    last_layer: bool  # of the last layer: all but queries, keys and values at positions whose output is not used
+    last_queries: bool  # and the queries at these positions
+    shared_query: bool  # the query of a comparison is computed once for both texts
+    other_ending: bool  # attention of either text of a comparison to the other's response, which is masked
+    last_token: bool  # the last token of a text in SFT, which predicts nothing
+    logits_again: bool  # recomputing the logits in the backward pass, instead of storing them
 
 
-# What a bound counts.
+# Everything left out: for the lower bound on the time.
 LEAN = Economy(
     last_layer=True,
     last_queries=True,
@@ -137,8 +139,8 @@ LEAN = Economy(
     last_token=True,
     logits_again=True,
 )
-# What the passes of this project do; tests hold it.
-NOW = replace(LEAN, last_queries=False, other_ending=False, logits_again=False)
+# What this project's passes leave out; tests compare it with the operations that torch counts.
+CURRENT = replace(LEAN, last_queries=False, other_ending=False, logits_again=False)
 
 
 def total(products: Iterable[Product]) -> float:
@@ -150,23 +152,31 @@ def repeated(products: Iterable[Product], times: float) -> list[Product]:
 
 
 def forward(
-    n: Network, rows: float, tokens: float, read: float, logits: float = 0, before: float = 0, how: Economy = NOW
+    n: Network,
+    rows: float,
+    tokens: float,
+    read: float,
+    logits: float = 0,
+    before: float = 0,
+    economy: Economy = CURRENT,
 ) -> list[Product]:
-    """`rows` texts of `tokens` behind `before` that are cached; the last layer is read at `read` places of each.
+    """A forward pass of `rows` texts of `tokens` after `before` cached ones; the output is used at `read` positions of each.
 
-    A mask lets no kernel leave out half of attention.
+    Attention is counted in full: with a padding mask no kernel leaves out the half that is causal.
     """
-    read = read if how.last_layer else tokens
-    found = _layers(n, n.layers - 1, rows, tokens, tokens, before, how) + _layers(n, 1, rows, tokens, read, before, how)
+    read = read if economy.last_layer else tokens
+    found = _layers(n, n.layers - 1, rows, tokens, tokens, before, economy) + _layers(
+        n, 1, rows, tokens, read, before, economy
+    )
     return found + [Product("logits", 1, rows * logits, n.hidden, n.vocabulary)] * bool(logits)
 
 
 def _layers(
-    n: Network, times: float, rows: float, tokens: float, read: float, before: float, how: Economy
+    n: Network, times: float, rows: float, tokens: float, read: float, before: float, economy: Economy
 ) -> list[Product]:
-    """So many layers, each with keys and values of all tokens and all else at `read` of them."""
+    """`times` layers, each with keys and values of all tokens, and everything else at `read` of them."""
     every, some, seen, width = rows * tokens, rows * read, before + tokens, n.hidden / n.heads
-    inputs = [(every, 2), (some, 1)] if how.last_queries and read != tokens else [(every, 3)]
+    inputs = [(every, 2), (some, 1)] if economy.last_queries and read != tokens else [(every, 3)]
     found = [Product("linear", times, count, n.hidden, parts * n.hidden) for count, parts in inputs if count]
     if times == 0 or not some:
         return found * bool(times)
@@ -179,13 +189,14 @@ def _layers(
     ]
 
 
-def learnt(products: list[Product], again: float = 0, how: Economy = NOW) -> list[Product]:
-    """Forward and backward: gradients of both factors, and what is computed a second time for them: logits, and layers
-    `again`, all but each one's last matrix.
+def forward_backward(products: list[Product], again: float = 0, economy: Economy = CURRENT) -> list[Product]:
+    """Forward and backward pass: the products, the gradients of both factors, and recomputed products.
+
+    Logits are recomputed unless stored; so are the layers, `again` times, each without its last matrix.
     """
     of_left = [replace(p, inner=p.columns, columns=p.inner) for p in products]
     of_right = [replace(p, rows=p.inner, inner=p.rows) for p in products]
-    repeats = {"linear": again, "attention": again, "logits": float(not how.logits_again)}
+    repeats = {"linear": again, "attention": again, "logits": float(not economy.logits_again)}
     recomputed = [replace(p, times=p.times * repeats[p.kind]) for p in products if repeats.get(p.kind)]
     return products + of_left + of_right + recomputed
 
@@ -193,53 +204,57 @@ def learnt(products: list[Product], again: float = 0, how: Economy = NOW) -> lis
 # ---------------------------------------------------------------------------------------------- parts of stages
 
 
-def sampled(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
-    """Responses drawn over a cache, the mean of whose lengths stands for all of them."""
+def sampled(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+    """Responses sampled with a key-value cache, at the cache's mean length."""
     steps, seen = response - 1, query + response / 2 - 1
-    first = forward(n, rows, query, 1, 1, how=how)
-    return first + repeated(forward(n, rows, 1, 1, 1, seen, how), steps)
+    first = forward(n, rows, query, 1, 1, economy=economy)
+    return first + repeated(forward(n, rows, 1, 1, 1, seen, economy), steps)
 
 
-def answer(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
-    """Responses drawn, and read by the reference policy and the reward model."""
-    read = forward(n, rows, query + response - 1, response, response, how=how)
-    return sampled(n, rows, query, response, how) + read + forward(n, rows, query + response, 1, how=how)
+def answer(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+    """Responses sampled, and a forward pass over them of the reference policy and the reward model."""
+    read = forward(n, rows, query + response - 1, response, response, economy=economy)
+    return sampled(n, rows, query, response, economy) + read + forward(n, rows, query + response, 1, economy=economy)
 
 
-def rollout(n: Network, rows: float, query: float, response: float, how: Economy = NOW) -> list[Product]:
-    """Episodes: answers, and what the critic says of them."""
-    return answer(n, rows, query, response, how) + forward(n, rows, query + response - 1, response, how=how)
+def rollout(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+    """Episodes: `answer`, and a forward pass of the critic."""
+    return answer(n, rows, query, response, economy) + forward(n, rows, query + response - 1, response, economy=economy)
 
 
 def update(
-    n: Network, rows: float, query: float, response: float, how: Economy = NOW, again: float = 0
+    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, again: float = 0
 ) -> list[Product]:
-    """Episodes' pass through an optimizer step of PPO: policy and critic, forward and backward."""
+    """An optimizer step of PPO on so many episodes: policy and critic, forward and backward."""
     text = query + response - 1
-    read = forward(n, rows, text, response, response, how=how) + forward(n, rows, text, response, how=how)
-    return learnt(read, again, how)
+    read = forward(n, rows, text, response, response, economy=economy) + forward(
+        n, rows, text, response, economy=economy
+    )
+    return forward_backward(read, again, economy)
 
 
-def sft(n: Network, rows: float, text: float, how: Economy = NOW, again: float = 0) -> list[Product]:
-    """Texts' pass through an optimizer step of SFT."""
-    places = text - how.last_token
-    return learnt(forward(n, rows, places, places, places, how=how), again, how)
+def sft(n: Network, rows: float, text: float, economy: Economy = CURRENT, again: float = 0) -> list[Product]:
+    """An optimizer step of SFT on so many texts."""
+    places = text - economy.last_token
+    return forward_backward(forward(n, rows, places, places, places, economy=economy), again, economy)
 
 
-def compared(n: Network, rows: float, query: float, pair: float, how: Economy = NOW) -> list[Product]:
-    """Scores of comparisons: two texts each, behind one query."""
-    if not how.shared_query:
-        return forward(n, 2 * rows, pair, 1, how=how)
-    if not how.other_ending:  # query and both endings are one row
-        return forward(n, rows, 2 * pair - query, 2, how=how)
-    return forward(n, rows, query, 0, how=how) + forward(n, 2 * rows, pair - query, 1, before=query, how=how)
+def compared(n: Network, rows: float, query: float, pair: float, economy: Economy = CURRENT) -> list[Product]:
+    """Scores of comparisons, of two responses to one query each."""
+    if not economy.shared_query:
+        return forward(n, 2 * rows, pair, 1, economy=economy)
+    if not economy.other_ending:  # query and both responses are one row
+        return forward(n, rows, 2 * pair - query, 2, economy=economy)
+    return forward(n, rows, query, 0, economy=economy) + forward(
+        n, 2 * rows, pair - query, 1, before=query, economy=economy
+    )
 
 
 def comparison(
-    n: Network, rows: float, query: float, pair: float, how: Economy = NOW, again: float = 0
+    n: Network, rows: float, query: float, pair: float, economy: Economy = CURRENT, again: float = 0
 ) -> list[Product]:
-    """Comparisons' pass through an optimizer step of the reward model."""
-    return learnt(compared(n, rows, query, pair, how), again, how)
+    """An optimizer step of the reward model on so many comparisons."""
+    return forward_backward(compared(n, rows, query, pair, economy), again, economy)
 
 
 # ---------------------------------------------------------------------------------------------- stages
@@ -247,7 +262,7 @@ def comparison(
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a query, a drawn response, a query with its reference, and a query with one of two compared texts."""
+    """Tokens of a query, a sampled response, a query with its reference, and a query with one response of a comparison."""
 
     query: float
     response: float
@@ -261,7 +276,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Passes:
-    """How often an arm sees the data of each stage."""
+    """How many passes over its data each stage of an arm makes."""
 
     sft: int = 1
     rm: int = 1
@@ -273,71 +288,73 @@ PASSES = Passes()  # the paper's
 
 @dataclass(frozen=True)
 class Stages:
-    """What each stage of a scale computes, in parts that differ in speed: part -> products."""
+    """The products of each stage of a scale, by part: parts differ in speed."""
 
     scale: Scale
     network: Network
     lengths: Lengths
     passes: Passes = PASSES
-    how: Economy = NOW
+    economy: Economy = CURRENT
 
     @property
     def _again(self) -> float:
         return float(self.scale.recompute == "layers")
 
-    def of(self, name: str, learning: bool = True) -> dict[str, list[Product]]:
-        """Of a stage; not `learning` where its weights are taken from elsewhere."""
+    def of(self, name: str, training: bool = True) -> dict[str, list[Product]]:
+        """Part -> products of a stage; `training` is false where its weights are loaded instead."""
         parts = {"sft": self.sft, "rm": self.rm, "ppo": self.ppo, "baseline": self.evaluate, "evaluate": self.evaluate}
-        return parts[name](learning) if name in parts else {}
+        return parts[name](training) if name in parts else {}
 
-    def sft(self, learning: bool) -> dict[str, list[Product]]:
+    def sft(self, training: bool) -> dict[str, list[Product]]:
         s, n, text = self.scale, self.network, self.lengths.text
-        if not learning:
+        if not training:
             return {"read": self._read(s.sft_batch, text, logits=text)}
         rows = min(s.micro_batch, s.sft_batch)
-        return {"sft": repeated(sft(n, rows, text, self.how, self._again), s.posts * self.passes.sft / rows)}
+        return {"sft": repeated(sft(n, rows, text, self.economy, self._again), s.posts * self.passes.sft / rows)}
 
-    def rm(self, learning: bool) -> dict[str, list[Product]]:
-        """Training, then scores of the references that it is centred on, and of comparisons and references for checks."""
+    def rm(self, training: bool) -> dict[str, list[Product]]:
+        """Training; then scores of the references that it is centred on, and of the validation comparisons and references."""
         s, n, lengths = self.scale, self.network, self.lengths
         rows, posts = min(s.micro_batch, s.rm_batch), min(s.posts, s.normalisation_posts) + 3 * s.validation_posts
-        some = compared(n, s.rollout_batch, lengths.query, lengths.pair, self.how)
+        some = compared(n, s.rollout_batch, lengths.query, lengths.pair, self.economy)
         read = repeated(some, s.validation_comparisons / s.rollout_batch) + self._read(posts, lengths.text)
-        if not learning:
+        if not training:
             return {"read": read}
-        step = comparison(n, rows, lengths.query, lengths.pair, self.how, self._again)
+        step = comparison(n, rows, lengths.query, lengths.pair, self.economy, self._again)
         return {"rm": repeated(step, s.comparisons * self.passes.rm / rows), "read": read}
 
-    def ppo(self, learning: bool) -> dict[str, list[Product]]:
-        """Rollouts, updates, and the curve's validations, each with scores of the references."""
+    def ppo(self, training: bool) -> dict[str, list[Product]]:
+        """Rollouts, updates, and evaluations on the validation posts, each with scores of the references."""
         s, n, lengths = self.scale, self.network, self.lengths
-        if not learning:
+        if not training:
             return {}
         rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
-        looks = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
-        step = update(n, rows, lengths.query, lengths.response, self.how, self._again)
-        rolled = rollout(n, some, lengths.query, lengths.response, self.how)
+        evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
+        step = update(n, rows, lengths.query, lengths.response, self.economy, self._again)
+        rolled = rollout(n, some, lengths.query, lengths.response, self.economy)
         return {
             "roll out": repeated(rolled, s.episodes / some),
             "update": repeated(step, s.episodes * self.passes.ppo / rows),
-            "answer": self._answered(looks * s.validation_posts),
-            "read": self._read(looks * s.validation_posts, lengths.text),
+            "answer": self._answered(evaluations * s.validation_posts),
+            "read": self._read(evaluations * s.validation_posts, lengths.text),
         }
 
-    def evaluate(self, learning: bool = True) -> dict[str, list[Product]]:
-        """The test posts answered twice, and scores of their references."""
+    def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
+        """Two sets of responses to the test posts, and scores of the references."""
         posts = self.scale.test_posts
         return {"answer": self._answered(2 * posts), "read": self._read(posts, self.lengths.text)}
 
     def _answered(self, posts: float) -> list[Product]:
         rows = self.scale.rollout_batch
-        return repeated(answer(self.network, rows, self.lengths.query, self.lengths.response, self.how), posts / rows)
+        return repeated(
+            answer(self.network, rows, self.lengths.query, self.lengths.response, self.economy), posts / rows
+        )
 
     def _read(self, texts: float, tokens: float, logits: float = 0) -> list[Product]:
         rows = self.scale.rollout_batch
-        return repeated(forward(self.network, rows, tokens, max(1, logits), logits, how=self.how), texts / rows)
+        return repeated(forward(self.network, rows, tokens, max(1, logits), logits, economy=self.economy), texts / rows)
 
 
-def learns(name: str, scale: Scale) -> bool:
-    """Whether the stage trains: not where its weights are taken from elsewhere."""
+def trains(name: str, scale: Scale) -> bool:
+    """Whether the stage trains; it does not where its weights are loaded."""
     return not any(getattr(scale, field) for field, stage_of in hub.STARTS.items() if stage_of == name)

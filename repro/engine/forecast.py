@@ -1,4 +1,4 @@
-"""How long a whole study will take on this computer's workers, from the command to its report, and how that is known."""
+"""How long a study will take on this computer's workers, from the command to its report, and the source of the estimate."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 from repro.engine import cost
 from repro.engine.launch import Job
 
-SIDE_BY_SIDE = 1.1  # times as long, where each core has a worker: they share memory and its cache
+SIDE_BY_SIDE = 1.1  # slowdown of a stage where every core has a worker: they share memory and its cache
 PUBLISHING = 1.0  # seconds for each run of a study
 REPORT = 10.0  # seconds of the page, its figures and the index
 
 
 def wall(jobs: Iterable[Job], cache_folder: Path, workers: int, start_up: float = 0.0) -> float:
-    """Seconds from the command to the report: workers start, share the jobs as the launcher does, and all is published."""
+    """Seconds from the command to the report: start-up, the jobs as the launcher schedules them, publishing, the report."""
     jobs = list(jobs)
     if not jobs:
         return 0.0
     busy, before = min(workers, len(jobs)), cost.history(cache_folder)
-    slower = SIDE_BY_SIDE if busy > 1 and not cost.for_gpu(jobs[0].scale) else 1.0  # the past ran side by side too
+    # Measured times of finished stages include this already.
+    slower = SIDE_BY_SIDE if busy > 1 and not cost.for_gpu(jobs[0].scale) else 1.0
     taken = {
         job.key: seconds * (1.0 if (job.stage, job.scale.name) in before else slower)
         for job, seconds in zip(jobs, cost.each_seconds(jobs, cache_folder))
@@ -27,7 +28,7 @@ def wall(jobs: Iterable[Job], cache_folder: Path, workers: int, start_up: float 
 
 
 def makespan(jobs: Iterable[Job], taken: Mapping[str, float], workers: int) -> float:
-    """Seconds until all are done, where a free worker takes the first job in order that has what it needs."""
+    """Seconds until all jobs are done, where a free worker takes the first job whose needs are done."""
     waiting, running, now = {job.key: job for job in jobs}, {}, 0.0
     while waiting or running:
         missing = waiting.keys() | running.keys()
@@ -41,10 +42,10 @@ def makespan(jobs: Iterable[Job], taken: Mapping[str, float], workers: int) -> f
 
 
 def sources(jobs: Iterable[Job], cache_folder: Path, otherwise: str) -> list[str]:
-    """Where the seconds of the stages come from, a line each: from here, or in the words that are given."""
+    """Lines that say where the stages' seconds come from: earlier runs here, or `otherwise`."""
     before, names = cost.history(cache_folder), list(dict.fromkeys((job.stage, job.scale.name) for job in jobs))
     found = {
-        "measured here before": [name for name, scale in names if (name, scale) in before],
+        "as in earlier runs here": [name for name, scale in names if (name, scale) in before],
         otherwise: [name for name, scale in names if (name, scale) not in before],
     }
     return [f"{', '.join(stages)}: {how}" for how, stages in found.items() if stages]

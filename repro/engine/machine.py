@@ -1,4 +1,4 @@
-"""What a measured speed belongs to: the processor, the cores that this process may use, and the source that ran."""
+"""What a measured speed depends on: the processor, the cores that this process may use, and the commit of the code."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def commit(folder: Path) -> str:
-    """The commit that is checked out in the folder, with a + where files differ from it; nothing without git."""
+    """The commit checked out in the folder, with a + if files differ from it; empty without git."""
     try:
         git = ["git", "-C", str(folder)]
         asked = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -38,7 +38,7 @@ def commit(folder: Path) -> str:
 
 
 def described(folder: Path) -> dict[str, str | int]:
-    """All of it, for a file of figures."""
+    """Processor, cores, versions, date and commit, for a file of measurements."""
     return {
         "processor": processor(),
         "cores": cores(),

@@ -1,4 +1,4 @@
-"""One arm and seed: data -> base -> sft -> rm -> ppo -> evaluate, as stages that know their keys."""
+"""The stages of one arm and seed, data -> base -> sft -> rm -> ppo -> evaluate, and their cache keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
 
 
 def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[str], None] = print) -> dict[str, Path]:
-    """Run, or reuse, every stage; the artefacts' folders by stage. UserError for an arm that the corpus cannot serve."""
+    """Run or reuse every stage; returns stage -> folder. UserError for an arm that the corpus does not support."""
     check_corpus(recipe, scale.corpus)
     known = keys(recipe, scale, seed)
     return {each.name: artefacts.run_or_reuse(each, recipe, scale, seed, known, cache, warn) for each in STAGES}

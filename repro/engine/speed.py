@@ -1,8 +1,8 @@
-"""How fast this computer is at what a scale's stages are made of: measured in seconds, and remembered beside the cache.
+"""How fast this computer runs the parts of a scale's stages: measured in a few seconds, and stored in the cache's folder.
 
-Each part of a stage (`repro/engine/flops.py`) has a speed of its own, in operations of its matrix products a second: on small
-networks most of the time goes elsewhere, and how much differs. So real steps are timed, of random weights at the scale's
-shape, as many rows of them as seconds allow.
+Each part of a stage (`repro/engine/flops.py`) has its own speed, in operations of its matrix products a second: in small
+networks most of the time is overhead, whose share differs from part to part. So real steps are timed, with random weights in
+the scale's shape and as many rows as the time allows.
 """
 
 import json
@@ -28,29 +28,29 @@ from repro.stages import optimise, ppo, ppo_setup, rm, sft
 from repro.study.scale import Scale
 
 FILE = "speed.json"
-FLOPS = 2.5e10  # of one core in float32 where nothing has been measured
-SECONDS = 4.0  # after which no further part is measured
-LIKE = {"answer": "roll out", "sft": "update", "read": "rm"}
-OPERATIONS = 3e9  # of a step that is timed: a third of a second of a slow core
-ENOUGH = 0.8  # seconds, after which a step is not repeated
-DRAWN = 8e9  # of a rollout, which is slow on a few rows: a step of decoding takes as long for one as for many
+FLOPS = 2.5e10  # operations a second of one core in float32, assumed before a measurement
+SECONDS = 4.0  # after this time no further part is measured
+SIMILAR = {"answer": "roll out", "sft": "update", "read": "rm"}
+STEP_OPERATIONS = 3e9  # of a timed step: a third of a second on a slow core
+LONG_STEP = 0.8  # seconds; a step that takes longer is not repeated
+ROLLOUT_OPERATIONS = 8e9  # of a timed rollout: more, since a decoding step takes as long for one row as for many
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Operations a second of each part, and when that was measured and in how many seconds; nothing where it was not."""
+    """Operations a second of each measured part; the seconds and the date of the measurement, if there was one."""
 
     parts: dict[str, float]
     seconds: float = 0.0
     date: str = ""
 
     def of(self, part: str) -> float:
-        """Of a part that was not reached that of what is most like it; answers are drawn as rollouts are."""
-        return self.parts.get(part) or self.parts.get(LIKE.get(part, "")) or min(self.parts.values(), default=FLOPS)
+        """The speed of a part; of one that was not measured that of the most similar one."""
+        return self.parts.get(part) or self.parts.get(SIMILAR.get(part, "")) or min(self.parts.values(), default=FLOPS)
 
     def __str__(self) -> str:
         if not self.seconds:
-            return "from arithmetic, at a speed that nobody has measured here"
+            return "estimated at an assumed speed; nothing was measured on this computer"
         return f"estimated from a {max(1, round(self.seconds))}-second measurement of {self.date} on {processor()}"
 
 
@@ -58,14 +58,14 @@ UNMEASURED = Speeds({})
 
 
 def remembered(cache_folder: Path, scale: Scale) -> Speeds:
-    """What was measured on this computer for a scale of this shape; UNMEASURED where nothing was."""
+    """The stored measurement for a scale of this shape on this computer; UNMEASURED where there is none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Speeds(**json.loads((cache_folder / FILE).read_text())[_key(scale)])
     return UNMEASURED
 
 
 def known(cache_folder: Path, scale: Scale) -> Speeds:
-    """The same, measured now where nothing was."""
+    """The stored measurement, which is made now where there is none."""
     found = remembered(cache_folder, scale)
     if found == UNMEASURED and isfinite(flops.network_of(scale.model).body):
         found = measure(scale)
@@ -74,30 +74,30 @@ def known(cache_folder: Path, scale: Scale) -> Speeds:
 
 
 def remember(cache_folder: Path, scale: Scale, found: Speeds) -> None:
-    """Beside what is remembered of other scales; a cache that cannot be written is measured again."""
-    file, kept = cache_folder / FILE, {}
+    """Store a measurement beside those of other scales; a cache that cannot be written stores nothing."""
+    file, stored = cache_folder / FILE, {}
     with suppress(OSError, ValueError):
-        kept = json.loads(file.read_text())
+        stored = json.loads(file.read_text())
     with suppress(OSError):
         written = file.with_suffix(f".{os.getpid()}")
-        written.write_text(json.dumps(kept | {_key(scale): asdict(found)}, indent=1))
+        written.write_text(json.dumps(stored | {_key(scale): asdict(found)}, indent=1))
         os.replace(written, file)
 
 
 def _key(scale: Scale) -> str:
-    """All that the speeds depend on: the computer, the libraries, and the shapes of a step."""
+    """Everything that the speeds depend on: the computer, the libraries, and the shapes of a step."""
     n = flops.network_of(scale.model)
     shape = [n.hidden, n.layers, n.heads, n.intermediate, n.vocabulary, *asdict(flops.Lengths.most(scale)).values()]
     rows = [scale.sft_batch, scale.rm_batch, scale.ppo_batch, scale.micro_batch, scale.rollout_batch]
-    here = [platform.node(), processor(), f"{scale.threads} threads", f"torch {torch.__version__}"]
-    return ", ".join([*here, "/".join(f"{number:g}" for number in shape + rows)])
+    computer = [platform.node(), processor(), f"{scale.threads} threads", f"torch {torch.__version__}"]
+    return ", ".join([*computer, "/".join(f"{number:g}" for number in shape + rows)])
 
 
 # ---------------------------------------------------------------------------------------------- measuring
 
 
 def measure(scale: Scale) -> Speeds:
-    """A few seconds' worth of real steps on as many threads as a worker has, what takes longest in a study first."""
+    """Time a few seconds of real steps on a worker's number of threads, beginning with what takes longest in a study."""
     began, found = time.perf_counter(), {}
     with _threads(scale.threads):
         steps = _Steps(scale)
@@ -125,16 +125,16 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _rate(operations: float, step: Callable[[], object]) -> float:
-    """Operations a second; the first time sets libraries up, and does where it alone took long.
+    """Operations a second of the second run of a step, since the first sets libraries up; of the first if it took long.
 
-    One thread's seconds are those of the processor: it is remembered, and who else was busy just now is not what it tells.
+    For one thread the processor's time is used, so that other busy processes do not change the result.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(2):
         began = clock()
         step()
         taken = clock() - began
-        if taken > ENOUGH:
+        if taken > LONG_STEP:
             break
     return operations / taken
 
@@ -146,28 +146,29 @@ class _Steps:
         self.scale, self.n, self.lengths = scale, flops.network_of(scale.model), flops.Lengths.most(scale)
         n, self.pad = self.n, int(self.n.vocabulary)
         shape = f"gpt-neox:{n.hidden}/{n.layers}/{n.heads}/{n.intermediate}"
-        policy, reference, critic, judge = (
+        policy, reference, critic, reward_model = (
             pretrained.initialise_policy(shape, self.pad, 2_048, seed) for seed in range(4)
         )
-        critic, judge = scalar_model.ScalarModel(critic.base_model), scalar_model.ScalarModel(judge.base_model)
+        critic = scalar_model.ScalarModel(critic.base_model)
+        reward_model = scalar_model.ScalarModel(reward_model.base_model)
         self.policy, self.critic = (modes.set_dropout(network, 0.0) for network in (policy, critic))
-        self.models = ppo_setup.Networks(policy, critic, modes.freeze(reference), modes.freeze(judge))
-        from accelerate import Accelerator  # a plan of what was measured before does without
+        self.models = ppo_setup.Networks(policy, critic, modes.freeze(reference), modes.freeze(reward_model))
+        from accelerate import Accelerator  # a plan with a stored measurement does not need it
 
         self.accelerator, self.pick = Accelerator(cpu=True), Pick(Recipe(), "ppo")
         self.optimizer = optimise.adamw([policy, critic], 1e-6, self.pick)
 
-    def rows(self, most: int, operations: float, in_all: float = OPERATIONS) -> int:
-        """As many rows as the stage has, or as there is time for."""
+    def rows(self, most: int, operations: float, in_all: float = STEP_OPERATIONS) -> int:
+        """The stage's number of rows, or as many as have `in_all` operations."""
         return max(1, min(most, int(in_all / operations)))
 
     def ids(self, rows: int, tokens: int) -> torch.Tensor:
         return torch.randint(2, self.pad, (rows, tokens))
 
-    def setting(self, rows: int) -> ppo_setup.Run:
+    def run(self, rows: int) -> ppo_setup.Run:
         tokens = SimpleNamespace(pad=self.pad, eos=-1)
-        how = ppo_setup.sampling(self.pick)
-        return ppo_setup.Run(self.models, self.optimizer, tokens, self.pick, self.accelerator, how, rows, rows)
+        sampling = ppo_setup.sampling(self.pick)
+        return ppo_setup.Run(self.models, self.optimizer, tokens, self.pick, self.accelerator, sampling, rows, rows)
 
     def sft(self) -> float:
         text = self.lengths.text
@@ -194,28 +195,25 @@ class _Steps:
         optimise.step(self.accelerator, self.optimizer, [loss])
 
     def roll_out(self) -> float:
-        """Those that the update has left, if it came before."""
+        """A rollout."""
         query, response = self.lengths.query, self.lengths.response
         of_one = flops.total(flops.rollout(self.n, 1, query, response))
-        rows = self.rows(min(self.scale.rollout_batch, self.scale.ppo_batch), of_one, DRAWN)
+        rows = self.rows(min(self.scale.rollout_batch, self.scale.ppo_batch), of_one, ROLLOUT_OPERATIONS)
         return _rate(rows * of_one, lambda: self._episodes(rows))
 
     def _episodes(self, rows: int) -> ppo.Rollout:
         uniform = torch.rand(rows, self.lengths.response)
-        return ppo.roll_out(self.setting(rows), self.ids(rows, self.lengths.query), uniform)
+        return ppo.roll_out(self.run(rows), self.ids(rows, self.lengths.query), uniform)
 
     def update(self) -> float:
         query, response = self.lengths.query, self.lengths.response
         of_one = flops.total(flops.update(self.n, 1, query, response))
         rows = self.rows(min(self.scale.micro_batch, self.scale.ppo_batch), of_one)
-        setting, prices, no_texts = (
-            self.setting(rows),
-            ppo_setup.KLCoefficients(0.05),
-            torch.zeros(0, 1, dtype=torch.long),
-        )
+        run, coefficients = self.run(rows), ppo_setup.KLCoefficients(0.05)
+        no_texts = torch.zeros(0, 1, dtype=torch.long)
         rollout = self._episodes(rows)
-        target, _ = ppo.targets(rollout, prices.reference, rows, self.pick)
-        return _rate(rows * of_one, lambda: ppo.ppo_step(setting, rollout, target, no_texts, prices))
+        target, _ = ppo.targets(rollout, coefficients.reference, rows, self.pick)
+        return _rate(rows * of_one, lambda: ppo.ppo_step(run, rollout, target, no_texts, coefficients))
 
     def read(self) -> float:
         pair = self.lengths.pair

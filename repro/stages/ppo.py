@@ -166,7 +166,8 @@ def ppo_step(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients:
 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
         query, tokens = r.query[rows, columns.query_start :], columns.response_tokens
-        part, part_target, part_weights = (each[rows].first_tokens(tokens) for each in (r, target, weights))
+        part, part_target = r[rows].first_tokens(tokens), target[rows].first_tokens(tokens)
+        part_weights = weights[rows].first_tokens(tokens)
         inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
         logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
         bonus = sum(bonuses, torch.zeros_like(logprob))

@@ -1,1 +1,1 @@
-"""What is asked: budgets (Scale), studies (Ablation), and every metric with its definition."""
+"""Studies (Ablation), their budgets (Scale), and the definition of every metric."""

@@ -1,106 +1,140 @@
 """Every metric's name, once: what it is, its unit, and over what it is averaged.
 
-`objective/`, `policy/`, `value/` and `loss/` are of one PPO batch and logged at the number of episodes before it; `eval/`
-is of the validation posts at that moment; `test/` is of the trained policy on the test posts, `sft_test/` of the policy
-before PPO on the same posts. `eval/` and names with `sampled_` are of responses sampled at temperature 0.7, as PPO samples
-them; the other names of `test/` are of near-greedy ones (temperature 0.01), as the paper's.
+Four groups are of one PPO batch, logged at the number of episodes sampled before it: `objective/`, `policy/`, `value/` and
+`loss/`. `eval/` is of the validation posts at that point of training. `test/` is of the trained policy on the test posts,
+and `sft_test/` of the SFT policy on the same posts.
 
-Studies are judged by `test/sampled_win_rate`: near 0 a temperature rounds. A policy that would state a fact in 51 of 100
-samples and one that would in 49 write it always and never, so that one coin moves the near-greedy win rate of a whole run.
+PPO, `eval/` and every `sampled_` metric sample responses at temperature 0.7; the other `test/` metrics use near-greedy
+responses (temperature 0.01), as the paper does. Studies are judged by `test/sampled_win_rate`, because near-greedy decoding
+rounds: a policy that states a fact in 51 of 100 samples states it in every near-greedy summary, and one that states it in 49
+in none, so that one coin changes the win rate of a whole run.
 """
 
 from fnmatch import fnmatchcase
 
 METRICS: dict[str, str] = {
-    "data/*_posts": "posts of a split",
-    "data/*_query_tokens_mean": "tokens of a prompt that are not padding; mean over the split's posts",
-    "data/*_reference_tokens_mean": "tokens of a reference within its limit that are not padding; mean over posts",
-    "data/*_cut_queries": "share of posts whose prompt was too long: shortened, or left out where the recipe says so",
-    "data/*_references_without_eos": "share of posts whose prompt and reference, joined, do not reach their end of text",
-    "data/*_comparisons": "comparisons of a split",
-    "data/*_pairs_without_eos": "share of comparisons of which a summary or both do not reach their end of text",
-    "base/parameters": "weights of the base model",
-    "sft/loss": "nats per token that the recipe counts: query and response in the paper",
-    "sft/final_loss": "nats per token that the recipe counts, of the last batch",
-    "rm/loss": "the recipe's loss, Bradley-Terry's in the paper, in nats per comparison",
-    "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher",
-    "rm/validation_accuracy": "share of validation comparisons in which the chosen summary scores higher, ties half; in the "
-    "paper they come from policies that training has not",
-    "rm/cnndm_accuracy": "the same on comparisons of summaries of news articles, which training has none of",
-    "rm/right_over_wrong": "share of test posts on which a right summary scores above itself with one fact replaced",
-    "rm/right_over_wrong/*": "the same where this fact was replaced",
-    "rm/bias": "what is subtracted from the reward model's output",
-    "rm/gain": "what the result is divided by",
-    "rm/reference_score_mean": "mean raw output over SFT references",
-    "rm/reference_score_std": "standard deviation of the raw output over SFT references",
-    "rm/off_eos_mean": "output on the tokens of validation references before their end of text; mean over tokens",
-    "rm/off_eos_negative": "share of validation references' tokens before their end of text where it is negative",
-    "rm/eos_mean": "output at the end of text of validation references; mean over references that have one",
-    "rm/padding_difference_mean": "score padded on the left less padded on the right; mean over validation references",
-    "rm/padding_difference_largest": "largest absolute difference between a score padded on the left and on the right",
-    "rm/accuracy/batch/*": "validation accuracy on this batch of labels, where it has 20 comparisons or more",
-    "rm/accuracy/confidence/*": "validation accuracy where labellers gave this confidence, 1 to 9",
-    "rm/accuracy/policies/*": "validation accuracy where these two policies were compared",
-    "rm/calibration/*": "validation accuracy where |margin| is within 0.25 of this, where 20 comparisons or more are",
-    "rm/calibration_error": "|accuracy - mean sigmoid(|margin|)| in bins of |margin| 0.5 wide; mean over comparisons",
-    "dpo/loss": "-log sigmoid of the margin in nats; mean over the batch's comparisons",
-    "dpo/train_accuracy": "share of the batch's comparisons whose margin is above 0; ties half",
-    "dpo/margin": "beta x (log policy - log reference), chosen summary less rejected one; mean over the batch",
-    "dpo/validation_accuracy": "share of validation comparisons whose margin is above 0; ties half",
-    "objective/score": "score that episodes are paid, the rule for unfinished ones applied; mean over episodes",
-    "objective/gold": "gold score of the sampled responses; mean over episodes",
-    "objective/kl": "log policy - log reference, summed over the tokens that count, in nats; mean over episodes",
-    "objective/kl_coefficient": "price of a nat",
-    "objective/rlhf_reward": "score - coefficient x KL; mean over episodes",
-    "objective/entropy": "-log policy, summed over the tokens that count, in nats; mean over episodes",
-    "objective/length": "tokens up to the end of text, it included; mean over episodes",
-    "objective/eos_rate": "share of episodes that end within the limit",
-    "policy/approx_kl": "(new - old log-probability)^2 / 2; mean over response tokens, then over passes",
-    "policy/clip_fraction": "share of response tokens where the clip stops the gradient, or would; mean over passes",
-    "policy/ratio": "new / old probability; mean over response tokens, then over passes",
-    "policy/ratio_error": "|ratio - 1|; mean over response tokens, then over passes",
-    "policy/first_ratio_error": "|ratio - 1| in the first pass, before any step: 0 to rounding unless something is random",
-    "policy/sampler_gap": "|log-probability by the sampler - by the update's forward pass| in the first pass, before any step, "
-    "in nats; mean over response tokens",
-    "loss/policy": "the policy's loss as it is aggregated; mean over passes",
-    "loss/value": "the critic's loss as it is aggregated, its factor 1/2 included; mean over passes",
-    "loss/total": "what is differentiated; mean over passes",
-    "value/mean": "the critic's values during the rollout; mean over states up to the terminal one",
-    "value/clip_fraction": "share of those states where the clipped value decides the loss",
-    "value/explained_variance": "1 - mean squared error of the values / variance of the returns, over the same states",
-    "ppo/updates": "batches that were learnt from",
-    "eval/win_rate": "share of validation posts on which the policy's summary beats the reference; ties half",
-    "eval/gold": "mean gold score",
-    "eval/score": "mean score",
-    "test/win_rate": "share of test posts on which the policy's summary beats the reference, by gold score where the facts "
-    "are known, else by reward model; ties half",
-    "test/gold": "mean gold score: facts covered, less facts wrong or repeated, broken grammar, words, no end",
-    "test/score": "mean score of the reward model, without the rule for unfinished responses",
-    "test/kl": "as objective/kl, over sampled responses to the test posts",
-    "test/length": "mean tokens, end of text included",
-    "test/eos_rate": "share of responses that end within the limit",
-    "test/covered_facts": "mean number of right facts, of 9",
-    "test/wrong_facts": "mean number of wrong facts",
-    "test/rouge_l": "mean ROUGE-L F-measure against the reference",
-    "test/reference_gold": "mean gold score of the references",
-    "test/judge_agreement": "share of posts on which reward model and gold score order the policy's summary and the "
-    "reference alike, of those on which neither ties",
-    "test/sampled_*": "as test/, at temperature 0.7",
-    "sft_test/judge_agreement": "as test/judge_agreement, of the policy before PPO",
-    "sft_test/*": "as test/, of the policy before PPO",
-    "judge/win_rate": "share of the judged test posts on which a language model prefers the policy's summary to the reference "
-    "in both orders; half where it contradicts itself or both are the same; of posts with a preference in both orders",
-    "judge/sft_win_rate": "as judge/win_rate, of the policy before PPO",
-    "judge/tie_rate": "share of those posts that are such a half",
-    "judge/order_flips": "share of posts with a preference in both orders where the two contradict each other",
-    "judge/first_preferred": "share of preferences for the summary shown first, of posts with one in both orders",
-    "judge/unparsable": "share of the questions, two a post whose summaries differ, without a preference that can be read",
-    "judge/reward_model_agreement": "share of posts on which reward model and language model prefer the same summary, of "
-    "those on which neither ties",
-    "nonfinite/*": "how often this metric was not a finite number, and so was not logged",
+    "data/*_posts": "number of posts in the split",
+    "data/*_query_tokens_mean": "tokens of a prompt without padding; mean over the split's posts",
+    "data/*_reference_tokens_mean": "tokens of a reference up to its length limit, without padding; mean over the "
+    "split's posts",
+    "data/*_cut_queries": "share of the split's posts whose prompt is too long, and so is shortened, or left out "
+    "(truncation)",
+    "data/*_references_without_eos": "share of the split's posts whose prompt and reference, joined, are cut before "
+    "the end of text",
+    "data/*_comparisons": "number of comparisons in the split",
+    "data/*_pairs_without_eos": "share of the split's comparisons in which at least one summary is cut before its end "
+    "of text",
+    "base/parameters": "number of weights of the base model",
+    "sft/loss": "cross-entropy in nats per token of the loss (in the paper of prompt and response); mean over the "
+    "batch's tokens",
+    "sft/final_loss": "sft/loss of the last batch",
+    "rm/loss": "loss in nats per comparison (Bradley-Terry in the paper); mean over the batch's comparisons",
+    "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher than the "
+    "rejected one",
+    "rm/validation_accuracy": "share of validation comparisons in which the chosen summary scores higher, ties "
+    "counting half; in the paper these are summaries by policies that training does not include",
+    "rm/cnndm_accuracy": "share of validation comparisons of news articles (CNN/DM, which training has none of) in "
+    "which the chosen summary scores higher, ties counting half",
+    "rm/right_over_wrong": "share of test posts on which a correct summary scores higher than the same with one fact "
+    "replaced, ties counting half",
+    "rm/right_over_wrong/*": "rm/right_over_wrong over the test posts on which this fact was replaced",
+    "rm/bias": "normalisation: the number subtracted from the reward model's raw output",
+    "rm/gain": "normalisation: the number that the difference is divided by",
+    "rm/reference_score_mean": "raw output of the reward model for an SFT reference; mean over the SFT references",
+    "rm/reference_score_std": "standard deviation over the SFT references of the reward model's raw output",
+    "rm/off_eos_mean": "normalised output at a token before the end of text; mean over such tokens of the validation "
+    "references",
+    "rm/off_eos_negative": "share of the validation references' tokens before the end of text with a negative "
+    "normalised output",
+    "rm/eos_mean": "normalised output at the end of text; mean over the validation references that have one",
+    "rm/padding_difference_mean": "score of a text padded on the left less its score padded on the right; mean over "
+    "the validation references",
+    "rm/padding_difference_largest": "largest absolute difference between the scores of one validation reference "
+    "padded on the left and on the right",
+    "rm/accuracy/batch/*": "rm/validation_accuracy over the comparisons of this batch of labels, if there are at "
+    "least 20",
+    "rm/accuracy/confidence/*": "rm/validation_accuracy over the comparisons with this confidence of the labeller, 1 "
+    "to 9, if there are at least 20",
+    "rm/accuracy/policies/*": "rm/validation_accuracy over the comparisons of these two policies, if there are at "
+    "least 20",
+    "rm/calibration/*": "rm/validation_accuracy over the comparisons whose |margin| is within 0.25 of this, if there "
+    "are at least 20",
+    "rm/calibration_error": "expected calibration error: |accuracy - mean sigmoid(|margin|)| of a bin of |margin| 0.5 "
+    "wide; mean over the validation comparisons",
+    "dpo/loss": "-log sigmoid of the margin, in nats per comparison; mean over the batch's comparisons",
+    "dpo/train_accuracy": "share of the batch's comparisons with a margin above 0, ties counting half",
+    "dpo/margin": "beta x (log policy - log reference policy) of the chosen summary, less that of the rejected one; "
+    "mean over the batch's comparisons",
+    "dpo/validation_accuracy": "share of validation comparisons with a margin above 0, ties counting half",
+    "objective/score": "reward model's score of a response after the rule for responses that do not end "
+    "(no_eos_score); mean over the batch's episodes",
+    "objective/gold": "gold score of a response; mean over the batch's episodes",
+    "objective/kl": "log policy - log reference policy, summed over a response's tokens, in nats; mean over the "
+    "batch's episodes",
+    "objective/kl_coefficient": "KL coefficient beta, in points of score per nat",
+    "objective/rlhf_reward": "objective/score less KL coefficient x KL of an episode; mean over the batch's episodes",
+    "objective/entropy": "-log policy, summed over a response's tokens, in nats; mean over the batch's episodes",
+    "objective/length": "tokens of a response, its end of text included; mean over the batch's episodes",
+    "objective/eos_rate": "share of the batch's episodes that end within the length limit",
+    "policy/approx_kl": "(new - old log-probability)^2 / 2 of a token; mean over response tokens, then over the "
+    "batch's optimizer steps",
+    "policy/clip_fraction": "share of response tokens whose ratio is clipped, so that they give no gradient (under "
+    "other objectives: whose ratio would be); mean over the batch's optimizer steps",
+    "policy/ratio": "new / old probability of a token; mean over response tokens, then over the batch's optimizer "
+    "steps",
+    "policy/ratio_error": "|ratio - 1| of a token; mean over response tokens, then over the batch's optimizer steps",
+    "policy/first_ratio_error": "policy/ratio_error of the batch's first optimizer step, before the weights have "
+    "changed: 0 up to rounding, unless a forward pass is random",
+    "policy/sampler_gap": "|log-probability of a token by the sampler - by the update's forward pass| at the batch's "
+    "first optimizer step, before the weights have changed, in nats; mean over response tokens",
+    "loss/policy": "policy loss, averaged over tokens as the recipe does (loss_aggregation); mean over the batch's "
+    "optimizer steps",
+    "loss/value": "value loss with its factor 1/2, before the coefficient, averaged over states as the recipe does "
+    "(loss_aggregation); mean over the batch's optimizer steps",
+    "loss/total": "the loss whose gradient is taken; mean over the batch's optimizer steps",
+    "value/mean": "critic's value of a state during the rollout; mean over the states up to the terminal one",
+    "value/clip_fraction": "share of those states in which the clipped value decides the value loss; mean over the "
+    "batch's optimizer steps",
+    "value/explained_variance": "1 - mean squared error of the values / variance of the returns, over the states up "
+    "to the terminal one",
+    "ppo/updates": "number of PPO batches trained on",
+    "eval/win_rate": "share of validation posts on which the policy's summary beats the reference, ties counting half",
+    "eval/gold": "gold score of a summary; mean over the validation posts",
+    "eval/score": "reward model's score of a summary; mean over the validation posts",
+    "test/win_rate": "share of test posts on which the policy's summary beats the reference, ties counting half; by "
+    "gold score where the facts are known, else by the reward model",
+    "test/gold": "gold score of a summary (right facts, less wrong or repeated facts, broken grammar, words, and not "
+    "ending); mean over the test posts",
+    "test/score": "reward model's score of a summary, without the rule for responses that do not end; mean over the "
+    "test posts",
+    "test/kl": "log policy - log SFT policy, summed over a response's tokens, in nats; mean over responses to the test "
+    "posts sampled at temperature 0.7",
+    "test/length": "tokens of a summary, its end of text included; mean over the test posts",
+    "test/eos_rate": "share of summaries that end within the length limit",
+    "test/covered_facts": "number of right facts in a summary, of 9; mean over the test posts",
+    "test/wrong_facts": "number of wrong facts in a summary; mean over the test posts",
+    "test/rouge_l": "ROUGE-L F-measure of a summary against the reference; mean over the test posts",
+    "test/reference_gold": "gold score of a reference; mean over the test posts",
+    "test/judge_agreement": "share of test posts on which reward model and gold score order the policy's summary and "
+    "the reference alike, of those on which neither ties",
+    "test/sampled_*": "as test/, of summaries sampled at temperature 0.7",
+    "sft_test/judge_agreement": "as test/judge_agreement, of the SFT policy",
+    "sft_test/*": "as test/, of the SFT policy",
+    "judge/win_rate": "share of the judged test posts on which a language model prefers the policy's summary to the "
+    "reference in both orders; a post counts half if its two answers contradict each other or both texts are the same",
+    "judge/sft_win_rate": "as judge/win_rate, of the SFT policy",
+    "judge/tie_rate": "share of the judged test posts that count half in judge/win_rate",
+    "judge/order_flips": "share of posts with a preference in both orders whose two preferences contradict each other",
+    "judge/first_preferred": "share of preferences that are for the summary shown first, over posts with one in both "
+    "orders",
+    "judge/unparsable": "share of questions (two for each post whose texts differ) whose answer states no preference "
+    "that can be read",
+    "judge/reward_model_agreement": "share of posts on which reward model and language model prefer the same summary, "
+    "of those on which neither ties",
+    "nonfinite/*": "number of times that this metric was not a finite number, and so was not logged",
 }
 
 
 def known(name: str) -> bool:
-    """Whether the table defines this name, or a pattern that it falls under."""
+    """Whether the table defines this name, or a pattern that it matches."""
     return any(fnmatchcase(name, pattern) for pattern in METRICS)

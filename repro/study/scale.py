@@ -1,4 +1,4 @@
-"""Scale: the budget of a run, and nothing else. A choice that changes what is computed is a Detail."""
+"""Scale: the budget of a run. A choice that changes what is computed is a Detail instead."""
 
 import hashlib
 import math
@@ -19,15 +19,17 @@ class Scale:
     """Model, data, episodes, batch sizes, lengths, precision. Lengths are in tokens, learning rates per AdamW step."""
 
     name: str
-    corpus: str  # "embedded", "local" (files, split here) or "tldr" (files that say which split each row is of)
+    corpus: str  # "embedded", "local" (files, split by us) or "tldr" (files with a split for each row)
     # A source is a path, or hub:OWNER/NAME@REVISION (data: hub:datasets/OWNER/NAME@REVISION), as repro/models/hub.py says.
     tokenizer: str  # source of a tokenizer.json, or of a folder with a tokenizer
     model: str  # source of a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
-    posts_file: str = ""  # source of posts; not of the embedded corpus
-    comparisons_file: str = ""  # source of comparisons; not of the embedded corpus
-    sft_from: str = ""  # source of the SFT policy; "released": the authors' own; {seed} is the seed; "": trained here
-    rm_from: str = ""  # the same of the reward model
-    policy_from: str = ""  # the same of the policy after PPO
+    posts_file: str = ""  # source of posts; unused by the embedded corpus
+    comparisons_file: str = ""  # source of comparisons; unused by the embedded corpus
+    sft_from: str = (
+        ""  # source of the SFT policy ({seed}: the seed); "released": the authors' checkpoint; "": trained by the study
+    )
+    rm_from: str = ""  # the same for the reward model
+    policy_from: str = ""  # the same for the policy after PPO
 
     corpus_seed: int = 20261120
     posts: int = 10_000
@@ -47,8 +49,8 @@ class Scale:
     sft_learning_rate: float = 3e-6
     rm_batch: int = 64
     rm_learning_rate: float = 3e-6
-    dpo_learning_rate: float = 3e-6  # of DPO, where it takes the place of PPO; its batch is the reward model's
-    normalisation_posts: int = 1_000_000  # SFT references that the reward model is centred on
+    dpo_learning_rate: float = 3e-6  # of DPO where it replaces PPO; its batch size is rm_batch
+    normalisation_posts: int = 1_000_000  # number of SFT references on which the reward model is normalised
     episodes: int = 1_000_000
     ppo_batch: int = 512
     ppo_learning_rate: float = 3e-6
@@ -56,17 +58,17 @@ class Scale:
     rollout_batch: int = 64  # rows of one sampling or scoring pass
     evaluate_every: int = 1  # PPO updates between evaluations on validation posts
 
-    precision: str = "auto"  # "auto": bfloat16 autocast where the device likes it; or "bfloat16", or "float32"
-    frozen_weights: str = "float32"  # what reference and reward model are held in; "bfloat16" halves their memory
-    recompute: str = "nothing"  # "layers": activations of each layer again in the backward pass, for memory
-    sampler: str = "eager"  # how responses are drawn: "eager", "static" (fixed cache, CUDA graphs) or "vllm"
+    precision: str = "auto"  # "auto": bfloat16 autocast where the device supports it; or "bfloat16", or "float32"
+    frozen_weights: str = "float32"  # dtype of reference policy and reward model; "bfloat16" halves their memory
+    recompute: str = "nothing"  # "layers": recompute the activations of each layer in the backward pass, to save memory
+    sampler: str = "eager"  # sampler of responses: "eager", "static" (fixed cache, CUDA graphs) or "vllm"
     threads: int = 1  # of one worker
     processes: int = 1  # ranks of one training stage, one device each
-    sharding: str = "none"  # how ranks share the learners: "none" (DDP), "fsdp", "zero2" or "zero3"
-    checkpoint_every: int = 0  # optimizer steps, or updates of PPO, between checkpoints; 0 for none
-    keep_every: int = 0  # every how many checkpoints the weights are kept for good; 0 for none
+    sharding: str = "none"  # how ranks shard policy and critic: "none" (DDP), "fsdp", "zero2" or "zero3"
+    checkpoint_every: int = 0  # optimizer steps, or PPO updates, between checkpoints; 0 for none
+    keep_every: int = 0  # every how many checkpoints the weights are archived; 0 for never
     seeds: tuple[int, ...] = (1, 2, 3)
-    kl_cap: float = 35.0  # nats from the SFT policy past which a run is listed as run away; no run is stopped by it
+    kl_cap: float = 35.0  # KL to the SFT policy [nats] above which a run is listed as run away; it is not stopped
 
 
 MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
@@ -111,8 +113,8 @@ _EMBEDDED = Scale(
     kl_cap=8.0,
 )
 
-# The commit of a repository's main branch, which is what the authors loaded, where it is known for certain; else a branch
-# that nobody moves. `fetch` records the commit that each stood for.
+# The commit of a repository's main branch, which the authors loaded, where it is known; else a branch that does not
+# change. `fetch` records the commit of each.
 PYTHIA = {
     "160m": "582159a2dfe3e712a8d47ae83dec95ae3bde8e7e",
     "410m": "c4fc8d586d62df497f1f9b69d66d3ca419992d3e",
@@ -124,21 +126,21 @@ PYTHIA = {
 
 
 def _pythia(size: str, **fits: object) -> Scale:
-    """The paper's setting for a Pythia, and what `fits` into 80 GB a GPU."""
+    """The paper's settings for a Pythia, and batch sizes and sharding (`fits`) for GPUs of 80 GB."""
     return Scale(
         name=f"pythia-{size}",
         corpus="tldr",
-        # The authors tokenised the data once, with this one, for models of all sizes: the data stage is shared too.
+        # The authors tokenised the data once, with this tokenizer, for all model sizes; so the data stage is shared too.
         tokenizer=f"hub:EleutherAI/pythia-1b-deduped@{PYTHIA['1b']}",
         model=f"hub:EleutherAI/pythia-{size}-deduped@{PYTHIA[size]}",
         posts_file="hub:datasets/vwxyzjn/summarize_from_feedback_tldr_3_filtered@main",
-        # The repository itself has a script in place of rows; the hub's own conversion of it has the rows.
+        # The repository has a script instead of rows; the hub's conversion of it has the rows.
         comparisons_file="hub:datasets/openai/summarize_from_feedback@refs/convert/parquet/comparisons",
         posts=116_722,  # all, of which 911 batches are trained on (N+ details 1 and 9)
-        validation_posts=512,  # one batch of PPO at each evaluation, as the paper; of 6,447
+        validation_posts=512,  # of 6,447: as many as a PPO batch, as in the paper
         test_posts=6_553,  # all
         comparisons=92_858,  # all, of which 1,450 batches are trained on (N+ detail 10)
-        validation_comparisons=86_086,  # all that there are; about 2,280 are of articles, and kept apart (N+ detail 6)
+        validation_comparisons=86_086,  # all; about 2,280 are of news articles, in a split of their own (N+ detail 6)
         evaluate_every=20,
         frozen_weights="bfloat16",
         sampler="static",
@@ -195,7 +197,7 @@ SCALES: dict[str, Scale] = {
         # in float32, 4 for reference and reward model in bfloat16, 4 for the copies that autocast keeps; about
         # 32 * 565 tokens * width * layers bytes of activations a row and network, 4 * width where layers are recomputed;
         # of logits no more than 1.4, whatever the micro-batch, and as much for their layer's gradient.
-        # Largest at 1.4b: 44 + 5 + 5, 0.9 * 2 a row, and 0.7. Where ranks share the learners, rollouts take more than
+        # Largest at 1.4b: 44 + 5 + 5, 0.9 * 2 a row, and 0.7. Where policy and critic are sharded, rollouts take more than
         # updates: at 2.8b 43 + 11, and 6 of cache.
         _pythia("160m", micro_batch=64, rollout_batch=256),
         _pythia("410m", micro_batch=32, rollout_batch=256),
@@ -208,7 +210,7 @@ SCALES: dict[str, Scale] = {
 
 
 def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
-    """The preset of that name, with fields changed from text; a UserError says which field or value is wrong."""
+    """The scale of that name, with fields changed (values as text); UserError for an unknown field or a wrong value."""
     if name not in SCALES:
         raise UserError(f"there is no scale {name!r}; {nearest(name, SCALES)}")
     scale = SCALES[name]
@@ -221,18 +223,18 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
 
 
 def full_name(name: str, changes: Mapping[str, str]) -> str:
-    """What a preset with changes is called: a changed budget is another scale, a path to data is not."""
+    """The name of a scale with changes: a changed budget is part of it, a path to data is not."""
     budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in PATHS]
     return short("-".join([name, *budget]))
 
 
 def short(name: str) -> str:
-    """A name that can name a folder: a long one is cut, and told apart by its hash."""
+    """A name that is short enough for a folder: a long one is cut, and ends with its hash."""
     return name if len(name) <= 80 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _in_a_name(value: str) -> str:
-    """It becomes part of a folder's name; of a path only the last part says something."""
+    """A value as part of a folder's name; of a path only its last part."""
     named = value.startswith((hub.PREFIX, "gpt-neox:")) or "/" not in value
     return value.replace("/", "_") if named else Path(value).name
 
@@ -271,7 +273,7 @@ def checked(scale: Scale) -> Scale:
 
 
 def _check_sources(scale: Scale) -> None:
-    """UserError for a source that is missing, is no path here, or spells no reference; the hub is not asked."""
+    """UserError for a missing source, a path that does not exist, or a malformed hub reference; the hub is not queried."""
     for field in PATHS if scale.corpus in ("local", "tldr") else ():
         if not getattr(scale, field):
             raise UserError(
@@ -292,4 +294,4 @@ def _check_sources(scale: Scale) -> None:
 def _check_reference(field: str, source: str) -> None:
     kind, needed = hub.parse(source.replace("{seed}", "0")).kind, "dataset" if field.endswith("_file") else "model"
     if kind != needed:
-        raise UserError(f"{field}={source!r} is a {kind} on the hub, and a {needed} is needed; write {hub.FORM}")
+        raise UserError(f"{field}={source!r} names a {kind} on the hub, but a {needed} is needed; write {hub.FORM}")

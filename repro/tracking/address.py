@@ -1,4 +1,4 @@
-"""Where the MLflow store in use is: a name, which is told before MLflow itself is there."""
+"""The URI of the MLflow store in use; a module of its own, so that it is known without importing MLflow."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Attaches to recorded runs what is made from them: a study's report, and a judge's word on a run."""
+"""Adds to recorded runs what is made from them: the report of a study, and the judgement of a run's summaries."""
 
 import hashlib
 import json
@@ -13,27 +13,27 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from repro import record
 from repro.tracking import present
-from repro.tracking.parent_run import describe_study, gather
+from repro.tracking.parent_run import describe_study, find_parent
 from repro.tracking.store import client, find_study, store_uri, usable_store
 
 
 def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
-    """Keep a built report with its study, and have MLflow's pages say its verdict; again, it takes the earlier's place.
+    """Store a built report with its study's parent run, and the verdict in MLflow's descriptions; it replaces an earlier one.
 
     UserError where the store cannot be used, or holds no run of such a study.
     """
     with usable_store():
         store, experiment = client(), find_study(detail, scale)
-        parent, told = gather(store, experiment)
+        parent, tags = find_parent(store, experiment)
         drop_report(parent)
         store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
-        verdict = present.reported(verdict, experiment.experiment_id, parent.info.run_id)
-        describe_study(store, experiment, parent, present.study_note(told, verdict))
+        verdict = present.verdict_with_link(verdict, experiment.experiment_id, parent.info.run_id)
+        describe_study(store, experiment, parent, present.study_note(tags, verdict))
         store.set_tag(parent.info.run_id, record.REPORTED, str(time.time_ns()))
 
 
 def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
-    """Keep with a run what a judge said of its summaries; again, it takes the earlier's place, or changes nothing.
+    """Store a judgement with the run whose summaries it is about; it replaces an earlier one.
 
     UserError where the store cannot be used.
     """
@@ -41,15 +41,15 @@ def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     with usable_store():
         store = client()
-        if store.get_run(run_id).data.tags.get(record.JUDGED) == digest:
+        if store.get_run(run_id).data.tags.get(record.JUDGEMENT_DIGEST) == digest:
             return
         store.log_text(run_id, text, record.JUDGEMENT)
         when = int(time.time() * 1000)
         metrics = [Metric(name, value, when, 0) for name, value in judgement["metrics"].items()]
         store.log_batch(run_id, metrics=metrics)
-        store.set_tag(run_id, record.JUDGED, digest)  # last: an interrupted publication is not taken for a whole one
+        store.set_tag(run_id, record.JUDGEMENT_DIGEST, digest)  # last, so that an interrupted publication is repeated
 
 
 def drop_report(parent: Recorded) -> None:
-    """Remove the report that a study has, if any: a newer one may have fewer files."""
+    """Remove a study's report, if there is one: a newer one may have fewer files."""
     get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)

@@ -1,4 +1,4 @@
-"""What a run says of itself before it begins: the study's plan, and what computes it."""
+"""The tags of a run that are known before it starts: the study's plan, and the code and machine that compute it."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def shared_tags(study: Ablation, command: str) -> dict[str, str]:
     plan = record.Plan(
         question=study.question,
         hypothesis=detail.hypothesis,
-        moves=detail.moves,
+        expected=detail.expected,
         paper=detail.paper,
         primary=study.primary,
         higher_is_better=study.higher_is_better,
@@ -47,25 +47,25 @@ def shared_tags(study: Ablation, command: str) -> dict[str, str]:
         record.LOCK: _lock(),
         record.MACHINE: _machine(study.scale.threads),
         record.VERSIONS: json.dumps({name: version(name) for name in LIBRARIES}),
-        record.SOURCES: json.dumps(fetch.commits(study.scale)),  # a branch moves, and a key holds its name alone
+        record.SOURCES: json.dumps(fetch.commits(study.scale)),  # a branch may point elsewhere later
         record.COMMAND: command,
     }
 
 
 def _machine(threads: int) -> str:
-    """What computed it, without a name that would tell whose it is."""
+    """The machine's hardware and system, without its name."""
     accelerator = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    told = [
+    parts = [
         platform.machine(),
         f"{os.cpu_count()} cores",
         *accelerator,
         f"{threads} thread{'s' * (threads > 1)} a worker",
     ]
-    return ", ".join([*told, platform.system(), f"Python {platform.python_version()}"])
+    return ", ".join([*parts, platform.system(), f"Python {platform.python_version()}"])
 
 
 def _lock() -> str:
-    """Digest of the pinned requirements; which of them are installed is said beside it."""
+    """Digest of the pinned requirements; the installed versions are in a tag of their own."""
     file = ROOT / "requirements.lock"
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else "absent"
 
@@ -96,6 +96,6 @@ def _git(*words: str) -> str:
 
 
 def short(value: Any) -> str:
-    """A path by its last part: where it lies on this machine is nobody's business."""
+    """A value; of a path only its last part, since the rest is of this machine."""
     text = str(value)
     return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

@@ -22,15 +22,15 @@ CHECKPOINT = "checkpoint"  # tag of a run whose policy is too large to copy: the
 REQUIREMENTS = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "accelerate")]
 
 
-class Unpackable(Exception):
-    """A checkpoint that does not load, or that MLflow does not take."""
+class CannotPackage(Exception):
+    """A checkpoint cannot be loaded, or MLflow cannot save it."""
 
 
 Save = Callable[[Path], None]  # writes the model to a folder that is not there yet
 
 
 def publish(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str], save: Save) -> str:
-    """Id of the run's policy in the store: the one that is there, or a new one; what an interrupt left of one goes."""
+    """Id of the run's policy in the store, which is added where there is none; an incomplete one is deleted."""
     found = store.search_logged_models([experiment], f"source_run_id = '{run}'")
     ready = [each for each in found if each.status == LoggedModelStatus.READY]
     for each in found:
@@ -49,8 +49,8 @@ def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str]
             save(Path(place) / NAME)
         except UserError:
             raise
-        except Exception as error:  # whatever a library says of a file that is damaged, or of a kind unknown to it
-            raise Unpackable(f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # any error of a library about a damaged file or an unknown kind of model
+            raise CannotPackage(f"{type(error).__name__}: {error}") from error
         store.log_model_artifacts(made.model_id, str(Path(place) / NAME))
     return store.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 
@@ -74,19 +74,19 @@ def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) -> None:
-    """A policy and its tokenizer as MLflow saves them; its answers are greedy and end after `response_tokens` at the latest."""
-    # MLflow could copy the files unread, but asks transformers 5 for a class where that has a name by now.
+    """Save a policy and its tokenizer in MLflow's format, to generate greedily at most `response_tokens` tokens."""
+    # MLflow can copy files without loading them, but that path does not work with transformers 5.
     logging.disable_progress_bar()
     network, words = pretrained.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     network.generation_config.update(do_sample=False, max_new_tokens=response_tokens, **ends)
-    # Where it lies is of this machine; and a name that no hub can have is not looked for on one.
+    # The path would be of this machine; and MLflow looks on the hub for a name that a hub could have.
     network.name_or_path = network.config.name_or_path = f"{NAME}/{checkpoint.parent.name}/{checkpoint.name}"
     mlflow.transformers.save_model(
         {"model": network, "tokenizer": words},
         folder,
         task="text-generation",
-        model_config={"return_full_text": False},  # what a person is told is the answer, not the question again
+        model_config={"return_full_text": False},  # the generated text without the prompt
         pip_requirements=REQUIREMENTS,
     )
-    (folder / "LICENSE.txt").unlink(missing_ok=True)  # it says to look for one on a hub
+    (folder / "LICENSE.txt").unlink(missing_ok=True)  # it only refers to the hub

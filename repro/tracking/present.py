@@ -1,6 +1,6 @@
-"""What a person reads in MLflow's own pages: names of runs, descriptions in markdown, and the columns of the runs table.
+"""Texts for MLflow's own pages: names of runs, descriptions in markdown, and the columns of the runs table.
 
-Text only; `repro/tracking/track.py` writes it.
+Other modules of this folder write them into the store.
 """
 
 import json
@@ -11,10 +11,10 @@ from repro.study.ablation import Ablation
 
 NOTE = "mlflow.note.content"  # the description that MLflow shows of an experiment or a run
 LONGEST_TAG = 5_000  # characters that MLflow takes in a tag of an experiment
-REPORT = "report"  # artifact folder of the run that a study's runs hang under
-TRAINING = "workflowType=machine_learning"  # else MLflow shows its pages for applications of language models
+REPORT = "report"  # artifact folder of the parent run
+WORKFLOW = "workflowType=machine_learning"  # else MLflow shows its pages for applications of language models
 VIEW = "study"  # id of the saved view
-# Of the final metrics those by which one sorts runs; the primary one comes first.
+# Final metrics shown in the runs table, after the primary one.
 COLUMNS = (
     "test/sampled_win_rate",
     "test/win_rate",
@@ -27,53 +27,53 @@ COLUMNS = (
 
 
 def run_name(arm: str, seed: int) -> str:
-    """As the launcher names stages, so that one search finds both."""
+    """The name of a run, as the launcher's messages spell it."""
     return f"{arm} seed {seed}"
 
 
-def study_name(detail: str, places: Collection[tuple[str, str]]) -> str:
-    """Of the run that all of a study's (arm, seed) hang under."""
-    arms, seeds = (len(set(each)) for each in zip(*places))
+def study_name(detail: str, arm_seeds: Collection[tuple[str, str]]) -> str:
+    """The name of a study's parent run."""
+    arms, seeds = (len(set(each)) for each in zip(*arm_seeds))
     return f"{detail} ({arms} arms x {seeds} seed{'s' * (seeds > 1)})"
 
 
 def run_note(study: Ablation, arm: str, seed: int) -> str:
-    """Which arm a run is and what that changes."""
+    """A run's description: its arm, and what that changes."""
     detail = study.detail
     instead = "the reference" if arm == detail.reference else f"instead of `{detail.reference}`"
     shared = [f"`{name} = {label}`" for name, label in study.arms[arm].choices if name != detail.name]
-    company = f" All arms have {', '.join(shared)}." if shared else ""
-    return f"**`{detail.name} = {arm}`**, {instead}: {detail.variants[arm].does}. Seed {seed}.{company}"
+    shared_choices = f" All arms have {', '.join(shared)}." if shared else ""
+    return f"**`{detail.name} = {arm}`**, {instead}: {detail.variants[arm].does}. Seed {seed}.{shared_choices}"
 
 
 def outcome_note(outcome: str, primary: str, metrics: Mapping[str, float], errors: Collection[str]) -> str:
-    """How a run ended, and with which primary metric."""
+    """The part of a run's description on how it ended: outcome, primary metric, errors."""
     measured = f", `{primary}` {metrics[primary]:.3f}" if primary in metrics else ""
     return "\n\n".join([f"Outcome: **{outcome}**{measured}.", *(f"```\n{error[:1_000]}\n```" for error in errors)])
 
 
-def study_note(told: Mapping[str, str], verdict: str) -> str:
-    """A study's question and hypothesis, from its tags, and its verdict so far."""
-    hypothesis = f"Hypothesis: {told[record.HYPOTHESIS]} ({told[record.PAPER]})"
-    return f"**{told[record.QUESTION]}** {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
+def study_note(tags: Mapping[str, str], verdict: str) -> str:
+    """A study's description: its question and hypothesis, from its tags, and the verdict."""
+    hypothesis = f"Hypothesis: {tags[record.HYPOTHESIS]} ({tags[record.PAPER]})"
+    return f"**{tags[record.QUESTION]}** {verdict}\n\n{hypothesis}"[:LONGEST_TAG]
 
 
-def reported(verdict: str, experiment: str, run: str) -> str:
-    """A verdict behind the way to its report inside MLflow's pages."""
-    # The link comes first: the pages fold all but the first lines.
-    return f"[Report](#/experiments/{experiment}/runs/{run}/artifacts/{REPORT}/index.html?{TRAINING}): {verdict}"
+def verdict_with_link(verdict: str, experiment: str, run: str) -> str:
+    """A verdict after the link to its report in MLflow's pages."""
+    # The link comes first: MLflow folds all but the first lines.
+    return f"[Report](#/experiments/{experiment}/runs/{run}/artifacts/{REPORT}/index.html?{WORKFLOW}): {verdict}"
 
 
 def study_address(experiment: str) -> str:
-    """Of a study's runs table inside MLflow's pages, with the columns of `experiment_tags`."""
-    return f"#/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={VIEW}"
+    """The address of a study's runs table in MLflow's pages, with the columns of `experiment_tags`."""
+    return f"#/experiments/{experiment}/runs?{WORKFLOW}&viewStateShareKey={VIEW}"
 
 
 def experiment_tags(primary: str, higher_is_better: bool, created: int) -> dict[str, str]:
-    """What MLflow's pages read of a study's experiment: that models are trained in it, and a saved view of its runs.
+    """Tags of a study's experiment for MLflow's pages: that it trains models, and a saved view of its runs table.
 
-    Of about 100 parameters and 100 metrics MLflow shows none by itself. The view shows those that tell arms apart and is
-    sorted by the primary metric; `created` [ms] keeps it the same however often it is written.
+    A run has about 100 parameters and 100 metrics, of which MLflow shows none by default. The view shows arm, seed, outcome
+    and final metrics, sorted by the primary one. `created` [ms] is in it, so that writing it again changes nothing.
     """
     metrics = dict.fromkeys((primary, *COLUMNS))
     columns = [

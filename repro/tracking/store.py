@@ -1,4 +1,4 @@
-"""The MLflow store in use: its address, its studies, and what a person is told when it cannot be used."""
+"""The MLflow store in use: its client, its studies, and the errors for a store that cannot be used."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from repro.detail import nearest
 from repro.errors import UserError
 from repro.tracking.address import store_uri
 
-# The journals wait for a store that does not answer; waiting here would keep the workers idle.
+# A store that does not answer is tried again at the next update; retries here would keep the workers idle.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -35,19 +35,22 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an Im
 
 
 def client() -> MlflowClient:
-    """A client of the store in use, made now if need be; UserError for one of another version, which MLflow would migrate."""
-    if is_file(store_uri()) and database(store_uri()).name:
-        file = database(store_uri()).resolve()
-        if not file.is_file() or _is_half_made(file):
+    """A client of the store in use, which is created where there is none.
+
+    UserError for a store of another MLflow version, which MLflow would migrate.
+    """
+    if is_sqlite(store_uri()) and sqlite_path(store_uri()).name:
+        file = sqlite_path(store_uri()).resolve()
+        if not file.is_file() or _is_incomplete(file):
             _make_tables(file)
         require_schema(file)
     return MlflowClient(tracking_uri=store_uri())
 
 
 def _make_tables(file: Path) -> None:
-    """Make a sqlite store under another name and rename it: killed in the meantime, it leaves none, and no half of one.
+    """Create a sqlite store under a temporary name and rename it, so that a killed process leaves no incomplete store.
 
-    Whoever calls it holds `alone`, so that what lies there under such a name is of processes that are no more.
+    The caller holds `store_lock`; so files with such a temporary name are left over from killed processes.
     """
     for left in file.parent.glob(f"{file.name}.*.partial*"):
         left.unlink()
@@ -57,21 +60,21 @@ def _make_tables(file: Path) -> None:
     partial.replace(file)
 
 
-def _is_half_made(file: Path) -> bool:
-    """Whether a sqlite file is empty, or was left by a process that was killed while MLflow made its tables in it.
+def _is_incomplete(file: Path) -> bool:
+    """Whether a sqlite file is empty, or left by a process that was killed while MLflow created its tables.
 
-    Then it has tables of MLflow alone, no run and no experiment: MLflow makes the first one when all tables are there.
+    Such a file has only tables of MLflow, no run and no experiment: MLflow adds the first experiment after all tables.
     """
     try:
-        # Not read-only: what a killed process had begun to write is rolled back first.
+        # Not read-only, so that sqlite rolls back the unfinished transaction of a killed process.
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as tables:
             names = {name for (name,) in tables.execute("select name from sqlite_master where type = 'table'")}
-            for held in {"experiments", "runs"} & names:
-                if tables.execute(f"select 1 from {held} limit 1").fetchone():
+            for table in {"experiments", "runs"} & names:
+                if tables.execute(f"select 1 from {table} limit 1").fetchone():
                     return False
     except sqlite3.Error:
         return False
-    import mlflow.store.db.utils  # noqa: F401  it reads every module that declares tables, which are known only then
+    import mlflow.store.db.utils  # noqa: F401  it imports every module that declares tables
     from mlflow.store.db.base_sql_model import Base
 
     known = Base.metadata.tables.keys() | {"alembic_version"}
@@ -80,64 +83,64 @@ def _is_half_made(file: Path) -> bool:
 
 @cache
 def require_schema(file: Path) -> None:
-    """UserError where a sqlite file is no MLflow store of the version that is installed."""
+    """UserError unless a sqlite file is an MLflow store of the installed version."""
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as tables:
             tables.execute("select experiment_id from experiments limit 1")
             (schema,) = tables.execute("select version_num from alembic_version").fetchone()
     except (sqlite3.Error, TypeError):
-        raise UserError(f"{file} is not an MLflow store; give the file that MLflow wrote, as mlflow.db") from None
+        raise UserError(f"{file} is not an MLflow store; give a file that MLflow wrote, such as mlflow.db") from None
     wanted = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
     if schema != wanted:
         raise UserError(
             f"{file} was written by another version of MLflow (schema {schema}; {mlflow.__version__} reads {wanted}); "
-            "take a copy of it, and give: mlflow db upgrade sqlite:////PATH/OF/THE/COPY"
+            "copy it and upgrade the copy: mlflow db upgrade sqlite:////PATH/OF/THE/COPY"
         )
 
 
 @contextmanager
 def usable_store() -> Iterator[None]:
-    """What goes wrong with the store inside becomes a UserError."""
+    """Errors of the store inside the block become a UserError."""
     try:
         yield
     except STORE_ERRORS as error:
         raise UserError(
-            f"the MLflow store {store_uri()} cannot be used: {gist(error)}; set MLFLOW_TRACKING_URI to "
-            "one that can, and give the same command: nothing is computed twice"
+            f"the MLflow store {store_uri()} cannot be used: {first_sentence(error)}; set MLFLOW_TRACKING_URI to "
+            "one that can, and repeat the command: finished stages are not computed again"
         ) from None
 
 
-def gist(error: Exception) -> str:
-    """An error's first sentence."""
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an error's message."""
     return re.split(r"\n|\. ", str(error).strip())[0]
 
 
-def is_file(uri: str) -> bool:
-    """Whether a store is a sqlite file of this machine, and no server's."""
+def is_sqlite(uri: str) -> bool:
+    """Whether the store is a sqlite file on this machine rather than a server."""
     return uri.startswith("sqlite:")
 
 
-def database(uri: str) -> Path:
-    """The file of a sqlite store."""
+def sqlite_path(uri: str) -> Path:
+    """The path of a sqlite store's file."""
     return Path(make_url(uri).database or "")
 
 
-def alone(folder: Path) -> FileLock:
-    """Held while a study is opened: of several processes on a fresh sqlite file only one can make its tables."""
-    return FileLock(f"{database(store_uri()) if is_file(store_uri()) else folder / 'store'}.lock")
+def store_lock(folder: Path) -> FileLock:
+    """The lock to hold while a study is opened: two processes must not create the tables of one sqlite file at once."""
+    return FileLock(f"{sqlite_path(store_uri()) if is_sqlite(store_uri()) else folder / 'store'}.lock")
 
 
 def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
-    """The client, and the study's experiment, made now if need be: before any worker starts."""
+    """The client and the study's experiment, which is created where there is none; called before any worker starts."""
     store, name = client(), record.study_name(detail, scale)
     found = store.get_experiment_by_name(name)
     if found and found.lifecycle_stage == "deleted":
         raise UserError(
             f"the MLflow experiment {name} is deleted; restore it (mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}) or remove it for good (mlflow gc)"
+            f"--experiment-id {found.experiment_id}) or delete it permanently (mlflow gc)"
         )
     if not found:
-        location = {"artifact_location": Path(record.ARTIFACTS).resolve().as_uri()} if is_file(store_uri()) else {}
+        location = {"artifact_location": Path(record.ARTIFACTS).resolve().as_uri()} if is_sqlite(store_uri()) else {}
         found = store.get_experiment(
             store.create_experiment(name, tags={record.DETAIL: detail, record.SCALE: scale}, **location)
         )
@@ -162,14 +165,14 @@ def recorded_studies() -> list[tuple[str, str]]:
 
 
 def find_study(detail: str, scale: str) -> Experiment:
-    """A recorded study; without a detail, the one that was last started. UserError names the recorded ones."""
+    """The experiment of a recorded study: of the last started one if `detail` is empty. A UserError names those recorded."""
     _require_file()
     with usable_store():
         store = client()
         known = {each.name: each for each in studies(store)}
         if not known:
             raise UserError(
-                f"the MLflow store {store_uri()} holds no study; run one, as make ablation DETAIL=whiten_adv"
+                f"the MLflow store {store_uri()} holds no study; run one, for example make ablation DETAIL=whiten_adv"
             )
         if not detail:
             return _last_started(store, list(known.values()))
@@ -180,11 +183,13 @@ def find_study(detail: str, scale: str) -> Experiment:
 
 
 def _require_file() -> None:
-    if not is_file(store_uri()):
+    if not is_sqlite(store_uri()):
         return
-    file = database(store_uri()).resolve()
-    if not file.is_file() or _is_half_made(file):  # who reads makes none
-        raise UserError(f"there is no MLflow store {store_uri()} yet; run a study, as make ablation DETAIL=whiten_adv")
+    file = sqlite_path(store_uri()).resolve()
+    if not file.is_file() or _is_incomplete(file):  # a reader does not create the store
+        raise UserError(
+            f"there is no MLflow store {store_uri()} yet; run a study, for example make ablation DETAIL=whiten_adv"
+        )
 
 
 def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:
@@ -194,7 +199,7 @@ def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:
 
 
 def runs_of(store: MlflowClient, experiment: str) -> list[Run]:
-    """Every run of an experiment that is not deleted, its parent too."""
+    """Every run of an experiment that is not deleted, the parent run included."""
     found, token = [], None
     while page := store.search_runs([experiment], "", ViewType.ACTIVE_ONLY, RUNS_AT_ONCE, page_token=token):
         found, token = found + list(page), page.token
@@ -204,6 +209,6 @@ def runs_of(store: MlflowClient, experiment: str) -> list[Run]:
 
 
 def require_store(cache: Path) -> None:
-    """UserError where the store cannot be used, before anything is spent."""
-    with usable_store(), alone(cache):
+    """UserError where the store cannot be used, before anything is computed."""
+    with usable_store(), store_lock(cache):
         client().search_experiments(max_results=1)

@@ -1,8 +1,8 @@
-"""Publishes in MLflow what the stages left in their folders.
+"""Publishes the results of stages, from their folders in the cache, as runs in MLflow.
 
-A stage's journal is the record; the store is a copy of it. So a crash of the store loses nothing, workers need no
-MLflow, and publishing twice changes nothing: a run is found by its `record` tag, points carry the journal's own time
-and step.
+A stage writes its metrics to a journal, and the store gets a copy. So a crash of the store loses nothing, workers need no
+MLflow, and publishing twice changes nothing: a run is found by its `record` tag, and a metric's point has the journal's
+time and step.
 """
 
 import hashlib
@@ -25,81 +25,82 @@ from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import policy, present
 from repro.tracking.facts import changes_since_commit, shared_tags, short
-from repro.tracking.parent_run import PARENT, study_run
+from repro.tracking.parent_run import PARENT, open_parent
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
-    alone,
-    gist,
+    first_sentence,
     open_experiment,
     runs_of,
+    store_lock,
     usable_store,
 )
 
-ROWS = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}  # what the data stage calls a split's size
+# The data stage's metric for the size of a split.
+SPLIT_SIZES = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}
 MOST_CHANGES = 8  # that a run says of a stage: a tag holds 8,000 characters
-LARGEST_CHECKPOINT = 256 * 2**20  # bytes that are copied into the store; a larger one is named by its folder
+LARGEST_CHECKPOINT = 256 * 2**20  # bytes; of a larger checkpoint the store gets only the path
 
 
 @dataclass
 class Run:
-    """One arm and seed in the store, and up to which time each stage's journal is there."""
+    """A run in the store (one arm and seed), and what of it is published."""
 
     run_id: str
     arm: str
     seed: int
     keys: Mapping[str, str]
-    over: bool
+    ended: bool
     model: str = ""  # id of its policy in the store
-    until: dict[str, float] = field(default_factory=dict)
-    finished: set[str] = field(default_factory=set)
+    published_until: dict[str, float] = field(default_factory=dict)  # stage -> time of its last published journal line
+    finished_stages: set[str] = field(default_factory=set)
 
 
 class Tracker:
-    """Publishes a study while it runs: call `update` as often as you like, and `close` at the end.
+    """Publishes a study while it runs: call `update` now and then, and `close` at the end.
 
-    `trouble` says why the last `update` failed: it is made good by the next one that does not.
+    `trouble` says why the last `update` failed, if it did; the next one that succeeds publishes the rest.
     """
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
         self.study, self.board, self.trouble = study, board, ""
         self.changes = changes_since_commit()
-        self.described: set[str] = set()  # keys of the data whose checks are in the store
-        with usable_store(), alone(board.cache):
+        self.described: set[str] = set()  # keys of the data artefacts whose checks are in the store
+        with usable_store(), store_lock(board.cache):
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
             known = {run.data.tags[record.RECORD]: run for run in found if record.RECORD in run.data.tags}
             facts = shared_tags(study, command)
-            places = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
-            parent = study_run(self.client, experiment, found, facts, places)
+            arm_seeds = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
+            parent = open_parent(self.client, experiment, found, facts, arm_seeds)
             self.parent = parent.info.run_id
             self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
-            # Whether every run is published to its end, and the one that they hang under with them.
-            self.over = parent.info.status == "FINISHED" and all(run.over for run in self.runs)
-            if not self.over:
+            # Whether every run and the parent run are published to their end.
+            self.ended = parent.info.status == "FINISHED" and all(run.ended for run in self.runs)
+            if not self.ended:
                 self.client.update_run(self.parent, status="RUNNING")
 
     def _open(self, arm: str, seed: int, known: Mapping[str, Recorded], facts: Mapping[str, str]) -> Run:
-        """The run of this arm and seed: the one that is there, or a new one that says what was declared before it."""
+        """The recorded run of this arm and seed, or a new one, tagged with the plan before it starts."""
         recipe = self.study.arms[arm]
         keys = pipeline.keys(recipe, self.study.scale, seed)
         editions = {name: artefacts.edition(self.board.cache / key) for name, key in keys.items()}
         again = [editions] if any(editions.values()) else []  # stages that were made again under their key
         identity = json.dumps([self.study.scale.name, arm, seed, keys, *again], sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        asked = str(time.time_ns())
+        now = str(time.time_ns())
         if digest in known:
             if _replaced(known[digest], known.values()):
-                self.client.set_tag(known[digest].info.run_id, record.ASKED, asked)
-            return Run(known[digest].info.run_id, arm, seed, keys, over=self._take_up(known[digest]))
+                self.client.set_tag(known[digest].info.run_id, record.REQUESTED, now)
+            return Run(known[digest].info.run_id, arm, seed, keys, ended=self._resume(known[digest]))
         tags = {
             **facts,
             PARENT: self.parent,
             present.NOTE: present.run_note(self.study, arm, seed),
             record.RECORD: digest,
-            record.ASKED: asked,
+            record.REQUESTED: now,
             record.ARM: arm,
             record.SEED: str(seed),
             record.REFERENCE: record.flag(arm == self.study.detail.reference),
@@ -114,10 +115,10 @@ class Tracker:
             self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
         if self.changes:
             self.client.log_text(run.info.run_id, self.changes, record.CHANGES)
-        return Run(run.info.run_id, arm, seed, keys, over=False)
+        return Run(run.info.run_id, arm, seed, keys, ended=False)
 
-    def _take_up(self, run: Recorded) -> bool:
-        """Whether the run is complete; one that is not goes on, and how it ended last time is forgotten."""
+    def _resume(self, run: Recorded) -> bool:
+        """Whether the run is complete; one that is not is set to running, without its earlier outcome."""
         complete = run.info.status == "FINISHED" and record.is_set(run.data.tags, record.COMPLETE)
         if not complete:
             self.client.update_run(run.info.run_id, status="RUNNING")
@@ -126,39 +127,39 @@ class Tracker:
         return complete
 
     def update(self) -> None:
-        """Publish what the journals have gained since the last call."""
+        """Publish what has been added to the journals since the last call."""
         try:
             self._publish_all()
             self.trouble = ""
         except STORE_ERRORS as error:
-            self.trouble = gist(error)
+            self.trouble = first_sentence(error)
 
     def _publish_all(self) -> None:
         for run in self.runs:
-            if not run.over:
+            if not run.ended:
                 self._publish(run)
-        if not self.over and all(run.over for run in self.runs):
+        if not self.ended and all(run.ended for run in self.runs):
             self.client.set_terminated(self.parent)
-            self.over = True
+            self.ended = True
 
     def _publish(self, run: Run) -> None:
         for each in STAGES:
             key = run.keys[each.name]
             done = key in self.board.done
             folder = self.board.cache / key
-            if done and each.name not in run.finished:
+            if done and each.name not in run.finished_stages:
                 self._curves(run, each.name, stage.read_journal(folder))
                 self._final(run, each.name, folder)
-                run.finished.add(each.name)
+                run.finished_stages.add(each.name)
             elif key in self.board.running:
                 self._curves(run, each.name, self.board.journal(key))
         failed = [self.board.failed[key] for key in run.keys.values() if key in self.board.failed]
-        if failed or len(run.finished) == len(STAGES):
+        if failed or len(run.finished_stages) == len(STAGES):
             self._end(run, failed)
 
     def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
-        # By time, not by count: a stage that begins again has a new journal.
-        fresh = [line for line in lines if line["time"] > run.until.get(name, 0.0)]
+        # By time, not by count: a stage that is started again writes a new journal.
+        fresh = [line for line in lines if line["time"] > run.published_until.get(name, 0.0)]
         metrics = [
             Metric(metric, value, int(line["time"] * 1000), line["step"])
             for line in fresh
@@ -166,15 +167,15 @@ class Tracker:
         ]
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self.client.log_batch(run.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
-        run.until[name] = max((line["time"] for line in lines), default=0.0)
+        run.published_until[name] = max((line["time"] for line in lines), default=0.0)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
         result = json.loads((folder / stage.RESULT).read_text())
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
         tags = [RunTag(record.OUTCOME, result["outcome"])] if result["outcome"] != record.FINISHED else []
-        # The policy is there before it is evaluated: MLflow's page of it shows what it scored.
-        judged = {"model_id": run.model} if name == "evaluate" and run.model else {}
-        metrics = [Metric(metric, value, when, 0, **judged) for metric, value in result["metrics"].items()]
+        # The policy is in the store before its evaluation, whose metrics MLflow shows on the policy's page.
+        of_policy = {"model_id": run.model} if name == "evaluate" and run.model else {}
+        metrics = [Metric(metric, value, when, 0, **of_policy) for metric, value in result["metrics"].items()]
         self.client.log_batch(run.run_id, metrics=metrics, tags=tags)
         log = {"data": self._log_data, "ppo": self._log_policy, "evaluate": self._log_samples}
         if name in log:
@@ -190,12 +191,12 @@ class Tracker:
         datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
         try:
             self.client.log_inputs(run.run_id, datasets=datasets)
-        except STORE_ERRORS as error:  # another process wrote the same between this one's look and its own writing
+        except STORE_ERRORS as error:  # another process wrote the same dataset in the meantime
             if "unique constraint" not in str(error).lower():
                 raise
             self.client.log_inputs(run.run_id, datasets=datasets)
         checks = folder / describe.FILE
-        if checks.is_file() and run.keys["data"] not in self.described:  # once is enough for all runs that share it
+        if checks.is_file() and run.keys["data"] not in self.described:  # once for all runs that share it
             self.client.log_text(run.run_id, checks.read_text(), record.DATA_CHECKS)
             self.described.add(run.keys["data"])
 
@@ -209,14 +210,15 @@ class Tracker:
         tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
         tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
-        with alone(self.board.cache):  # a half-made policy is another process's, or an interrupt's
+        # `publish` deletes an incomplete policy; under the lock it cannot be one that another process is writing.
+        with store_lock(self.board.cache):
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
-            except policy.Unpackable as error:  # all else about the run is there
+            except policy.CannotPackage as error:  # the rest of the run is published
                 self.client.set_tag(run.run_id, "policy_trouble", str(error)[:5_000])
 
     def _log_samples(self, run: Run, folder: Path) -> None:
-        # A table is appended to, so an interrupted publication must not be repeated.
+        # MLflow appends to a table that exists.
         if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
             return
         rows = json.loads((folder / record.SAMPLES).read_text())
@@ -224,12 +226,12 @@ class Tracker:
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
-        for name in run.finished:
+        for name in run.finished_stages:
             seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
-        told = self.client.get_run(run.run_id).data
-        outcome = record.FAILED if failed else told.tags.get(record.OUTCOME, record.FINISHED)
+        recorded = self.client.get_run(run.run_id).data
+        outcome = record.FAILED if failed else recorded.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)
-        ending = present.outcome_note(outcome, self.study.primary, told.metrics, failed[:1])
+        ending = present.outcome_note(outcome, self.study.primary, recorded.metrics, failed[:1])
         self.client.log_batch(
             run.run_id,
             tags=[
@@ -242,7 +244,7 @@ class Tracker:
             ],
         )
         self.client.set_terminated(run.run_id, status="FAILED" if failed else "FINISHED")
-        run.over = True
+        run.ended = True
 
     def _outdated(self, run: Run) -> dict[str, list[str]]:
         """Stage -> what of its code has changed since its artefact was made, of those that were taken from the cache."""
@@ -253,34 +255,33 @@ class Tracker:
         }
 
     def close(self) -> None:
-        """Publish the rest; a run that did not get to its end is marked as killed, and taken up again next time."""
+        """Publish the rest; a run that has not ended is marked as killed, and resumed next time."""
         with usable_store():
             self._publish_all()
             for run in self.runs:
-                if not run.over:
+                if not run.ended:
                     self.client.set_terminated(run.run_id, status="KILLED")
-            if not self.over:
+            if not self.ended:
                 self.client.set_terminated(self.parent, status="KILLED")
 
 
 def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
-    """A split as MLflow shows it; `content` is what all of its files hash to."""
+    """A split as an MLflow dataset; `content` is the digests of its files."""
     dataset = Dataset(
         name=f"{kind}/{split}",
         digest=hashlib.sha256(content.encode()).hexdigest()[:16],
         source_type="local",
         source=json.dumps({"uri": folder}),
-        profile=json.dumps({"num_rows": int(sizes[ROWS[kind].format(split)])}),
+        profile=json.dumps({"num_rows": int(sizes[SPLIT_SIZES[kind].format(split)])}),
     )
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", split)])
 
 
 def _replaced(run: Recorded, runs: Iterable[Recorded]) -> bool:
-    """Whether another run of the same arm and seed was asked for later: a report would take that one."""
-
+    """Whether another run of the same arm and seed was requested later, so that reports would use that one."""
     own = run.data.tags
     return any(
-        record.asked(other.data.tags) > record.asked(own)
+        record.requested(other.data.tags) > record.requested(own)
         and all(other.data.tags.get(name) == own[name] for name in (record.ARM, record.SEED))
         for other in runs
     )

@@ -1,7 +1,7 @@
-"""Brings studies that were recorded in another MLflow store into the one in use, as often as one likes.
+"""Imports the studies of another MLflow store into the one in use; importing twice changes nothing.
 
-A run is the same run in both stores if its `record` tag says so. Copying it twice changes nothing, since MLflow keeps one
-point for a metric, step, time and value; a copy that an interrupt left says so in its tag `importing`, and is completed.
+Two runs are the same run if their `record` tags are equal. MLflow stores one point for a metric, step, time and value, so
+a second copy adds nothing. A copy that was interrupted has the tag `importing`, and the next import completes it.
 """
 
 import shutil
@@ -25,143 +25,145 @@ from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
-    alone,
-    database,
-    gist,
-    is_file,
+    first_sentence,
+    is_sqlite,
     open_experiment,
     require_schema,
     require_store,
     runs_of,
+    sqlite_path,
+    store_lock,
     store_uri,
     studies,
     usable_store,
 )
 
-IMPORTING = "importing"  # tag of a run that is being copied: the one that it is a copy of
-LATE = (
+IMPORTING = "importing"  # tag of an incomplete copy: the id of the original run
+WRITTEN_LAST = (
     record.COMPLETE,
     record.OUTCOME,
     record.ERROR,
     parent_run.PARENT,
     present.NOTE,
-)  # tags that a copy gets when all else is there
-BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT = "brought", "completed", "there already", "newer here", "left out"
-TESTED = "test/"  # how the metrics begin that a policy is judged by
-FATES = (BROUGHT, COMPLETED, THERE, NEWER, LEFT_OUT)
+)  # tags that a copy gets after everything else
+IMPORTED, COMPLETED, PRESENT, NEWER, SKIPPED = "imported", "completed", "already present", "newer here", "skipped"
+OF_POLICY = "test/"  # prefix of the metrics of the final policy
+STATUSES = (IMPORTED, COMPLETED, PRESENT, NEWER, SKIPPED)
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What became of one run of the other store; `trouble` says what of it could not be read."""
+class Imported:
+    """The result for one run of the other store; `trouble` says what of it could not be read."""
 
     study: str
     run: str
-    fate: str
+    status: str
     trouble: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The other store."""
+    """The store to import from."""
 
     uri: str
     client: MlflowClient
 
     @contextmanager
     def readable(self) -> Iterator[None]:
-        """What goes wrong with it inside becomes a UserError."""
+        """Errors of this store inside the block become a UserError."""
         try:
             yield
         except STORE_ERRORS as error:
-            raise UserError(f"the MLflow store {self.uri} cannot be read: {gist(error)}") from None
+            raise UserError(f"the MLflow store {self.uri} cannot be read: {first_sentence(error)}") from None
 
-    def fetch(self, written: str, beside: str, out: Path) -> Path:
-        """The folder of files that were written at an address: a server's are downloaded into `out`.
+    def fetch(self, address: str, relative: str, out: Path) -> Path:
+        """The folder of the artifacts at an address; a server's are downloaded into `out`.
 
-        Where the address is of another machine or place, they lie `beside` the database that was copied with them.
+        The address may be of another machine; then they are expected at `relative`, in the artifact folder beside the database.
         """
-        if urlsplit(written).scheme not in ("", "file"):
+        if urlsplit(address).scheme not in ("", "file"):
             with self.readable():
-                return Path(download_artifacts(written, tracking_uri=self.uri, dst_path=str(out)))
-        folder = Path(local_file_uri_to_path(written))
-        if not folder.is_dir() and is_file(self.uri):
-            folder = database(self.uri).parent / record.ARTIFACTS / beside
+                return Path(download_artifacts(address, tracking_uri=self.uri, dst_path=str(out)))
+        folder = Path(local_file_uri_to_path(address))
+        if not folder.is_dir() and is_sqlite(self.uri):
+            folder = sqlite_path(self.uri).parent / record.ARTIFACTS / relative
         if not folder.is_dir():
-            raise UserError(f"its files are not at {written}" + f", nor at {folder}" * is_file(self.uri))
+            raise UserError(f"its files are not at {address}" + f", nor at {folder}" * is_sqlite(self.uri))
         return folder
 
 
-def bring(words: str, cache: Path) -> list[Fate]:
-    """Copy every study of another store: `words` is an mlflow.db, the folder of one, or a server's address.
+def import_studies(location: str, cache: Path) -> list[Imported]:
+    """Copy every study of another store; `location` is an mlflow.db, its folder, or a server's address.
 
-    UserError where there is none, it is the one in use, it is another version's, or it holds no study.
+    UserError where there is no store, it is the one in use or of another MLflow version, or it holds no study.
     """
-    uri = _address(words)
+    uri = _address(location)
     require_store(cache)
     source = Source(uri, MlflowClient(tracking_uri=uri))
     with source.readable():
         found = studies(source.client)
     if not found:
-        raise UserError(f"the MLflow store {uri} holds no study; there is nothing to bring")
-    fates = []
+        raise UserError(f"the MLflow store {uri} holds no study; there is nothing to import")
+    results: list[Imported] = []
     for study in found:
         try:
-            with usable_store(), alone(cache):
-                fates += _bring_study(source, study)
+            with usable_store(), store_lock(cache):
+                results += _import_study(source, study)
         except UserError as error:
-            fates.append(Fate(study.name, "", LEFT_OUT, str(error)))
-    return fates
+            results.append(Imported(study.name, "", SKIPPED, str(error)))
+    return results
 
 
-def _address(words: str) -> str:
-    """The other store's URI, found out without opening it: MLflow would make or migrate its tables unasked."""
-    uri = words.rstrip("/")
-    if is_file(words) or "://" not in words:
-        given = database(words) if is_file(words) else Path(words)
+def _address(location: str) -> str:
+    """The other store's URI; the store is not opened, since MLflow would create or migrate its tables."""
+    uri = location.rstrip("/")
+    if is_sqlite(location) or "://" not in location:
+        given = sqlite_path(location) if is_sqlite(location) else Path(location)
         file = given / "mlflow.db" if given.is_dir() else given
         if not file.is_file():
-            raise UserError(
-                f"there is no MLflow store {file}; give an mlflow.db, the folder of one, or a server's address"
-            )
+            raise UserError(f"there is no MLflow store {file}; give an mlflow.db, its folder, or a server's address")
         require_schema(file)
         uri = f"sqlite:///{file.resolve()}"
-    here = f"sqlite:///{database(store_uri()).resolve()}" if is_file(store_uri()) else store_uri().rstrip("/")
-    if uri == here:
-        raise UserError(f"{words} is the store in use; name another, or set MLFLOW_TRACKING_URI to the one to fill")
+    in_use = f"sqlite:///{sqlite_path(store_uri()).resolve()}" if is_sqlite(store_uri()) else store_uri().rstrip("/")
+    if uri == in_use:
+        raise UserError(
+            f"{location} is the store in use; give another one, or set MLFLOW_TRACKING_URI to the one to import into"
+        )
     return uri
 
 
-def _bring_study(source: Source, study: Experiment) -> list[Fate]:
+def _import_study(source: Source, study: Experiment) -> list[Imported]:
     with source.readable():
         theirs = runs_of(source.client, study.experiment_id)
-    store, here = open_experiment(study.tags[record.DETAIL], study.tags[record.SCALE])
-    ours = {_identity(run): run for run in runs_of(store, here.experiment_id)}
-    fates = [
-        _bring_run(source, run, store, here, [ours[_identity(run)]] if _identity(run) in ours else [])
-        for run in reversed(theirs)  # as they were made, the oldest first
+    store, experiment = open_experiment(study.tags[record.DETAIL], study.tags[record.SCALE])
+    ours = {_identity(run): run for run in runs_of(store, experiment.experiment_id)}
+    results = [
+        _import_run(source, run, store, experiment, [ours[_identity(run)]] if _identity(run) in ours else [])
+        for run in reversed(theirs)  # in the order of their creation
     ]
-    parent, _ = parent_run.gather(store, store.get_experiment(here.experiment_id))
+    parent, _ = parent_run.find_parent(store, store.get_experiment(experiment.experiment_id))
     note = store.get_run(parent.info.run_id).data.tags[present.NOTE]
-    store.set_experiment_tag(here.experiment_id, present.NOTE, note)
-    return [fate for fate, run in zip(fates, reversed(theirs)) if not _is_parent(run)]
+    store.set_experiment_tag(experiment.experiment_id, present.NOTE, note)
+    return [result for result, run in zip(results, reversed(theirs)) if not _is_parent(run)]
 
 
-def _bring_run(source: Source, run: Run, store: MlflowClient, here: Experiment, known: list[Run]) -> Fate:
-    told = partial(Fate, here.name, run.info.run_name)
-    if not _is_parent(run) and not {record.ARM, record.SEED, record.RECORD, *record.HEADING} <= run.data.tags.keys():
-        return told(LEFT_OUT, "it does not say which arm and seed it is")
-    fate = _fate(run, known[0]) if known else BROUGHT
-    if fate in (THERE, NEWER):
-        return told(fate)
-    early = {name: value for name, value in run.data.tags.items() if name not in LATE} | {IMPORTING: run.info.run_id}
+def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Experiment, known: list[Run]) -> Imported:
+    result = partial(Imported, experiment.name, run.info.run_name)
+    if not _is_parent(run) and not {record.ARM, record.SEED, record.RECORD, *record.STUDY_TAGS} <= run.data.tags.keys():
+        return result(SKIPPED, "it has no tags of an arm and seed")
+    status = _status_of(run, known[0]) if known else IMPORTED
+    if status in (PRESENT, NEWER):
+        return result(status)
+    early = {name: value for name, value in run.data.tags.items() if name not in WRITTEN_LAST} | {
+        IMPORTING: run.info.run_id
+    }
     for ours in known:
         store.set_tag(ours.info.run_id, IMPORTING, run.info.run_id)
-    ours = known or [store.create_run(here.experiment_id, run.info.start_time, early, run.info.run_name)]
+    ours = known or [store.create_run(experiment.experiment_id, run.info.start_time, early, run.info.run_name)]
     try:
-        return told(fate, Copy(source, run, store, ours[0]).make())
+        return result(status, Copy(source, run, store, ours[0]).make())
     except UserError as error:
-        return told(LEFT_OUT, str(error))
+        return result(SKIPPED, str(error))
 
 
 def _is_parent(run: Run) -> bool:
@@ -169,21 +171,21 @@ def _is_parent(run: Run) -> bool:
 
 
 def _identity(run: Run) -> str:
-    """The same for the same run in any store; a study has one run that the others hang under."""
+    """What identifies a run in every store; a study has one parent run."""
     return record.STUDY if _is_parent(run) else run.data.tags.get(record.RECORD, run.info.run_id)
 
 
-def _fate(theirs: Run, ours: Run) -> str:
-    """What is to become of a run that is here already."""
+def _status_of(theirs: Run, ours: Run) -> str:
+    """The status of a run that the store in use holds already."""
     if IMPORTING in ours.data.tags:
         return COMPLETED
-    if _knows(theirs) == _knows(ours):
-        return THERE
-    return COMPLETED if _knows(theirs) > _knows(ours) else NEWER
+    if _progress(theirs) == _progress(ours):
+        return PRESENT
+    return COMPLETED if _progress(theirs) > _progress(ours) else NEWER
 
 
-def _knows(run: Run) -> tuple[bool, int]:
-    """Complete runs know all; of others the one that ended later [ms], of a study's own the one with the later report [ns]."""
+def _progress(run: Run) -> tuple[bool, int]:
+    """How far a run is, to compare: complete or not, then the time of its end [ms], of a parent run that of its report [ns]."""
     if _is_parent(run):
         return True, int(run.data.tags.get(record.REPORTED, 0))
     complete = record.is_set(run.data.tags, record.COMPLETE)
@@ -192,7 +194,7 @@ def _knows(run: Run) -> tuple[bool, int]:
 
 @dataclass(frozen=True)
 class Copy:
-    """One run on its way from the other store onto a run of the one in use."""
+    """Copies one run of the other store onto a run of the one in use."""
 
     source: Source
     theirs: Run
@@ -200,7 +202,7 @@ class Copy:
     ours: Run
 
     def make(self) -> str:
-        """Copy all of it; what of its files could not be read. UserError where its numbers cannot be."""
+        """Copy all of the run; returns what of its files could not be read. UserError where its metrics cannot be read."""
         theirs, target, troubles = self.theirs, self.ours.info.run_id, []
         params = [Param(name, value) for name, value in theirs.data.params.items() if name not in self.ours.data.params]
         for start in range(0, len(params), PARAMS_AT_ONCE):
@@ -209,21 +211,21 @@ class Copy:
             try:
                 files()
             except UserError as error:
-                # A run that is not complete may not have come to write any.
+                # A run that is not complete may have no files yet.
                 if _is_parent(theirs) or record.is_set(theirs.data.tags, record.COMPLETE):
                     troubles.append(str(error))
         self._metrics()
         self.store.log_inputs(target, datasets=theirs.inputs.dataset_inputs)
         self._tags()
         self._status()
-        if not troubles:  # else the next import looks for the rest
+        if not troubles:  # otherwise the next import tries again
             self.store.delete_tag(target, IMPORTING)
         return "; ".join(troubles)
 
     def _files(self) -> None:
-        written, run = self.theirs.info.artifact_uri, self.theirs.info.run_id
+        address, run = self.theirs.info.artifact_uri, self.theirs.info.run_id
         with TemporaryDirectory() as place:
-            folder = self.source.fetch(written, f"{run}/artifacts", Path(place))
+            folder = self.source.fetch(address, f"{run}/artifacts", Path(place))
             if _is_parent(self.theirs):
                 attach.drop_report(self.ours)
             self.store.log_artifacts(self.ours.info.run_id, str(folder))
@@ -239,29 +241,30 @@ class Copy:
 
     def _save(self, model: LoggedModel, folder: Path) -> None:
         with TemporaryDirectory() as place:
-            beside = f"models/{model.model_id}/artifacts"
-            shutil.copytree(self.source.fetch(model.artifact_location, beside, Path(place)), folder)
+            relative = f"models/{model.model_id}/artifacts"
+            shutil.copytree(self.source.fetch(model.artifact_location, relative, Path(place)), folder)
 
     def _metrics(self) -> None:
-        """Every point, those that the policy was judged by with the policy."""
+        """Every point; those of the final policy are linked to it."""
         run, target = self.theirs.info.run_id, self.ours.info.run_id
         with self.source.readable():
-            told = [p for name in self.theirs.data.metrics for p in self.source.client.get_metric_history(run, name)]
+            history = [p for name in self.theirs.data.metrics for p in self.source.client.get_metric_history(run, name)]
         models = [each.model_id for each in self.store.get_run(target).outputs.model_outputs]
-        judged = {"model_id": models[0]} if models else {}
+        of_policy = {"model_id": models[0]} if models else {}
         points = [
-            Metric(p.key, p.value, p.timestamp, p.step, **(judged if p.key.startswith(TESTED) else {})) for p in told
+            Metric(p.key, p.value, p.timestamp, p.step, **(of_policy if p.key.startswith(OF_POLICY) else {}))
+            for p in history
         ]
         for start in range(0, len(points), METRICS_AT_ONCE):
             self.store.log_batch(target, metrics=points[start : start + METRICS_AT_ONCE])
 
     def _tags(self) -> None:
-        """All of them; an address in a description becomes this store's."""
-        kept = {name: value for name, value in self.theirs.data.tags.items() if name != parent_run.PARENT}
+        """All tags; links in a description are changed to this store's run."""
+        copied = {name: value for name, value in self.theirs.data.tags.items() if name != parent_run.PARENT}
         there, here = (f"experiments/{i.experiment_id}/runs/{i.run_id}" for i in (self.theirs.info, self.ours.info))
-        tags = [RunTag(name, value.replace(there, here)) for name, value in kept.items()]
+        tags = [RunTag(name, value.replace(there, here)) for name, value in copied.items()]
         self.store.log_batch(self.ours.info.run_id, tags=tags)
-        for stale in {record.OUTCOME, record.ERROR} & self.ours.data.tags.keys() - kept.keys():
+        for stale in {record.OUTCOME, record.ERROR} & self.ours.data.tags.keys() - copied.keys():
             self.store.delete_tag(self.ours.info.run_id, stale)
 
     def _status(self) -> None:

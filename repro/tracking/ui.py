@@ -1,4 +1,4 @@
-"""MLflow's own pages, opened on a study."""
+"""Serves MLflow's own pages and opens them at a study."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ from repro.tracking import present
 from repro.tracking.store import find_study, store_uri
 
 HOST = "127.0.0.1"
-PATIENCE = 90  # seconds that MLflow gets to answer; a first start compiles it
+START_SECONDS = 90  # until MLflow's server has to answer; at a first start Python compiles it
 
 
 def show(detail: str, scale: str, port: int, tell: Callable[[str], None]) -> None:
-    """Tell and open the address of a study, and serve it until an interrupt unless the store is a server's anyway.
+    """Open a study's page in a browser and print its address; serve it until Ctrl-C, unless the store is a server.
 
     UserError where there is no such study, the port is taken, or MLflow does not start.
     """
@@ -29,10 +29,10 @@ def show(detail: str, scale: str, port: int, tell: Callable[[str], None]) -> Non
     if store_uri().startswith(("http://", "https://")):
         _open(f"{store_uri().rstrip('/')}/{page}", tell)
         return
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # the server ends with the terminal, too
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal ends the server too
     with server(store_uri(), port) as (address, process):
         _open(f"{address}/{page}", tell)
-        tell("Ctrl-C ends it")
+        tell("press Ctrl-C to stop the server")
         with suppress(KeyboardInterrupt):
             process.wait()
 
@@ -45,7 +45,7 @@ def _open(address: str, tell: Callable[[str], None]) -> None:
 
 @contextmanager
 def server(store: str, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
-    """MLflow's server on a store, on this machine alone, from when it answers: (address, process).
+    """Start MLflow's server on a store, for this machine only; (address, process) once it answers.
 
     UserError where the port is taken or it does not start.
     """
@@ -53,31 +53,33 @@ def server(store: str, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
     with socket.socket() as tried:
         if tried.connect_ex((HOST, port)) == 0:
             raise UserError(
-                f"port {port} is taken, by an earlier one of these perhaps; give another: make ui PORT={port + 1}"
+                f"port {port} is in use, perhaps by an earlier `make ui`; choose another one: make ui PORT={port + 1}"
             )
     words = ["mlflow", "server", "--backend-store-uri", store, "--host", HOST, "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
-    with TemporaryFile("w+") as said:
+    with TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *words, "--uvicorn-opts", "--log-level warning"],
             env=os.environ | quiet,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,  # it has children of its own, and they are to end with it
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a group of its own, so that its child processes can be ended with it
         )
         try:
             if not _answers(f"{address}/health", process):
-                said.seek(0)
-                raise UserError(f"MLflow's server does not answer at {address}; it says: {said.read()[-300:].strip()}")
+                output.seek(0)
+                raise UserError(
+                    f"MLflow's server does not answer at {address}; its output: {output.read()[-300:].strip()}"
+                )
             yield address, process
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # it has nothing to save, and is slow to end by itself
+                os.killpg(process.pid, signal.SIGKILL)  # it has nothing to save, and SIGTERM takes it long
             process.wait()
 
 
 def _answers(address: str, process: subprocess.Popen) -> bool:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         with suppress(OSError), urlopen(address, timeout=2):
             return True

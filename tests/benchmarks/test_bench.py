@@ -10,14 +10,14 @@ from benchmarks import bench, bound, stages, turns
 from benchmarks.apart import Apart
 from benchmarks.load import Shape, setting_of, update
 from repro.engine.flops import (
+    CURRENT,
     LEAN,
-    NOW,
     Lengths,
     Network,
     Product,
     Stages,
     comparison,
-    learnt,
+    forward_backward,
     repeated,
     rollout,
     sft,
@@ -61,7 +61,7 @@ def real():
 
 def test_an_update_is_as_many_operations_as_the_formula_says(real):
     sizes = NETWORK, ROWS, SHAPE.query, SHAPE.response
-    assert total(rollout(*sizes, NOW)) + 4 * total(learning(*sizes, NOW)) == pytest.approx(real, rel=0.03)
+    assert total(rollout(*sizes, CURRENT)) + 4 * total(learning(*sizes, CURRENT)) == pytest.approx(real, rel=0.03)
 
 
 def test_the_bound_counts_no_work_that_an_update_does_without(real):
@@ -71,32 +71,36 @@ def test_the_bound_counts_no_work_that_an_update_does_without(real):
 
 @pytest.mark.parametrize("what", [field.name for field in fields(LEAN)])
 def test_leaving_work_out_is_less_of_it(what):
-    def all_in_all(how):
-        parts = rollout(NETWORK, 2, 24, 8, how), learning(NETWORK, 2, 24, 8, how), comparison(NETWORK, 2, 24, 32, how)
-        return sum(map(total, (*parts, sft(NETWORK, 2, 32, how))))
+    def all_in_all(economy):
+        parts = (
+            rollout(NETWORK, 2, 24, 8, economy),
+            learning(NETWORK, 2, 24, 8, economy),
+            comparison(NETWORK, 2, 24, 32, economy),
+        )
+        return sum(map(total, (*parts, sft(NETWORK, 2, 32, economy))))
 
     assert all_in_all(LEAN) < all_in_all(replace(LEAN, **{what: False}))
-    assert all_in_all(LEAN) < all_in_all(NOW)
+    assert all_in_all(LEAN) < all_in_all(CURRENT)
 
 
 def test_a_query_that_is_read_once_spares_a_comparison_a_fifth_and_more():
-    twice = comparison(NETWORK, 2, 24, 32, replace(NOW, shared_query=False))
+    twice = comparison(NETWORK, 2, 24, 32, replace(CURRENT, shared_query=False))
     assert total(comparison(NETWORK, 2, 24, 32)) < 0.8 * total(twice)
 
 
 def test_a_backward_pass_is_two_forward_ones_and_what_it_computes_again():
     forward = rollout(NETWORK, 2, 24, 8)
     layers, logits = ([p for p in forward if p.kind in kinds] for kinds in (("linear", "attention"), ("logits",)))
-    assert total(learnt(forward, how=LEAN)) == pytest.approx(3 * total(forward))
-    assert total(learnt(forward)) == pytest.approx(3 * total(forward) + total(logits))
-    assert total(learnt(forward, again=1)) - total(learnt(forward)) == pytest.approx(total(layers))
+    assert total(forward_backward(forward, economy=LEAN)) == pytest.approx(3 * total(forward))
+    assert total(forward_backward(forward)) == pytest.approx(3 * total(forward) + total(logits))
+    assert total(forward_backward(forward, again=1)) - total(forward_backward(forward)) == pytest.approx(total(layers))
 
 
 def test_a_stage_with_twice_the_texts_is_twice_the_work_and_unknown_networks_stay_unknown():
     scale, lengths = SCALES["smoke"], Lengths(55, 17, 69, 71)
     twice = replace(scale, posts=2 * scale.posts, comparisons=2 * scale.comparisons, episodes=2 * scale.episodes)
     for name, part in (("sft", "sft"), ("rm", "rm"), ("ppo", "update"), ("ppo", "roll out")):
-        once, more = (total(Stages(each, NETWORK, lengths, how=LEAN).of(name)[part]) for each in (scale, twice))
+        once, more = (total(Stages(each, NETWORK, lengths, economy=LEAN).of(name)[part]) for each in (scale, twice))
         assert more == pytest.approx(2 * once)
     assert Stages(scale, NETWORK, lengths).of("data") == {}
     assert not total(Stages(scale, Network(), lengths).of("sft")["sft"]) > 0

@@ -67,13 +67,13 @@ def test_a_record_of_a_detail_has_its_variants_and_predictions(detail):
     assert {each["label"]: each["does"] for each in told["variants"]} == {
         label: variant.does for label, variant in detail.variants.items()
     }
-    assert (told["hypothesis"], told["moves"]) == (detail.hypothesis, detail.moves)
+    assert (told["hypothesis"], told["expected"]) == (detail.hypothesis, detail.expected)
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_a_record_of_a_check_has_what_was_found(check):
     told = catalogue.record(catalogue.find(check.name))
-    assert told["kind"] == "check" and told["variants"] == [] and told["moves"] == {}
+    assert told["kind"] == "check" and told["variants"] == [] and told["expected"] == {}
     assert (told["measures"], told["found"], told["metrics"]) == (check.measures, check.found, list(check.metrics))
     assert told["measures"] and told["found"]
 

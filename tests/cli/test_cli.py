@@ -77,7 +77,7 @@ def test_docs_are_written_and_checked(place, monkeypatch, capsys):
     monkeypatch.setattr(docs, "PAGE", place / "details.md")
     assert main(["docs", "--check"]) == 1
     told = capsys.readouterr()
-    assert told.out == "" and told.err.endswith("is not what the registry says; make docs writes it again\n")
+    assert told.out == "" and told.err.endswith("differs from the registry; write it again with: make docs\n")
     assert main(["docs"]) == 0
     assert capsys.readouterr().out == f"wrote {docs.PAGE}\n"
     assert main(["docs", "--check"]) == 0
@@ -108,10 +108,10 @@ def test_a_machine_with_too_few_gpus_plans_and_does_not_run(tiny, place, monkeyp
     refusal, words = "processes=2, and this machine has 1 GPUs; set it to at most that", [*tiny, "processes=2"]
     assert main(["plan", "whiten_adv", *words]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[-2].endswith("with 1 worker") and told[-1] == f"this machine would not run it: {refusal}"
+    assert told[-2].endswith("with 1 worker") and told[-1] == f"`run` would refuse this on this machine: {refusal}"
     assert refusal in error_of(capsys, ["run", "whiten_adv", *words])
     assert main(["plan", "whiten_adv", *tiny]) == 0
-    assert "would not run" not in capsys.readouterr().out
+    assert "would refuse" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["run", "atlas"])
@@ -301,7 +301,7 @@ def test_input_that_only_a_stage_can_judge_is_told_the_same_way(place):
 def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "load", lambda *_, **__: signal.raise_signal(number))
     assert main(["plan", "whiten_adv"]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert capsys.readouterr().err == "interrupted; the same command continues from here\n"
 
 
 @pytest.mark.parametrize(("scale", "warnings"), [("pythia-160m", 1), ("smoke", 0)])
@@ -368,13 +368,13 @@ def test_a_failed_run_ends_it_before_anything_is_judged(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "looks", "seeds", "says"),
     [
-        ([], "4 6", 4, 'go on with --until decided --looks 4 6 (with make: UNTIL=decided LOOKS="4 6")'),
-        (["--until", "decided"], "4 6", 4, "judged at 4 6 seeds, as was declared when it began"),
+        ([], "4 6", 4, 'continue it with --until decided --looks 4 6 (with make: UNTIL=decided LOOKS="4 6")'),
+        (["--until", "decided"], "4 6", 4, "this study was started with looks at 4 6 seeds"),
         (
             ["--until", "decided"],
             "",
             5,
-            "5 seeds of this study have been looked at, and its looks are at 4 6 8 12 seeds",
+            "a verdict at 5 seeds of this study has been seen, and its looks are at 4 6 8 12 seeds",
         ),
         (["--until", "decided"], "", 6, ""),
         (["--until", "decided"], "", 3, ""),
@@ -395,6 +395,7 @@ def test_a_study_goes_on_by_the_schedule_that_it_began_with(asked, looks, seeds,
 
 def test_a_plan_says_what_the_first_look_takes(tiny, capsys):
     assert main(["plan", "whiten_adv", *tiny, "--until", "decided"]) == 0
-    assert "that is for all looks, at 4 6 8 12 seeds; it ends at the first" in capsys.readouterr().out.replace(
-        "\n", " "
+    assert (
+        "that is for all looks, at 4 6 8 12 seeds; the study ends at the first look"
+        in capsys.readouterr().out.replace("\n", " ")
     )

@@ -50,14 +50,39 @@ def test_a_label_or_detail_that_is_none_is_refused_with_the_nearest():
         details.find("whiten_advantage")
 
 
+RENAMED = [(detail, old, new) for detail in DETAILS.values() for old, new in detail.renamed.items()]
+
+
+@pytest.mark.parametrize(("detail", "old", "new"), RENAMED, ids=[f"{d.name}={old}" for d, old, _ in RENAMED])
+def test_a_former_label_is_refused_in_one_line_that_says_the_new_one(detail, old, new, capsys, tmp_path):
+    refusal = f"{detail.name}={old} is now called {detail.name}={new}; write that instead"
+    with pytest.raises(UserError) as from_python:
+        Recipe().but(detail, old)
+    assert str(from_python.value) == refusal
+    (tmp_path / f"{detail.name}.toml").write_text(f'detail = "{detail.name}"\narms = ["{old}"]\n')
+    with pytest.raises(UserError) as from_file:
+        ablation.load(detail.name, "smoke", folder=tmp_path)
+    assert str(from_file.value) == refusal
+    for words in ([detail.name, "--arms", old], ["gamma", "--with", f"{detail.name}={old}"]):
+        assert main(["plan", *words, "--scale", "smoke"]) == 2
+        assert capsys.readouterr().err == f"error: {refusal}\n"
+
+
+def test_a_cache_key_spells_the_former_label_of_a_renamed_one():
+    assert RENAMED and all(details.keyed_label(detail, new) == old for detail, old, new in RENAMED)
+    assert details.keyed_label(WHITEN_ADV, "off") == "off"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"reference": "other"},
+        {"renamed": {"none": "of"}},
+        {"renamed": {"scale_only": "off"}},
         {"stages": ("pppo",)},
         {"stages": ()},
-        {"moves": {"kl": "sideways"}},
-        {"moves": {"kl": {"of": "up"}}},
+        {"expected": {"kl": "sideways"}},
+        {"expected": {"kl": {"of": "up"}}},
         {"variants": {"shift_and_scale": Variant(1, "")}},
         {"variants": {"shift_and_scale": 1}},
     ],
@@ -257,7 +282,7 @@ def toy(monkeypatch):
         reference="a",
         variants={"a": Variant(1.0, "weights are ones"), "b": Variant(2.0, "weights are twos")},
         hypothesis="Two is more than one.",
-        moves={"test/win_rate": "up"},
+        expected={"test/win_rate": "up"},
     )
     monkeypatch.setitem(DETAILS, "toy", toy)
     return toy
@@ -318,7 +343,7 @@ def test_a_new_detail_is_refused_where_it_is_not_declared_misspelt_or_in_bad_com
 
 # What all variants of a detail are run beside, since only there they differ.
 COMPANY = {
-    "sampling": Recipe().but(AFTER_EOS, "charged"),  # what follows the end is masked otherwise
+    "sampling": Recipe().but(AFTER_EOS, "unmasked"),  # what follows the end is masked otherwise
 }
 # Variants that are the same here, whatever they are run beside, and where a test tells them apart.
 ALIKE = {

@@ -10,7 +10,7 @@ from repro.__main__ import main
 from repro.engine import atlas, launch
 from repro.errors import UserError
 from repro.stages import stage
-from repro.tracking.trackers import Trackers
+from repro.tracking.atlas_tracker import AtlasTracker
 
 DETAILS = ("whiten_adv", "sft_epochs")
 TINY = {
@@ -117,10 +117,10 @@ def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
         opened.append(study.detail.name)
         if len(opened) == 1:
             raise UserError("the store cannot be used")
-        return SimpleNamespace(update=lambda: None, trouble="", over=False)
+        return SimpleNamespace(update=lambda: None, trouble="", ended=False)
 
     monkeypatch.setattr("repro.tracking.track.Tracker", opens)
-    trackers = Trackers(studies, board, "the command")
+    trackers = AtlasTracker(studies, board, "the command")
     trackers.update()
     assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)
     trackers.update()
@@ -132,7 +132,7 @@ def test_an_interrupt_before_anything_is_tracked_is_told_as_one(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(words()) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert capsys.readouterr().err == "interrupted; the same command continues from here\n"
 
 
 def test_a_detail_that_is_none_is_refused(place, capsys):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.detail import Recipe
 from repro.engine import cost, devices, flops, footprint, pipeline
-from repro.engine.flops import Network, learns, network_of
+from repro.engine.flops import Network, network_of, trains
 from repro.engine.launch import Job
 from repro.models import hub, logprobs, modes, pretrained, scalar_model
 from repro.ops import vocabulary
@@ -247,8 +247,8 @@ def test_memory_of_the_reward_model_is_what_live_tensors_take(monkeypatch):
 )
 def test_a_stage_that_takes_its_weights_from_elsewhere_is_not_charged_for_training(name, field, most):
     taken = replace(GPU, checkpoint_every=10, **{field: "somewhere"})
-    assert not learns(name, taken)
-    assert [each for each in PPO_STAGES if not learns(each, taken)] == [name]
+    assert not trains(name, taken)
+    assert [each for each in PPO_STAGES if not trains(each, taken)] == [name]
     for how in (cost.estimate, lambda *of: cost.gpu_seconds(*of, devices.ASSUMED)):
         assert how(name, taken) < how(name, replace(taken, **{field: ""}))
     largest = replace(GPU, **most)
@@ -268,7 +268,9 @@ def test_host_memory_is_three_networks_of_every_rank(tmp_path):
     n = network_of(GPU.model)
     assert footprint.host(replace(GPU, processes=8)) == 8 * 4 * (2 * n.policy + n.scalar)
     assert footprint.host(replace(GPU, policy_from="somewhere")) == 4 * n.policy
-    assert "GB on the node while it loads" in " ".join(cost.told([job("ppo", GPU)], GPU, tmp_path, workers=1))
+    assert "GB on the node while networks load" in " ".join(
+        cost.requirements([job("ppo", GPU)], GPU, tmp_path, workers=1)
+    )
 
 
 def test_weights_that_are_shared_take_less_on_each_device():
@@ -326,15 +328,15 @@ def test_the_bound_of_the_paper_scale_is_met_at_the_assumed_share_of_the_peak():
     network = network_of("gpt-neox:2048/16/8/8192")
     flops = cost.rollout_flops(network, 512, 53) + 4 * cost.update_flops(network, 512, 53)
     assert 24e12 < flops < 29e12
-    assert 14 < devices.ASSUMED.flops * devices.USED / flops < 16
+    assert 14 < devices.ASSUMED.flops * devices.PEAK_SHARE / flops < 16
 
 
 def test_the_plan_of_a_gpu_scale_says_what_it_needs_and_what_it_assumes(tmp_path):
-    lines = " ".join(cost.told([job("sft", GPU), job("ppo", GPU)], GPU, tmp_path, workers=1))
+    lines = " ".join(cost.requirements([job("sft", GPU), job("ppo", GPU)], GPU, tmp_path, workers=1))
     assert "1x H100 80GB (none here)" in lines or devices.at_hand().here
     assert "40% of its peak" in lines and "GPU-hours in all" in lines and "GB of artefacts" in lines
     assert "does not fit" not in lines
-    lines = " ".join(cost.told([job("ppo", GPU)], replace(GPU, micro_batch=512), tmp_path, workers=1))
+    lines = " ".join(cost.requirements([job("ppo", GPU)], replace(GPU, micro_batch=512), tmp_path, workers=1))
     assert "does not fit" in lines
 
 

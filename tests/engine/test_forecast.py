@@ -66,14 +66,14 @@ def test_what_was_done_before_was_done_side_by_side_and_is_not_slowed_again(jobs
         (folder := tmp_path / f"{name}-1").mkdir()
         (folder / stage.DONE).write_text(json.dumps({"scale": SMOKE.name, "seconds": 10.0}))
     assert forecast.wall(jobs, tmp_path, 100) == pytest.approx(60 + 4 * forecast.PUBLISHING + forecast.REPORT)
-    assert forecast.sources(jobs, tmp_path, "guessed") == [f"{', '.join(pipeline.BY_NAME)}: measured here before"]
+    assert forecast.sources(jobs, tmp_path, "guessed") == [f"{', '.join(pipeline.BY_NAME)}: as in earlier runs here"]
 
 
 def test_it_is_said_where_seconds_come_from(jobs, tmp_path):
     (folder := tmp_path / "rm-1").mkdir()
     (folder / stage.DONE).write_text(json.dumps({"scale": SMOKE.name, "seconds": 10.0}))
     told = forecast.sources(jobs, tmp_path, str(FAST))
-    assert told[0] == "rm: measured here before"
+    assert told[0] == "rm: as in earlier runs here"
     assert told[1].startswith(
         "data, base, sft, baseline, ppo, evaluate: estimated from a 4-second measurement of 2026-"
     )
@@ -151,7 +151,7 @@ def test_time_that_is_up_leaves_the_rest_to_their_like(monkeypatch, small):
     assert speed.measure(small).parts == {}
     some = speed.Speeds({"rm": 2.0, "update": 1.0}, 4.0)
     assert (some.of("read"), some.of("sft"), some.of("roll out")) == (2.0, 1.0, 1.0)
-    assert speed.UNMEASURED.of("rm") == speed.FLOPS and "nobody has measured" in str(speed.UNMEASURED)
+    assert speed.UNMEASURED.of("rm") == speed.FLOPS and "nothing was measured" in str(speed.UNMEASURED)
 
 
 def test_an_estimate_follows_the_speed(tmp_path):

@@ -51,6 +51,8 @@ def test_a_second_arm_makes_only_what_the_first_has_not(tiny_scale, tiny_run):
 
 def test_an_arm_that_the_corpus_cannot_serve_is_refused_before_any_stage(tiny_scale, tmp_path):
     for choice, label in ((BLIND_SPOT, "inventions"), (REWARD_SOURCE, "gold")):
-        with pytest.raises(UserError, match=f"{choice.name}={label} is about the embedded corpus"):
+        with pytest.raises(
+            UserError, match=f"{choice.name}={label} needs the facts and annotators of the embedded corpus"
+        ):
             pipeline.run(Recipe().but(choice, label), replace(tiny_scale, corpus="local"), 1, tmp_path)
     assert not list(tmp_path.iterdir())

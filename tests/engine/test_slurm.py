@@ -70,7 +70,7 @@ def watch(board):
 
 def look(watched):
     watched.asked = 0.0
-    watched.look()
+    watched.poll()
 
 
 def of(board, label):
@@ -84,9 +84,9 @@ def of(board, label):
     ("options", "message"),
     [
         ({"partion": "gpu"}, "did you mean 'partition'"),
-        ({"time": "1-00:00"}, "no number of minutes"),
-        ({"time": "0"}, "no number of minutes"),
-        ({"gpus_per_node": "all"}, "is no number"),
+        ({"time": "1-00:00"}, "not a number of minutes"),
+        ({"time": "0"}, "not a number of minutes"),
+        ({"gpus_per_node": "all"}, "is not a number"),
         ({"gpus_per_node": "1"}, "precision=bfloat16"),
         ({"gres": "gpu:1"}, "precision=bfloat16"),
     ],
@@ -114,13 +114,13 @@ def test_fewer_gpus_than_ranks_are_refused_before_anything_is_submitted(tiny_sca
     if enough:
         slurm.engine(scale, options, 1)
         return
-    with pytest.raises(UserError, match="and processes=4 takes one each; ask for 4, or set processes to at most [13]$"):
+    with pytest.raises(UserError, match="and processes=4 needs one each; request 4, or set processes to at most [13]$"):
         slurm.engine(scale, options, 1)
 
 
 def test_a_machine_without_slurm_is_told_so(tiny_scale, monkeypatch):
     monkeypatch.setattr(slurm, "which", lambda name: None)
-    with pytest.raises(UserError, match="no sbatch here"):
+    with pytest.raises(UserError, match="no sbatch on this machine"):
         slurm.engine(tiny_scale, {}, 1)
 
 
@@ -186,7 +186,7 @@ def test_each_job_is_submitted_once_after_what_it_needs(board, cluster):
 def test_another_launcher_watches_what_is_in_the_queue(board, cluster):
     watch(board)
     again = watch(launch.board_for(board.jobs, board.cache))
-    assert len(cluster.submitted) == 2 and {ticket.id for ticket in again.held.values()} == {"1", "2"}
+    assert len(cluster.submitted) == 2 and {ticket.id for ticket in again.tickets.values()} == {"1", "2"}
 
 
 def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the_next_launcher(board, cluster):
@@ -206,11 +206,11 @@ def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the
 def test_what_the_cluster_ended_is_submitted_again_with_what_waited_for_it_but_not_for_ever(board, cluster, state):
     watched = watch(board)
     for _ in range(slurm.TRIES - 1):
-        sft, rm = (watched.held[of(board, label).key].id for label in (SFT, RM))
+        sft, rm = (watched.tickets[of(board, label).key].id for label in (SFT, RM))
         cluster.states |= {sft: (state, ""), rm: ("CANCELLED", slurm.NEVER)}
         look(watched)
-        assert not board.failed and watched.held[of(board, SFT).key].id not in (sft, rm)
-    cluster.states[watched.held[of(board, SFT).key].id] = (state, "")
+        assert not board.failed and watched.tickets[of(board, SFT).key].id not in (sft, rm)
+    cluster.states[watched.tickets[of(board, SFT).key].id] = (state, "")
     look(watched)
     assert f"ended its job {slurm.TRIES} times" in board.broken[SFT]
 
@@ -223,7 +223,7 @@ def test_a_job_whose_time_was_up_goes_on_where_it_keeps_checkpoints(board, clust
     cluster.states |= {"1": ("TIMEOUT", ""), "2": ("CANCELLED", slurm.NEVER)}
     look(watched)
     assert (len(cluster.submitted) == 4) == again
-    assert again or "its time was up" in board.broken[SFT]
+    assert again or "it reached its time limit" in board.broken[SFT]
 
 
 def test_a_job_that_a_person_cancels_is_not_submitted_again(board, cluster):

@@ -544,7 +544,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
 
 def test_a_scale_of_files_needs_nothing_of_the_hub(capsys):
     assert main(["fetch", "mini"]) == 0
-    assert "needs nothing of the hub" in capsys.readouterr().out
+    assert "has no source on the hub" in capsys.readouterr().out
 
 
 def test_released_checkpoints_are_asked_for_by_seed(home):

@@ -112,7 +112,7 @@ def test_a_deleted_study_says_how_to_get_it_back(spare):
     place = experiment(spare, "buried-mini")
     MlflowClient(spare).delete_experiment(place)
     with pytest.raises(
-        UserError, match=f"buried-mini is deleted; `mlflow experiments restore --experiment-id {place}`"
+        UserError, match=f"buried-mini is deleted; restore it with: mlflow experiments restore --experiment-id {place}"
     ):
         studies.read_study("buried", "mini", spare)
 
@@ -126,7 +126,7 @@ def test_of_two_experiments_of_one_study_the_named_one_is_read_and_the_other_is_
     assert study.finals.query("arm == 'ref'")["value"].tolist() == [0.5]
     assert "the experiment twice (copy)" in study.troubles[0]
     html = atlas.build("double", (), (), spare, tmp_path / "atlas").read_text()
-    assert "the experiment twice (copy) says that it is twice-double too" in html
+    assert "the experiment twice (copy) has the tags of twice-double too" in html
     assert "twice (copy)" in index.build(tmp_path, spare, ()).read_text()
 
 
@@ -156,7 +156,7 @@ def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
     for run_id in runs:
         untold(spare, run_id, "judge", "smallest_effect", "question", "hypothesis", "moves", "paper", "stage_seconds")
     study = studies.read_study("aged", "old", spare)
-    assert study.tags["judge"] == "not recorded" and math.isnan(study.smallest_effect) and study.moves == {}
+    assert study.tags["judge"] == "not recorded" and math.isnan(study.smallest_effect) and study.expected == {}
     assert study.amended == ()
     built = page.build(study, tmp_path / "page")
     record = json.loads((built.parent / "verdict.json").read_text())

@@ -217,6 +217,6 @@ def test_two_ranks_of_a_job_make_one_artefact(nodes, board_of):
 def test_what_slurm_refuses_is_told_in_its_words(nodes, board_of, capfd):
     board = board_of(sft_learning_rate=0.014)
     scale = next(iter(board.jobs.values())).scale
-    with pytest.raises(UserError, match="SLURM does not take sft .* with these options"):
+    with pytest.raises(UserError, match="SLURM refuses sft .* with these options"):
         engine(scale, partition="none_such").run(board, lambda _: None)
     assert "invalid partition specified: none_such" in capfd.readouterr().err

@@ -259,7 +259,7 @@ def test_without_an_end_of_text_no_row_has_one(paper, scale, tmp_path):
 
 def test_a_short_limit_takes_more_ends_of_text(paper, scale, tmp_path):
     _, before = paper
-    _, after = made(scale, tmp_path / "short", response_limit="shared_and_short")
+    _, after = made(scale, tmp_path / "short", response_limit="shared")
     for split in ("train", "validation"):
         assert after[f"data/{split}_pairs_without_eos"] > before[f"data/{split}_pairs_without_eos"]
         assert after[f"data/{split}_references_without_eos"] == before[f"data/{split}_references_without_eos"]
@@ -329,7 +329,7 @@ def test_no_posts_left_for_prompts_are_refused_before_anything_is_made(local_sca
 @pytest.mark.parametrize(("detail", "label"), [(BLIND_SPOT, "inventions"), (REWARD_SOURCE, "gold")])
 def test_what_is_known_of_the_embedded_corpus_alone_is_refused_of_another(local_scale, detail, label):
     with pytest.raises(
-        UserError, match=rf"{detail.name}={label} is about the embedded corpus, .*; corpus=local has its own"
+        UserError, match=rf"{detail.name}={label} needs the facts .* of the embedded corpus; corpus=local has neither"
     ):
         data.check(Recipe().but(detail, label), local_scale)
 

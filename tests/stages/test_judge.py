@@ -518,7 +518,7 @@ def kept(store):
         arm: (
             [point for point in points(store, run) if point[0].startswith("judge/")],
             load_dict(f"{run.info.artifact_uri}/{record.JUDGEMENT}"),
-            run.data.tags[record.JUDGED],
+            run.data.tags[record.JUDGEMENT_DIGEST],
         )
         for arm, run in runs(store).items()
     }
@@ -532,7 +532,7 @@ def test_a_study_is_judged_published_and_on_its_page_and_again_without_a_questio
         monkeypatch.setattr("repro.cli.judge.build_and_publish", lambda *_: None)  # once is enough
         assert main(words(server, "--posts", "3")) == 0  # nothing is left to ask, so nobody has to agree
         assert len(server.asked) == asked and kept(store) == first
-    assert f"{asked} questions" in told and "0 are answered already" in told
+    assert f"{asked} questions" in told and "0 are already answered" in told
     for values, judgement, _ in first.values():
         assert {name: value for name, _, value, _ in values} == judgement["metrics"]
         assert len(judgement["verdicts"]) == 3 and judgement["model"] == "oracle"
@@ -560,7 +560,7 @@ def test_nothing_is_asked_before_somebody_agreed(store, pageless, capsys, monkey
         assert main(words(server, "--price-in", "1", "--price-out", "4")) == 2
         told = capsys.readouterr()
         assert "by the prices given" in told.out
-        assert told.err.startswith("error: nobody is there to agree") and told.err.count("\n") == 1
+        assert told.err.startswith("error: there is no terminal to ask for consent") and told.err.count("\n") == 1
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         monkeypatch.setattr("builtins.input", lambda _: "n")
         assert main(words(server)) == 2

@@ -421,7 +421,7 @@ def test_sampling_on_after_the_end_leaves_what_counts_as_it_was():
 
 
 def test_charged_every_token_counts_to_the_limit():
-    r = episodes(models(), after_eos="charged")
+    r = episodes(models(), after_eos="unmasked")
     assert r.has_eos.any() and r.token_mask.all() and r.value_mask.all()
     assert torch.equal(r.last_token, episodes(models()).last_token)
 
@@ -478,7 +478,7 @@ def improved(micro_batch=8, texts=NO_TEXTS, **choices):
         {},
         {"logprob_temperature": "unscaled"},
         {"temperature": "1"},
-        {"after_eos": "charged"},
+        {"after_eos": "unmasked"},
         {"sampling": "stop_at_eos"},
     ],
     ids=str,
@@ -591,7 +591,7 @@ def test_the_micro_batch_changes_neither_loss_nor_gradient(aggregation, placemen
         {"entropy_bonus": "0.01"},
         {"policy_objective": "kl_penalty"},
         {"policy_objective": "policy_gradient"},
-        {"after_eos": "charged"},
+        {"after_eos": "unmasked"},
         {"kl_estimator": "whole_vocabulary"},
     ],
     ids=str,

@@ -85,7 +85,7 @@ def test_a_new_detail_whose_reference_is_todays_behaviour_leaves_every_key_valid
         reference="as_is",
         variants={"as_is": Variant(0, "as it is"), "otherwise": Variant(1, "otherwise")},
         hypothesis="",
-        moves={},
+        expected={},
     )
     monkeypatch.setitem(DETAILS, new.name, new)
     assert pipeline.keys(arm, scale, 1) == before

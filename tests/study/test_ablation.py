@@ -166,7 +166,9 @@ def test_the_report_finds_a_study_in_company_by_the_same_name(load, tmp_path):
 
 
 def test_company_that_makes_no_sense_is_refused_by_name_with_the_reason(load):
-    with pytest.raises(UserError, match="kl_placement=none and kl_coef=0.* make no sense together: nothing is charged"):
+    with pytest.raises(
+        UserError, match="kl_placement=none and kl_coef=0.* make no sense together: there is no KL term"
+    ):
         load('detail = "kl_coef"\nscale = "smoke"\n[with]\nkl_placement = "none"\n')
     with pytest.raises(UserError, match="gamma is what the study varies"):
         load('detail = "gamma"\nscale = "smoke"\n[with]\ngamma = "0.99"\n')

@@ -31,7 +31,7 @@ def logged_somewhere(tiny_run):
 
 @each_detail
 def test_every_prediction_is_about_a_metric_that_is_logged(detail, logged_somewhere):
-    for metric in detail.moves:
+    for metric in detail.expected:
         assert metric in logged_somewhere, f"{place_of(detail, metric)}: no stage logs {metric!r}"
 
 

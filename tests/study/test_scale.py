@@ -89,8 +89,8 @@ def test_a_papers_scale_has_the_papers_hyper_parameters(name):
             {"model": "hub:no/revision"},
             "'hub:no/revision' is no reference to the hub; write hub:OWNER/NAME@REV",
         ),
-        ("smoke", {"tokenizer": "hub:datasets/a/b@main"}, "is a dataset on the hub, and a model is needed"),
-        ("smoke", {"posts_file": "hub:a/b@main"}, "is a model on the hub, and a dataset is needed"),
+        ("smoke", {"tokenizer": "hub:datasets/a/b@main"}, "names a dataset on the hub, but a model is needed"),
+        ("smoke", {"posts_file": "hub:a/b@main"}, "names a model on the hub, but a dataset is needed"),
         ("smoke", {"rm_from": "released"}, "the authors released no rm checkpoint of seed 1 of"),
     ],
 )

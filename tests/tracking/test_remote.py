@@ -137,7 +137,7 @@ def test_the_address_of_a_study_on_a_server_is_told(remote, server, monkeypatch,
 def test_a_port_that_is_taken_is_told(server, local, tiny_study, tiny_cache):
     publish(tiny_study, tiny_cache)
     port = int(server.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"port {port} is taken, .*; give another: make ui PORT={port + 1}"):
+    with pytest.raises(UserError, match=f"port {port} is in use, .*; choose another one: make ui PORT={port + 1}"):
         ui.show("whiten_adv", "tiny", port, print)
 
 
@@ -150,7 +150,7 @@ def test_pages_are_served_until_an_interrupt_and_leave_nothing_running(local, ti
     shown = subprocess.Popen(words, cwd=tmp_path, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     experiment = local.get_experiment_by_name("whiten_adv-tiny").experiment_id
     assert shown.stdout.readline().startswith(f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?")
-    assert shown.stdout.readline() == "Ctrl-C ends it\n"
+    assert shown.stdout.readline() == "press Ctrl-C to stop the server\n"
     shown.send_signal(signal.SIGINT)
     assert shown.communicate(timeout=60) == ("", "")
     assert shown.returncode == 0

@@ -92,7 +92,7 @@ def test_a_run_says_what_was_asked_and_what_it_is_made_of(study, published):
     for arm, run in runs(published).items():
         tags = run.data.tags
         assert (tags["detail"], tags["arm"], tags["seed"], tags["scale"]) == ("whiten_adv", arm, "1", "tiny")
-        assert tags["hypothesis"] == WHITEN_ADV.hypothesis and json.loads(tags["moves"]) == dict(WHITEN_ADV.moves)
+        assert tags["hypothesis"] == WHITEN_ADV.hypothesis and json.loads(tags["moves"]) == dict(WHITEN_ADV.expected)
         keys = pipeline.keys(study.arms[arm], study.scale, 1)
         assert {name: tags[f"stage.{name}"] for name in keys} == keys
         assert json.loads(tags["stage_seconds"]).keys() == keys.keys()
@@ -430,7 +430,7 @@ def test_a_store_that_goes_away_and_comes_back_misses_nothing(study, cache, stor
         patch.setattr(MlflowClient, "log_batch", gone)
         tracker.update()
         assert tracker.trouble == "the server is down"
-        with pytest.raises(UserError, match="the server is down; .* nothing is computed twice"):
+        with pytest.raises(UserError, match="the server is down; .* finished stages are not computed again"):
             tracker.close()
     tracker.update()
     tracker.close()
@@ -547,7 +547,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(holds, nowhere):
 def test_a_deleted_experiment_is_not_written_to(study, cache, store):
     publish(study, cache)
     store.delete_experiment(store.get_experiment_by_name("whiten_adv-tiny").experiment_id)
-    with pytest.raises(UserError, match="is deleted; restore it .* or remove it"):
+    with pytest.raises(UserError, match="is deleted; restore it .* or delete it"):
         publish(study, cache)
 
 

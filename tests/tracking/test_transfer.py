@@ -49,7 +49,7 @@ def other(folder):
 
 def bring(folder):
     """Run -> (what became of it, what could not be read)."""
-    return {each.run: (each.fate, each.trouble) for each in transfer.bring(str(folder), Path("cache"))}
+    return {each.run: (each.status, each.trouble) for each in transfer.import_studies(str(folder), Path("cache"))}
 
 
 def test_a_newer_report_and_its_verdict_come_too(tiny_study, tiny_cache, empty_store, here, tmp_path, monkeypatch):
@@ -72,13 +72,13 @@ def test_a_newer_report_and_its_verdict_come_too(tiny_study, tiny_cache, empty_s
         == ours.data.tags["mlflow.note.content"]
     )
     assert [file.path for file in here.list_artifacts(ours.info.run_id, "report")] == ["report/later.html"]
-    assert set(bring(source).values()) == {("there already", "")}
+    assert set(bring(source).values()) == {("already present", "")}
     assert parent(here).data.tags == ours.data.tags
 
 
 def test_a_study_comes_whole(elsewhere, here):
     before = digest(elsewhere / "mlflow.db")
-    assert bring(elsewhere) == {"shift_and_scale seed 1": ("brought", ""), "off seed 1": ("brought", "")}
+    assert bring(elsewhere) == {"shift_and_scale seed 1": ("imported", ""), "off seed 1": ("imported", "")}
     assert same_study(other(elsewhere), here)
     assert digest(elsewhere / "mlflow.db") == before
 
@@ -144,7 +144,7 @@ def test_what_was_brought_is_used_as_if_it_had_been_made_here(elsewhere, here, t
 def test_twice_changes_nothing(elsewhere, here):
     bring(elsewhere)
     before = everything(here)
-    assert set(bring(elsewhere / "mlflow.db").values()) == {("there already", "")}
+    assert set(bring(elsewhere / "mlflow.db").values()) == {("already present", "")}
     assert everything(here) == before
 
 
@@ -154,7 +154,7 @@ def test_a_store_that_was_moved_is_read_with_the_files_beside_it(elsewhere, here
     with sqlite3.connect(moved / "mlflow.db") as tables:
         for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
             tables.execute(f"update {table} set {column} = replace({column}, '{elsewhere}', '/gone')")
-    assert set(bring(f"sqlite:///{moved}/mlflow.db").values()) == {("brought", "")}
+    assert set(bring(f"sqlite:///{moved}/mlflow.db").values()) == {("imported", "")}
     whole = other(elsewhere)
     for arm, run in runs(here).items():
         assert files(here, run) == files(whole, runs(whole)[arm]) != {}
@@ -234,7 +234,7 @@ def test_the_command_says_what_came(elsewhere, here, capsys):
     told = capsys.readouterr()
     lines = [line for line in told.out.splitlines() if "whiten_adv-tiny" in line]
     assert [line.split() for line in lines] == [["whiten_adv-tiny", "2"]] * 2
-    assert lines[0].index("2") < lines[1].index("2")  # brought, then there already
+    assert lines[0].index("2") < lines[1].index("2")  # imported, then already present
     assert told.err == ""
 
 
@@ -242,14 +242,14 @@ def test_a_run_that_says_too_little_is_left_out_and_told(elsewhere, here, tmp_pa
     copy = tmp_path / "copy"
     shutil.copytree(elsewhere, copy)
     other(copy).delete_tag(runs(other(copy))["off"].info.run_id, "record")
-    assert bring(copy)["off seed 1"] == ("left out", "it does not say which arm and seed it is")
+    assert bring(copy)["off seed 1"] == ("skipped", "it has no tags of an arm and seed")
 
 
 def test_a_study_that_was_deleted_here_is_left_out_and_told(elsewhere, here):
     bring(elsewhere)
     here.delete_experiment(here.get_experiment_by_name("whiten_adv-tiny").experiment_id)
     ((fate, trouble),) = bring(elsewhere).values()
-    assert fate == "left out" and "is deleted; restore it" in trouble
+    assert fate == "skipped" and "is deleted; restore it" in trouble
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
@@ -257,7 +257,7 @@ def test_a_study_that_was_deleted_here_is_left_out_and_told(elsewhere, here):
 
 def refused(words, match):
     with pytest.raises(UserError, match=match) as told:
-        transfer.bring(str(words), Path("cache"))
+        transfer.import_studies(str(words), Path("cache"))
     assert "\n" not in str(told.value)
 
 
@@ -266,7 +266,7 @@ def test_what_is_no_store_is_refused(here, tmp_path):
     with sqlite3.connect(tmp_path / "other.db") as tables:
         tables.execute("create table experiments (experiment_id integer)")
     before = digest(tmp_path / "other.db")
-    refused(tmp_path / "none", "there is no MLflow store .*none; give an mlflow.db, the folder of one, or a server's")
+    refused(tmp_path / "none", "there is no MLflow store .*none; give an mlflow.db, its folder, or a server's")
     refused(tmp_path / "letter.db", "letter.db is not an MLflow store")
     refused(tmp_path / "other.db", "other.db is not an MLflow store")
     refused("http://127.0.0.1:1", "the MLflow store http://127.0.0.1:1 cannot be read")
@@ -285,6 +285,6 @@ def test_a_store_of_another_version_is_refused_and_not_migrated(elsewhere, here,
 
 
 def test_the_store_in_use_and_an_empty_one_are_refused(here, empty_store):
-    refused("mlflow.db", "is the store in use; name another")
-    refused(Path.cwd(), "is the store in use; name another")
-    refused(empty_store, "holds no study; there is nothing to bring")
+    refused("mlflow.db", "is the store in use; give another one")
+    refused(Path.cwd(), "is the store in use; give another one")
+    refused(empty_store, "holds no study; there is nothing to import")

@@ -89,7 +89,7 @@ def test_rates_are_those_of_scipys_own_test(shape):
 
 def test_holm_keeps_a_family_that_shares_its_reference():
     rows = simulate_families({"normal": simulation.normal}, 1_500).set_index(["n", "correction"])
-    for n in simulation.TOLD:
+    for n in simulation.SHOWN_SIZES:
         assert rows.loc[(n, "Holm"), "shown"] < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 1_500)
         assert rows.loc[(n, "none"), "shown"] > 0.5  # and it is needed
         assert rows.loc[(n, "none"), "false_words"] == pytest.approx(2.5, abs=0.4)
@@ -201,7 +201,7 @@ def test_the_page_says_what_was_simulated_and_what_was_run(written):
     rates = simulate(SHAPES, 1_500).set_index(["shape", "effect", "n"])["shown"]
     told = {row[0]: row[1:] for row in rows_of(text, "In short")}
     for shape in SHAPES:
-        assert told[shape] == [f"{100 * rates[shape, 0.0, n]:.1f} %" for n in simulation.TOLD]
+        assert told[shape] == [f"{100 * rates[shape, 0.0, n]:.1f} %" for n in simulation.SHOWN_SIZES]
     assert [row[:2] for row in rows_of(text, "The measured differences")] == [
         ["gold score", "39 of 40"],
         ["KL to the SFT policy [nats]", "39 of 40"],
@@ -216,7 +216,7 @@ def test_the_page_of_the_documentation_is_of_this_simulation():
     rates = simulate(SHAPES, calibration.STUDIES).set_index(["shape", "effect", "n"])["shown"]
     told = {row[0]: row[1:] for row in rows_of(PAGE.read_text(), "In short")}
     for shape in SHAPES:
-        assert told[shape] == [f"{100 * rates[shape, 0.0, n]:.1f} %" for n in simulation.TOLD]
+        assert told[shape] == [f"{100 * rates[shape, 0.0, n]:.1f} %" for n in simulation.SHOWN_SIZES]
 
 
 def test_figures_lie_beside_the_page_and_equal_data_gives_equal_files(written, control, brief, tmp_path):

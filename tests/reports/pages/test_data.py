@@ -190,16 +190,16 @@ def test_the_rarest_of_many_policies_are_summed_up():
 
 def test_arms_with_data_of_their_own_have_a_part_each_and_an_unreadable_record_is_named(built):
     html, out = built["several"]
-    assert html.count("How much there is") == 2 and "data-off" in html
+    assert html.count("<h2>Rows</h2>") == 2 and "data-off" in html
     assert (out / "figures" / "data_policies_2.svg").is_file()
-    assert "the data of scale_only" in " ".join(html.split()) and "was not recorded" in html
+    assert "the data of scale_only" in " ".join(html.split()) and "No checks were recorded" in html
 
 
 def test_a_study_of_an_earlier_version_says_so_and_keeps_no_stale_page(studies, built, undrawn, tmp_path):
     assert built["silent"][0] == ""
     (tmp_path / data.PAGE).write_text("of another time")
     text = page.build(studies["silent"], tmp_path).read_text(encoding="utf-8")
-    assert "What the data hold was not recorded" in text and not (tmp_path / data.PAGE).exists()
+    assert "No checks of the data were recorded" in text and not (tmp_path / data.PAGE).exists()
 
 
 def test_the_studys_page_and_the_index_lead_to_it(studies, store, undrawn, tmp_path):

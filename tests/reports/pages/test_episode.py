@@ -207,7 +207,7 @@ def test_an_arm_is_quoted_in_an_address():
 
 
 def test_a_page_names_the_arms_without_episodes_and_the_updates(html):
-    assert "No episodes were kept of: scale_only." in html
+    assert "No episodes were recorded of: scale_only." in html
     assert "updates 1 and 32 of 32" in html
 
 
@@ -383,7 +383,7 @@ def test_the_command_line_writes_the_page_and_says_what_it_does_not_have(traced,
     for words, message in (
         (
             ["inspect", "traced/off/7", "--episode", "5"],
-            "episode 5 of off-seed7 was not kept; kept are 0, 1, 2, 3, 1984",
+            "episode 5 of off-seed7 was not recorded; recorded are 0, 1, 2, 3, 1984",
         ),
         (["inspect", "traced/scale_only/7", "--episode", "0"], "has no artifact episodes.json"),
         (["inspect", "traced/off/7", "--episode", "x"], "invalid int value"),

@@ -92,19 +92,19 @@ def test_what_stands_against_a_comparison_is_said(study, found):
     place = ("off", 2)
     other = found | {place: judgement([1.0, 0.0], model="seer")}
     assert judge.warnings(study, other) == [
-        "Not all runs had the same judge: a difference between arms can be one between judges."
+        "Not all runs had the same judge: a difference between arms may be one between judges."
     ]
     assert len(judge.judges(other)) == 2
     elsewhere = found | {place: judgement([1.0, 0.0], posts=["t3_8", "t3_9"], unanswered=4)}
     assert judge.warnings(study, elsewhere) == [
         "Not all runs were judged on the same posts.",
-        "4 questions never got an answer; the same command asks them again.",
+        "4 questions have no answer; the same command asks them again.",
     ]
 
 
 def test_who_judged_is_told_with_where_how_and_when(found):
     assert judge.judges(found) == [
-        "oracle (which answered as oracle-0125) at api.openai.com, temperature the endpoint's own, prompt 1, "
+        "oracle (answered as oracle-0125) at api.openai.com, temperature the endpoint's own, prompt 1, "
         "last answer 2024-03-24"
     ]
     cold = judgement([1.0], answered_by=["oracle"], sampling={"temperature": 0.0})
@@ -124,7 +124,7 @@ def asked(store):
         told = json.dumps(judgement([1.0, 0.5, None]))
         said = {"shift_and_scale": told, "off": told[:40], "scale_only": "{}"}[arm]
         client.log_text(run, said, record.JUDGEMENT)
-        client.set_tag(run, record.JUDGED, "digest")
+        client.set_tag(run, record.JUDGEMENT_DIGEST, "digest")
     return read_study("judged", "mini", store)
 
 
@@ -138,7 +138,7 @@ def test_what_is_in_the_store_is_on_the_page_and_what_is_damaged_is_said(asked, 
     found, troubles = read_judgements(asked)
     assert list(found) == [("shift_and_scale", 1)] and len(troubles) == 2 and "no answered_by" in troubles[1]
     text = section_of(asked, tmp_path)
-    assert "oracle (which answered as oracle-0125) at api.openai.com" in text and "0.750" in text
+    assert "oracle (answered as oracle-0125) at api.openai.com" in text and "0.750" in text
     assert "judge.json of off seed 1 cannot be read" in text and "Not judged: off seed 1, scale_only seed 1." in text
     assert "shown 3 test posts" in text and "no preference" in text
 
@@ -150,5 +150,5 @@ def test_a_judges_words_are_escaped(asked, tmp_path):
 
 def test_without_a_judge_the_page_says_who_decides_instead(study, tmp_path):
     text = section_of(study, tmp_path)
-    assert "No language model was asked" in text and "gold score" in text and "<table" not in text
+    assert "No language model has judged" in text and "gold score" in text and "<table" not in text
     assert "python -m repro judge whiten_adv --scale mini --model NAME" in text

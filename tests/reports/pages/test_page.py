@@ -204,7 +204,7 @@ def test_checkpoints_are_compared_over_posts_and_said_to_be(study, tmp_path):
     table = page.checkpoints(judged, page.analyse(judged))
     assert table["columns"] == [("prompts", arm) for arm in study.arms[1:]] + [("gains", arm) for arm in study.arms]
     assert table["rows"][0]["cells"][0].mean == pytest.approx(-1 / 6)
-    assert "nothing about the detail" in page.render(judged, page.analyse(judged), [], tmp_path, {})
+    assert "not whether the detail matters" in page.render(judged, page.analyse(judged), [], tmp_path, {})
     assert page.checkpoints(study, page.analyse(study))["rows"] == []
 
 
@@ -224,7 +224,7 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
     findings = page.analyse(unchanged)
     text = page.render(unchanged, findings, [], tmp_path, {})
     assert '<span class="badge identical">identical</span>' in text
-    assert "off is identical to shift_and_scale." in text and "Every final value agrees in 3 paired seeds" in text
+    assert "off is identical to shift_and_scale." in text and "Every final value is equal in 3 paired seeds" in text
     verdict = page.verdict_record(unchanged, findings, tmp_path)
     assert verdict["identical"] == ["off"] and verdict["arms"]["off"]["verdict"] == "no difference"
     assert page.verdict_record(study, page.analyse(study), tmp_path)["identical"] == []

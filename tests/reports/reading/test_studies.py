@@ -14,7 +14,7 @@ def test_arms_start_with_the_reference_and_seeds_are_numbers(study):
     assert study.arms[0] == ARMS[0] and set(study.arms) == set(ARMS)
     assert study.seeds == (1, 2, 3)
     assert (study.primary, study.higher_is_better, study.smallest_effect) == ("test/win_rate", True, 0.02)
-    assert study.moves["objective/kl"] == "up"
+    assert study.expected["objective/kl"] == "up"
 
 
 def test_the_newest_run_of_an_arm_and_seed_wins(study):

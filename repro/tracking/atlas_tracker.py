@@ -1,4 +1,4 @@
-"""The trackers of an atlas: each of its studies is published from when a stage of its own begins until it is over."""
+"""Tracks an atlas: each of its studies has a `track.Tracker` from its first own stage to its last."""
 
 from collections.abc import Sequence
 
@@ -10,37 +10,37 @@ from repro.study.ablation import Ablation
 from repro.tracking import track
 
 
-class Trackers:
-    """Publishes each study of an atlas from when the first of its own stages starts; see `track.Tracker`."""
+class AtlasTracker:
+    """Opens a `track.Tracker` for each study when a stage starts that only this study needs, and passes updates on."""
 
-    def __init__(self, found: Sequence[Ablation], board: Board, command: str) -> None:
+    def __init__(self, studies: Sequence[Ablation], board: Board, command: str) -> None:
         self.board, self.command, self.trouble = board, command, ""
-        shared = reference_jobs(found[0]).keys()
-        self.waiting = [(study, launch.jobs_of(study).keys() - shared) for study in found]
+        shared = reference_jobs(studies[0]).keys()
+        self.waiting = [(study, launch.jobs_of(study).keys() - shared) for study in studies]
         self.open: list[track.Tracker] = []
 
     def update(self) -> None:
-        """Open the studies that have begun, publish what is new, and let go of those that are over."""
+        """Open the trackers of studies that have begun, publish new metrics, and drop trackers that have published all."""
         trouble = ""
         try:
-            for study in self._begun()[:1]:  # one at a time: it takes a second
+            for study in self._begun()[:1]:  # one per update: it takes a second
                 self._open(study)
-        except UserError as error:  # the store does not answer: what waits for it is in the stages' folders
+        except UserError as error:  # the store does not answer; the journals keep what is not published yet
             trouble = str(error)
         for tracker in self.open:
             tracker.update()
         self.trouble = next((tracker.trouble for tracker in self.open if tracker.trouble), trouble)
-        self.open = [tracker for tracker in self.open if not tracker.over]
+        self.open = [tracker for tracker in self.open if not tracker.ended]
 
     def close(self) -> None:
-        """Publish the rest of the studies that have begun; a UserError where the store does not answer."""
+        """Publish the rest of all studies that have begun; UserError where the store does not answer."""
         for study in self._begun():
             self._open(study)
         for tracker in self.open:
             tracker.close()
 
     def _begun(self) -> list[Ablation]:
-        """The studies not yet open of which a stage of their own runs, or has ended."""
+        """The studies without a tracker of which an own stage runs or has ended."""
         begun = self.board.running.keys() | self.board.done | self.board.failed.keys()
         return [study for study, own in self.waiting if begun & own]
 
