@@ -133,7 +133,7 @@ def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> A
 def _workers_without_main() -> Iterator[None]:
     """Workers import no script: one that calls run_study at its top level would start itself again in each of them."""
     main: dict[str, Any] = vars(sys.modules["__main__"])
-    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    kept: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None
     try:
         yield

@@ -47,7 +47,8 @@ class TrainingLoop:
             if self.outcome != "finished":
                 break
             self.checkpoints.after_step(self.steps_done, self.save_weights, **self.state)
-        self.checkpoints.complete(self.steps_done, **self.state)
+        if self.outcome == "finished":  # an early stop is not in a checkpoint: resumed, the loop comes to it again
+            self.checkpoints.complete(self.steps_done, **self.state)
 
     def log(self, examples: int, metrics: Metrics) -> None:
         """Log one step's metrics at `examples` seen so far; long runs log means over several steps."""
