@@ -5,11 +5,18 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEER   := .venv-peer
 CODE   := repro reports tests benchmarks
-SCALED  = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SET),--set $(SET))
-RUNS    = $(if $(ENGINE),--engine $(ENGINE)) $(if $(SLURM),--slurm $(SLURM))
-TURNS   = $(if $(WHAT),--what $(WHAT)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(OUR),--ours "$(OUR)") \
-          $(if $(THREADS),--threads $(THREADS)) $(if $(SET),--set $(SET)) $(if $(JSON),--json "$(JSON)")
-OPTIONS = $(SCALED) $(if $(UNTIL),--until $(UNTIL)) $(if $(LOOKS),--looks $(LOOKS)) $(if $(ARMS),--arms $(ARMS)) $(if $(WITH),--with $(WITH))
+# What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
+unexport DETAIL SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
+unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER
+quoted  = '$(subst ','\'',$(value $1))'
+quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
+option  = $(if $(value $2),--$1 $(call quoted,$2))
+options = $(if $(value $2),--$1 $(call quoted-list,$2))
+SCALED  = $(call option,scale,SCALE) $(call options,seeds,SEEDS) $(call options,set,SET)
+RUNS    = $(call option,engine,ENGINE) $(call options,slurm,SLURM)
+TURNS   = $(call options,what,WHAT) $(call option,rounds,ROUNDS) $(call option,ours,OUR) \
+          $(call option,threads,THREADS) $(call options,set,SET) $(call option,json,JSON)
+OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(call options,arms,ARMS) $(call options,with,WITH)
 ANEW    = $(if $(FRESH),--fresh)
 
 # Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
@@ -25,55 +32,55 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; repeated, it continues where it stopped
-	@$(PY) -m repro run $(DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
+	@$(PY) -m repro run $(call quoted,DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
 
 plan: $(READY) need-detail  ## show what the study of DETAIL would run, what is cached, how long it takes
-	@$(PY) -m repro plan $(DETAIL) $(OPTIONS) $(ANEW)
+	@$(PY) -m repro plan $(call quoted,DETAIL) $(OPTIONS) $(ANEW)
 
 report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
-	@$(PY) -m repro report $(DETAIL) $(OPTIONS)
+	@$(PY) -m repro report $(call quoted,DETAIL) $(OPTIONS)
 
 inspect: $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
-	@test -n "$(RUN)" || { echo 'error: say which run, as make inspect RUN=whiten_adv/off/1' >&2; exit 2; }
-	@$(PY) -m repro inspect "$(RUN)" $(if $(EPISODE),--episode $(EPISODE))
+	@test -n $(call quoted,RUN) || { echo 'error: say which run, as make inspect RUN=whiten_adv/off/1' >&2; exit 2; }
+	@$(PY) -m repro inspect $(call quoted,RUN) $(call option,episode,EPISODE)
 
 figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
 	@$(PY) -m repro figures
 
 # STUDY names folders of reports/gallery, FROM another store; what is not in the store stays as it was built.
 gallery: $(READY)  ## build the small pages of reports/gallery from the MLflow store (STUDY="draws whiten_adv" FROM=sqlite:////... EPISODES=1)
-	@$(if $(FROM),MLFLOW_TRACKING_URI="$(FROM)") $(PY) -m repro gallery $(STUDY) $(if $(EPISODES),--episodes $(EPISODES))
+	@$(if $(value FROM),MLFLOW_TRACKING_URI=$(call quoted,FROM)) $(PY) -m repro gallery $(call quoted-list,STUDY) $(call option,episodes,EPISODES)
 
 atlas: $(READY)  ## run the study of every detail (hours; repeated, it continues where it stopped), and build one page on all
-	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) $(RUNS)
+	@$(PY) -m repro atlas $(call quoted-list,DETAIL) $(SCALED) $(ANEW) $(RUNS)
 
 atlas-plan: $(READY)  ## show what of the atlas is cached, and how long the rest takes
-	@$(PY) -m repro atlas $(DETAIL) $(SCALED) $(ANEW) --plan
+	@$(PY) -m repro atlas $(call quoted-list,DETAIL) $(SCALED) $(ANEW) --plan
 
 details: $(READY)  ## list the registry of implementation details; with DETAIL, everything on that one
-	@$(PY) -m repro details $(DETAIL)
+	@$(PY) -m repro details $(call quoted-list,DETAIL)
 
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
 fetch: $(READY)  ## download the models and data of SCALE from the hub, also for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
-	@test -n "$(SCALE)" || { echo 'error: say which scale, as make fetch SCALE=pythia-1b' >&2; exit 2; }
-	@$(PY) -m repro fetch $(SCALE) $(if $(SET),--set $(SET)) $(if $(TO),--to "$(TO)") $(if $(RELEASED),--released) $(if $(CHECK),--check)
+	@test -n $(call quoted,SCALE) || { echo 'error: say which scale, as make fetch SCALE=pythia-1b' >&2; exit 2; }
+	@$(PY) -m repro fetch $(call quoted,SCALE) $(call options,set,SET) $(call option,to,TO) $(if $(RELEASED),--released) $(if $(CHECK),--check)
 
 # KEY names the environment's variable that holds the key; URL is of another endpoint than OpenAI's.
 judge: $(READY) need-detail openai  ## have the language model MODEL compare the summaries of DETAIL (URL=... KEY=... POSTS=... YES=1)
-	@test -n "$(MODEL)" || { echo 'error: say which model is to judge, as make judge DETAIL=whiten_adv MODEL=gpt-4o-mini' >&2; exit 2; }
-	@$(PY) -m repro judge $(DETAIL) $(if $(SCALE),--scale $(SCALE)) --model "$(MODEL)" $(if $(URL),--base-url $(URL)) \
-	  $(if $(KEY),--key-env $(KEY)) $(if $(POSTS),--posts $(POSTS)) $(if $(YES),--yes)
+	@test -n $(call quoted,MODEL) || { echo 'error: say which model is to judge, as make judge DETAIL=whiten_adv MODEL=gpt-4o-mini' >&2; exit 2; }
+	@$(PY) -m repro judge $(call quoted,DETAIL) $(call option,scale,SCALE) --model $(call quoted,MODEL) $(call option,base-url,URL) \
+	  $(call option,key-env,KEY) $(call option,posts,POSTS) $(if $(YES),--yes)
 
 ui: $(READY)  ## open MLflow's own pages at the study of DETAIL, or at the one started last (PORT=...)
-	@$(PY) -m repro ui $(DETAIL) $(if $(SCALE),--scale $(SCALE)) $(if $(PORT),--port $(PORT))
+	@$(PY) -m repro ui $(call quoted-list,DETAIL) $(call option,scale,SCALE) $(call option,port,PORT)
 
 test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-detail: $(READY) need-detail  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
-	@$(PY) -m pytest tests --detail "$(DETAIL)" -q --no-header --tb=short -rN -o console_output_style=classic
+	@$(PY) -m pytest tests --detail $(call quoted,DETAIL) -q --no-header --tb=short -rN -o console_output_style=classic
 
 test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
@@ -116,21 +123,21 @@ coverage: dev  ## run the tests and measure which lines of repro/ and reports/ t
 	@$(PY) -m pytest $(SIDE_BY_SIDE) --cov
 
 calibration: $(READY)  ## test the statistics on studies without a difference and with planted ones; writes docs/calibration.md
-	@$(PY) -m repro calibrate $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m repro calibrate $(call options,seeds,SEEDS)
 
 bench: $(READY)  ## measure PPO, the stages and two workers beside the time of their matrix products (PART="ppo stages workers" JSON=...)
-	@$(PY) -m benchmarks.bench $(if $(PART),--part $(PART)) $(if $(SHAPES),--shapes $(SHAPES)) $(if $(JSON),--json "$(JSON)")
+	@$(PY) -m benchmarks.bench $(call options,part,PART) $(call options,shapes,SHAPES) $(call option,json,JSON)
 
 bench-gpu: $(READY)  ## measure PPO on this GPU at a Pythia's shape (SHAPE=410m): episodes per second, and the time of each part
-	@$(PY) -m benchmarks.gpu $(if $(SHAPE),--shape $(SHAPE))
+	@$(PY) -m benchmarks.gpu $(call option,shape,SHAPE)
 
 # WHAT is ppo:S, ppo:M or ppo:14m; OUR names another checkout or commit to time in the place of this one.
 bench-peer: $(READY) $(PEER)/.ready  ## compare PPO's speed with TRL's PPOTrainer, in alternation (ROUNDS=5 WHAT="ppo:S" OUR=...)
 	@$(PY) -m benchmarks.bench_peer $(TURNS)
 
 bench-commits: $(READY)  ## compare the speed of this checkout with OTHER, a folder or a commit, in alternation (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
-	@test -n "$(OTHER)" || { echo 'error: say with what to compare, as make bench-commits OTHER=6762641 WHAT=rm:mini' >&2; exit 2; }
-	@$(PY) -m benchmarks.bench_peer --no-peer --other "$(OTHER)" $(TURNS)
+	@test -n $(call quoted,OTHER) || { echo 'error: say with what to compare, as make bench-commits OTHER=6762641 WHAT=rm:mini' >&2; exit 2; }
+	@$(PY) -m benchmarks.bench_peer --no-peer --other $(call quoted,OTHER) $(TURNS)
 
 # PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.
 gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## test the GPU paths on one GPU in 5 minutes; writes docs/gpu-check.json (PY=python3 FRESH=1)
@@ -158,7 +165,7 @@ $(PEER)/.ready: requirements.lock
 
 .PHONY: need-detail
 need-detail:
-	@test -n "$(DETAIL)" || { echo 'error: say which detail, as make ablation DETAIL=whiten_adv; make details lists them' >&2; exit 2; }
+	@test -n $(call quoted,DETAIL) || { echo 'error: say which detail, as make ablation DETAIL=whiten_adv; make details lists them' >&2; exit 2; }
 
 # The stamp is written last: a broken installation is not taken for one that is there.
 $(READY): requirements.lock pyproject.toml

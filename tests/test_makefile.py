@@ -1,0 +1,74 @@
+"""What a person types after `make TARGET` reaches the program as it stands, and nothing in it is run."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from tests.paths import ROOT
+
+SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"
+HOSTILE = (
+    *(
+        "x; touch ran",
+        "$(touch ran)",
+        "$$(touch ran)",
+        "`touch ran`",
+        "$(shell touch ran)",
+        "a && touch ran",
+        "a | touch ran",
+    ),
+    *("it's", 'a"b', "$HOME", "${HOME}", "*", "~", "a\\b", "#", "../../x", "ü", "-x", "> ran", "a\tb"),
+)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs a target in a folder with a space in its name, where the program only says with which words it was called."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "show.py").write_text(SHOW)
+
+    def run(*words):
+        command = ["make", "--silent", "--assume-old=.venv/.ready", "PY=python3 show.py", *words]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert not list(folder.rglob("ran")), f"{words} was run"
+        return ended
+
+    return run
+
+
+def called(ended):
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_every_option_of_a_study_reaches_the_program(make):
+    words = ["DETAIL=kl_coef", "SCALE=smoke", "SEEDS=1 2", "SET=episodes=512 posts=64", "UNTIL=decided", "LOOKS=4 6"]
+    words += ["ARMS=0 0.2", "WITH=a=b", "FRESH=1", "ENGINE=slurm", "SLURM=p=x t=1"]
+    expected = "-m repro run kl_coef --scale smoke --seeds 1 2 --set episodes=512 posts=64 --until decided --looks 4 6"
+    expected += " --arms 0 0.2 --with a=b --fresh --engine slurm --slurm p=x t=1"
+    assert called(make("ablation", *words)) == expected.split()
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_what_is_typed_is_one_word_as_it_stands(word, make):
+    assert called(make("ablation", f"DETAIL={word}"))[3] == word
+    assert called(make("inspect", f"RUN={word}"))[3] == word
+    assert called(make("fetch", "SCALE=x", f"TO={word}"))[3:] == ["x", "--to", word]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_a_list_is_its_words(word, make):
+    assert called(make("plan", "DETAIL=x", f"ARMS={word}"))[4:] == ["--arms", *word.split()]
+    assert called(make("details", f"DETAIL={word}"))[3:] == word.split()
+
+
+@pytest.mark.parametrize(
+    "target, missing", [("ablation", "detail"), ("plan", "detail"), ("inspect", "run"), ("fetch", "scale")]
+)
+def test_what_is_missing_is_said_with_exit_code_2(target, missing, make):
+    ended = make(target)
+    assert ended.returncode == 2 and f"error: say which {missing}" in ended.stderr and not ended.stdout
