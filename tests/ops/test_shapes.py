@@ -14,7 +14,6 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from itertools import combinations
-from pathlib import Path
 from types import UnionType
 from typing import get_args
 
@@ -25,9 +24,9 @@ from jaxtyping import AbstractArray, TypeCheckError
 from repro import ops
 from repro.ops import masked
 from repro.types import LossWeights, Targets
+from tests.paths import ROOT
 from tests.tiny import made_up_rollout
 
-ROOT = Path(__file__).parents[2]
 MODULES = [importlib.import_module(f"repro.ops.{each.name}") for each in pkgutil.iter_modules(ops.__path__)]
 OPERATIONS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": function
@@ -172,7 +171,7 @@ def test_a_result_of_another_shape_than_it_states_is_refused(monkeypatch):
 
 # ----------------------------------------------------------------------------- records
 
-ROLLOUT = made_up_rollout(last=[0, 2, 3], has_eos=[True, True, False], tokens=4)
+ROLLOUT = made_up_rollout(last_token=[0, 2, 3], has_eos=[True, True, False], tokens=4)
 
 
 @pytest.mark.parametrize("field", [each.name for each in fields(ROLLOUT)])

@@ -115,8 +115,8 @@ def test_episodes_of_the_first_seeds_are_kept_and_the_page_says_so(trimmed, buil
     assert sorted(file.name for file in (trimmed / "one" / "episodes").iterdir()) == ["seed1.html"]
     assert "episodes/seed2" not in text and "episodes/seed1.html#" in text
     assert text.count("page (not in this copy)") == len(study.arms) * 2
-    posts = (built / "one" / "index.html").read_text().count("its training, token by token")
-    assert text.count("its training, token by token") == posts / len(SEEDS) > 0
+    posts = (built / "one" / "index.html").read_text().count("training episodes, token by token")
+    assert text.count("training episodes, token by token") == posts / len(SEEDS) > 0
     assert text.count("This copy has the episodes of the first seed and no PNGs") == 1
 
 

@@ -195,14 +195,14 @@
   };
   const inResponse = (arm, { policy: said }) => {
     const section = one("#response"), text = `policy ${arm}`;
-    one("h2", section).textContent = `Every number of ${labels.length > 1 ? `what ${arm} wrote` : "the response"}`;
+    one("h2", section).textContent = `All numbers of the response${labels.length > 1 ? ` of ${arm}` : ""}`;
     const ratios = said.numbers.log_ratio.filter((x) => x !== null), likelier = ratios.filter((x) => x > 0).length;
     one("p", section).textContent = `${facts(said)}.`
-      + (ratios.length ? ` The update made ${likelier} of ${ratios.length} tokens likelier.` : "")
-      + (said.flipped.length ? ` Whitening turned the sign of ${said.flipped.length} advantages (\u21c5).` : "");
+      + (ratios.length ? ` The update made ${likelier} of ${ratios.length} tokens more likely.` : "")
+      + (said.flipped.length ? ` Whitening changed the sign of ${said.flipped.length} advantages (\u21c5).` : "");
     one(".rows", section).replaceChildren(...data.rows.map((key) => measured(titled(key), key, said, text, arm)));
     one(".charts", section).replaceChildren(
-      chart("What the critic expected, and what it was drawn towards", ["value", "returns"], said, text),
+      chart("The critic's values and their targets", ["value", "returns"], said, text),
       chart("The reward model's output at each token", ["score_so_far"], said, text));
   };
   const moved = (said) => {
@@ -211,14 +211,14 @@
     const quoted = (word) => `\u201c${word === data.eos ? END : written(word.trim() || word)}\u201d`;
     const named = (some) => some.map(([word, x]) => `${quoted(word)} ${number(x, true)}`).join(", ");
     const up = order.filter(([, x]) => x > 0).slice(0, 3), down = order.filter(([, x]) => x < 0).slice(-3).reverse();
-    return (up.length ? ` Likelier under PPO's policy: ${named(up)}.` : "")
+    return (up.length ? ` More likely under PPO's policy: ${named(up)}.` : "")
       + (down.length ? ` Less likely: ${named(down)}.` : "");
   };
   const inAligned = (arm, record) => {
     const section = one("#aligned"), parts = [], { against } = data.arms.find((each) => each.label === arm);
     one("h2", section).textContent = `The ${against} policy and PPO's on the same text`;
-    const whose = { policy: `What PPO's policy wrote${labels.length > 1 ? ` (${arm})` : ""}`,
-      sft: `What the ${against} policy wrote, with the same random numbers` };
+    const whose = { policy: `Response of PPO's policy${labels.length > 1 ? ` (${arm})` : ""}`,
+      sft: `Response of the ${against} policy, with the same random numbers` };
     const heads = { ref_logprob: `log p(${against}) [nats]`, logprob: "log p(PPO) [nats]",
       kl: `PPO \u2212 ${against} [nats]` };
     for (const [who, title] of Object.entries(whose).filter(([who]) => who in record)) {
