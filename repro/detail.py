@@ -42,7 +42,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detail:
-    """One implementation choice, declared once in `repro/details/__init__.py`.
+    """One implementation choice, declared once in `repro/details/`.
 
     `stages` are those that may read it. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
     details it is about. `reference` is the label of the paper's variant. `hypothesis` says what another variant should

@@ -4,6 +4,7 @@ import tests.checked_shapes  # noqa: F401 - first, so that whoever imports an op
 
 # isort: split
 import gc
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -17,7 +18,7 @@ from hypothesis import settings
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
@@ -173,6 +174,28 @@ def empty_store(tmp_path_factory):
     file = tmp_path_factory.mktemp("store") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture
+def own_store(empty_store, tmp_path, monkeypatch):
+    """A client of an empty store of one's own, the one in use, in a working directory of one's own."""
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("REPRO_CACHE", "")
+    monkeypatch.chdir(tmp_path)
+    return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def made(tiny_scale, tmp_path_factory):
+    """A cache with the data and the base of the tiny scale."""
+    folder = tmp_path_factory.mktemp("made")
+    keys = pipeline.keys(Recipe(), tiny_scale, 1)
+    for name in ("data", "base"):
+        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
+    return folder
 
 
 @pytest.fixture

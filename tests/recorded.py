@@ -4,6 +4,7 @@ import os
 import sqlite3
 from contextlib import closing
 
+from repro import record
 from repro.engine import launch
 from repro.tracking import track
 
@@ -65,4 +66,5 @@ def everything(store):
 
 
 def artifacts(store, run):
-    return {file.path for file in store.list_artifacts(run.info.run_id)}
+    """The files of a run; how the tree that runs the tests differs from its commit is nothing that they are about."""
+    return {file.path for file in store.list_artifacts(run.info.run_id)} - {record.CHANGES}

@@ -23,9 +23,8 @@ def writable_folder(folder: Path, kind: str, remedy: str) -> Path:
     """The folder, created if need be; UserError, which ends with `remedy`, where it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(
-            dir=folder
-        ):  # a unique name, since studies that start together test the same folder
+        # A unique name, since studies that start together test the same folder.
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"the {kind} folder {folder} is not writable ({error.strerror}); {remedy}") from None

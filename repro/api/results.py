@@ -31,9 +31,7 @@ class Results:
     """A study as it was recorded. `print(results)` gives its verdicts in words."""
 
     recorded: Study
-    failures: dict[str, str] = field(
-        default_factory=dict
-    )  # stage, arm and seed -> why it failed, of the runs just made
+    failures: dict[str, str] = field(default_factory=dict)  # "stage arm seed N" -> why, of the runs just made
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from repro.api.results import Results, read_results
 from repro.detail import Detail, Recipe
 from repro.errors import UserError
 from repro.study.ablation import Ablation
-from repro.study.scale import SCALES, Scale
+from repro.study.scale import SCALES, Scale, checked, find
 
 
 def run_study(
@@ -73,7 +73,7 @@ def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "
     from repro.engine import pipeline
 
     details.check(recipe)
-    budget = scale if isinstance(scale, Scale) else _named(scale)
+    budget = scale if isinstance(scale, Scale) else find(scale)
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
     return pipeline.run(recipe, budget, seed, folder, warn=lambda text: warnings.warn(text, stacklevel=2))
 
@@ -81,12 +81,6 @@ def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "
 def load_policy(detail: Detail | str, arm: str, seed: int, scale: str = "mini"):
     """The final policy of a recorded run and its tokenizer: `model, tokenizer = load_policy("whiten_adv", "off", 1)`."""
     return read_results(detail, scale).policy(arm, seed)
-
-
-def _named(name: str) -> Scale:
-    from repro.study import scale
-
-    return scale.find(name, {})
 
 
 def _study(
@@ -117,7 +111,6 @@ def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> A
     """The study at a scale that is none of the presets; UserError where it goes by the name of one."""
     from repro import details
     from repro.study import ablation
-    from repro.study.scale import checked
 
     if SCALES.get(scale.name, scale) != scale:
         raise UserError(

@@ -32,7 +32,7 @@ def warn_of_corrupt_cache(board) -> None:
 
 
 def tell_of_outdated_code(board) -> None:
-    """Says which cached stages are of other code than the one that is here, and that they are used, or made again."""
+    """Print which cached stages were made by other code than the one that is here, and whether they are used or made again."""
     from repro.engine.outdated import UNRECORDED
 
     again = [key for key in board.outdated if key not in board.done]
@@ -40,15 +40,13 @@ def tell_of_outdated_code(board) -> None:
     if again:
         print(f"{_stages_of(board, again)} made again: the code has changed since they were made", file=sys.stderr)
     changes = list(dict.fromkeys(change for key in used for change in board.outdated[key]))
-    files = [change for change in changes if change != UNRECORDED and not change.startswith("its ")]
+    named = [change for change in changes if change != UNRECORDED]
+    reasons = [f"by code that has changed since ({_few(named)})"] if named else []
+    reasons += ["by an earlier version, which did not record its code"] if UNRECORDED in changes else []
     if used:
-        why = (
-            f"code that has changed since ({_few(files)})"
-            if files
-            else "an earlier version, which did not record its code"
-        )
+        why = " or ".join(reasons)
         print(
-            f"warning: {_stages_of(board, used)} used as they were made, by {why}; to make them again: --fresh (FRESH=1)",
+            f"warning: {_stages_of(board, used)} used as they were made, {why}; to make them again: --fresh (FRESH=1)",
             file=sys.stderr,
         )
 

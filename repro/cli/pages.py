@@ -3,18 +3,15 @@
 from pathlib import Path
 
 from repro.api.folders import REPORTS
+from repro.api.results import read_results
 from repro.api.terminal import console
 
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
     """Build a study's page and print its verdict; returns the file and the verdict."""
     from reports.pages import markup, page
-    from reports.reading import studies as read
-    from repro.tracking.store import store_uri, usable_store
 
-    with usable_store():
-        study = read.read_study(detail, scale, store_uri())
-    path = page.build(study, root / markup.folder(detail, scale))
+    path = read_results(detail, scale).page(root / markup.folder(detail, scale))
     verdict = page.headline(path)
     console.print()
     console.print(verdict, highlight=False)

@@ -12,13 +12,11 @@ UNRECORDED = "unrecorded"  # the reason where an earlier version made the artefa
 def outdated(jobs: Mapping[str, Job], cache: Path) -> dict[str, tuple[str, ...]]:
     """Key -> what has changed since the artefact was made: files, chosen variants, and stages that it was made from.
 
-    `jobs` are in the order of the pipeline. Those whose artefact is not there are passed over.
+    `jobs` are in the order of the pipeline, and their artefacts are in the cache.
     """
     found: dict[str, tuple[str, ...]] = {}
     for key, job in jobs.items():
         code, inputs = artefacts.made_with(cache / key)
-        if not (cache / key).exists():
-            continue
         if not code:
             found[key] = (UNRECORDED,)
             continue

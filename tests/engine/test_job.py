@@ -30,16 +30,6 @@ def jobs_of(scale):
     return {each.stage: each for each in launch.jobs_of(study).values()}
 
 
-@pytest.fixture(scope="module")
-def made(tiny_scale, tmp_path_factory):
-    """A cache with the data and the base of the tiny scale."""
-    folder = tmp_path_factory.mktemp("made")
-    keys = pipeline.keys(Recipe(), tiny_scale, 1)
-    for name in ("data", "base"):
-        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
-    return folder
-
-
 def start(path, **environment):
     words = [sys.executable, "-m", "repro", "stage", str(path)]
     return subprocess.Popen(words, cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True)

@@ -7,7 +7,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from mlflow import MlflowClient
 
 from repro.api.terminal import tell_of_outdated_code
 from repro.detail import Recipe
@@ -141,12 +140,8 @@ def study(tiny_study):
 
 
 @pytest.fixture
-def store(empty_store, tmp_path, monkeypatch):
-    """A client of a store of one's own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+def store(own_store):
+    return own_store
 
 
 @pytest.fixture
@@ -188,7 +183,15 @@ def test_of_code_that_has_changed_all_that_rests_on_it_is_outdated_and_used_all_
     assert told.startswith(
         "warning: 2 cached stages (ppo, evaluate) are used as they were made, by code that has changed since"
     )
-    assert "(repro/ops/loss.py); to make them again: --fresh (FRESH=1)" in told and told.count("\n") == 1
+    assert "(repro/ops/loss.py, its ppo); to make them again: --fresh (FRESH=1)" in told and told.count("\n") == 1
+
+
+def test_where_only_an_input_was_made_anew_that_is_what_is_said(study, place, capsys):
+    rewrite(place, "ppo", keys_of(study, "off"), inputs=lambda inputs: inputs | {"rm": "00000000"})
+    board = launch.board_of(study, place)
+    assert board.outdated[keys_of(study, "off")["ppo"]] == ("its rm",)
+    tell_of_outdated_code(board)
+    assert "by code that has changed since (its rm, its ppo); to make them again" in capsys.readouterr().err
 
 
 def test_an_artefact_without_a_record_of_its_code_is_said_to_be_of_an_earlier_version(study, place, capsys):

@@ -7,11 +7,8 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from dataclasses import fields, replace
 from itertools import combinations
 from types import UnionType
@@ -24,7 +21,7 @@ from jaxtyping import AbstractArray, TypeCheckError
 from repro import ops
 from repro.ops import masked
 from repro.types import LossWeights, Targets
-from tests.paths import ROOT
+from tests.fresh_python import printed
 from tests.tiny import made_up_rollout
 
 MODULES = [importlib.import_module(f"repro.ops.{each.name}") for each in pkgutil.iter_modules(ops.__path__)]
@@ -207,14 +204,7 @@ print(json.dumps({"brought": brought, "loss": float(one), "beartype": "beartype"
 
 
 def test_a_process_without_the_tests_checks_nothing_and_brings_no_checker():
-    told = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(told.stdout) == {"brought": False, "loss": -1.0, "beartype": False, "wrapped": False}
+    assert json.loads(printed(WITHOUT)) == {"brought": False, "loss": -1.0, "beartype": False, "wrapped": False}
 
 
 # ----------------------------------------------------------------------------- what a docstring owes its reader

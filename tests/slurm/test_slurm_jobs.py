@@ -10,7 +10,7 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, launch, pipeline, slurm
+from repro.engine import artefacts, launch, slurm
 from repro.engine.job import read_job
 from repro.errors import UserError
 from repro.stages import stage
@@ -40,16 +40,6 @@ def nodes(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setattr(slurm, "ASK_SECONDS", 2.0)
         yield environment
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_scale):
-    """A cache with the data and the base of the tiny scale."""
-    folder = tmp_path_factory.mktemp("made")
-    keys = pipeline.keys(Recipe(), tiny_scale, 1)
-    for name in ("data", "base"):
-        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
-    return folder
 
 
 @pytest.fixture

@@ -48,13 +48,9 @@ def remote(server, tiny_study, tiny_cache, tmp_path_factory):
 
 
 @pytest.fixture
-def local(empty_store, tmp_path, monkeypatch):
+def local(own_store):
     """A client of the sqlite store of a machine without a network, which is the one in use."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRO_CACHE", "")
-    monkeypatch.chdir(tmp_path)
-    return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    return own_store
 
 
 def test_a_server_holds_what_a_file_does(remote, local, tiny_study, tiny_cache):

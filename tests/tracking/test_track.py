@@ -8,8 +8,6 @@ import os
 import platform
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -33,6 +31,7 @@ from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
 from repro.tracking import attach, track
 from repro.tracking import store as stores
+from tests.fresh_python import printed
 from tests.paths import ROOT
 from tests.recorded import artifacts, everything, parent, points, publish, publish_to, recorded, runs
 
@@ -48,13 +47,8 @@ def cache(tiny_cache):
 
 
 @pytest.fixture
-def store(empty_store, tmp_path, monkeypatch):
-    """A client of a store of one's own, in a working directory of one's own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)
-    return MlflowClient(tracking_uri=uri)
+def store(own_store):
+    return own_store
 
 
 def journalled(folder):
@@ -160,6 +154,20 @@ def test_a_policy_says_its_arm_and_scores_and_nothing_of_this_machine(cache, pub
         files = Path(local_file_uri_to_path(policy.artifact_location))
         assert not any(str(cache) in file.read_text(errors="ignore") for file in files.rglob("*") if file.is_file())
         assert len(list(files.rglob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("patch", ["", "--- a/repro/ops/loss.py\n+++ b/repro/ops/loss.py\n"])
+def test_a_run_of_a_changed_tree_keeps_its_patch_and_one_of_a_commit_none(
+    patch, study, cache, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(track, "changes_since_commit", lambda: patch)
+    publish(study, cache)
+    for run in runs(store).values():
+        files = {file.path for file in store.list_artifacts(run.info.run_id)}
+        assert (record.CHANGES in files) == bool(patch)
+        if patch:
+            kept = store.download_artifacts(run.info.run_id, record.CHANGES, str(tmp_path))
+            assert Path(kept).read_text() == patch
 
 
 def test_a_checkpoint_too_large_to_copy_is_named(study, cache, store, monkeypatch):
@@ -325,7 +333,7 @@ def test_an_interrupted_publication_is_completed(at, study, cache, store, publis
         whole = runs(published)[arm]
         assert points(store, run) == points(published, whole)
         assert len(run.inputs.dataset_inputs) == 6
-        assert artifacts(store, run) - {"data.json", record.CHANGES} == {"episodes.json", "samples.json"}
+        assert artifacts(store, run) - {"data.json"} == {"episodes.json", "samples.json"}
         assert len(run.outputs.model_outputs) == 1
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
 
@@ -493,14 +501,7 @@ def test_a_process_that_has_opened_no_store_knows_a_half_made_one_too(empty_stor
     with closing(sqlite3.connect(nowhere)) as tables, tables:
         tables.executescript(HALF_MADE)
     code = "from repro.tracking import store; print([each.name for each in store.client().search_experiments()])"
-    told = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout.strip() == "['Default']"
+    assert printed(code).strip() == "['Default']"
 
 
 def test_who_reads_a_half_made_store_is_told_that_there_is_none_and_makes_none(empty_store, nowhere):

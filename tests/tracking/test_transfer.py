@@ -32,15 +32,10 @@ def elsewhere(tiny_study, tiny_cache, empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def here(empty_store, tmp_path, monkeypatch):
+def here(own_store):
     """A client of the store in use, which is empty; its experiments have other ids than those elsewhere."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRO_CACHE", "")
-    monkeypatch.chdir(tmp_path)
-    store = other(tmp_path)
-    store.create_experiment("another")
-    return store
+    own_store.create_experiment("another")
+    return own_store
 
 
 def other(folder):

@@ -1,10 +1,8 @@
 """Which study MLflow's pages are opened on; `test_remote.py` opens them."""
 
-import shutil
 import sqlite3
 
 import pytest
-from mlflow import MlflowClient
 
 from repro.__main__ import main
 from repro.tracking import store
@@ -12,12 +10,8 @@ from tests.recorded import publish
 
 
 @pytest.fixture
-def local(empty_store, tmp_path, monkeypatch):
-    """A client of a store of one's own."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+def local(own_store):
+    return own_store
 
 
 def test_without_a_detail_it_is_the_study_that_was_last_started(local, tiny_study, tiny_cache):

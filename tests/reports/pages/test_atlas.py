@@ -19,6 +19,7 @@ from reports.statistics import survey as surveys
 from repro.errors import UserError
 from tests import blank
 from tests.reports.made_up import UNRENDERED, Fake, experiment, log_light, without_torch
+from tests.reports.strict_json import strict
 
 REFERENCE = (0.50, 0.60, 0.55)
 ALPHA = {"up": (0.60, 0.71, 0.66), "noisy": (0.70, 0.40, 0.66), "lower": (0.44, 0.55, 0.50), "same": REFERENCE}
@@ -88,11 +89,7 @@ def html(built) -> str:
 
 def record(page: Path) -> dict:
     """atlas.json beside a page, as strict JSON."""
-
-    def refuse(word: str):
-        raise ValueError(f"{word} is not JSON")
-
-    return json.loads((page.parent / "atlas.json").read_text(), parse_constant=refuse)
+    return strict((page.parent / "atlas.json").read_text())
 
 
 def test_the_forest_plot_shows_what_scipy_computes(built):

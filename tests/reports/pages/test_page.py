@@ -1,6 +1,5 @@
 """The page, its figures and its verdict, built from the made-up store."""
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -15,6 +14,7 @@ from reports.figures import numbers
 from reports.pages import markup, page
 from reports.reading.studies import read_study
 from tests.reports.made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
+from tests.reports.strict_json import strict
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +25,6 @@ def built(study, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def html(built) -> str:
     return built.read_text(encoding="utf-8")
-
-
-def strict(text: str) -> dict:
-    """JSON as the standard has it: NaN and infinities are refused."""
-
-    def refuse(word: str):
-        raise ValueError(f"{word} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def test_the_page_needs_no_network(html):
