@@ -54,7 +54,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
     build_atlas_page(studies[0].scale.name)
     build_index()
     print_failures(board)
-    return 1 if board.failed else 0
+    return board.exit_code
 
 
 def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:

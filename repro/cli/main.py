@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from repro.cli import assets, atlas, calibrate, gallery, judge, plan, registry, report, run, store
+from repro.cli import assets, atlas, calibrate, fault, gallery, judge, plan, registry, report, run, store
 from repro.cli.parser import Parser
 from repro.errors import UserError
 
@@ -33,7 +33,7 @@ VERBS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code is 0, 1 where a stage failed, 2 for bad input, 130 for an interrupt."""
+    """Run one verb; the exit code is 0, 1 if the machine failed, 2 for bad input, 70 for a fault in the code, 130 if ended."""
     gc.set_threshold(20_000)  # at the default, 700, collecting takes a tenth of the start-up
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _quiet()
@@ -49,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        return fault.tell_of(error, sys.argv[1:] if words is None else words)
 
 
 def _parser() -> Parser:

@@ -64,9 +64,11 @@ def common_choices(arguments: argparse.Namespace) -> dict[str, str]:
 def choose_engine(arguments: argparse.Namespace, studies):
     """The engine that runs the jobs of the studies: this machine or SLURM."""
     from repro.detail import nearest
-    from repro.engine import launch, slurm
+    from repro.engine import launch
+    from repro.engine.slurm import engine as slurm
+    from repro.engine.slurm.submission import FORM
 
-    requested = pairs_of("--slurm", arguments.slurm, slurm.FORM)
+    requested = pairs_of("--slurm", arguments.slurm, FORM)
     if arguments.engine == "slurm":
         return slurm.engine(studies[0].scale, requested, sum(len(study.arms) * len(study.seeds) for study in studies))
     if arguments.engine != "local":

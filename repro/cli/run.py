@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not board.failed:
             raise
         print(f"no verdict: {error}", file=sys.stderr)
-    return 1 if board.failed else 0
+    return board.exit_code
 
 
 def _stage(arguments: argparse.Namespace) -> int:

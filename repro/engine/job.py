@@ -1,7 +1,8 @@
 """One stage of one arm and seed, as something to hand over: a file that says which, and the processes that do it.
 
-`python -m repro stage FILE` ends with 0 where the artefact is there, with 1 where the stage failed, 2 for input that a
-person must correct, and 75 where it was told to end (EX_TEMPFAIL: whoever schedules it may start it again).
+`python -m repro stage FILE` ends with 0 where the artefact is there, with 1 where the machine failed the stage, 2 for input
+that a person must correct, 70 where the code has a fault (EX_SOFTWARE), and 75 where it was told to end (EX_TEMPFAIL: whoever
+schedules it may start it again).
 """
 
 import gc
@@ -15,7 +16,8 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,11 +29,11 @@ import torch
 from repro import details as d
 from repro.detail import Recipe
 from repro.engine import artefacts, pipeline
-from repro.errors import UserError
+from repro.errors import UserError, is_of_machine
 from repro.stages.stage import Preempted
 from repro.study.scale import Scale
 
-DONE, FAILED, WRONG, PREEMPTED = 0, 1, 2, os.EX_TEMPFAIL
+DONE, FAILED, WRONG, FAULT, PREEMPTED = 0, 1, 2, os.EX_SOFTWARE, os.EX_TEMPFAIL
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARINGS = {"none": "ddp", "fsdp": "fsdp2", "zero2": "zero2", "zero3": "zero3_offload"}  # -> accelerate's file for GPUs
 ENDING_SECONDS = 300  # that ranks have for a checkpoint once they are told to end
@@ -146,25 +148,36 @@ def perform(path: Path) -> Ending:
         return Ending(WRONG, str(wrong))
     _end_with_starter()
     prepare_process(job.scale.threads)
+    ending = attempt(job, cache, _check_key)
+    return _told(job, cache, ending) if ending.code else ending
+
+
+def attempt(job: Job, cache: Path, check_job: Callable[[Job], None] = lambda _: None) -> Ending:
+    """Make the job's artefact in this process, unless it is there; how that ended."""
     try:
-        _check_key(job)
+        check_job(job)
+        # Whoever shows the board has told of corrupt artefacts: it knows them.
         artefacts.run_or_reuse(
             pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
         )
         return Ending(DONE)
     except Preempted as ended:
-        return _told(job, cache, Ending(PREEMPTED, str(ended)))
+        return Ending(PREEMPTED, str(ended))
     except UserError as wrong:
-        return _told(job, cache, Ending(WRONG, str(wrong)))
+        return Ending(WRONG, str(wrong))
     except Exception as error:
-        return _told(job, cache, failure(job, cache, error))
+        return _failure(job, cache, error)
 
 
-def failure(job: Job, cache: Path, error: Exception) -> Ending:
+def _failure(job: Job, cache: Path, error: Exception) -> Ending:
     """A stage's exception in words; its traceback is in a file beside the artefact's place."""
     log, trace = cache / f"{job.key}.error.txt", traceback.format_exc()
-    log.write_text(trace)
-    return Ending(FAILED, f"{type(error).__name__}: {error} (the traceback is in {log})", trace)
+    with suppress(OSError):  # a full disk has no room for it
+        log.write_text(trace)
+    what = f"{type(error).__name__}: {error}"
+    if is_of_machine(error):
+        return Ending(FAILED, f"{what} (the traceback is in {log})", trace)
+    return Ending(FAULT, f"{what} (a fault in the code, not in your input; please report it with {log})", trace)
 
 
 def prepare_process(threads: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -20,13 +20,16 @@ import torch
 
 from repro.engine import artefacts, outdated, pipeline
 from repro.engine.job import (
+    DONE,
     FAILED,
+    FAULT,
     LIBRARIES,
     PREEMPTED,
     WRONG,
+    Ending,
     Job,
+    attempt,
     check,
-    failure,
     prepare_process,
     run_apart,
     write_job,
@@ -34,7 +37,6 @@ from repro.engine.job import (
 from repro.errors import UserError
 from repro.models import hub
 from repro.stages import stage
-from repro.stages.stage import Preempted
 from repro.study.ablation import Ablation
 from repro.study.scale import Scale
 
@@ -52,6 +54,7 @@ class Board:
     corrupt: set[str] = field(default_factory=set)  # in the cache, but not as they were written
     outdated: dict[str, tuple[str, ...]] = field(default_factory=dict)  # in the cache -> code that has changed since
     failed: dict[str, str] = field(default_factory=dict)  # -> why
+    faults: set[str] = field(default_factory=set)  # of those, the ones that failed by a fault in the code
     running: dict[str, float] = field(default_factory=dict)  # -> since when
     suspect: set[str] = field(default_factory=set)  # jobs whose worker has died
 
@@ -72,6 +75,11 @@ class Board:
         if suspects:
             return [] if self.running else [job for job in self.ready() if job.key in suspects][:1]
         return list(self.ready())[: workers - len(self.running)]
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with that ran this board."""
+        return FAULT if self.faults else FAILED if self.failed else DONE
 
     @property
     def broken(self) -> dict[str, str]:
@@ -300,18 +308,18 @@ def _drain(board: Board, pool: ProcessPoolExecutor, workers: int, tick: Callable
 
 
 def _settle(board: Board, key: str, future: Future) -> None:
-    try:
-        error = future.result()
-    except Preempted:  # whoever told one worker to end means the study
+    ending = future.result()
+    if ending.code == PREEMPTED:  # whoever told one worker to end means the study
         board.running.pop(key)
-        raise KeyboardInterrupt from None
-    except UserError as wrong:
-        board.fail(key, str(wrong))
-        raise
-    if error:
-        board.fail(key, error)
-    else:
+        raise KeyboardInterrupt
+    if ending.code == DONE:
         board.finish(key)
+        return
+    board.fail(key, ending.why)
+    if ending.code == FAULT:
+        board.faults.add(key)
+    if ending.code == WRONG:
+        raise UserError(ending.why)
 
 
 @contextmanager
@@ -340,28 +348,11 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
-def work(job: Job, cache: Path) -> str:
-    """Make the job's artefact; the error in words, or nothing; a UserError is raised, and Preempted."""
-    if job.ranks > 1:
-        return _work_apart(job, cache)
-    try:
-        # The board knows the corrupt artefacts, so whoever shows it has told of them.
-        artefacts.run_or_reuse(
-            pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
-        )
-        return ""
-    except (UserError, Preempted):
-        raise
-    except Exception as error:
-        return failure(job, cache, error).why
-
-
-def _work_apart(job: Job, cache: Path) -> str:
-    """`work` in processes of the job's own, one for each of its ranks."""
-    with (cache / f"{job.key}.log").open("ab") as log:
+def work(job: Job, cache: Path) -> Ending:
+    """Make the job's artefact, in this worker or in processes of its ranks; how that ended."""
+    if job.ranks == 1:
+        return attempt(job, cache)
+    file = cache / f"{job.key}.log"
+    with file.open("ab") as log:
         ending = run_apart(write_job(job, cache), log)
-    if ending.code == WRONG:
-        raise UserError(ending.why)
-    if ending.code == PREEMPTED:
-        raise Preempted(ending.why)
-    return f"{ending.why} (its output is in {cache / job.key}.log)" if ending.code == FAILED else ""
+    return replace(ending, why=f"{ending.why} (its output is in {file})") if ending.code in (FAILED, FAULT) else ending

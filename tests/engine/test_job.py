@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from repro.engine import artefacts, job, launch, pipeline
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
+from tests.faulty import break_base
 from tests.paths import ROOT
 
 WAIT = 300  # seconds for a process that imports torch, on cores that others use too
@@ -78,6 +80,14 @@ def test_only_stages_that_compute_have_ranks(tiny_scale):
     assert ranks == {"data": 1, "base": 1, "sft": 3, "rm": 3, "baseline": 3, "ppo": 3, "evaluate": 3}
 
 
+@pytest.fixture
+def faulty(made, tiny_scale, tmp_path):
+    """A cache in which SFT meets a fault, and SFT's job."""
+    cache = shutil.copytree(made, tmp_path / "cache", ignore=shutil.ignore_patterns("sft-*"))
+    break_base(cache)
+    return cache, jobs_of(tiny_scale)["sft"]
+
+
 # ----------------------------------------------------------------------------------------------------- the verb
 
 
@@ -96,6 +106,22 @@ def test_a_stage_that_fails_ends_with_1_and_its_traceback_in_a_file(made, tiny_s
     assert job.ending_of(sft, made).code == 1
 
 
+def test_a_fault_in_the_code_ends_with_70_and_is_said_to_be_one(faulty, end_here):
+    """In a stage's own process; in a rank and in a worker it is in the tests below, in a study in test_faults."""
+    made, sft = faulty
+    code, told = end_here(job.write_job(sft, made))
+    assert code == os.EX_SOFTWARE and "a fault in the code, not in your input; please report it with" in told
+    assert "Traceback" in (made / f"{sft.key}.error.txt").read_text()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_fault_in_a_worker_or_a_rank_is_one_of_the_study(faulty, processes):
+    made, sft = faulty
+    sft = replace(sft, scale=replace(sft.scale, processes=processes))
+    ending = launch.work(sft, made)
+    assert ending.code == job.FAULT and "a fault in the code" in ending.why
+
+
 def test_input_to_correct_ends_with_2_and_one_line(tmp_path):
     code, told = end_of(start(tmp_path / "none.json"))
     assert code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
@@ -110,7 +136,7 @@ def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scal
 def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started_again(tmp_path, tiny_scale):
     jobs = jobs_of(replace(tiny_scale, posts=1_000, checkpoint_every=10))
     for name in ("data", "base"):
-        assert launch.work(jobs[name], tmp_path) == ""
+        assert launch.work(jobs[name], tmp_path) == job.Ending(job.DONE)
     sft, path = jobs["sft"], job.write_job(jobs["sft"], tmp_path)
     kept = artefacts.partial_folder(tmp_path / sft.key)
     process = start(path)
@@ -161,11 +187,11 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
         for count, way in ((1, "none"), (2, sharding))
     )
     assert alone.key == together.key
-    assert launch.work(together, made) == "", (made / f"{together.key}.log").read_text()
+    assert launch.work(together, made) == job.Ending(job.DONE), (made / f"{together.key}.log").read_text()
     assert artefacts.cached(made / together.key) and "model/model.safetensors" in files_of(made / together.key)
     losses = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / together.key)]
     (made / together.key).rename(made / f"together-{sharding}")
-    assert launch.work(alone, made) == ""
+    assert launch.work(alone, made) == job.Ending(job.DONE)
     expected = [line["metrics"]["sft/loss"] for line in stage.read_journal(made / alone.key)]
     assert losses == pytest.approx(expected, rel=1e-4)
 
@@ -173,8 +199,9 @@ def test_two_ranks_under_accelerate_make_the_artefact_of_the_same_key(made, tiny
 def test_what_breaks_a_rank_is_the_reason_of_all_of_them(made, tiny_scale):
     sft = jobs_of(replace(tiny_scale, sft_learning_rate=0.71, processes=2))["sft"]
     artefacts.partial_folder(made / sft.key).write_text("a file where the first rank makes the stage's folder")
-    why = launch.work(sft, made)
-    assert why.startswith("FileExistsError") and str(made / f"{sft.key}.log") in why
+    ending = launch.work(sft, made)
+    assert ending.code == job.FAILED
+    assert ending.why.startswith("FileExistsError") and str(made / f"{sft.key}.log") in ending.why
     assert "FileExistsError" in (made / f"{sft.key}.error.txt").read_text()
     assert not [each for each in psutil.process_iter() if sft.key in " ".join(_words(each))]
 

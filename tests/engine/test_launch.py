@@ -1,5 +1,6 @@
 """The board of a study and the launcher, with jobs that cost nothing; real workers are in test_end_to_end."""
 
+import errno
 import json
 import threading
 import time
@@ -14,9 +15,9 @@ import torch
 from repro.detail import Recipe
 from repro.details import PAD_TOKEN, WHITEN_ADV
 from repro.engine import artefacts, launch
+from repro.engine.job import DONE, FAILED, FAULT, PREEMPTED, WRONG, Ending
 from repro.errors import UserError
 from repro.stages import stage
-from repro.stages.stage import Preempted
 from repro.study.ablation import Ablation
 
 
@@ -183,7 +184,7 @@ def test_there_are_as_many_workers_as_slices_of_gpus(tiny_scale, monkeypatch):
 
 
 class Workshop:
-    """Threads in the place of worker processes, and made-up work: label -> what it returns or raises."""
+    """Threads in the place of worker processes, and made-up work: label -> how a job ends that does not end well."""
 
     def __init__(self, monkeypatch, outcomes=()):
         self.outcomes, self.lock, self.now, self.most = dict(outcomes), threading.Lock(), 0, 0
@@ -199,10 +200,7 @@ class Workshop:
         time.sleep(0.01)
         with self.lock:
             self.now -= 1
-        outcome = self.outcomes.get(job.label, "")
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        return self.outcomes.get(job.label, Ending(DONE))
 
 
 def test_the_launcher_does_each_job_once_with_no_more_workers_than_it_may(board, monkeypatch):
@@ -214,14 +212,23 @@ def test_the_launcher_does_each_job_once_with_no_more_workers_than_it_may(board,
 
 
 def test_the_launcher_goes_on_after_a_failure(board, monkeypatch):
-    workshop = Workshop(monkeypatch, {"rm shift_and_scale seed 1": "ValueError: no"})
+    workshop = Workshop(monkeypatch, {"rm shift_and_scale seed 1": Ending(FAILED, "OSError: no")})
     launch.run(board, 2, 1, lambda _: None)
-    assert board.broken == {"rm shift_and_scale seed 1": "ValueError: no"}
+    assert board.broken == {"rm shift_and_scale seed 1": "OSError: no"} and board.exit_code == FAILED
     assert "evaluate off seed 2" in workshop.worked and "ppo off seed 1" not in workshop.worked
 
 
+def test_a_fault_in_the_code_is_the_studys_exit_code(board, monkeypatch):
+    Workshop(
+        monkeypatch,
+        {"rm off seed 1": Ending(FAILED, "no"), "rm shift_and_scale seed 1": Ending(FAULT, "KeyError: 'x'")},
+    )
+    launch.run(board, 2, 1, lambda _: None)
+    assert board.exit_code == FAULT
+
+
 def test_input_to_correct_ends_the_study_at_once(board, monkeypatch):
-    workshop = Workshop(monkeypatch, {"base shift_and_scale seed 1": UserError("no such model; give one")})
+    workshop = Workshop(monkeypatch, {"base shift_and_scale seed 1": Ending(WRONG, "no such model; give one")})
     with pytest.raises(UserError, match="no such model"):
         launch.run(board, 2, 1, lambda _: None)
     assert workshop.worked == ["data shift_and_scale seed 1", "base shift_and_scale seed 1"]
@@ -235,14 +242,35 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
     monkeypatch.setattr(artefacts, "run_or_reuse", broken)
     job = next(iter(board.jobs.values()))
     log = tmp_path / f"{job.key}.error.txt"
-    assert launch.work(job, tmp_path) == f"ZeroDivisionError: by zero (the traceback is in {log})"
-    assert "in broken" in log.read_text()
+    ending = launch.work(job, tmp_path)
+    assert ending.code == FAULT and "in broken" in log.read_text()
+    assert (
+        ending.why
+        == f"ZeroDivisionError: by zero (a fault in the code, not in your input; please report it with {log})"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault_in_the_code(board, monkeypatch, tmp_path, error):
+    def lacking(*_, **__):
+        raise error
+
+    monkeypatch.setattr(artefacts, "run_or_reuse", lacking)
+    ending = launch.work(next(iter(board.jobs.values())), tmp_path)
+    assert ending.code == FAILED and "a fault in the code" not in ending.why
 
 
 def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_done_nor_failed(board, monkeypatch):
     Workshop(
         monkeypatch,
-        {"base shift_and_scale seed 1": Preempted("ended by SIGTERM after step 3; the checkpoint is saved")},
+        {"base shift_and_scale seed 1": Ending(PREEMPTED, "ended by SIGTERM after step 3; the checkpoint is saved")},
     )
     with pytest.raises(KeyboardInterrupt):
         launch.run(board, 2, 1, lambda _: None)

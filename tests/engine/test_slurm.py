@@ -7,7 +7,10 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import job, launch, slurm
+from repro.engine import job, launch
+from repro.engine.slurm import engine as slurm
+from repro.engine.slurm import states, submission
+from repro.engine.slurm import watch as watching
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
@@ -31,10 +34,10 @@ class Cluster:
 
     def __init__(self, monkeypatch):
         self.states, self.submitted = {}, {}
-        monkeypatch.setattr(slurm, "submit", self.submit)
-        monkeypatch.setattr(slurm, "states", lambda ids: {i: self.states[i] for i in ids if i in self.states})
+        monkeypatch.setattr(watching, "submit", self.submit)
+        monkeypatch.setattr(watching, "states", lambda ids: {i: self.states[i] for i in ids if i in self.states})
 
-    def submit(self, each, cache, engine, after):
+    def submit(self, each, cache, options, gpus, after):
         number = str(len(self.submitted) + 1)
         job.forget(each, cache)
         self.submitted[number] = (each.label, sorted(after))
@@ -63,7 +66,7 @@ def finish(cache, each):
 
 
 def watch(board):
-    found = slurm._Watch(board, slurm.Slurm(1, {}, False))
+    found = watching.Watch(board, {}, False)
     look(found)
     return found
 
@@ -125,13 +128,14 @@ def test_a_machine_without_slurm_is_told_so(tiny_scale, monkeypatch):
 
 
 def parameters(scale, name, **options):
-    return slurm.parameters(jobs_of(scale)[name], slurm.engine(scale, options, 1), ["7", "9"])
+    chosen = slurm.engine(scale, options, 1)
+    return submission.parameters(jobs_of(scale)[name], chosen.options, chosen.gpus, ["7", "9"])
 
 
 def test_a_job_asks_for_what_its_ranks_need(tiny_scale):
     gpu = replace(tiny_scale, corpus="local", precision="bfloat16", processes=4, threads=3)
-    asked = slurm.parameters(jobs_of(gpu)["ppo"], slurm.engine(gpu, {}, 1), ["7", "9"])
-    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, slurm.MINUTES)
+    asked = parameters(gpu, "ppo")
+    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, submission.MINUTES)
     assert asked["srun_args"] == ["--cpus-per-task=12"]
     assert asked["additional_parameters"]["dependency"] == "afterok:7:9"
     assert asked["additional_parameters"]["kill-on-invalid-dep"] == "yes"
@@ -191,9 +195,9 @@ def test_another_launcher_watches_what_is_in_the_queue(board, cluster):
 
 def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the_next_launcher(board, cluster):
     watched = watch(board)
-    slurm.logs(board.cache).mkdir(parents=True, exist_ok=True)
-    (slurm.logs(board.cache) / "1_0_log.err").write_text("first\nslurmstepd: error: Detected 1 oom_kill event\n")
-    cluster.states |= {"1": ("OUT_OF_MEMORY", "OutOfMemory"), "2": ("CANCELLED", slurm.NEVER)}
+    submission.logs(board.cache).mkdir(parents=True, exist_ok=True)
+    (submission.logs(board.cache) / "1_0_log.err").write_text("first\nslurmstepd: error: Detected 1 oom_kill event\n")
+    cluster.states |= {"1": ("OUT_OF_MEMORY", "OutOfMemory"), "2": ("CANCELLED", states.NEVER)}
     look(watched)
     assert "out_of_memory" in board.failed[of(board, SFT).key] and "oom_kill" in board.failed[of(board, SFT).key]
     assert board.over and list(board.broken) == [SFT]
@@ -202,17 +206,17 @@ def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the
     assert list(cluster.submitted.values())[2:] == [(SFT, []), (RM, ["3"])]
 
 
-@pytest.mark.parametrize("state", sorted(slurm.ENDED_BY_CLUSTER - {"TIMEOUT"}))
+@pytest.mark.parametrize("state", sorted(states.ENDED_BY_CLUSTER - {"TIMEOUT"}))
 def test_what_the_cluster_ended_is_submitted_again_with_what_waited_for_it_but_not_for_ever(board, cluster, state):
     watched = watch(board)
-    for _ in range(slurm.TRIES - 1):
+    for _ in range(submission.TRIES - 1):
         sft, rm = (watched.tickets[of(board, label).key].id for label in (SFT, RM))
-        cluster.states |= {sft: (state, ""), rm: ("CANCELLED", slurm.NEVER)}
+        cluster.states |= {sft: (state, ""), rm: ("CANCELLED", states.NEVER)}
         look(watched)
         assert not board.failed and watched.tickets[of(board, SFT).key].id not in (sft, rm)
     cluster.states[watched.tickets[of(board, SFT).key].id] = (state, "")
     look(watched)
-    assert f"ended its job {slurm.TRIES} times" in board.broken[SFT]
+    assert f"ended its job {submission.TRIES} times" in board.broken[SFT]
 
 
 @pytest.mark.parametrize(("every", "again"), [(0, False), (10, True)])
@@ -220,7 +224,7 @@ def test_a_job_whose_time_was_up_goes_on_where_it_keeps_checkpoints(board, clust
     jobs = {key: replace(each, scale=replace(each.scale, checkpoint_every=every)) for key, each in board.jobs.items()}
     board = launch.board_for(jobs, board.cache)
     watched = watch(board)
-    cluster.states |= {"1": ("TIMEOUT", ""), "2": ("CANCELLED", slurm.NEVER)}
+    cluster.states |= {"1": ("TIMEOUT", ""), "2": ("CANCELLED", states.NEVER)}
     look(watched)
     assert (len(cluster.submitted) == 4) == again
     assert again or "it reached its time limit" in board.broken[SFT]
@@ -250,7 +254,7 @@ def test_a_file_system_may_take_a_while_to_show_an_artefact(board, cluster, stat
     cluster.states = {number: told for number, told in cluster.states.items() if state or number != "1"}
     look(watched)
     assert not board.failed
-    monkeypatch.setattr(slurm, "LAG_SECONDS", 0)
+    monkeypatch.setattr(watching, "LAG_SECONDS", 0)
     look(watched)
     assert ("completed" if state else "forgotten") in board.broken[SFT]
 
@@ -268,11 +272,11 @@ def test_a_silent_cluster_is_waited_for_and_not_for_ever(board, cluster, monkeyp
     watched = watch(board)
 
     def silent(ids):
-        raise slurm.Unanswered("Unable to contact slurm controller")
+        raise states.Unanswered("Unable to contact slurm controller")
 
-    monkeypatch.setattr(slurm, "states", silent)
+    monkeypatch.setattr(watching, "states", silent)
     look(watched)
     assert not board.failed
-    watched.answered -= 2 * slurm.SILENT_SECONDS
+    watched.answered -= 2 * watching.SILENT_SECONDS
     with pytest.raises(UserError, match="Unable to contact slurm controller"):
         look(watched)

@@ -10,8 +10,9 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, launch, slurm
+from repro.engine import artefacts, launch
 from repro.engine.job import read_job
+from repro.engine.slurm import engine as slurm
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
