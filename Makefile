@@ -7,7 +7,7 @@ PEER   := .venv-peer
 CODE   := repro reports tests benchmarks
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
 unexport DETAIL SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
-unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER
+unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
 option  = $(if $(value $2),--$1 $(call quoted,$2))
@@ -23,7 +23,7 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui test test-detail test-all openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui test test-detail test-all faults openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -84,6 +84,10 @@ test-detail: $(READY) need-detail  ## check DETAIL alone: declared, read, docume
 
 test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
+
+# A kill takes about 20 s of a core; a seed gives the same kills again.
+faults: $(READY)  ## kill studies at random, let them end, and compare them with one that was not disturbed (KILLS=50 SEED=1)
+	@$(PY) -m tests.faults $(call option,kills,KILLS) $(call option,seed,SEED)
 
 openai: $(READY)  ## install the client for `make judge`, if missing
 	@$(PY) -c 'import openai' 2>/dev/null \

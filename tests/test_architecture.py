@@ -64,8 +64,13 @@ def rooms_of(folder):
 
 
 def test_tests_lie_in_the_rooms_of_what_they_test():
-    needs = {"browser", "gpu", "slurm"}  # what a machine has to have for the tests in these
-    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"reports", "benchmarks"} | needs
+    others = {
+        "browser",
+        "gpu",
+        "slurm",
+        "faults",
+    }  # what a machine has to have for the tests in these, and what disturbs a study
+    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"reports", "benchmarks"} | others
     assert rooms_of(TESTS / "reports") == rooms_of(ROOT / "reports")
 
 

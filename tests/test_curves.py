@@ -4,15 +4,20 @@ After a change that is meant: `python -m pytest tests/test_curves.py --store-cur
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from repro.detail import Recipe
+from repro.engine import pipeline
 from repro.stages.stage import read_journal
 from tests.paths import TESTS
 
 STORED = TESTS / "curves" / "tiny.json"
 # The first update is before any step: no KL yet, and nothing ends. Those after it have learnt from what was paid.
+# At the tiny run's own rate a rounding of another processor flips a sampled token by the second update; at this one none is.
+PPO_LEARNING_RATE = 0.003
 OF_PPO = ("objective/score", "objective/kl", "objective/entropy", "objective/length", "loss/value", "loss/policy")
 
 
@@ -24,8 +29,9 @@ def curves(folders):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the stored curves are of a CPU in float32")
-def test_the_curves_are_the_stored_ones(tiny_run, request):
-    found = curves(tiny_run)
+def test_the_curves_are_the_stored_ones(tiny_run, tiny_scale, request):
+    scale = replace(tiny_scale, ppo_learning_rate=PPO_LEARNING_RATE)
+    found = curves(pipeline.run(Recipe(), scale, 1, tiny_run["ppo"].parent, warn=pytest.fail))
     if request.config.getoption("--store-curves"):
         STORED.write_text(json.dumps(found, indent=1) + "\n")
         pytest.skip(f"stored {STORED}")

@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -19,29 +20,33 @@ SAFE = "Finished stages and recorded runs are kept, and the same command continu
 
 def tell_of(error: Exception, words: Sequence[str]) -> int:
     """Print one line about an exception that no verb foresaw; the exit code: 1 for the machine's trouble, 70 for a fault."""
-    what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    where = _kept(error, words)
+    what, where = str(error).strip().partition("\n")[0], _kept(error, words)
     if is_of_machine(error):
-        print(f"error: {what}. {SAFE}{where}", file=sys.stderr)
+        print(f"error: {_in_words(error) or what}. {SAFE}{where}", file=sys.stderr)
         return 1
-    print(
-        f"error: {what}. This is a fault in the code, not in your input; please report it{where}. {SAFE}",
-        file=sys.stderr,
-    )
+    whose = f"This is a fault in the code, not in your input; please report it{where}"
+    print(f"error: {type(error).__name__}: {what}. {whose}. {SAFE}", file=sys.stderr)
     return os.EX_SOFTWARE
+
+
+def _in_words(error: Exception) -> str:
+    """What the system says of a file or disk, with the file's name; empty where it is another error."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return ""
+    return error.strerror + (f": {error.filename}" if error.filename else "")
 
 
 def _kept(error: Exception, words: Sequence[str]) -> str:
     """Write the traceback to a file in the cache, or in the folder for temporary files; where it is, in words."""
     text = "\n".join([*_circumstances(words), "", "".join(traceback.format_exception(error))])
     for folder in (cache_path(), Path(tempfile.gettempdir())):
-        file = folder.absolute() / f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        file = folder.absolute() / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
         try:
-            if folder.is_dir():
-                file.write_text(text)
-                return f" (the traceback is in {file})"
-        except OSError:  # a full disk, say
-            continue
+            file.write_text(text)
+            return f" (the traceback is in {file})"
+        except OSError:  # there is no such folder, or a full disk
+            with suppress(OSError):
+                file.unlink()
     return ""
 
 

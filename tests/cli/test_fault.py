@@ -39,7 +39,7 @@ def test_a_fault_in_a_report_is_one_line_with_its_traceback_in_a_file(place, mon
     folder.mkdir(exist_ok=True)
     assert raising(monkeypatch, KeyError("primary\nand more")) == os.EX_SOFTWARE
     error = capsys.readouterr().err
-    (file,) = folder.glob("fault-*.txt")
+    (file,) = folder.glob("error-*.txt")
     assert error.startswith("error: KeyError: 'primary") and error.count("\n") == 1
     assert f"a fault in the code, not in your input; please report it (the traceback is in {file})" in error
     assert "the same command continues" in error
@@ -48,9 +48,12 @@ def test_a_fault_in_a_report_is_one_line_with_its_traceback_in_a_file(place, mon
 
 
 def test_a_full_disk_is_no_fault_in_the_code(place, monkeypatch, capsys):
-    assert raising(monkeypatch, OSError(errno.ENOSPC, "No space left on device")) == 1
+    assert raising(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "reports/build")) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: OSError: [Errno 28] No space left on device. ") and "fault in the code" not in error
+    assert (
+        error.startswith("error: No space left on device: reports/build. Finished stages ")
+        and "fault in the code" not in error
+    )
 
 
 def test_without_a_place_for_the_traceback_the_line_is_printed_all_the_same(place, monkeypatch, capsys):

@@ -490,9 +490,10 @@ def test_at_the_first_pass_the_ratio_is_one_and_nothing_is_clipped(choices):
     assert measured["policy/approx_kl"] < 1e-9
 
 
-def test_old_logprobs_that_are_recomputed_make_the_first_ratio_one_to_the_bit():
+def test_old_logprobs_that_are_recomputed_make_the_first_ratio_one_to_a_rounding():
     measured, _ = improved(micro_batch=4, old_logprob="recomputed")  # four at a time, as the rollout
-    assert (measured["policy/ratio_error"], measured["policy/approx_kl"]) == (0, 0)
+    # To the bit on some processors; on others a product of the same shape is rounded by where it lies in memory.
+    assert measured["policy/ratio_error"] < 5e-7 and measured["policy/approx_kl"] < 1e-12
 
 
 @pytest.mark.parametrize("sampling", ["fixed_length_then_truncate", "stop_at_eos"])
