@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEER   := .venv-peer
-CODE   := repro reports tests benchmarks
+CODE   := repro tests benchmarks
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
 unexport DETAIL SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
 unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED

@@ -56,8 +56,8 @@ def registered() -> list[dict]:
 def report(uri: str, out: Path) -> None:
     """The page of the first study."""
     from benchmarks.store import SCALE
-    from reports.pages import page
-    from reports.reading.studies import read_study
+    from repro.reports.pages import page
+    from repro.reports.reading.studies import read_study
 
     page.build(read_study(next(iter(studies())), SCALE, uri), out / next(iter(studies())))
 
@@ -65,14 +65,14 @@ def report(uri: str, out: Path) -> None:
 def atlas(uri: str, out: Path) -> None:
     """The page over all details."""
     from benchmarks.store import SCALE
-    from reports.pages import atlas
+    from repro.reports.pages import atlas
 
     atlas.build(SCALE, list(studies()), registered(), uri, out / "atlas")
 
 
 def index(uri: str, out: Path) -> None:
     """The index of everything built."""
-    from reports.pages import index
+    from repro.reports.pages import index
 
     index.build(out, uri, registered())
 

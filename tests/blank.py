@@ -4,14 +4,14 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="72pt" viewBo
 
 
 def save(figure, stem):
-    """In the place of `reports.figures.chart.save`."""
+    """In the place of `repro.reports.figures.chart.save`."""
     stem.with_suffix(".svg").write_text(SVG, encoding="utf-8")
     stem.with_suffix(".png").touch()
 
 
 def instead(setattr):
     """Pages have empty pictures from here on; the caller's way to set an attribute may set it back."""
-    from reports.figures import chart, forest
+    from repro.reports.figures import chart, forest
 
     for module in (chart, forest):
         setattr(module, "save", save)

@@ -61,8 +61,8 @@ def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, con
 
 def undecided_arms(study) -> Collection[str]:
     """The study's arms about which the store's runs decide nothing yet."""
-    from reports.pages import index
-    from reports.reading import studies as read
+    from repro.reports.pages import index
+    from repro.reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -72,7 +72,7 @@ def undecided_arms(study) -> Collection[str]:
 
 def _require_same_looks(study) -> None:
     """UserError where this study in the store was, or may have been, judged at other numbers of seeds."""
-    from reports.reading import studies as read
+    from repro.reports.reading import studies as read
     from repro.tracking.store import store_uri, usable_store
 
     try:

@@ -14,7 +14,7 @@ from repro.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reports.reading.study import Study
+    from repro.reports.reading.study import Study
 
 VERDICT = ["n", "difference", "low", "high", "verdict", "sentence"]
 
@@ -41,8 +41,8 @@ class Results:
         `low` and `high` are the ends of its interval, which holds over all looks where the study grows. `verdict` is
         "better", "worse", "no difference", "identical" or "undecided".
         """
-        from reports.pages import page
-        from reports.statistics.findings import analyse
+        from repro.reports.pages import page
+        from repro.reports.statistics.findings import analyse
 
         rows = analyse(self.recorded).verdicts.copy()
         rows["sentence"] = [page.sentence(row, self.recorded) for row in rows.itertuples()]
@@ -67,7 +67,7 @@ class Results:
 
     def page(self, folder: Path | str = "") -> Path:
         """Build the study's page with its figures in `folder` (under reports/build/ by default); its index.html."""
-        from reports.pages import markup, page
+        from repro.reports.pages import markup, page
 
         own = REPORTS / markup.folder(self.recorded.detail, self.recorded.scale)
         return page.build(self.recorded, Path(folder) if folder else own)
@@ -94,7 +94,7 @@ def read_results(detail: Detail | str, scale: str = "mini") -> Results:
 
     `scale` is the name under which the study was recorded: with changed fields it is `mini-episodes=512`, say.
     """
-    from reports.reading import studies
+    from repro.reports.reading import studies
     from repro.tracking.store import store_uri, usable_store
 
     name = detail.name if isinstance(detail, Detail) else detail

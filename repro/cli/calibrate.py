@@ -22,9 +22,9 @@ def add_calibrate(verbs) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     """Run the control detail at the smallest scale over many seeds, and write the page on how the statistics behave."""
-    from reports.pages import calibration
-    from reports.reading import studies as read
     from repro.engine import launch
+    from repro.reports.pages import calibration
+    from repro.reports.reading import studies as read
     from repro.study import ablation
     from repro.tracking.store import store_uri, usable_store
 

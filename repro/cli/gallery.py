@@ -23,7 +23,7 @@ def add_gallery(verbs) -> None:
 
 
 def _gallery(arguments: argparse.Namespace) -> int:
-    from reports.pages import gallery, index, markup
+    from repro.reports.pages import gallery, index, markup
     from repro.tracking.store import recorded_studies, store_uri
 
     require_report_folder(GALLERY)

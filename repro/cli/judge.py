@@ -43,7 +43,7 @@ def add_judge(verbs) -> None:
 
 def _judge(arguments: argparse.Namespace) -> int:
     """Judge every evaluated run: print the cost, ask for consent, send the questions, publish the answers, build the page."""
-    from reports.reading import studies as read
+    from repro.reports.reading import studies as read
     from repro.stages import judge
     from repro.tracking.attach import publish_judgement
     from repro.tracking.store import store_uri, usable_store

@@ -9,7 +9,7 @@ from repro.api.terminal import console
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
     """Build a study's page and print its verdict; returns the file and the verdict."""
-    from reports.pages import markup, page
+    from repro.reports.pages import markup, page
 
     path = read_results(detail, scale).page(root / markup.folder(detail, scale))
     verdict = page.headline(path)
@@ -30,8 +30,8 @@ def build_and_publish(detail: str, scale: str) -> None:
 
 def build_index(root: Path = REPORTS) -> int:
     """Build the index of all pages; returns 0, the exit code of the verb that ends with it."""
-    from reports.pages import index
     from repro.cli.source import ROOT, Source
+    from repro.reports.pages import index
     from repro.tracking.store import store_uri, usable_store
 
     registered = Source(ROOT).outline()  # without the registry's functions, which need torch
@@ -42,7 +42,7 @@ def build_index(root: Path = REPORTS) -> int:
 
 def build_paper_page(root: Path = REPORTS) -> None:
     """Build the page of the paper's figures beside ours."""
-    from reports.pages import paper
+    from repro.reports.pages import paper
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
@@ -51,7 +51,7 @@ def build_paper_page(root: Path = REPORTS) -> None:
 
 def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
     """Build the page on all details at a scale."""
-    from reports.pages import atlas, markup
+    from repro.reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
     registered = _registered()

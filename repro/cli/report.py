@@ -74,7 +74,7 @@ def several(studies: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from reports.pages import inspect
+    from repro.reports.pages import inspect
     from repro.tracking.store import store_uri, usable_store
 
     wide = Console(width=max(console.width, inspect.WIDTH))  # rows may wrap, so that no number is cut off

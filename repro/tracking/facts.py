@@ -18,7 +18,7 @@ from repro.study.ablation import Ablation
 
 ROOT = Path(__file__).parents[2]
 # Of the checkout: what runs, and what shows it.
-CODE = ("repro", "reports", "ablations", "pyproject.toml", "requirements.lock", ":!reports/gallery")
+CODE = ("repro", "ablations", "pyproject.toml", "requirements.lock")
 DIRTY = "-dirty"  # of a commit that the working tree differs from
 LARGEST_PATCH = 2**20
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas")

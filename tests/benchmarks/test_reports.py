@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import reports, store
-from reports.reading import episodes
-from reports.reading.studies import read_store, read_study
+from repro.reports.reading import episodes
+from repro.reports.reading.studies import read_store, read_study
 
 STUDIES = {"first": ["ref", "off"], "second": ["ref", "off", "on"]}
 

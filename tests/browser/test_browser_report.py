@@ -5,8 +5,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from reports.pages import page as study_page
-from reports.reading.studies import read_study
+from repro.reports.pages import page as study_page
+from repro.reports.reading.studies import read_study
 from tests.browser.place import ARM, ARMS, DETAIL, REFERENCE, SCALE, SEEDS
 from tests.browser.watch import broken_images, faint, too_wide
 

@@ -19,6 +19,7 @@ from repro.api.folders import writable_folder
 from repro.cli import catalogue, docs
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
+from repro.engine.job import DONE
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study import ablation
@@ -148,7 +149,7 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
     changes = dict(word.split("=", 1) for word in tiny[3:])
     study = ablation.load("whiten_adv", "smoke", changes=changes)
     job = next(iter(launch.jobs_of(study).values()))
-    assert launch.work(job, place / "cache") == ""
+    assert launch.work(job, place / "cache") .code == DONE
     made = place / "cache" / job.key
     assert main(["plan", "whiten_adv", *tiny]) == 0
     assert "data 1 yes 1/1" in " ".join(capsys.readouterr().out.split())
@@ -341,8 +342,10 @@ class Grown:
 
         monkeypatch.setattr("repro.api.execution.execute", execute)
         monkeypatch.setattr("repro.cli.run.build_and_publish", lambda detail, scale: None)
-        monkeypatch.setattr("reports.reading.studies.read_outline", lambda *_: argparse.Namespace(looks=(), seeds=()))
-        monkeypatch.setattr("reports.pages.index.compare", compare)
+        monkeypatch.setattr(
+            "repro.reports.reading.studies.read_outline", lambda *_: argparse.Namespace(looks=(), seeds=())
+        )
+        monkeypatch.setattr("repro.reports.pages.index.compare", compare)
 
 
 def test_a_study_ends_at_the_first_look_that_decides_and_runs_no_arm_longer_than_it_has_to(tiny, monkeypatch, capsys):
@@ -385,7 +388,7 @@ def test_a_failed_run_ends_it_before_anything_is_judged(tiny, monkeypatch):
 def test_a_study_goes_on_by_the_schedule_that_it_began_with(asked, looks, seeds, says, tiny, monkeypatch, capsys):
     Grown(monkeypatch, [[]])
     recorded = argparse.Namespace(looks=tuple(map(int, looks.split())), seeds=tuple(range(1, seeds + 1)))
-    monkeypatch.setattr("reports.reading.studies.read_outline", lambda *_: recorded)
+    monkeypatch.setattr("repro.reports.reading.studies.read_outline", lambda *_: recorded)
     words = ["run", "whiten_adv", *tiny, *asked]
     if says:
         assert says in error_of(capsys, words)

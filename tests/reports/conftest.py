@@ -2,9 +2,9 @@
 
 import pytest
 
-from reports.pages import data, page
-from reports.reading.studies import read_study
-from reports.reading.study import Study
+from repro.reports.pages import data, page
+from repro.reports.reading.studies import read_study
+from repro.reports.reading.study import Study
 from tests.reports.made_up import EFFECTS, Fake, experiment, log
 
 

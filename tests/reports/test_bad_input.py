@@ -13,12 +13,12 @@ from mlflow.entities import Param
 from mlflow.store.db.utils import InitialBase, _get_alembic_config
 from sqlalchemy import create_engine
 
-from reports.pages import atlas, index, page, paper
-from reports.reading import artifacts, studies
-from reports.reading.episodes import read_traces
-from reports.reading.study import Study
 from repro import record
 from repro.errors import UserError
+from repro.reports.pages import atlas, index, page, paper
+from repro.reports.reading import artifacts, studies
+from repro.reports.reading.episodes import read_traces
+from repro.reports.reading.study import Study
 from tests.reports.made_up import ARMS, Fake, experiment, log, log_light
 
 OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many tables

@@ -13,10 +13,10 @@ import mlflow.pyfunc
 import pytest
 from mlflow import MlflowClient
 
-from reports.reading import studies
 from repro.__main__ import main
 from repro.engine import pipeline
 from repro.errors import UserError
+from repro.reports.reading import studies
 from repro.tracking import attach, ui
 from tests.paths import ROOT
 from tests.ports import free_port

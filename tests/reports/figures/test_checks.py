@@ -5,9 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from reports.figures import checks
-from reports.pages import page
-from reports.statistics.findings import analyse
+from repro.reports.figures import checks
+from repro.reports.pages import page
+from repro.reports.statistics.findings import analyse
 
 
 @pytest.fixture(scope="module")

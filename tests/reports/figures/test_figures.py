@@ -8,11 +8,20 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from reports.figures import before_after, chart, differences, layout, style
-from reports.figures.curves import PANELS, bands, curve_data, draw_curves, mark_cap, on_the_way, paired_data, stretches
-from reports.pages import page
-from reports.reading import terms
-from reports.statistics.findings import analyse
+from repro.reports.figures import before_after, chart, differences, layout, style
+from repro.reports.figures.curves import (
+    PANELS,
+    bands,
+    curve_data,
+    draw_curves,
+    mark_cap,
+    on_the_way,
+    paired_data,
+    stretches,
+)
+from repro.reports.pages import page
+from repro.reports.reading import terms
+from repro.reports.statistics.findings import analyse
 
 NINE = tuple(f"arm{i}" for i in range(9))
 

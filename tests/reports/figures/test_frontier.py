@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.figures import frontier
-from reports.statistics.findings import analyse
+from repro.reports.figures import frontier
+from repro.reports.statistics.findings import analyse
 
 
 def curves(study, gain: dict[str, float], price: dict[str, float]) -> pd.DataFrame:

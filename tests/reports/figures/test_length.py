@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from reports.figures import length
-from reports.statistics.findings import analyse
+from repro.reports.figures import length
+from repro.reports.statistics.findings import analyse
 
 
 def table(seed: int, level: float, slope: float, posts: int = 3000) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reports.figures import chart, style, vector
+from repro.reports.figures import chart, style, vector
 
 SVG, HREF = vector.SVG, vector.HREF
 POINT = 0.02  # how far a point of a shape may move [points]; a hundredth each for where it stands and for itself

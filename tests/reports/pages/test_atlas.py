@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.figures import forest
-from reports.pages import atlas, provenance
-from reports.reading.studies import read_outlines
-from reports.statistics import survey as surveys
 from repro.errors import UserError
+from repro.reports.figures import forest
+from repro.reports.pages import atlas, provenance
+from repro.reports.reading.studies import read_outlines
+from repro.reports.statistics import survey as surveys
 from tests import blank
 from tests.reports.made_up import UNRENDERED, Fake, experiment, log_light, without_torch
 from tests.reports.strict_json import strict
@@ -313,7 +313,9 @@ def test_studies_without_any_pair_have_a_page(store, tmp_path):
 
 def test_an_atlas_needs_no_torch_and_no_stage(toys, tmp_path):
     call = f"atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports.pages import atlas\nprint({call})\n")
+    done = without_torch(
+        f"{UNRENDERED}from pathlib import Path\nfrom repro.reports.pages import atlas\nprint({call})\n"
+    )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "index.html"
 

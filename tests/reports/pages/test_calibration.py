@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.pages import calibration
-from reports.reading.study import Study
-from reports.statistics import judging, pairing, sample_size, simulation, student
-from reports.statistics.simulation import SHAPES, real, simulate, simulate_beside, simulate_families
 from repro.errors import UserError
+from repro.reports.pages import calibration
+from repro.reports.reading.study import Study
+from repro.reports.statistics import judging, pairing, sample_size, simulation, student
+from repro.reports.statistics.simulation import SHAPES, real, simulate, simulate_beside, simulate_families
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "calibration.md"

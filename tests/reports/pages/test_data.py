@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from reports.pages import data, index, page
-from reports.reading.studies import read_study
+from repro.reports.pages import data, index, page
+from repro.reports.reading.studies import read_study
 from tests import blank
 from tests.reports.made_up import ARMS, Fake, experiment, log
 

@@ -10,12 +10,12 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from reports.pages import inspect
-from reports.pages.tokens import QUANTITIES, flipped, policy_numbers, scale_of, scales, sft_numbers, strength
-from reports.reading.episodes import read_run, read_traces
-from reports.reading.studies import read_study
 from repro.__main__ import main
 from repro.errors import UserError
+from repro.reports.pages import inspect
+from repro.reports.pages.tokens import QUANTITIES, flipped, policy_numbers, scale_of, scales, sft_numbers, strength
+from repro.reports.reading.episodes import read_run, read_traces
+from repro.reports.reading.studies import read_study
 from tests.reports.made_up import ARMS, Fake, experiment, log
 
 EOS = "<|endoftext|>"

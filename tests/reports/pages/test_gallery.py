@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from reports.figures import vector
-from reports.pages import gallery, index, inspect, markup, page
 from repro.__main__ import main
+from repro.reports.figures import vector
+from repro.reports.pages import gallery, index, inspect, markup, page
 from tests import blank
 from tests.paths import ROOT
 

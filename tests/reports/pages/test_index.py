@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reports.pages import index
-from reports.reading.studies import read_store
-from reports.statistics.findings import analyse
+from repro.reports.pages import index
+from repro.reports.reading.studies import read_store
+from repro.reports.statistics.findings import analyse
 from tests.reports.made_up import Fake, experiment, log_light, without_torch
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -130,5 +130,5 @@ def test_the_same_store_gives_the_same_bytes(uri, root):
 
 def test_it_needs_no_torch(uri, tmp_path):
     call = f"index.build(Path({str(tmp_path / 'new')!r}), {uri!r}, ())"
-    done = without_torch(f"from pathlib import Path\nfrom reports.pages import index\nprint({call})\n")
+    done = without_torch(f"from pathlib import Path\nfrom repro.reports.pages import index\nprint({call})\n")
     assert done.returncode == 0, done.stderr

@@ -10,12 +10,12 @@ import pytest
 from mlflow import MlflowClient
 from scipy.special import expit
 
-from reports.pages import judge, page
-from reports.reading.artifacts import read_judgements
-from reports.reading.studies import read_study
-from reports.statistics.findings import analyse
-from reports.statistics.student import t_interval
 from repro import record
+from repro.reports.pages import judge, page
+from repro.reports.reading.artifacts import read_judgements
+from repro.reports.reading.studies import read_study
+from repro.reports.statistics.findings import analyse
+from repro.reports.statistics.student import t_interval
 from tests.reports.made_up import ARMS, Fake, experiment, log
 
 RATES = {"shift_and_scale": (0.6, 0.7, 0.8), "off": (0.5, 0.55, 0.6), "scale_only": (0.7, 0.7, 0.8)}

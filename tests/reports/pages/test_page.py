@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from reports.figures import numbers
-from reports.pages import markup, page
-from reports.reading.studies import read_study
+from repro.reports.figures import numbers
+from repro.reports.pages import markup, page
+from repro.reports.reading.studies import read_study
 from tests.reports.made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
 from tests.reports.strict_json import strict
 
@@ -242,7 +242,7 @@ def test_numbers_are_readable(value, text):
 def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
     reading = f"read_study('whiten_adv', 'mini', {store!r})"
     done = without_torch(
-        f"{UNRENDERED}from reports.pages import page\nfrom reports.reading.studies import read_study\n"
+        f"{UNRENDERED}from repro.reports.pages import page\nfrom repro.reports.reading.studies import read_study\n"
         f"print(page.build({reading}, {str(tmp_path)!r}))\n"
     )
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from reports.pages import paper
+from repro.reports.pages import paper
 from tests.reports.made_up import UNRENDERED, Fake, log_light, without_torch
 
 OWN = {
@@ -144,5 +144,7 @@ def test_figures_come_with_their_data_and_the_same_store_gives_the_same_bytes(si
 
 def test_the_page_needs_no_torch(empty, tmp_path):
     call = f"paper.build({empty!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(f"{UNRENDERED}from pathlib import Path\nfrom reports.pages import paper\nprint({call})\n")
+    done = without_torch(
+        f"{UNRENDERED}from pathlib import Path\nfrom repro.reports.pages import paper\nprint({call})\n"
+    )
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.pages import provenance
+from repro.reports.pages import provenance
 
 OWN = 57.3 + 4.2  # seconds of a run's own ppo and evaluate
 SHARED = 2.1 + 3 * (14.0 + 61.5)  # of the data, and of the SFT and reward models of three seeds

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.pages import samples
+from repro.reports.pages import samples
 
 
 @pytest.fixture(scope="module")

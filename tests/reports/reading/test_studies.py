@@ -5,8 +5,8 @@ import math
 import pytest
 from mlflow import MlflowClient
 
-from reports.reading.studies import read_study
 from repro.errors import UserError
+from repro.reports.reading.studies import read_study
 from tests.reports.made_up import ARMS, Fake, experiment, log
 
 

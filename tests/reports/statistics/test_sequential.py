@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.pages import index, page
-from reports.statistics import sequential
-from reports.statistics.findings import analyse
-from reports.statistics.outcomes import stopped_at
-from reports.statistics.sequential import Rule, errors, history, simulated
+from repro.reports.pages import index, page
+from repro.reports.statistics import sequential
+from repro.reports.statistics.findings import analyse
+from repro.reports.statistics.outcomes import stopped_at
+from repro.reports.statistics.sequential import Rule, errors, history, simulated
 
 RULE = Rule((4, 6, 8), smallest_effect=0.05)
 SEEDS = range(1, 9)

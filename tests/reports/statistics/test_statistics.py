@@ -11,15 +11,23 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.statistics.findings import analyse
-from reports.statistics.hypotheses import agreement, predictions
-from reports.statistics.judging import NO_SPREAD, TOO_FEW, verdicts
-from reports.statistics.outcomes import runaways, tally
-from reports.statistics.over_posts import prompts
-from reports.statistics.pairing import complete_steps, corrected, differences, holm, identical, intervals, paired_p
-from reports.statistics.resampling import ENOUGH_SEEDS, robust, sign_flip_p
-from reports.statistics.sample_size import power, seeds_needed, seeds_to_decide
-from reports.statistics.student import t_interval, verdict
+from repro.reports.statistics.findings import analyse
+from repro.reports.statistics.hypotheses import agreement, predictions
+from repro.reports.statistics.judging import NO_SPREAD, TOO_FEW, verdicts
+from repro.reports.statistics.outcomes import runaways, tally
+from repro.reports.statistics.over_posts import prompts
+from repro.reports.statistics.pairing import (
+    complete_steps,
+    corrected,
+    differences,
+    holm,
+    identical,
+    intervals,
+    paired_p,
+)
+from repro.reports.statistics.resampling import ENOUGH_SEEDS, robust, sign_flip_p
+from repro.reports.statistics.sample_size import power, seeds_needed, seeds_to_decide
+from repro.reports.statistics.student import t_interval, verdict
 
 
 def tidy(rows: list[tuple]) -> pd.DataFrame:

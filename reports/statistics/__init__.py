@@ -1,1 +1,0 @@
-"""The statistics of studies: pure functions of the tidy frames that `reports.reading` returns."""

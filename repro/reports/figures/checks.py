@@ -1,0 +1,243 @@
+"""What the paper measured of its reward models, as figures: training, calibration, and accuracy by group.
+
+Arms that share their reward models are one curve, drawn once: a detail of PPO has nothing to compare here.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from repro import record
+from repro.reports.figures import curves, layout, style
+from repro.reports.figures.chart import Chart
+from repro.reports.reading.study import Study
+from repro.reports.statistics.findings import Findings
+
+CALIBRATION = "rm/calibration/"
+CONFIDENCE = "rm/accuracy/confidence/"
+# Accuracies of named groups, each a panel: how the metrics' names begin, and the panel's title.
+GROUPS = {
+    "rm/accuracy/batch/": "by batch of labels",
+    "rm/accuracy/policies/": "by pair of policies",
+    "rm/right_over_wrong/": "right over wrong, by replaced fact",
+}
+POINTS = 60  # of a curve of hundreds of batches
+FAMILIES = (CALIBRATION, CONFIDENCE, *GROUPS)
+# Curves of what is trained before PPO, or instead of it, and the stage whose key says whether two runs share one.
+TRAINING = {
+    "sft/loss": "sft",
+    "rm/loss": "rm",
+    "rm/train_accuracy": "rm",
+    "dpo/loss": "ppo",
+    "dpo/train_accuracy": "ppo",
+    "dpo/margin": "ppo",
+}
+
+
+# Training before PPO
+
+
+def training_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """metric, arm, seed, step [examples], value by stretches; a curve that runs share is listed for the first arm only."""
+    frames = []
+    for metric, stage in TRAINING.items():
+        rows = study.curves[study.curves["metric"] == metric].merge(first_users(study, stage), on=["arm", "seed"])
+        frames.append(curves.stretches(rows[["metric", "arm", "seed", "step", "value"]], POINTS))
+    return layout.in_order(pd.concat(frames, ignore_index=True), tuple(TRAINING), study.arms)
+
+
+def draw_training(data: pd.DataFrame, study: Study) -> Figure:
+    """A panel per curve: seeds thin, the arm's mean thick with its 95 % t interval."""
+    return curves.curve_panels(data, study, "examples")[0]
+
+
+def first_users(study: Study, stage: str) -> pd.DataFrame:
+    """The (arm, seed) that is the first of those that share a result of a stage."""
+    key = record.stage_tag(stage)
+    runs = study.runs if key in study.runs else study.runs.assign(**{key: study.runs["run_id"]})
+    return runs.drop_duplicates(key)[["arm", "seed"]]
+
+
+# Calibration and confidence
+
+
+def numbered_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """metric family, arm and arms that share it, seed, x (|margin|, or confidence), value [share]."""
+    rows = reward_model_values(study, (CALIBRATION, CONFIDENCE))
+    rows = rows.assign(x=pd.to_numeric(rows["label"], errors="coerce")).dropna(subset="x")
+    return rows.sort_values(["family", "arm", "seed", "x"], ignore_index=True)
+
+
+def draw_numbered(data: pd.DataFrame, study: Study) -> Figure:
+    """Accuracy by margin beside what a calibrated model promises, and by the labellers' confidence."""
+    shown = [family for family in (CALIBRATION, CONFIDENCE) if family in set(data["family"])]
+    figure, panels = layout.grid(len(shown), columns=2, width=5.2, height=3.6)
+    for axes, family in zip(panels, shown, strict=True):
+        rows = data[data["family"] == family]
+        for arm, own in rows.groupby("arm", sort=False):
+            _means(axes, own, arm, study)
+        _half(axes.axhline)
+        axes.set(ylabel="")
+    by_family = dict(zip(shown, panels, strict=True))
+    if CALIBRATION in by_family:
+        _promise(by_family[CALIBRATION], data.loc[data["family"] == CALIBRATION, "x"].max())
+    if CONFIDENCE in by_family:
+        by_family[CONFIDENCE].set(
+            title="pair accuracy by confidence [share]", xlabel="the labeller's confidence, 1 to 9"
+        )
+    _legend(figure, data, study)
+    return figure
+
+
+def _promise(axes: Axes, end: float) -> None:
+    """The curve of a calibrated reward model: the Bradley-Terry probability of its own margin."""
+    margin = np.linspace(0, end + 0.25, 100)
+    axes.plot(margin, 1 / (1 + np.exp(-margin)), color="#888888", linewidth=1.2, linestyle=(0, (4, 2)))
+    axes.annotate(
+        "sigmoid(margin)",
+        (margin[-1], 1 / (1 + math.exp(-margin[-1]))),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color="#666666",
+    )
+    axes.set(
+        title="calibration: pair accuracy by margin [share]", xlabel="|difference of the two scores|", xlim=(0, None)
+    )
+
+
+def _means(axes: Axes, rows: pd.DataFrame, arm: str, study: Study) -> None:
+    """Seeds thin, their mean thick where all of them have a value."""
+    colour, dash = style.colours(study.arms)[arm], style.dashes(study.arms)[arm]
+    for _, seed in rows.groupby("seed"):
+        axes.plot(seed["x"], seed["value"], color=colour, linewidth=0.6, alpha=0.45)
+    by_x = rows.groupby("x")["value"].agg(["mean", "count"])
+    mean = by_x.loc[by_x["count"] == rows["seed"].nunique(), "mean"]
+    marker = style.markers(study.arms)[arm]
+    axes.plot(mean, color=colour, linewidth=2, dashes=dash or (None, None), marker=marker, markersize=5)
+
+
+# Named groups
+
+
+def grouped_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """metric family, arm and arms that share it, seed, label of the group, value [share]."""
+    rows = reward_model_values(study, tuple(GROUPS))
+    return rows.sort_values(["family", "label", "arm", "seed"], ignore_index=True)
+
+
+def draw_grouped(data: pd.DataFrame, study: Study) -> Figure:
+    """A panel per kind of group, a row per group: each seed a small mark, their mean a large one."""
+    shown = [family for family in GROUPS if family in set(data["family"])]
+    most = data.groupby("family")["label"].nunique().max()
+    arms = [arm for arm in study.arms if arm in set(data["arm"])]
+    height = max(2.2, 1.0 + most * max(0.24, 0.13 * len(arms)))
+    figure, panels = layout.grid(len(shown), columns=3, width=3.9, height=height)
+    for axes, family in zip(panels, shown, strict=True):
+        rows = data[data["family"] == family]
+        labels = list(dict.fromkeys(rows["label"]))
+        for place, arm in enumerate(arms):
+            shift = 0.6 * ((place + 0.5) / len(arms) - 0.5)
+            _dots(axes, rows[rows["arm"] == arm], arm, labels, shift, study)
+        _half(axes.axvline)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set(ylim=(len(labels) - 0.5, -0.5), title=GROUPS[family], xlabel="pair accuracy [share]")
+        style.quiet(axes)
+    _legend(figure, data, study)
+    return figure
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, arm: str, labels: list[str], shift: float, study: Study) -> None:
+    """One arm's groups: small marks for seeds, a large one for their mean."""
+    look = {"color": style.colours(study.arms)[arm], "marker": style.markers(study.arms)[arm], "linestyle": ""}
+    place = {label: height + shift for height, label in enumerate(labels)}
+    axes.plot(rows["value"], rows["label"].map(place), markersize=3, alpha=0.45, **look)
+    mean = rows.groupby("label")["value"].mean()
+    axes.plot(mean, mean.index.map(place), markersize=6, **look)
+
+
+# Shared
+
+
+def reward_model_values(study: Study, families: tuple[str, ...]) -> pd.DataFrame:
+    """family, label, arm (the first that uses the reward model), used_by, seed, value of the metrics of these families."""
+    rows = study.finals[study.finals["metric"].str.startswith(families)]
+    rows = rows.merge(first_users(study, "rm"), on=["arm", "seed"])
+    family = rows["metric"].map(lambda metric: next((f for f in families if metric.startswith(f)), ""))
+    label = [metric.removeprefix(own) for metric, own in zip(rows["metric"], family, strict=True)]
+    labelled = rows.assign(family=family, label=label, used_by=rows["arm"].map(_users(study)))
+    return labelled[["family", "label", "arm", "used_by", "seed", "value"]].dropna(subset="value")
+
+
+def _users(study: Study) -> dict[str, str]:
+    """Arm -> in words, the arms that share a reward model with it."""
+    key = record.stage_tag("rm")
+    key = key if key in study.runs else "run_id"
+    shared = study.runs.groupby(key)["arm"].agg(frozenset)
+    users = {arm: frozenset().union(*shared[[arm in arms for arms in shared]]) for arm in study.arms}
+    return {
+        arm: "all arms" if len(own) == len(study.arms) > 1 else ", ".join(a for a in study.arms if a in own)
+        for arm, own in users.items()
+    }
+
+
+def _half(line: Callable[..., object]) -> None:
+    """A line of the axes' own kind, horizontal or vertical, at one half, which is guessing."""
+    line(0.5, color="#bbbbbb", linewidth=0.9)
+
+
+def _legend(figure: Figure, data: pd.DataFrame, study: Study) -> None:
+    """One legend above all panels, a line per reward model and the arms that use it."""
+    users = data.drop_duplicates("arm").set_index("arm")["used_by"]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=style.colours(study.arms)[arm],
+            dashes=style.dashes(study.arms)[arm] or (None, None),
+            marker=style.markers(study.arms)[arm],
+            linewidth=2,
+            label=f"reward models of {users[arm]}",
+        )
+        for arm in study.arms
+        if arm in users
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(handles)), handlelength=3.2)
+
+
+BEFORE_PPO = Chart(
+    "training",
+    "Training before PPO, or instead of it",
+    "Losses and accuracies of the batches, averaged over sixtieths of the training where there are more: thin lines are "
+    "seeds, thick ones their mean with its 95 % t interval. A stage that arms share is drawn once, as the first of them.",
+    training_data,
+    draw_training,
+)
+CHARTS = (
+    Chart(
+        "reward_model_calibration",
+        "Is the reward model as sure as it is right?",
+        "Accuracy on validation comparisons by how far apart the two scores are, beside the probability that the margin "
+        "claims (below it, the model is too sure), and by how confident the labeller was. Thin lines are seeds; the grey "
+        "line is guessing. Groups of fewer than 20 comparisons are left out.",
+        numbered_data,
+        draw_numbered,
+    ),
+    Chart(
+        "reward_model_groups",
+        "Where the reward model is right",
+        "Accuracy on validation comparisons by batch of labels and by the pair of policies compared, and how often a "
+        "right summary scores above itself with one fact replaced. Small marks are seeds, large ones their mean; the grey "
+        "line is guessing. Batches and pairs with fewer than 20 comparisons are left out.",
+        grouped_data,
+        draw_grouped,
+    ),
+)

@@ -1,0 +1,290 @@
+"""Figures on all studies: each variant's effect as a forest plot, its effect on the KL, and the seeds needed."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from repro.reports.figures import style
+from repro.reports.figures.chart import save, write_csv
+from repro.reports.figures.layout import interval
+from repro.reports.figures.numbers import number, span
+from repro.reports.reading import terms
+from repro.reports.statistics import sample_size
+from repro.reports.statistics.survey import Survey
+
+# A verdict by shape first, so that it reads in grey; a word that survives Holm's correction is filled.
+LOOKS = {
+    "better": ("^", "#00795a"),
+    "worse": ("v", "#c2500a"),
+    "no difference": ("s", "#0072b2"),
+    "undecided": ("o", "#6f6f6f"),
+    "identical": ("|", "#1a1a1a"),
+}
+# The range of differences that random numbers alone cause.
+LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
+ROW = 0.185  # inches per variant
+# In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
+# how near to the origin a point is not worth a name.
+LETTER, GAP, APART, CENTRE = 0.0082, 0.012, 0.028, 0.1
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure over all studies: its file name, words, data (empty where there is none) and how that is drawn."""
+
+    name: str
+    title: str
+    caption: str
+    data: pd.DataFrame
+    draw: Callable[[pd.DataFrame], Figure]
+
+
+def plots(survey: Survey) -> list[Plot]:
+    """A forest plot per primary metric, the effect on it beside that on the KL, and the seeds needed."""
+    found = []
+    for family in survey.families:
+        primary = family["primary"]
+        stem, words = re.sub(r"\W+", "_", primary), terms.name(primary)
+        found += [
+            Plot(
+                f"forest_{stem}",
+                f"Effect of every variant on the {words}",
+                FOREST,
+                forest_data(survey, primary),
+                forest,
+            ),
+            Plot(
+                f"kl_{stem}",
+                f"Effect on the {words} and on the KL",
+                SCATTER,
+                kl_data(survey, primary),
+                scatter,
+            ),
+        ]
+    return [*found, Plot("seeds_needed", "How many seeds are needed", NEEDED, needed_data(survey), needed)]
+
+
+def save_all(survey: Survey, folder: Path) -> list[Plot]:
+    """Writes `<name>.png`, `.svg` and `.csv` of every plot that has data, and gives those plots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [plot for plot in plots(survey) if not plot.data.empty]
+    for plot in drawn:
+        with style.context():
+            save(plot.draw(plot.data), folder / plot.name)
+        write_csv(plot.data, folder / f"{plot.name}.csv")
+    return drawn
+
+
+def look(row) -> str:
+    """The verdict that a variant is drawn with."""
+    return "identical" if row.identical else row.verdict
+
+
+def limits(rows: pd.DataFrame, pairs: pd.DataFrame) -> tuple[float, float]:
+    """The stretch of the axis that holds the smallest effects, nine in ten of the intervals' ends at either side, and
+    as many of the seeds, with a margin: a few variants far off would leave no room for the others.
+    """
+    band = np.nan_to_num(1.5 * rows["smallest_effect"].max())
+    seeds = pairs["difference"].astype(float)
+    low = np.nanmin([-band, rows["low"].quantile(0.1, "lower"), seeds.quantile(0.05, "lower")])
+    high = np.nanmax([band, rows["high"].quantile(0.9, "higher"), seeds.quantile(0.95, "higher")])
+    margin = 0.06 * (high - low) or 1.0  # where all of it is zero
+    return min(low, 0.0) - margin, max(high, 0.0) + margin
+
+
+# The forest plot
+
+
+def forest_data(survey: Survey, primary: str) -> pd.DataFrame:
+    """detail, arm, n, mean, low, high, p, adjusted, verdicts and each seed's difference, the largest mean first.
+
+    A control stands above them all.
+    """
+    rows = survey.effects[(survey.effects["primary"] == primary) & (survey.effects["n"] > 0)]
+    seeds = survey.pairs.pivot(index=["detail", "arm"], columns="seed", values="difference")
+    columns = ["detail", "arm", "reference", "n", "mean", "low", "high", "p", "adjusted", "verdict", "corrected"]
+    rows = rows[[*columns, "identical", "control", "smallest_effect"]].join(
+        seeds.add_prefix("seed "), on=["detail", "arm"]
+    )
+    order = ["control", "mean", "detail", "arm"]
+    return rows.sort_values(order, ascending=[False, False, True, True], ignore_index=True)
+
+
+def forest(data: pd.DataFrame) -> Figure:
+    """One row per variant: seeds faint, mean and 95 % t interval above them, the numbers at the right."""
+    figure = Figure(figsize=(11, 1.5 + ROW * len(data)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.25)  # inches: of long names and of the numbers it leaves out a letter or two
+    axes = figure.subplots()
+    seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
+    low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
+    band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
+    axes.barh(range(len(data)), 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
+    axes.axvline(0, color="#555555", linewidth=0.9)
+    _noise(axes, data, seeds)
+    for height, row in enumerate(data.itertuples()):
+        below = np.full(seeds.shape[1], height + 0.3)
+        axes.plot(seeds[height], below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
+        _interval(axes, row, height, (low, high))
+        _numbers(axes, row, height)
+    axes.set_yticks(range(len(data)), [f"{row.detail} = {row.arm}" for row in data.itertuples()], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(low, high), ylim=(len(data) - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
+    axes.tick_params(axis="x", top=True, labeltop=True)
+    style.quiet(axes)
+    _key(figure, [look(row) for row in data.itertuples()], control=data["control"].any())
+    return figure
+
+
+def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
+    """Lines through all rows at the range of the control's differences, and a line below the control's rows."""
+    controls = int(data["control"].sum())  # they come first
+    if controls:
+        luck = seeds[:controls][np.isfinite(seeds[:controls])]
+        for end in (luck.min(), luck.max()):
+            axes.axvline(end, **LUCK)
+        axes.axhline(controls - 0.5, color="#8a8a8a", linewidth=0.8)
+
+
+def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
+    """A variant's mean and interval; an arrow head where the interval goes on past the axis."""
+    marker, colour = LOOKS[look(row)]
+    interval(axes, (row.low, row.high), height, ends, color=colour, linewidth=1.3)
+    face = colour if row.corrected == row.verdict else "white"
+    axes.plot(row.mean, height, marker=marker, color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.2)
+
+
+def _numbers(axes: Axes, row, height: int) -> None:
+    """Mean, interval and n in a column right of the axes."""
+    effect = ("identical", "") if row.identical else (number(row.mean, "+"), span(row.low, row.high))
+    for place, words in zip((1.015, 1.055, 1.14), (f"n {row.n}", *effect), strict=True):
+        look = {"va": "center", "fontsize": 7, "color": "#333333"}
+        axes.annotate(words, (place, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
+
+
+def _key(figure: Figure, shown: list[str], control: bool) -> None:
+    """A legend of the marks that are shown."""
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=word)
+        for word, (marker, colour) in LOOKS.items()
+        if word in shown
+    ]
+    if control:
+        handles.append(Line2D([], [], **LUCK, label="range of the control's seeds"))
+    if {"better", "worse"} & set(shown):
+        handles.append(
+            Line2D([], [], color="#333333", marker="^", markerfacecolor="white", linestyle="", label="not after Holm")
+        )
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.2, columnspacing=1.2)
+
+
+# The effect beside the KL
+
+
+def kl_data(survey: Survey, primary: str) -> pd.DataFrame:
+    """detail, arm, kl [nats] and mean: both relative to the reference, of variants that have both."""
+    rows = survey.effects[survey.effects["primary"] == primary]
+    columns = ["detail", "arm", "n", "kl", "mean", "verdict", "corrected", "identical", "smallest_effect"]
+    return rows.reindex(columns=columns).dropna(subset=["kl", "mean"]).reset_index(drop=True)
+
+
+def scatter(data: pd.DataFrame) -> Figure:
+    """A point per variant, those farthest out named."""
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    band = data["smallest_effect"].max()
+    axes.axhspan(-band, band, color="#f0e6c8", zorder=0, linewidth=0)
+    axes.axhline(0, color="#555555", linewidth=0.9)
+    axes.axvline(0, color="#555555", linewidth=0.9)
+    for row in data.itertuples():
+        marker, colour = LOOKS[look(row)]
+        face = colour if row.corrected == row.verdict else "white"
+        axes.plot(row.kl, row.mean, marker=marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=0.9)
+    if data["kl"].abs().max() > 20 * max(data["kl"].abs().median(), 0.05):
+        style.symmetric_log(axes, 1.0)
+    axes.set(xlabel="difference in KL to the SFT policy [nats]", ylabel="difference to the paper's choice")
+    axes.margins(0.12)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settled, so that names know where the points are
+    _name_the_farthest(axes, data)
+    _key(figure, [look(row) for row in data.itertuples()], control=False)
+    return figure
+
+
+def _name_the_farthest(axes: Axes, data: pd.DataFrame) -> None:
+    """Names beside the points farthest from the origin, where they lie on no other name and on no other point."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    points = to_axes.transform(data[["kl", "mean"]].to_numpy(float))  # [variants, 2] in fractions of the axes
+    far = np.abs(points - to_axes.transform((0.0, 0.0))).max(axis=1)
+    taken = points
+    for i in np.argsort(-far, kind="stable"):
+        words = f"{data['detail'][i]} = {data['arm'][i]}"
+        length = LETTER * len(words)
+        others = np.delete(taken, i, axis=0)
+        for side, start in (("left", points[i, 0]), ("right", points[i, 0] - length)):
+            beside = (others[:, 0] > start - GAP) & (others[:, 0] < start + length + GAP)
+            crossed = beside & (np.abs(others[:, 1] - points[i, 1]) < APART)
+            if far[i] > CENTRE and 0 <= start and start + length <= 1 and not crossed.any():
+                shift = (6 if side == "left" else -6, 0)
+                look = {"ha": side, "va": "center", "fontsize": 7.5}
+                axes.annotate(words, data.loc[i, ["kl", "mean"]], xytext=shift, textcoords="offset points", **look)
+                along = np.linspace(start, start + length, 12)
+                taken = np.vstack([taken, np.column_stack([along, np.full(12, points[i, 1])])])
+                break
+
+
+# The seeds needed
+
+
+def needed_data(survey: Survey) -> pd.DataFrame:
+    """detail, arm, n, sd of the paired differences and the seeds that would show the smallest effect, fewest first."""
+    columns = ["detail", "arm", "primary", "n", "sd", "smallest_effect", "seeds_needed"]
+    rows = survey.effects.reindex(columns=columns).dropna(subset="seeds_needed")
+    return rows.sort_values("seeds_needed", kind="stable", ignore_index=True)
+
+
+def needed(data: pd.DataFrame) -> Figure:
+    """The share of variants for which a number of seeds is enough."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    share = 100 * np.arange(1, len(data) + 1) / len(data)
+    finite = np.isfinite(data["seeds_needed"])
+    end = max(100.0, data.loc[finite, "seeds_needed"].max() * 1.3 if finite.any() else 0.0)
+    reached = share[finite][-1] if finite.any() else 0.0
+    axes.step([2, *data.loc[finite, "seeds_needed"], end], [0, *share[finite], reached], where="post", color="#0072b2")
+    n = int(data["n"].median())
+    axes.axvline(n, color="#1a1a1a", linewidth=1, linestyle=(0, (4, 2)))
+    axes.annotate(
+        f" {n} seeds: the usual number here", (n, 0.97), xycoords=("data", "axes fraction"), fontsize=8, va="top"
+    )
+    axes.set(xscale="log", xlim=(2, end), ylim=(0, 101), ylabel="variants [%]")
+    axes.set_xlabel(f"seeds that show the smallest effect with {100 * sample_size.POWER:.0f} % power")
+    ticks = [n for n in (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if n <= end]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    return figure
+
+
+FOREST = (
+    "Each variant against the paper's choice: faint dots are single seeds, the mark is their mean, the line its 95 % "
+    "t interval over seeds, with an arrow head where it extends past the axis, which holds nine in ten intervals; "
+    "the numbers at the right are complete. Shape and colour are the verdict without "
+    "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where the "
+    "control was run it comes first, and dotted lines through all rows mark the range of its seeds: the differences "
+    "between arms that differ only in random numbers."
+)
+SCATTER = (
+    "Each variant's mean difference in the policy's distance from the SFT policy and in the primary metric, from the "
+    "same runs. A variant on the horizontal line changes only the KL; one above it on the vertical line "
+    "has a higher score at the same KL. The axis is logarithmic past one nat where variants differ by orders of magnitude."
+)
+NEEDED = (
+    "From the spread of each variant's paired differences, the fewest seeds with which a two-sided paired t test at 5 %, "
+    "without any correction, shows the smallest effect of interest in 80 % of studies. A spread from few seeds is itself "
+    "rough. Variants without a spread, identical ones among them, are left out."
+)

@@ -1,0 +1,36 @@
+"""Formats numbers for figures and pages."""
+
+import math
+
+from repro.reports.statistics.student import ROUNDING
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+
+def number(value: float, sign: str = "") -> str:
+    """A number at a readable precision with a true minus sign; a dash for NaN."""
+    if value is None or math.isnan(value):
+        return DASH
+    size = abs(value)
+    if size < ROUNDING:
+        value = 0.0
+    elif size < 0.0001:
+        return f"{value:{sign}.1e}".replace("-", MINUS)
+    digits = 4 if ROUNDING < size < 0.001 else 3 if size < 1 else 2 if size < 100 else 0
+    return f"{value:{sign},.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """A difference: as `number`, with its sign."""
+    return number(value, "+")
+
+
+def span(low: float, high: float) -> str:
+    """An interval in words; "not defined" where it is NaN."""
+    return "not defined" if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+
+
+def count(n: int, noun: str) -> str:
+    """A number of things, in the singular for one."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,162 @@
+"""The page on all studies of one scale: one self-contained HTML file, its figures as files beside it, and the JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from repro.reports.figures import forest
+from repro.reports.figures.numbers import count, signed, span
+from repro.reports.pages import markup, provenance
+from repro.reports.pages.markup import known, picture
+from repro.reports.reading import terms
+from repro.reports.reading.studies import read_outlines
+from repro.reports.statistics import survey as surveys
+from repro.reports.statistics.student import CONFIDENCE
+from repro.reports.statistics.survey import Survey
+
+
+def build(scale: str, order: Sequence[str], registered: Sequence[Mapping], uri: str, out: Path) -> Path:
+    """Writes `index.html`, `figures/` and `atlas.json` over every study of a scale; the path of `index.html`.
+
+    `order` is the details' names in the registry's order, `registered` what it says of each: name, group, numbers,
+    paper, question, reference and variants (labels, or label -> words). A detail's own page is linked where it lies
+    beside `out`.
+    """
+    studies, left_out = read_outlines(scale, uri)
+    survey = surveys.survey(scale, studies, left_out, order, registered)
+    page = Path(out) / "index.html"
+    plots = forest.save_all(survey, page.parent / "figures")
+    page.write_text(render(survey, registered, plots, page.parent), encoding="utf-8")
+    markup.write_json(record(survey), page.parent / "atlas.json")
+    return page
+
+
+def headline(page: Path) -> str:
+    """A summary of the atlas at `page`, for the terminal."""
+    atlas = json.loads((page.parent / "atlas.json").read_text(encoding="utf-8"))
+    lines = [
+        f"{count(len(atlas['studied']), 'detail')} with runs at scale {atlas['scale']}, {len(atlas['not_run'])} without; "
+        + ", ".join(f"{n} {word}" for word, n in atlas["outcomes"].items())
+        + f"; {atlas['machine_hours']:.1f} machine hours."
+    ]
+    return "\n".join(lines + [family_sentence(family) for family in atlas["families"]])
+
+
+def family_sentence(family: Mapping) -> str:
+    """A family of comparisons in words: their number, results, and the number expected by chance."""
+    moved = family["corrected"]["better"] + family["corrected"]["worse"]
+    return (
+        f"{terms.name(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
+        f"{count(family['leave_out_zero'], 'interval')} of 95 % {'leaves' if family['leave_out_zero'] == 1 else 'leave'} "
+        f"out zero, about {family['expected_by_chance']:.1f} expected by chance; {moved} better or worse after "
+        f"Holm's correction, {family['identical']} identical to the reference."
+    )
+
+
+def noise(survey: Survey) -> list[str]:
+    """A sentence for each control arm with seeds: the differences between runs that differ only in random numbers."""
+    seeds = survey.pairs.groupby(["detail", "arm"])["difference"].agg(["min", "max"])
+    controls = survey.effects[survey.effects["control"] & (survey.effects["n"] > 0)]
+    return [
+        f"Noise floor, {row.detail}: the same recipe with other random numbers changes the {terms.name(row.primary)} by "
+        f"{signed(row.mean)} (95 % interval {span(row.low, row.high)}, {count(row.n, 'paired seed')}; single seeds from "
+        f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect in this range can be chance."
+        for row in controls.itertuples()
+    ]
+
+
+# The record
+
+
+def record(survey: Survey) -> dict:
+    """The atlas as JSON; numbers that do not exist are null."""
+    return {
+        "scale": survey.scale,
+        "confidence": CONFIDENCE,
+        "studied": list(survey.studied),
+        "not_run": [entry["name"] for entry in survey.not_run],
+        "variants_not_run": [list(pair) for pair in survey.variants_not_run],
+        "left_out": dict(survey.left_out),
+        "outcomes": surveys.outcomes(survey),
+        "lost": list(survey.lost),
+        "machine_hours": provenance.hours(survey.runs),
+        "families": [family | {"hurdle": known(family["hurdle"])} for family in survey.families],
+        "effects": [_effect(row) for row in survey.effects.itertuples()],
+    }
+
+
+def _effect(row) -> dict:
+    """One variant's numbers."""
+    return {
+        "detail": row.detail,
+        "variant": row.arm,
+        "reference": row.reference,
+        "primary": row.primary,
+        "n": int(row.n),
+        "mean_difference": known(row.mean),
+        "ci95": [known(row.low), known(row.high)],
+        "p": known(row.p),
+        "p_holm": known(row.adjusted),
+        "smallest_effect": known(row.smallest_effect),
+        "verdict": row.verdict,
+        "verdict_corrected": row.corrected,
+        "identical": bool(row.identical),
+        "kl_difference": known(row.kl),
+        "seeds_needed": known(row.seeds_needed),
+        "outcomes": {word: [int(seed) for seed in seeds] for word, seeds in row.outcomes.items()},
+        "missing": [int(seed) for seed in row.absent],
+        "ran_away": [int(seed) for seed in row.ran_away],
+        "control": bool(row.control),
+        "predictions": row.predictions,
+    }
+
+
+# The page
+
+
+def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plot], out: Path) -> str:
+    """The HTML of the page."""
+    return markup.render(
+        "atlas.html.j2",
+        survey=survey,
+        registered=len(registered),
+        confidence=CONFIDENCE,
+        sentences=[family_sentence(family) for family in survey.families] + noise(survey),
+        charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],
+        groups=_groups(survey, out),
+        unpaired=int((survey.effects["n"] == 0).sum()),
+        outcomes=surveys.outcomes(survey),
+        shared=surveys.shared_reference(survey),
+        hours=provenance.hours(survey.runs),
+        seeds=_seed_counts(survey.effects),
+        ran=provenance.what_ran(survey.runs),
+    )
+
+
+def _groups(survey: Survey, out: Path) -> list[dict]:
+    """The rows of the table under the registry's groups."""
+    ends = {
+        primary: forest.limits(rows, survey.pairs.merge(rows[["detail", "arm"]]))
+        for primary, rows in survey.effects.groupby("primary")
+    }
+    groups: dict[str, list[dict]] = {}
+    for place, row in enumerate(survey.effects.to_dict("records")):
+        link = _link(row["detail"], survey.scale, out)
+        shown = row | {"place": place, "link": link, "whisker": markup.whisker(row, *ends[row["primary"]])}
+        groups.setdefault(row["group"], []).append(shown)
+    return [{"name": name, "rows": rows} for name, rows in groups.items()]
+
+
+def _link(detail: str, scale: str, out: Path) -> str:
+    """Where a detail's own page lies, relative to this one; nothing where there is none."""
+    folder = markup.folder(detail, scale)
+    return f"../{quote(folder)}/index.html" if (out.parent / folder / "index.html").is_file() else ""
+
+
+def _seed_counts(effects: pd.DataFrame) -> str:
+    """How many variants have how many paired seeds, in words."""
+    counts = effects["n"].value_counts().sort_index(ascending=False)
+    return ", ".join(f"{count(int(variants), 'variant')} with {n}" for n, variants in counts.items())

@@ -1,0 +1,88 @@
+"""What all pages share: the templates' environment, and pictures inside a page."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from repro.reports.figures.numbers import count, number, signed, span
+from repro.reports.reading import terms
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH = re.compile(r"""<svg [^>]*?width=["']([\d.]+)pt""")
+UNQUOTED = " /:=;,()!?*+~<>'{}"  # what a data address may have as it is in a page, beside letters and digits
+
+
+def render(template: str, **values: object) -> str:
+    """A page from its template; everything that came from a run is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
+    environment.globals |= {"name": terms.name, "label": terms.label, "span": span}
+    return environment.get_template(template).render(**values)
+
+
+def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:
+    """A figure's words, its width [points] and its SVG as a data address, which keeps ids of several drawings apart."""
+    svg = (figures / f"{name}.svg").read_text(encoding="utf-8").strip()
+    points = str(round(float(WIDTH.search(svg)[1])))
+    return {"name": name, "title": title, "caption": caption, "source": data_address(svg), "points": points}
+
+
+def data_address(svg: str) -> Markup:
+    """A drawing as an address that stands in a page between double quotes: only what would end either is encoded."""
+    return Markup(f"data:image/svg+xml,{quote(svg, safe=UNQUOTED)}")
+
+
+def whisker(row: Mapping, low: float, high: float, seeds: Iterable[float] = ()) -> dict:
+    """Where an interval, its mean, zero and the smallest effect lie in a small drawing from `low` to `high`.
+
+    In percent of its width. What is outside is left out, an interval cut; `beyond` says at which edges it goes on.
+    `row` has low, high, mean and smallest_effect.
+    """
+
+    def at(value: float) -> float:
+        return round(100 * min(max((value - low) / (high - low), 0.0), 1.0), 2)
+
+    ends = {} if math.isnan(row["low"]) else {"low": at(row["low"]), "high": at(row["high"])}
+    mean = {"mean": at(row["mean"])} if low <= row["mean"] <= high else {}
+    beyond = [edge for edge, cut in ((0, row["low"] < low), (100, row["high"] > high)) if cut]
+    band = [] if math.isnan(row["smallest_effect"]) else [at(-row["smallest_effect"]), at(row["smallest_effect"])]
+    inside = [at(seed) for seed in seeds if low <= seed <= high]
+    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean, "beyond": beyond, "seeds": inside}
+
+
+def folder(detail: str, scale: str) -> str:
+    """Name of the folder of a study's page; the usual scale is not in it."""
+    return detail if scale == "mini" else f"{detail}-{scale}"
+
+
+def write_json(record: dict, path: Path) -> None:
+    """Writes strict JSON, which has neither NaN nor infinities."""
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def known(value: float) -> float | None:
+    """A number for strict JSON; null where it is none."""
+    return float(value) if math.isfinite(value) else None
+
+
+def parsed(text: str) -> dict:
+    """A tag's JSON; nothing where the tag was not recorded."""
+    return json.loads(text) if text.startswith("{") else {}
+
+
+def when(milliseconds: int) -> str:
+    """A time of the store [ms since 1970] as date and minute, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")

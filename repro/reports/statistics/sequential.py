@@ -1,0 +1,128 @@
+"""Sequential studies: tested at several numbers of seeds (looks), with an error for each look.
+
+A verdict that is asked for again and again is wrong more often than one that is asked for once. The looks are therefore
+declared before the first run, and share the 5 %: look k judges at an error of its own, and the errors of all looks add up to
+5 %. So does Holm's procedure at each look among the arms that are still undecided. However the looks depend on each other,
+at most one study in twenty has a false word in any arm at any look; docs/calibration.md has how many do.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from repro.reports.statistics import student
+
+ERROR = 1 - student.CONFIDENCE
+HISTORY = ["look", "arm", "n", "mean", "sd", "low", "high", "error", "verdict"]
+
+
+def errors(looks: Sequence[int]) -> list[float]:
+    """The share of the 5 % error that each look spends, in proportion to its new seeds; the shares add up to 5 %."""
+    return [ERROR * (seeds - before) / looks[-1] for seeds, before in zip(looks, (0, *looks))]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What decides a verdict: the looks, the smallest effect of interest, and which direction is better."""
+
+    looks: tuple[int, ...]
+    smallest_effect: float
+    higher_is_better: bool = True
+
+    def words(self, paired: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[..., n] differences -> [...] verdicts at an error, and the ends of their intervals."""
+        n, centre = paired.shape[-1], paired.mean(axis=-1)
+        spread = paired.std(axis=-1, ddof=1) if n > 1 else np.full_like(centre, np.nan)
+        half = student.half_width(spread, n, error)
+        low, high = centre - half, centre + half
+        return student.verdict(low, high, self.smallest_effect, self.higher_is_better), low, high
+
+
+def history(paired: pd.DataFrame, ended: Mapping[str, Collection[int]], rule: Rule) -> pd.DataFrame:
+    """One row per look that was reached and arm that was undecided before it, from differences (arm, seed).
+
+    A look is reached when every undecided arm has `ended` on seeds 1 to `look`. `n` is how many of them have a pair, and
+    `error` what the arm's interval was taken at.
+    """
+    rows, left = [], list(ended)
+    for look, error in zip(rule.looks, errors(rule.looks)):
+        if not left or not all(set(ended[arm]) >= set(range(1, look + 1)) for arm in left):
+            break
+        known = paired[paired["seed"] <= look]
+        values = {arm: known.loc[known["arm"] == arm, "difference"].to_numpy() for arm in left}
+        found = [{"look": look} | row for row in _look(values, error, rule)]
+        rows += found
+        left = [row["arm"] for row in found if row["verdict"] == "undecided"]
+    return pd.DataFrame(rows, columns=HISTORY)
+
+
+def _look(values: Mapping[str, np.ndarray], error: float, rule: Rule) -> list[dict]:
+    """Holm's procedure: the undecided arms share the error, and those that remain after some are decided share all of it."""
+    rows, left = [], dict(values)
+    while left:
+        found = [_judged(arm, differences, error / len(left), rule) for arm, differences in left.items()]
+        decided = [row for row in found if row["verdict"] != "undecided"]
+        rows += decided or found
+        left = {row["arm"]: values[row["arm"]] for row in found if decided and row["verdict"] == "undecided"}
+    return rows
+
+
+def _judged(arm: str, differences: np.ndarray, error: float, rule: Rule) -> dict:
+    row = {"arm": arm, "n": len(differences), "error": error}
+    if not len(differences):
+        return row | dict.fromkeys(("mean", "sd", "low", "high"), np.nan) | {"verdict": "undecided"}
+    word, low, high = rule.words(differences, error)
+    spread = differences.std(ddof=1) if len(differences) > 1 else np.nan
+    return row | {"mean": differences.mean(), "sd": spread, "low": low, "high": high, "verdict": str(word)}
+
+
+def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rule: Rule) -> pd.DataFrame:
+    """One row per arm: the look that decided about it, else the last one, with the columns of `statistics.verdicts`.
+
+    `p` may be compared with those of other studies: the smallest over the looks, each divided by its look's part of 5 %.
+    """
+    last = (
+        looks.drop_duplicates("arm", keep="last").set_index("arm").reindex(list(arms)).rename_axis("arm").reset_index()
+    )
+    there = paired.groupby("arm")["difference"].count().reindex(list(arms), fill_value=0).to_numpy()
+    known = last["look"].notna().to_numpy()
+    return last.assign(
+        n=np.where(known, last["n"], there).astype(int),
+        verdict=last["verdict"].fillna("undecided"),
+        reason=[_reason(row, rule) for row in last.itertuples()],
+        seeds_needed=np.nan,
+        more_seeds=0.0,
+        p=[_p(looks[looks["arm"] == arm], rule) for arm in arms],
+    )
+
+
+def _reason(row, rule: Rule) -> str:
+    """Why an arm is undecided: the next look has not been reached, or no look is left."""
+    if row.verdict in ("better", "worse", "no difference"):
+        return ""
+    reached = 0 if np.isnan(row.look) else row.look
+    later = [look for look in rule.looks if look > reached]
+    if not later:
+        return f"all looks are used up, the last one at {rule.looks[-1]} seeds"
+    return f"the {'next' if reached else 'first'} look is at {later[0]} seeds"
+
+
+def _p(looks: pd.DataFrame, rule: Rule) -> float:
+    """Two-sided p over all looks at one arm, at most 1; NaN before the first, and where no look had a spread to go by."""
+    part, sd = dict(zip(rule.looks, errors(rule.looks))), looks["sd"].astype(float)
+    t = looks["mean"] / (sd.where(sd >= student.ROUNDING) / np.sqrt(looks["n"].astype(float)))
+    p = 2 * stats.t.sf(t.abs().astype(float), looks["n"].astype(float) - 1)
+    return float(min(1.0, np.nanmin(p * ERROR / looks["look"].map(part)))) if np.isfinite(p).any() else np.nan
+
+
+def simulated(paired: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """[studies, seeds] differences of one arm -> [studies] the word that each study ends with, and after how many seeds."""
+    words, seeds = np.full(len(paired), "undecided", dtype=object), np.full(len(paired), rule.looks[-1])
+    for look, error in zip(rule.looks, errors(rule.looks)):
+        now, _, _ = rule.words(paired[:, :look], error)
+        ends = (words == "undecided") & (now != "undecided")
+        words[ends], seeds[ends] = now[ends], look
+    return words, seeds
