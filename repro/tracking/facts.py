@@ -87,7 +87,9 @@ def changes_since_commit() -> str:
 
 
 def _git(*words: str) -> str:
-    """What git prints of this checkout; nothing where it is none, or where there is no git."""
+    """What git prints of this checkout; nothing where it is none, such as a wheel inside another project, or without git."""
+    if not (ROOT / ".git").exists():
+        return ""
     try:
         answer = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", cwd=ROOT)
     except OSError:

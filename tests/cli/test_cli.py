@@ -149,7 +149,7 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
     changes = dict(word.split("=", 1) for word in tiny[3:])
     study = ablation.load("whiten_adv", "smoke", changes=changes)
     job = next(iter(launch.jobs_of(study).values()))
-    assert launch.work(job, place / "cache") .code == DONE
+    assert launch.work(job, place / "cache").code == DONE
     made = place / "cache" / job.key
     assert main(["plan", "whiten_adv", *tiny]) == 0
     assert "data 1 yes 1/1" in " ".join(capsys.readouterr().out.split())
