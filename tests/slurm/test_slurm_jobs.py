@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from repro.details import WHITEN_ADV
 from repro.engine import artefacts, launch
 from repro.engine.job import read_job
 from repro.engine.slurm import engine as slurm
+from repro.engine.slurm import watch as watching
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
@@ -39,7 +41,7 @@ def nodes(tmp_path_factory):
     with cluster(tmp_path_factory.mktemp("slurm")) as environment, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", environment["SLURM_CONF"])
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(slurm, "ASK_SECONDS", 2.0)
+        patch.setattr(watching, "ASK_SECONDS", 2.0)
         yield environment
 
 
@@ -103,7 +105,11 @@ def id_of(board, name):
     return json.loads((board.cache / "slurm" / f"{key_of(board, name)}.json").read_text())["id"]
 
 
-def test_a_study_goes_through_slurm_to_its_verdict_and_nothing_is_left_to_submit(nodes, tmp_path):
+def finished_run(words, environment, folder):
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=1_500)
+
+
+def test_a_study_that_is_started_twice_goes_through_slurm_once_and_nothing_is_left_to_submit(nodes, tmp_path):
     environment = nodes | {
         "REPRO_CACHE": str(tmp_path / "cache"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
@@ -115,9 +121,11 @@ def test_a_study_goes_through_slurm_to_its_verdict_and_nothing_is_left_to_submit
     )
     words = [sys.executable, *words.split(), *TINY]
     before = queue()
-    told = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=1_500)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "report:" in told.stdout and "as jobs of SLURM" in told.stdout
+    with ThreadPoolExecutor(2) as launchers:
+        runs = [launchers.submit(finished_run, words, environment, tmp_path) for _ in range(2)]
+    for told in (run.result() for run in runs):
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert "report:" in told.stdout and "as jobs of SLURM" in told.stdout
     folders = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/done.json")}
     finished = {name: done["finished"] for name, done in folders.items()}
     jobs = [read_job(path)[0] for path in (tmp_path / "cache" / "jobs").glob("*.json")]
@@ -125,7 +133,7 @@ def test_a_study_goes_through_slurm_to_its_verdict_and_nothing_is_left_to_submit
     for job in jobs:
         began = finished[job.key] - folders[job.key]["seconds"]
         assert all(finished[need] < began for need in job.needs), job.label
-    again = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = finished_run(words, environment, tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(queue().keys() - before.keys()) == 9
 
