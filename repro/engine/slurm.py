@@ -18,7 +18,6 @@ from shutil import which
 import torch
 from filelock import FileLock
 
-from repro.detail import nearest
 from repro.engine import artefacts
 from repro.engine.job import (
     ENDING_SECONDS,
@@ -34,7 +33,9 @@ from repro.engine.job import (
     write_job,
 )
 from repro.engine.launch import Board
+from repro.engine.slurm_options import FORM, MINUTES, check_gpus, read_options
 from repro.errors import UserError
+from repro.models import samplers
 from repro.stages import stage
 from repro.study.scale import Scale
 
@@ -42,11 +43,7 @@ POLL_SECONDS, ASK_SECONDS = 1.0, 10.0  # between polls of the cache, and of the 
 SILENT_SECONDS = 600  # without an answer of the cluster, after which the launcher gives up
 LAG_SECONDS = 120  # until a file written on a node has to be visible here
 TRIES, REQUEUES = 5, 100  # of a job that the cluster ended: submissions by this process, and requeues by the job itself
-MINUTES = 1_440  # default time limit of a job
 TAIL = 5  # lines of a log in an error message
-NUMBERS = ("time", "gpus_per_node")
-WORDS = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres", "mem", "setup", "reservation")
-FORM = 'KEY=VALUE, such as partition=gpu time=1440 (with make: SLURM="partition=gpu time=1440")'
 # States of jobs that have not ended, and of jobs that the cluster ended and that can be submitted again.
 LIVE = frozenset(
     "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_HOLD "
@@ -85,48 +82,21 @@ class Slurm:
 
 def engine(scale: Scale, options: Mapping[str, str], workers: int) -> Slurm:
     """The engine for a scale with these options of --slurm; UserError where they do not work."""
+    known = read_options(options)
     if not find_spec("submitit"):
         raise UserError("the engine slurm needs submitit; install it with .venv/bin/pip install '.[slurm]'")
     if not which("sbatch"):
         raise UserError("there is no sbatch on this machine; use one that submits to SLURM, or --engine local")
-    for name in options:
-        if name not in NUMBERS + WORDS:
-            raise UserError(f"--slurm has no {name!r}; {nearest(name, NUMBERS + WORDS)}")
-    known = {name: _number(name, value) if name in NUMBERS else value for name, value in options.items()}
     gpus = known.get("gpus_per_node", int("gres" in known or scale.corpus != "embedded")) > 0
-    _check_gpus(scale, known)
+    check_gpus(scale, known)
     check(scale, gpus)
+    samplers.require(scale.sampler)
     if gpus and scale.precision == "auto" and not torch.cuda.is_available():
         raise UserError(
             "precision=auto depends on this machine's GPU, and it has none; choose the precision for the cluster's GPUs with "
             "--set precision=bfloat16 or float32 (gpus_per_node=0 is for jobs without a GPU)"
         )
     return Slurm(workers, known, gpus)
-
-
-def _number(name: str, value: str) -> int:
-    if not value.isdigit() or (name == "time" and int(value) == 0):
-        unit = " of minutes, at least 1" if name == "time" else ""
-        raise UserError(f"--slurm {name}={value!r} is not a number{unit}; write it as {name}={MINUTES if unit else 1}")
-    return int(value)
-
-
-def _check_gpus(scale: Scale, options: Mapping[str, str | int]) -> None:
-    """UserError where a job would have GPUs, but fewer than ranks."""
-    name = "gres" if "gres" in options else "gpus_per_node"
-    value = options.get(name, 0)
-    given = _gpus_of(value) if name == "gres" else value
-    if 0 < given < scale.processes:
-        raise UserError(
-            f"--slurm {name}={value} gives a job {given} GPU{'s' * (given > 1)}, and processes={scale.processes} needs "
-            f"one each; request {scale.processes}, or set processes to at most {given}"
-        )
-
-
-def _gpus_of(gres: str) -> int:
-    """The number of GPUs in a list of resources, each gpu[:TYPE][:COUNT] or another kind."""
-    asked = [entry.partition("(")[0].removeprefix("gres/").split(":") for entry in gres.split(",")]
-    return sum(int(words[-1]) if words[-1].isdigit() else 1 for words in asked if words[0] == "gpu")
 
 
 # ------------------------------------------------------------------------------------------------ what is submitted

@@ -7,7 +7,7 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import job, launch, slurm
+from repro.engine import job, launch, slurm, slurm_options
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
@@ -159,12 +159,14 @@ def test_submitit_takes_all_that_can_be_asked(tiny_scale, tmp_path, monkeypatch)
     from submitit import SlurmExecutor
 
     monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 2))
-    options = {name: "x" for name in slurm.WORDS} | {name: "3" for name in slurm.NUMBERS}
+    options = (
+        {name: "x" for name in slurm_options.WORDS} | {name: "3" for name in slurm_options.NUMBERS} | {"mem": "8G"}
+    )
     executor = SlurmExecutor(tmp_path)
     executor.update_parameters(**parameters(replace(tiny_scale, precision="float32"), "ppo", **options))
     text = executor._make_submission_file_text("command", "1")
-    for name in set(slurm.WORDS) - {"setup"}:
-        assert f"#SBATCH --{name}=x" in text, text
+    for name in set(slurm_options.WORDS) - {"setup"}:
+        assert f"#SBATCH --{name}={options[name]}" in text, text
     assert "#SBATCH --requeue\n" in text and "#SBATCH --time=3\n" in text and "\nx\n" in text
 
 
