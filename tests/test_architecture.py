@@ -65,7 +65,8 @@ def rooms_of(folder):
 
 def test_tests_lie_in_the_rooms_of_what_they_test():
     needs = {"browser", "gpu", "slurm"}  # what a machine has to have for the tests in these
-    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"reports", "benchmarks"} | needs
+    whole = {"bad_input"}  # what is about the command line and every parser of a file at once
+    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"reports", "benchmarks"} | needs | whole
     assert rooms_of(TESTS / "reports") == rooms_of(ROOT / "reports")
 
 
