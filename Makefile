@@ -10,6 +10,8 @@ unexport DETAIL SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL 
 unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
+comma  := ,
+need    = test -n $(call quoted,$1) || { echo 'error: say $2' >&2; exit 2; }
 option  = $(if $(value $2),--$1 $(call quoted,$2))
 options = $(if $(value $2),--$1 $(call quoted-list,$2))
 SCALED  = $(call option,scale,SCALE) $(call options,seeds,SEEDS) $(call options,set,SET)
@@ -31,17 +33,16 @@ help:  ## list these targets
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-ablation: $(READY) need-detail  ## run the study of DETAIL to its verdict; repeated, it continues where it stopped
+ablation: need-detail $(READY)  ## run the study of DETAIL to its verdict; repeated, it continues where it stopped
 	@$(PY) -m repro run $(call quoted,DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
 
-plan: $(READY) need-detail  ## show what the study of DETAIL would run, what is cached, how long it takes
+plan: need-detail $(READY)  ## show what the study of DETAIL would run, what is cached, how long it takes
 	@$(PY) -m repro plan $(call quoted,DETAIL) $(OPTIONS) $(ANEW)
 
-report: $(READY) need-detail  ## rebuild the page and figures of DETAIL from the MLflow store
+report: need-detail $(READY)  ## rebuild the page and figures of DETAIL from the MLflow store
 	@$(PY) -m repro report $(call quoted,DETAIL) $(OPTIONS)
 
-inspect: $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
-	@test -n $(call quoted,RUN) || { echo 'error: say which run, as make inspect RUN=whiten_adv/off/1' >&2; exit 2; }
+inspect: need-run $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
 	@$(PY) -m repro inspect $(call quoted,RUN) $(call option,episode,EPISODE)
 
 figures: $(READY)  ## rebuild the pages and figures of every study in the MLflow store
@@ -63,13 +64,11 @@ details: $(READY)  ## list the registry of implementation details; with DETAIL, 
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
-fetch: $(READY)  ## download the models and data of SCALE from the hub, also for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
-	@test -n $(call quoted,SCALE) || { echo 'error: say which scale, as make fetch SCALE=pythia-1b' >&2; exit 2; }
+fetch: need-scale $(READY)  ## download the models and data of SCALE from the hub, also for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
 	@$(PY) -m repro fetch $(call quoted,SCALE) $(call options,set,SET) $(call option,to,TO) $(if $(RELEASED),--released) $(if $(CHECK),--check)
 
 # KEY names the environment's variable that holds the key; URL is of another endpoint than OpenAI's.
-judge: $(READY) need-detail openai  ## have the language model MODEL compare the summaries of DETAIL (URL=... KEY=... POSTS=... YES=1)
-	@test -n $(call quoted,MODEL) || { echo 'error: say which model is to judge, as make judge DETAIL=whiten_adv MODEL=gpt-4o-mini' >&2; exit 2; }
+judge: need-detail need-model $(READY) openai  ## have the language model MODEL compare the summaries of DETAIL (URL=... KEY=... POSTS=... YES=1)
 	@$(PY) -m repro judge $(call quoted,DETAIL) $(call option,scale,SCALE) --model $(call quoted,MODEL) $(call option,base-url,URL) \
 	  $(call option,key-env,KEY) $(call option,posts,POSTS) $(if $(YES),--yes)
 
@@ -79,7 +78,7 @@ ui: $(READY)  ## open MLflow's own pages at the study of DETAIL, or at the one s
 test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
-test-detail: $(READY) need-detail  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
+test-detail: need-detail $(READY)  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
 	@$(PY) -m pytest tests --detail $(call quoted,DETAIL) -q --no-header --tb=short -rN -o console_output_style=classic
 
 test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
@@ -139,8 +138,7 @@ bench-gpu: $(READY)  ## measure PPO on this GPU at a Pythia's shape (SHAPE=410m)
 bench-peer: $(READY) $(PEER)/.ready  ## compare PPO's speed with TRL's PPOTrainer, in alternation (ROUNDS=5 WHAT="ppo:S" OUR=...)
 	@$(PY) -m benchmarks.bench_peer $(TURNS)
 
-bench-commits: $(READY)  ## compare the speed of this checkout with OTHER, a folder or a commit, in alternation (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
-	@test -n $(call quoted,OTHER) || { echo 'error: say with what to compare, as make bench-commits OTHER=6762641 WHAT=rm:mini' >&2; exit 2; }
+bench-commits: need-other $(READY)  ## compare the speed of this checkout with OTHER, a folder or a commit, in alternation (WHAT="ppo:S rm:mini chain:mini" ROUNDS=5)
 	@$(PY) -m benchmarks.bench_peer --no-peer --other $(call quoted,OTHER) $(TURNS)
 
 # PY=... names the Python of a machine that has torch and transformers already; then nothing is installed.
@@ -167,9 +165,18 @@ $(PEER)/.ready: requirements.lock
 	  --constraint requirements.lock
 	@touch $@
 
-.PHONY: need-detail
+# What a person has left out is said before anything is installed: these stand first among what a target needs.
+.PHONY: need-detail need-run need-scale need-model need-other
 need-detail:
-	@test -n $(call quoted,DETAIL) || { echo 'error: say which detail, as make ablation DETAIL=whiten_adv; make details lists them' >&2; exit 2; }
+	@$(call need,DETAIL,which detail$(comma) as make ablation DETAIL=whiten_adv; make details lists them)
+need-run:
+	@$(call need,RUN,which run$(comma) as make inspect RUN=whiten_adv/off/1)
+need-scale:
+	@$(call need,SCALE,which scale$(comma) as make fetch SCALE=pythia-1b)
+need-model:
+	@$(call need,MODEL,which model is to judge$(comma) as make judge DETAIL=whiten_adv MODEL=gpt-4o-mini)
+need-other:
+	@$(call need,OTHER,with what to compare$(comma) as make bench-commits OTHER=6762641 WHAT=rm:mini)
 
 # The stamp is written last: a broken installation is not taken for one that is there.
 $(READY): requirements.lock pyproject.toml

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from repro.errors import UserError
+from repro.errors import UserError, quoted
 
+LISTED = 100  # characters of known names that an error lists; of more it lists FEW
+FEW = 3
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 
 
@@ -157,7 +159,7 @@ class Pick:
 def _no_variant(detail: Detail, label: str) -> str:
     if label in detail.renamed:
         return f"{detail.name}={label} is now called {detail.name}={detail.renamed[label]}; write that instead"
-    return f"{detail.name} has no variant {label!r}; {nearest(label, detail.variants)}"
+    return f"{detail.name} has no variant {quoted(label)}; {nearest(label, detail.variants)}"
 
 
 def others(detail: Detail) -> tuple[str, ...]:
@@ -166,8 +168,11 @@ def others(detail: Detail) -> tuple[str, ...]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """For an error message: the known name most similar to a mistyped one, then all known names."""
+    """For an error message: the known name most similar to a mistyped one, then all known names, or of many the nearest."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word[:LISTED], names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    if len(listed := ", ".join(names)) <= LISTED:
+        return f"{hint}known: {listed}"
+    few = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
+    return f"{hint}known: {', '.join(few)} and {len(names) - len(few)} more"

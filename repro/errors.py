@@ -1,6 +1,15 @@
-"""Errors that are not the program's own: of a person's input, and of the machine."""
+"""The error for people, how what they gave or a library said stands in its message, and which errors are of the machine.
+
+The command line prints a UserError's message as one line and exits with code 2.
+"""
 
 import errno
+import re
+
+LONGEST = 40  # characters of a person's word that a message repeats
+SENTENCE = 90  # characters of a library's message that ours repeats
+# What a terminal obeys instead of showing it, or cannot encode: control characters, changes of direction, half surrogates.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # A full disk or quota, a file system that fails or refuses, something in a file's place, too few handles, too little memory.
 _OF_MACHINE = {
@@ -11,9 +20,9 @@ _OF_MACHINE = {
 }
 # What libraries with errors of their own say of the same: torch's allocators and writer, and safetensors.
 _PHRASES = (
-    "No space left on device",
-    "StorageFull",
-    "File too large",
+    "no space left on device",
+    "storagefull",
+    "file too large",
     "quota exceeded",
     "allocate memory",
     "out of memory",
@@ -21,11 +30,41 @@ _PHRASES = (
 
 
 class UserError(Exception):
-    """Something a person can correct: the message says what is wrong and what would be right."""
+    """The input is wrong and a person can correct it. The message says what is wrong and what would be right.
+
+    A message is a line, and further ones are indented: any other line break is part of what it repeats, and is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\n(?!  )", r"\\n", printable(message)))
+
+
+def printable(text: object) -> str:
+    """The text with everything escaped that a terminal would obey, or could not encode; line breaks and tabs stay."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def cut(text: str, most: int = LONGEST) -> str:
+    """A text; of a long one the beginning."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def quoted(given: object) -> str:
+    """What a person gave, in quotes; of something long the beginning."""
+    text = str(given)
+    return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in the words of the library: one line, cut where it is long; its kind where it says nothing."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    said = error.strerror if isinstance(error, OSError) else ""
+    return cut(said or next(iter(str(error).strip().splitlines()), "") or type(error).__name__, SENTENCE)
 
 
 def is_of_machine(error: BaseException) -> bool:
     """Whether an error comes from the machine, such as a full disk or too little memory, and not from a fault in the code."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_MACHINE):
         return True
-    return any(phrase.lower() in str(error).lower() for phrase in _PHRASES)
+    return any(phrase in str(error).lower() for phrase in _PHRASES)

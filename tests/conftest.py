@@ -44,7 +44,7 @@ LONG = (
     "test_contributing.py",
     "models/test_any_model.py",
     "engine/test_atlas.py",
-    "reports/pages/test_page.py",
+    "repro/reports/pages/test_page.py",
     "reports/test_bad_input.py",
     "tracking/test_track.py",
     "stages/test_judge.py",

@@ -83,13 +83,9 @@ def rooms_of(folder):
 
 
 def test_tests_lie_in_the_rooms_of_what_they_test():
-    others = {
-        "browser",
-        "gpu",
-        "slurm",
-        "faults",
-    }  # what a machine has to have for the tests in these, and what disturbs a study
-    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"benchmarks"} | others
+    needs = {"browser", "gpu", "slurm"}  # what a machine has to have for the tests in these
+    whole = {"bad_input", "faults"}  # what is about all verbs, or whole studies, at once
+    assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"benchmarks"} | needs | whole
     assert rooms_of(TESTS / "reports") == rooms_of(ROOT / "repro" / "reports")
 
 

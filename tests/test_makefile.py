@@ -1,14 +1,9 @@
 """What a person types after `make TARGET` reaches the program as it stands, and nothing in it is run."""
 
-import json
-import shutil
-import subprocess
-
 import pytest
 
-from tests.paths import ROOT
+from tests.stub_make import called, in_folder
 
-SHOW = "import json, sys; print(json.dumps(sys.argv[1:]))"
 HOSTILE = (
     *(
         "x; touch ran",
@@ -25,24 +20,8 @@ HOSTILE = (
 
 @pytest.fixture
 def make(tmp_path):
-    """Runs a target in a folder with a space in its name, where the program only says with which words it was called."""
-    folder = tmp_path / "a folder"
-    folder.mkdir()
-    shutil.copy(ROOT / "Makefile", folder)
-    (folder / "show.py").write_text(SHOW)
-
-    def run(*words):
-        command = ["make", "--silent", "--assume-old=.venv/.ready", "PY=python3 show.py", *words]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert not list(folder.rglob("ran")), f"{words} was run"
-        return ended
-
-    return run
-
-
-def called(ended):
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    """Runs a target in a folder with a space in its name."""
+    return in_folder(tmp_path / "a folder")
 
 
 def test_every_option_of_a_study_reaches_the_program(make):

@@ -7,7 +7,14 @@ from pathlib import Path
 from rich.console import Console
 
 from repro.api import terminal
-from repro.api.terminal import joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
+from repro.api.terminal import (
+    complain,
+    joined_numbers,
+    say,
+    say_study,
+    tell_of_outdated_code,
+    warn_of_corrupt_cache,
+)
 from repro.errors import UserError
 
 
@@ -19,8 +26,8 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
     from repro.study import ablation
 
     _require_same_looks(study)
-    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
-    console.print(ablation.source(study.detail.name), highlight=False, markup=False)
+    say_study(study, console)
+    say(ablation.source(study.detail.name), console)
     if study.looks:
         return run_until_decided(study, cache, engine, command, fresh, console)
     return run_seeds(study, cache, engine, command, fresh, console)
@@ -31,14 +38,15 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
     from repro.engine import launch
 
     board = launch.board_of(study, cache, fresh)
-    console.print(
+    say(
         f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
         f"are cached; {engine}",
-        highlight=False,
+        console,
     )
     warn_of_corrupt_cache(board)
     tell_of_outdated_code(board)
     check_data([study], board)
+    cache.mkdir(parents=True, exist_ok=True)
     warn_of_missing_gpu(study.scale, engine, board)
     execute(study, board, engine, command, console)
     return board
@@ -48,7 +56,7 @@ def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, con
     """Run look by look, each with more seeds of the undecided arms; the board of the last look that was needed."""
     undecided = [label for label in study.arms if label != study.detail.reference]
     for place, look in enumerate(study.looks, 1):
-        console.print(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(undecided)}", highlight=False)
+        say(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(undecided)}", console)
         board = run_seeds(study.at(look, undecided), cache, engine, command, fresh, console)
         if board.failed:
             break
@@ -108,10 +116,9 @@ def warn_of_missing_gpu(scale, engine, board) -> None:
     from repro.engine import cost, launch
 
     if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
-        print(
+        complain(
             f"warning: scale {scale.name} is made for GPUs, and this machine has none; `plan` estimates the time, and "
-            "--engine slurm runs it on a cluster",
-            file=sys.stderr,
+            "--engine slurm runs it on a cluster"
         )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from repro.engine import cost
 from repro.engine.launch import Board, Job
+from repro.errors import printable
 from repro.stages import stage
 
 LIVE_METRICS = {
@@ -63,7 +64,7 @@ class Progress:
             self.console.print(self._ended(board.jobs[key]), highlight=False)
         if trouble and trouble != self.trouble:
             self.console.print(
-                f"[yellow]MLflow store not written[/yellow], tried again: {escape(trouble)}", highlight=False
+                f"[yellow]MLflow store not written[/yellow], tried again: {escape(printable(trouble))}", highlight=False
             )
         self.trouble = trouble
         if self.live:
@@ -71,7 +72,7 @@ class Progress:
 
     def _ended(self, job: Job) -> str:
         if job.key in self.board.failed:
-            return f"[red]failed[/red]  {job.label}: {escape(self.board.failed[job.key])}"
+            return f"[red]failed[/red]  {job.label}: {escape(printable(self.board.failed[job.key]))}"
         folder = self.board.cache / job.key
         seconds = json.loads((folder / stage.DONE).read_text())["seconds"]
         numbers = json.loads((folder / stage.RESULT).read_text())["metrics"]

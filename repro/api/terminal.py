@@ -3,8 +3,27 @@
 import sys
 
 from rich.console import Console
+from rich.text import Text
+
+from repro.errors import printable
 
 console = Console(soft_wrap=not sys.stdout.isatty())
+
+
+def say(text: object, to: Console = console) -> None:
+    """Print a text as it stands: what looks like markup is text, and what a terminal would obey is escaped."""
+    to.print(Text(printable(text)), highlight=False)
+
+
+def say_study(study, to: Console = console) -> None:
+    """Print a study's detail, scale and question, the line that opens what is said of it."""
+    words = printable(f" at scale {study.scale.name}: {study.question}")
+    to.print(Text.assemble((study.detail.name, "bold"), words), highlight=False)
+
+
+def complain(text: object) -> None:
+    """Print a text on standard error, escaped as by `say`."""
+    print(printable(text), file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -22,13 +41,13 @@ def joined_numbers(values) -> str:
 def print_failures(board) -> None:
     """Print which jobs of a board failed, and why."""
     for label, why in board.broken.items():
-        print(f"failed: {label}: {why}", file=sys.stderr)
+        complain(f"failed: {label}: {why}")
 
 
 def warn_of_corrupt_cache(board) -> None:
     """Print which cached stages are made again; on standard error, so that it shows beside a live table too."""
     for key in board.corrupt:
-        print(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again", file=sys.stderr)
+        complain(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again")
 
 
 def tell_of_outdated_code(board) -> None:

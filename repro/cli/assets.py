@@ -4,11 +4,13 @@ import argparse
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from repro.api.folders import writable_folder
-from repro.api.terminal import console
+from repro.api.terminal import console, say
 from repro.cli.options import scale_changes
 from repro.cli.parser import positive_integer
+from repro.errors import printable
 
 
 def add_fetch(verbs) -> None:
@@ -52,40 +54,43 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from repro.study import scale
 
     budget = scale.find(arguments.scale, scale_changes(arguments))
+    if "to" in arguments:  # told before gigabytes are downloaded
+        writable_folder(arguments.to, "target", "choose another one")
     wanted = fetch.needs(budget, hub.STARTS.values() if arguments.released else ())
     if not wanted:
-        console.print(f"scale {budget.name} has no source on the hub: nothing to download")
+        say(f"scale {budget.name} has no source on the hub: nothing to download")
         return 0
     _show_needs({need: fetch.survey(need) for need in wanted})
     downloaded = fetch.fetch_all(wanted, lambda need: print(f"complete: {need.source}", flush=True))
-    console.print(f"commits and files: {fetch.record(fetch.home(), downloaded)}", highlight=False)
+    say(f"commits and files: {fetch.record(fetch.home(), downloaded)}")
     if budget.corpus == "tldr":
-        console.print(", ".join(f"{what} {rows:,}" for what, rows in fetch.counts(budget).items()), highlight=False)
+        say(", ".join(f"{what} {rows:,}" for what, rows in fetch.counts(budget).items()))
     _say_how_to_carry(downloaded, fetch.home())
     if "to" in arguments:
-        paths = fetch.copy(downloaded, writable_folder(arguments.to, "target", "choose another one"))
+        paths = fetch.copy(downloaded, arguments.to)
         fetch.record(arguments.to, downloaded)
         words = " ".join(f"{field}={path}" for field, path in paths.items())
-        console.print(f"copied to {arguments.to}; use them with --set {words}", highlight=False)
+        say(f"copied to {arguments.to}; use them with --set {words}")
     return _compare(fetch.agreements(budget, arguments.check)) if "check" in arguments else 0
 
 
 def _show_needs(found) -> None:
     table = Table("field", "source", "files", "size", "to download", box=None, header_style="dim")
     for need, content in found.items():
-        table.add_row(need.field, need.source, str(len(content.files)), _bytes(content.size), _bytes(content.missing))
+        table.add_row(
+            need.field, Text(need.source), str(len(content.files)), _bytes(content.size), _bytes(content.missing)
+        )
     console.print(table)
-    console.print(f"{_bytes(sum(each.missing for each in found.values()))} to download", highlight=False)
+    say(f"{_bytes(sum(each.missing for each in found.values()))} to download")
 
 
 def _say_how_to_carry(downloaded, home: Path) -> None:
     from repro.engine import fetch
 
-    console.print(
+    say(
         f"{_bytes(fetch.size(downloaded))} in {home}; for a machine without a network: "
         f"rsync -a {home}/ THERE:.cache/huggingface/, and there "
-        "export HF_HUB_OFFLINE=1 (and HF_HOME=FOLDER for another folder)",
-        highlight=False,
+        "export HF_HUB_OFFLINE=1 (and HF_HOME=FOLDER for another folder)"
     )
 
 
@@ -94,7 +99,9 @@ def _compare(agreements) -> int:
     table = Table("file", "column", "rows", "equal", "first difference", box=None, header_style="dim")
     found = list(agreements)
     for each in found:
-        table.add_row(each.file, each.column, str(each.rows), str(each.same), each.first)
+        table.add_row(
+            Text(printable(each.file)), each.column, str(each.rows), str(each.same), Text(printable(each.first))
+        )
     console.print(table)
     return int(any(each.same < each.rows for each in found))
 
@@ -106,5 +113,6 @@ def _bytes(number: int) -> str:
 def _pretrain(arguments: argparse.Namespace) -> int:
     from repro.stages import base
 
-    base.make_embedded_base(arguments.folder, arguments.steps)
+    folder = writable_folder(arguments.folder, "target", "choose another one")
+    base.make_embedded_base(folder, arguments.steps)
     return 0

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from repro.api.execution import check_data, run_jobs, warn_of_missing_gpu
-from repro.api.folders import cache_folder, cache_path, require_report_folder
-from repro.api.terminal import console, duration, print_failures, tell_of_outdated_code, warn_of_corrupt_cache
+from repro.api.folders import cache_path, require_report_folder, usable_cache_folder
+from repro.api.terminal import duration, print_failures, say, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.cli.options import add_engine_options, add_fresh_option, choose_engine, command_of, scale_changes
 from repro.cli.pages import build_atlas_page, build_index
 from repro.errors import UserError
@@ -35,20 +35,20 @@ def _atlas(arguments: argparse.Namespace) -> int:
     if arguments.page:
         build_atlas_page(studies[0].scale.name)
         return build_index()
-    cache = cache_folder()
-    board, engine = atlas.board_of(studies, cache, arguments.fresh), choose_engine(arguments, studies)
+    engine, cache = choose_engine(arguments, studies), usable_cache_folder()
+    board = atlas.board_of(studies, cache, arguments.fresh)
     remaining = [job for key, job in board.jobs.items() if key not in board.done]
-    console.print(
+    say(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
         f"{len(board.done)} of {len(board.jobs)} stages are cached; "
-        f"about {duration(cost.seconds(remaining, cache) / engine.workers)} with {engine}",
-        highlight=False,
+        f"about {duration(cost.seconds(remaining, cache) / engine.workers)} with {engine}"
     )
     warn_of_corrupt_cache(board)
     tell_of_outdated_code(board)
     if arguments.plan:
         return 0
     check_data(studies, board)
+    cache.mkdir(parents=True, exist_ok=True)
     warn_of_missing_gpu(studies[0].scale, engine, board)
     _run_atlas(studies, board, engine, command_of(arguments, "atlas", *arguments.details), cache)
     build_atlas_page(studies[0].scale.name)

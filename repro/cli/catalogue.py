@@ -15,7 +15,7 @@ from rich.text import Text
 from repro.cli.source import ROOT, Place, Source
 from repro.detail import Check, Detail, nearest, others
 from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
-from repro.errors import UserError
+from repro.errors import UserError, quoted
 from repro.study import ablation
 from repro.study.metrics import METRICS
 
@@ -80,7 +80,7 @@ def _reads() -> dict[str, tuple[Place, ...]]:
 def find(name: str) -> Entry:
     """The entry of that name; a UserError names the nearest when there is none."""
     if name not in entries():
-        raise UserError(f"there is no detail or check {name!r}; {nearest(name, entries())}")
+        raise UserError(f"there is no detail or check {quoted(name)}; {nearest(name, entries())}")
     return entries()[name]
 
 
@@ -91,7 +91,7 @@ def meaning(metric: str) -> str:
     """
     pattern = metric if metric in METRICS else next((each for each in METRICS if fnmatchcase(metric, each)), "")
     if not pattern:
-        raise UserError(f"there is no metric {metric!r} in repro/study/metrics.py; {nearest(metric, METRICS)}")
+        raise UserError(f"there is no metric {quoted(metric)} in repro/study/metrics.py; {nearest(metric, METRICS)}")
     other = re.fullmatch(r"as (\w+/\w*), (.+)", METRICS[pattern])
     if not other:
         return METRICS[pattern]

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import tempfile
 import time
 import traceback
@@ -12,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from repro.api.folders import cache_path
+from repro.api.terminal import complain
 from repro.errors import is_of_machine
 
 LIBRARIES = ("torch", "transformers", "mlflow", "pandas")
@@ -22,10 +22,10 @@ def tell_of(error: Exception, words: Sequence[str]) -> int:
     """Print one line about an exception that no verb foresaw; the exit code: 1 for the machine's trouble, 70 for a fault."""
     what, where = str(error).strip().partition("\n")[0], _kept(error, words)
     if is_of_machine(error):
-        print(f"error: {_in_words(error) or what}. {SAFE}{where}", file=sys.stderr)
+        complain(f"error: {_in_words(error) or what}. {SAFE}{where}")
         return 1
     whose = f"This is a fault in the code, not in your input; please report it{where}"
-    print(f"error: {type(error).__name__}: {what}. {whose}. {SAFE}", file=sys.stderr)
+    complain(f"error: {type(error).__name__}: {what}. {whose}. {SAFE}")
     return os.EX_SOFTWARE
 
 

@@ -1,10 +1,9 @@
 """The verb `gallery`: pages of chosen studies, from the MLflow store, as small as a repository should keep them."""
 
 import argparse
-import sys
 
 from repro.api.folders import GALLERY, require_report_folder
-from repro.api.terminal import console
+from repro.api.terminal import complain, say
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.cli.parser import positive_integer
 from repro.cli.report import several
@@ -42,8 +41,8 @@ def _gallery(arguments: argparse.Namespace) -> int:
     for scale in several(found.values()):
         build_atlas_page(scale, GALLERY)
     if kept := sorted(there - set(wanted)):
-        print(f"left as they were: {', '.join(kept)}", file=sys.stderr)
+        complain(f"left as they were: {', '.join(kept)}")
     build_index(GALLERY)
     files, size = gallery.trim(GALLERY, arguments.episodes)
-    console.print(f"gallery: {files} files, {size / 1e6:.1f} MB", highlight=False)
+    say(f"gallery: {files} files, {size / 1e6:.1f} MB")
     return 0

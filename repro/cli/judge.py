@@ -5,12 +5,13 @@ import math
 import sys
 
 from rich.table import Table
+from rich.text import Text
 
 from repro.api.folders import cache_folder, require_report_folder
-from repro.api.terminal import console
+from repro.api.terminal import complain, console, say
 from repro.cli.pages import build_and_publish
-from repro.cli.parser import positive_integer, price
-from repro.errors import UserError
+from repro.cli.parser import positive_integer, price, temperature
+from repro.errors import UserError, printable
 
 
 def add_judge(verbs) -> None:
@@ -27,7 +28,10 @@ def add_judge(verbs) -> None:
         "--posts", type=positive_integer, default=argparse.SUPPRESS, metavar="N", help="judge only the first N posts"
     )
     verb.add_argument(
-        "--temperature", type=float, default=argparse.SUPPRESS, help="sampling temperature (default: the endpoint's)"
+        "--temperature",
+        type=temperature,
+        default=argparse.SUPPRESS,
+        help="sampling temperature (default: the endpoint's)",
     )
     verb.add_argument("--max-tokens", type=positive_integer, default=512, metavar="N", help="limit of an answer (512)")
     verb.add_argument("--threads", type=positive_integer, default=8, metavar="N", help="concurrent requests (8)")
@@ -48,10 +52,11 @@ def _judge(arguments: argparse.Namespace) -> int:
     from repro.tracking.attach import publish_judgement
     from repro.tracking.store import store_uri, usable_store
 
-    require_report_folder()
     sampling = {"max_completion_tokens": arguments.max_tokens}
     sampling |= {"temperature": arguments.temperature} if "temperature" in arguments else {}
     who = judge.judge(arguments.model, arguments.base_url, **sampling)
+    _prices(arguments)  # told before the store is read
+    require_report_folder()
     with usable_store():
         study = read.read_study(arguments.study, arguments.scale, store_uri())
     tables = {place: table.head(getattr(arguments, "posts", len(table))) for place, table in study.samples.items()}
@@ -66,7 +71,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     console.print(_verdicts({place: judgement["metrics"] for place, judgement in judgements.items()}))
     build_and_publish(study.detail, study.scale)
     for reason in failures[-1:]:
-        print(f"{len(failures)} questions have no answer; the same command asks them again. {reason}", file=sys.stderr)
+        complain(f"{len(failures)} questions have no answer; the same command asks them again. {reason}")
     return 1 if failures else 0
 
 
@@ -75,7 +80,9 @@ def _verdicts(metrics: dict[tuple[str, int], dict[str, float]]) -> Table:
     heads = {"win_rate": "win rate", "sft_win_rate": "before PPO", "tie_rate": "ties", "unparsable": "unparsable"}
     table = Table("arm", "seed", *heads.values(), box=None, header_style="dim")
     for (arm, seed), found in metrics.items():
-        table.add_row(arm, str(seed), *(f"{found.get(f'judge/{name}', math.nan):.3f}" for name in heads))
+        table.add_row(
+            Text(printable(arm)), str(seed), *(f"{found.get(f'judge/{name}', math.nan):.3f}" for name in heads)
+        )
     return table
 
 
@@ -86,15 +93,14 @@ def _ask_judge(arguments: argparse.Namespace, who, questions, answers) -> list[s
     from repro.stages import judge
 
     waiting = {key: messages for key, messages in questions.items() if key not in answers.known}
-    console.print(
+    say(
         f"{who.name} at {who.host}: {len(questions)} questions, every pair in both orders; "
-        f"{len(questions) - len(waiting)} are already answered",
-        highlight=False,
+        f"{len(questions) - len(waiting)} are already answered"
     )
     if not waiting:
         return []
     prices, key = _prices(arguments), judge.api_key(arguments.base_url, arguments.key_env)
-    console.print(judge.cost(who, waiting, answers).words(*prices), highlight=False)
+    say(judge.cost(who, waiting, answers).words(*prices))
     _require_consent(arguments.yes, f"ask {who.host} {len(waiting)} questions")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

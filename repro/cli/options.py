@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from repro.cli.parser import pairs_of
-from repro.errors import UserError
+from repro.errors import UserError, quoted
 
 
 def add_study_options(verb: argparse.ArgumentParser) -> None:
@@ -66,13 +66,15 @@ def choose_engine(arguments: argparse.Namespace, studies):
     from repro.detail import nearest
     from repro.engine import launch
     from repro.engine.slurm import engine as slurm
-    from repro.engine.slurm.submission import FORM
+    from repro.engine.slurm.options import FORM
 
     requested = pairs_of("--slurm", arguments.slurm, FORM)
     if arguments.engine == "slurm":
         return slurm.engine(studies[0].scale, requested, sum(len(study.arms) * len(study.seeds) for study in studies))
     if arguments.engine != "local":
-        raise UserError(f"there is no engine {arguments.engine!r}; {nearest(arguments.engine, ('local', 'slurm'))}")
+        raise UserError(
+            f"there is no engine {quoted(arguments.engine)}; {nearest(arguments.engine, ('local', 'slurm'))}"
+        )
     if requested:
         raise UserError("--slurm needs --engine slurm; add that, or leave --slurm out")
     return launch.local(studies[0].scale)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from repro.api.folders import REPORTS
 from repro.api.results import read_results
-from repro.api.terminal import console
+from repro.api.terminal import console, say
 
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
@@ -14,8 +14,8 @@ def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Pat
     path = read_results(detail, scale).page(root / markup.folder(detail, scale))
     verdict = page.headline(path)
     console.print()
-    console.print(verdict, highlight=False)
-    console.print(f"report: {path}", highlight=False)
+    say(verdict)
+    say(f"report: {path}")
     return path, verdict
 
 
@@ -36,7 +36,7 @@ def build_index(root: Path = REPORTS) -> int:
 
     registered = Source(ROOT).outline()  # without the registry's functions, which need torch
     with usable_store():
-        console.print(f"index: {index.build(root, store_uri(), registered)}", highlight=False)
+        say(f"index: {index.build(root, store_uri(), registered)}")
     return 0
 
 
@@ -46,7 +46,7 @@ def build_paper_page(root: Path = REPORTS) -> None:
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
-        console.print(f"\ncomparison with the paper: {paper.build(store_uri(), root / 'paper')}", highlight=False)
+        say(f"\ncomparison with the paper: {paper.build(store_uri(), root / 'paper')}")
 
 
 def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
@@ -59,8 +59,8 @@ def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
     with usable_store():
         path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
     console.print()
-    console.print(atlas.headline(path), highlight=False)
-    console.print(f"atlas: {path}", highlight=False)
+    say(atlas.headline(path))
+    say(f"atlas: {path}")
 
 
 def _registered() -> list[dict]:

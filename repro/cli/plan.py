@@ -4,8 +4,16 @@ import argparse
 
 from rich.table import Table
 
-from repro.api.folders import cache_folder
-from repro.api.terminal import console, duration, joined_numbers, tell_of_outdated_code, warn_of_corrupt_cache
+from repro.api.folders import cache_folder, usable_cache_folder
+from repro.api.terminal import (
+    console,
+    duration,
+    joined_numbers,
+    say,
+    say_study,
+    tell_of_outdated_code,
+    warn_of_corrupt_cache,
+)
 from repro.cli.options import add_fresh_option, add_study_options, load_study
 from repro.errors import UserError
 
@@ -22,18 +30,18 @@ def _plan(arguments: argparse.Namespace) -> int:
     from repro.engine import cost, forecast, launch, speed
     from repro.study import ablation
 
-    cache = cache_folder()
+    cache = usable_cache_folder()
     board = launch.board_of(study, cache, arguments.fresh)
     gpu = cost.for_gpu(study.scale)
     workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
-    console.print(f"[bold]{study.detail.name}[/bold] at scale {study.scale.name}: {study.question}", highlight=False)
+    say_study(study)
     seeds = " ".join(map(str, study.seeds))
-    console.print(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}", highlight=False)
-    console.print(ablation.source(arguments.study), highlight=False, markup=False)
+    say(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}")
+    say(ablation.source(arguments.study))
     warn_of_corrupt_cache(board)
     tell_of_outdated_code(board)
     remaining, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
-    speeds = speed.UNMEASURED if gpu or not remaining else speed.known(cache, study.scale)
+    speeds = speed.UNMEASURED if gpu or not remaining else speed.known(cache_folder(), study.scale)
     each = "time each" if gpu else "seconds each"
     table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in board.jobs.values()):
@@ -45,24 +53,23 @@ def _plan(arguments: argparse.Namespace) -> int:
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
     console.print(table)
     for line in cost.requirements(remaining, study.scale, cache, workers) if gpu and remaining else ():
-        console.print(line, highlight=False)
+        say(line)
     for line in forecast.sources(remaining, cache, str(speeds)) if not gpu else ():
-        console.print(line, highlight=False)
+        say(line)
     # Workers take about as long to start as this process did, once the launcher has.
     seconds = forecast.wall(remaining, cache, workers, 2 * start_up)
-    console.print(
+    say(
         f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if remaining else "everything is cached"
     )
     if study.looks and remaining:
         first = launch.jobs_of(study.at(study.looks[0], study.arms))
         begun = forecast.wall([job for job in remaining if job.key in first], cache, workers, 2 * start_up)
-        console.print(
+        say(
             f"that is for all looks, at {joined_numbers(study.looks)} seeds; the study ends at the first look that decides it, "
-            f"the earliest after about {duration(begun)}",
-            highlight=False,
+            f"the earliest after about {duration(begun)}"
         )
     if refusal:
-        console.print(f"`run` would refuse this on this machine: {refusal}", highlight=False)
+        say(f"`run` would refuse this on this machine: {refusal}")
     return 0
 
 

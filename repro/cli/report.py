@@ -1,15 +1,15 @@
 """The verbs `report`, `figures` and `inspect`: build pages from the MLflow store; they run no stage."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from repro.api.folders import REPORTS, require_report_folder
-from repro.api.terminal import console
+from repro.api.terminal import complain, console, say
 from repro.cli.options import add_study_options, common_choices, scale_changes
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
+from repro.cli.parser import episode_number
 from repro.errors import UserError
 
 
@@ -29,7 +29,11 @@ def add_inspect(verbs) -> None:
     )
     verb.add_argument("which", metavar="RUN", help="an MLflow run id, its beginning, or DETAIL/ARM/SEED")
     verb.add_argument(
-        "--episode", type=int, default=argparse.SUPPRESS, metavar="N", help="the episode's number in training"
+        "--episode",
+        type=episode_number,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="the episode's number in training",
     )
     verb.set_defaults(run=_inspect)
 
@@ -38,11 +42,11 @@ def _report(arguments: argparse.Namespace) -> int:
     from repro.study import ablation
     from repro.tracking.address import store_uri
 
-    require_report_folder()
     detail, scale = ablation.names(
         arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
     )
-    console.print(f"reading {detail} at scale {scale} from {store_uri()} ...", highlight=False, markup=False)
+    require_report_folder()
+    say(f"reading {detail} at scale {scale} from {store_uri()} ...")
     build_study_page(detail, scale)
     return build_index()
 
@@ -60,7 +64,7 @@ def _figures(_: argparse.Namespace) -> int:
         try:
             build_study_page(detail, scale)
         except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            complain(f"skipped: {error}")
     build_paper_page()
     for scale in several(found):
         build_atlas_page(scale)
@@ -86,5 +90,5 @@ def _inspect(arguments: argparse.Namespace) -> int:
         require_report_folder()
         path = inspect.build_one(store_uri(), arguments.which, arguments.episode, REPORTS / "episodes")
     wide.print(episode)
-    console.print(f"page: {path}", highlight=False)
+    say(f"page: {path}")
     return 0

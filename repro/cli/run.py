@@ -1,12 +1,11 @@
 """The verb `run`, which runs a study to its verdict, and the internal verb `stage`, which runs one job of it."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from repro.api.execution import run_to_verdict
-from repro.api.folders import cache_folder, require_report_folder
-from repro.api.terminal import print_failures
+from repro.api.folders import require_report_folder, usable_cache_folder
+from repro.api.terminal import complain, print_failures
 from repro.cli.options import (
     add_engine_options,
     add_fresh_option,
@@ -34,10 +33,10 @@ def add_stage(verbs) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    study, cache = load_study(arguments), cache_folder()
-    require_report_folder()
-
+    study = load_study(arguments)
     engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
+    cache = usable_cache_folder()
+    require_report_folder()
     board = run_to_verdict(study, cache, engine, command, arguments.fresh)
     print_failures(board)
     try:
@@ -45,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         if not board.failed:
             raise
-        print(f"no verdict: {error}", file=sys.stderr)
+        complain(f"no verdict: {error}")
     return board.exit_code
 
 
@@ -54,5 +53,5 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     ending = job.perform(arguments.file)
     if ending.code:
-        print(f"{'error: ' * (ending.code == job.WRONG)}{ending.why}", file=sys.stderr)
+        complain(f"{'error: ' * (ending.code == job.WRONG)}{ending.why}")
     return ending.code

@@ -7,14 +7,15 @@ is repaired or skipped, since a row that silently went missing would be a differ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.data.tldr import is_article
-from repro.errors import UserError
-from repro.models import hub, pretrained
+from repro.errors import UserError, cut, quoted, reason
+from repro.models import folders, hub, pretrained, strict_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,6 +26,9 @@ COMPARISON_FIELDS = ("info", "summaries", "choice", "worker", "batch", "split", 
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "test": "test"}
 KNOWN_EOS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 PAD = "[PAD]"
+LONGEST_LINE = 1_000_000  # bytes; the paper's longest has 20,000
+LONGEST_TEXT = 100_000  # characters; a post on Reddit has 40,000 at most
+MOST_CONFIDENT = 100  # labellers say 1 to 9
 TYPE_NAMES = {
     str: "text",
     dict: "an object",
@@ -38,8 +42,7 @@ TYPE_NAMES = {
 
 def read_posts(source: str | Path) -> list[dict]:
     """Posts with `id, subreddit, title, post, summary` from a file or folder; UserError for a faulty one."""
-    paths = files(hub.resolve(source, "data"))
-    return [_check_post(row, where) for file in paths for where, row in rows(file, POST_FIELDS)]
+    return _distinct(_posts(files(hub.resolve(source, "data"))))
 
 
 def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
@@ -47,14 +50,49 @@ def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
     root = hub.resolve(source, "data")
     splits = {"train": [], "validation": [], "test": []}
     for file in files(root):
-        splits[_split_in_name(file, root)] += [_check_post(row, where) for where, row in rows(file, POST_FIELDS)]
+        splits[_split_in_name(file, root)] += _distinct(_posts([file]))
     return _require_rows(splits, ("train", "validation", "test"), "posts")
 
 
 def read_comparisons(source: str | Path) -> list[dict]:
     """Comparisons in OpenAI's schema from a file, or from a folder in order of file names; UserError for a faulty one."""
-    paths = files(hub.resolve(source, "data"))
-    return [_check_comparison(row, where) for file in paths for where, row in rows(file, COMPARISON_FIELDS)]
+    return [row for _, row in _comparisons(files(hub.resolve(source, "data")))]
+
+
+def read_distinct_comparisons(source: str | Path) -> list[dict]:
+    """As `read_comparisons`; UserError also where a comparison is there twice, with all that its row says of it.
+
+    The paper's data is read without this check: a labeller may have judged a pair twice, and the paper trains on all rows.
+    """
+    found = _comparisons(files(hub.resolve(source, "data")))
+    return _distinct((json.dumps(row, sort_keys=True), where, row) for where, row in found)
+
+
+def _posts(paths: Sequence[Path]) -> Iterator[tuple[str, str, dict]]:
+    """(id, location, post) of each row."""
+    for file in paths:
+        for where, row in rows(file, POST_FIELDS):
+            post = _check_post(row, where)
+            yield post["id"], where, post
+
+
+def _comparisons(paths: Sequence[Path]) -> Iterator[tuple[str, dict]]:
+    """(location, comparison) of each row."""
+    return ((where, _check_comparison(row, where)) for file in paths for where, row in rows(file, COMPARISON_FIELDS))
+
+
+def _distinct(found: Iterable[tuple[str, str, dict]]) -> list[dict]:
+    """The rows of (identity, location, row); UserError, with both locations, where two have one identity."""
+    first: dict[bytes, str] = {}
+    kept = []
+    for identity, where, row in found:
+        digest = blake2b(identity.encode(), digest_size=16).digest()
+        if digest in first:
+            what = f"id {quoted(row['id'])}" if "id" in row else "comparison"
+            raise UserError(f"{where}: the {what} is in {first[digest]} too; give each once")
+        first[digest] = where
+        kept.append(row)
+    return kept
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
@@ -150,8 +188,8 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
         found = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(found, start=1):
             yield f"{path}, row {number}", row
-    except (OSError, ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a parquet file is needed") from error
+    except (OSError, ValueError, ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); a parquet file is needed") from error
     if not file.metadata.num_rows:
         raise UserError(f"{path}: the file has no rows; one at least is needed")
 
@@ -161,27 +199,32 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     empty = True
     try:
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), start=1):
                 if line.strip():
                     empty = False
                     where = f"{path}, line {number}"
                     yield where, _parse(line, where)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); a json-lines file is needed") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); a json-lines file is needed") from error
     if empty:
         raise UserError(f"{path}: the file is empty; one JSON object a line is needed")
 
 
 def _parse(line: bytes, where: str) -> dict:
+    if len(line) > LONGEST_LINE:
+        raise UserError(f"{where}: the line is longer than {LONGEST_LINE:,} bytes; each line must be one JSON object")
     try:
-        row = json.loads(line)
+        row = strict_json.parse(line)
     except ValueError as error:
-        # Without the error's own text, which calls every line "line 1".
-        problem = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise UserError(f"{where}: not JSON ({problem}); each line must be one JSON object") from error
+        raise UserError(f"{where}: not JSON ({reason(error)}); each line must be one JSON object") from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: the line is {TYPE_NAMES[type(row)]}; each line must be one JSON object")
+        raise UserError(f"{where}: the line is {_type_name(row)}; each line must be one JSON object")
     return row
+
+
+def _type_name(value: object) -> str:
+    """The type of a value for readers; parquet has types that JSON has not."""
+    return TYPE_NAMES.get(type(value), f"of type {type(value).__name__}")
 
 
 def _check_post(row: dict, where: str) -> dict:
@@ -189,7 +232,7 @@ def _check_post(row: dict, where: str) -> dict:
         _check_text(row, name, where)
     for name in ("id", "summary"):
         _check_not_blank(row, name, where)
-    return row
+    return {name: row[name] for name in POST_FIELDS}
 
 
 def _check_comparison(row: dict, where: str) -> dict:
@@ -201,7 +244,9 @@ def _check_comparison(row: dict, where: str) -> dict:
     for name in ("split", "batch"):
         _check_text(row, name, where)
     if _field(row, "choice", int, where) not in (0, 1):
-        raise UserError(f"{where}: field 'choice' is {row['choice']}; it must be 0 or 1, the better of the summaries")
+        raise UserError(
+            f"{where}: field 'choice' is {cut(str(row['choice']))}; it must be 0 or 1, the better of the summaries"
+        )
     _check_confidence(row, where)
     return row
 
@@ -211,7 +256,7 @@ def _check_summaries(summaries: list, where: str) -> None:
         raise UserError(f"{where}: field 'summaries' has {len(summaries)} entries; it must have 2")
     for index, summary in enumerate(summaries):
         if not isinstance(summary, dict):
-            raise UserError(f"{where}: field 'summaries[{index}]' is {TYPE_NAMES[type(summary)]}; it must be an object")
+            raise UserError(f"{where}: field 'summaries[{index}]' is {_type_name(summary)}; it must be an object")
         for name in ("text", "policy"):
             _check_text(summary, name, where, inside=f"summaries[{index}].")
 
@@ -221,12 +266,20 @@ def _check_confidence(row: dict, where: str) -> None:
     if row.get("extra") is None:
         return
     extra = _field(row, "extra", dict, where)
-    if extra.get("confidence") is not None:
-        _field(extra, "confidence", int, where, inside="extra.")
+    if extra.get("confidence") is not None and not (
+        0 <= _field(extra, "confidence", int, where, inside="extra.") <= MOST_CONFIDENT
+    ):
+        raise UserError(
+            f"{where}: field 'extra.confidence' is {cut(str(extra['confidence']))}; it must be 0 to {MOST_CONFIDENT}"
+        )
 
 
 def _check_text(row: dict, name: str, where: str, inside: str = "") -> None:
     text = _field(row, name, str, where, inside)
+    if len(text) > LONGEST_TEXT:
+        raise UserError(
+            f"{where}: field '{inside}{name}' has {len(text):,} characters; it must have at most {LONGEST_TEXT:,}"
+        )
     # JSON can contain half of a surrogate pair, which tokenizers reject.
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{where}: field '{inside}{name}' has half a surrogate pair; it must be valid Unicode")
@@ -243,29 +296,24 @@ def _field(row: dict, name: str, kind: type, where: str, inside: str = ""):
         raise UserError(f"{where}: field '{inside}{name}' is missing; it must be {TYPE_NAMES[kind]}")
     value = row[name]
     if type(value) is not kind:
-        raise UserError(f"{where}: field '{inside}{name}' is {TYPE_NAMES[type(value)]}; it must be {TYPE_NAMES[kind]}")
+        raise UserError(f"{where}: field '{inside}{name}' is {_type_name(value)}; it must be {TYPE_NAMES[kind]}")
     return value
 
 
 def _open_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    openers = {
-        "tokenizer.json": _open_fast,
-        "tokenizer.model": _open_any,
-        "vocab.json": _open_any,
-        "vocab.txt": _open_any,
-        "*.gguf": _open_gguf,
-    }
-    files = [path] if path.is_file() else [found for name in openers for found in sorted(path.glob(name))]
-    file = files[0] if files else path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
+    openers = dict(zip(folders.TOKENIZERS, (_open_fast, _open_any, _open_any, _open_any, _open_gguf), strict=True))
+    files = [path] if os.path.isfile(path) else [found for name in openers for found in sorted(path.glob(name))]
+    file = files[0] if files else path / "tokenizer.json" if os.path.isdir(path) else path
+    if not os.path.isfile(file):
         raise UserError(f"{file}: no such file; a tokenizer.json or the folder that holds one is needed")
     try:
-        return openers.get("*.gguf" if file.suffix == ".gguf" else file.name, _open_fast)(path)
+        tokenizer = openers.get("*.gguf" if file.suffix == ".gguf" else file.name, _open_fast)(path)
+        tokenizer("a text\nof two lines")  # some that can be read have no token for what they do not know
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises no narrower class
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file}: not a tokenizer ({problem}); a file saved by `tokenizers` is needed") from error
+        raise UserError(f"{file}: not a tokenizer ({reason(error)}); a file saved by `tokenizers` is needed") from error
+    return tokenizer
 
 
 def _open_fast(path: Path) -> PreTrainedTokenizerFast:

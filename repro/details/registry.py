@@ -2,7 +2,7 @@
 
 from repro.detail import Check, Detail, nearest
 from repro.details import control, data, general, objective, optimisation, ppo, reward_and_kl, reward_model, sft
-from repro.errors import UserError
+from repro.errors import UserError, quoted
 
 PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, objective, optimisation, control)  # the paper's order
 
@@ -26,5 +26,5 @@ def find(name: str) -> Detail:
     if name in CHECKS:
         raise UserError(f"{name} is a check, not a choice: every run makes it, and the report of any detail shows it")
     if name not in DETAILS:
-        raise UserError(f"there is no detail {name!r}; {nearest(name, DETAILS)}")
+        raise UserError(f"there is no detail {quoted(name)}; {nearest(name, DETAILS)}; make details lists all")
     return DETAILS[name]

@@ -6,6 +6,7 @@ Each product has its shape, so that its operations can be counted (`repro/engine
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from repro.errors import UserError, reason
 from repro.models import hub
-from repro.models.pretrained import source_kwargs
+from repro.models.pretrained import read_config
 from repro.models.shape import parse_shape
 from repro.study.scale import Scale
 
@@ -71,7 +73,7 @@ def network_of(source: str) -> Network:
         if not hub.is_local(source, "model"):
             return network_of(f"gpt-neox:{PYTHIA[named[1]]}") if named and named[1] in PYTHIA else Network()
         source = str(hub.resolve(source, "model"))
-    if Path(source).exists():
+    if os.path.exists(source):
         return _from_configuration(Path(source)) or _from_library(Path(source))
     hidden, layers, heads, intermediate = parse_shape(source)
     return Network(hidden, layers, intermediate, heads=heads)
@@ -81,7 +83,7 @@ def _from_configuration(source: Path) -> Network | None:
     """The sizes of a GPT-NeoX such as Pythia from its config.json, without importing transformers; None for another model."""
     names = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads")
     with suppress(
-        OSError, ValueError, KeyError, TypeError
+        OSError, ValueError, KeyError, TypeError, RecursionError
     ):  # transformers raises its own error for a file that it cannot read either
         config = json.loads((source / "config.json").read_text())
         sizes = [config[name] for name in names]
@@ -92,11 +94,16 @@ def _from_configuration(source: Path) -> Network | None:
 
 def _from_library(source: Path) -> Network:
     """The sizes of any other model from transformers, which knows the name that each kind of model has for them."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(**source_kwargs(source, "config.json")).get_text_config()
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return Network(config.hidden_size, config.num_hidden_layers, wide, config.vocab_size, config.num_attention_heads)
+    config = read_config(source).get_text_config()
+    try:
+        wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        return Network(
+            config.hidden_size, config.num_hidden_layers, wide, config.vocab_size, config.num_attention_heads
+        )
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{source}: it does not say how large its network is ({reason(error)}); give another model"
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------- products

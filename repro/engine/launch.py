@@ -35,7 +35,7 @@ from repro.engine.job import (
     write_job,
 )
 from repro.errors import UserError
-from repro.models import hub
+from repro.models import folders, hub, samplers
 from repro.stages import stage
 from repro.study.ablation import Ablation
 from repro.study.scale import Scale
@@ -168,8 +168,8 @@ def check_starts(board: Board) -> None:
     ]
     for start in starts:  # a seed that has none is told before gigabytes of the others come
         hub.start_source(*start)
-    for start in starts:
-        hub.start_of(*start)
+    for value, model, seed, name in starts:
+        folders.check_network(f"the start of {name}, seed {seed},", hub.start_of(value, model, seed, name))
 
 
 class Engine(Protocol):
@@ -215,6 +215,7 @@ class Local:
 def local(scale: Scale) -> Local:
     """This machine's workers for a scale; UserError where its ranks find no place."""
     check(scale, torch.cuda.is_available())
+    samplers.require(scale.sampler)
     return Local(workers_for(scale), scale.threads, devices_for(scale, visible_devices()))
 
 

@@ -8,7 +8,8 @@ Weights are read from safetensors, or from weights-only pickles where a reposito
 from __future__ import annotations
 
 import csv
-import json
+import math
+import os
 import pickle
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.errors import UserError
+from repro.errors import UserError, quoted, reason
+from repro.models import folders, strict_json
 
 if TYPE_CHECKING:  # imported where it is used, since a Scale is parsed without these libraries
     from huggingface_hub import DryRunFileInfo
@@ -31,14 +33,15 @@ PREFIX = "hub:"
 FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
 # Only revisions that the hub creates have a slash, such as refs/convert/parquet.
 REFERENCE = re.compile(
-    r"hub:(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)"
-    r"@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[^/@\s]+)(?:/(?P<part>[^\s@]+))?"
+    r"hub:(?P<datasets>datasets/)?(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})"
+    r"@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[\w.+-]{1,96})(?:/(?P<part>[\w.+=/-]{1,400}))?",
+    re.ASCII,
 )
+OUTSIDE = re.compile(r"(^|[:/@])\.{1,2}([/@]|$)|//|\.\.")  # a name that would lead out of the library's cache
 TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # configuration, vocabulary and merges, sentencepiece, chat template
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # in order of preference
 ROWS = ("*.parquet", "*.jsonl", "*.json")  # in order of preference
 ESSENTIAL = {
-    "model": WEIGHTS,
+    "model": folders.WEIGHTS,
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model"),
     "data": ROWS,
 }
@@ -70,8 +73,8 @@ def is_reference(source: str | Path) -> bool:
 def parse(source: str | Path) -> Reference:
     """The reference in a source; UserError where the source is malformed."""
     match = REFERENCE.fullmatch(str(source))
-    if not match:
-        raise UserError(f"{str(source)!r} is no reference to the hub; write {FORM}")
+    if not match or OUTSIDE.search(str(source)):
+        raise UserError(f"{quoted(source)} is no reference to the hub; write {FORM}")
     kind = "dataset" if match["datasets"] else "model"
     return Reference(kind, match["repo"], match["revision"], (match["part"] or "").rstrip("/"))
 
@@ -92,7 +95,7 @@ def resolve(source: str | Path, what: str) -> Path:
 def is_local(source: str | Path, what: str) -> bool:
     """Whether `resolve` needs no network."""
     if not is_reference(source):
-        return Path(source).exists()
+        return os.path.exists(source)
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -171,7 +174,7 @@ def _patterns(names: Sequence[str], what: str, part: str) -> list[str]:
     if part in names:
         return [part]
     prefix = f"{part}/" if part else ""
-    kinds = {"model": WEIGHTS, "tokenizer": (), "data": ROWS}[what]
+    kinds = {"model": folders.WEIGHTS, "tokenizer": (), "data": ROWS}[what]
     texts = () if what == "data" else TEXTS
     return [f"{prefix}{each}" for each in (*texts, *_first_kind(_candidates(names, what, part), kinds))]
 
@@ -188,10 +191,18 @@ def _essential(files: Sequence[str], what: str, part: str) -> bool:
 
 def _missing_shards(folder: Path, files: Sequence[str]) -> list[str]:
     """The files named in an index of the weights that are absent."""
-    suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in _first_kind(files, WEIGHTS))
+    suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in _first_kind(files, folders.WEIGHTS))
     indices = [file for file in files if file.endswith(suffixes)]
-    named = {name for index in indices for name in json.loads((folder / index).read_text())["weight_map"].values()}
+    named = {name for index in indices for name in _shards(folder / index)}
     return sorted(named - {Path(file).name for file in files})
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names; UserError where it is damaged."""
+    try:
+        return {str(name) for name in strict_json.parse(index.read_bytes())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: the index of weights is damaged ({reason(error)}); download it again") from None
 
 
 def _snapshot(reference: Reference, patterns: Sequence[str], **options: bool) -> Any:
@@ -229,10 +240,9 @@ def _hub_error(reference: Reference, error: Exception) -> UserError:
         return UserError(f"the hub has no {reference.kind} {reference.repo}, or not for you; write {FORM}")
     if isinstance(error, RevisionNotFoundError):
         return UserError(f"{reference.repo} has no revision {reference.revision}; give one that the hub lists")
-    why = next(iter(str(error).splitlines()), "")
     return UserError(
         f"{reference} is not complete in {constants.HF_HUB_CACHE}, and the hub cannot be asked for it "
-        f"({type(error).__name__}: {why}); run `python -m repro fetch SCALE` on a machine with a network, bring its "
+        f"({type(error).__name__}: {reason(error)}); run `python -m repro fetch SCALE` on a machine with a network, bring its "
         f"cache here with `rsync -a THERE:.cache/huggingface/ {constants.HF_HOME}/`, and set HF_HUB_OFFLINE=1"
     )
 
@@ -272,7 +282,7 @@ def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
         raise LookupError(f"there is no starting point for {stage}: it is trained here")
     source = start_source(value, model_source, seed, stage)
     folder = resolve(source, "model")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(
             f"{source!r}, where {stage} of seed {seed} starts, is no folder; give one with config.json and weights"
         )
@@ -286,8 +296,10 @@ def load_policy(source: str | Path) -> PreTrainedModel:
     folder = resolve(source, "model")
     try:
         policy, loading_info = pretrained.read_network(folder, trust_remote_code=False, output_loading_info=True)
-    except (OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: no causal language model ({str(error).splitlines()[0]}); give another") from error
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors, torch and pickle share no narrower class
+        raise UserError(f"{folder}: no causal language model ({reason(error)}); give another") from error
     wrong = sorted({*loading_info["missing_keys"], *(str(each) for each in loading_info["mismatched_keys"])})
     if wrong:
         raise UserError(f"{folder}: weights are missing or do not fit: {_few(wrong)}; give a whole checkpoint")
@@ -307,8 +319,13 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     from repro.models.scalar_model import ScalarModel
 
     config = _released_config(folder)
-    shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
-    network = ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
+    try:
+        shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
+        network = ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
+    except Exception as error:  # as above
+        raise UserError(
+            f"{folder / 'config.json'}: no network's base_config ({reason(error)}); give another"
+        ) from error
     weights = {name: value for name, value in _weights(folder).items() if not OLD_BUFFERS.fullmatch(name)}
     expected = {
         _released_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
@@ -323,20 +340,19 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
 
 def is_released_reward_model(folder: Path) -> bool:
     """Whether a folder holds a reward model in the authors' format, and not in that of `pretrained.save_scalar`."""
-    return (folder / "config.json").is_file() and "base_config" in json.loads((folder / "config.json").read_text())
+    return (folder / "config.json").is_file() and "base_config" in folders.read_config(folder)
 
 
 def _released_config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read ({error}); give a reward model's folder") from error
+    config = folders.read_config(folder)
     missing = [name for name in ("base_config", "hidden_size", "bias") if name not in config]
     if missing:
         raise UserError(
             f"{folder / 'config.json'}: {', '.join(missing)} is missing; a reward model as the paper's authors saved theirs, "
             "with the bias that centres its reward, is needed"
         )
+    if type(config["bias"]) not in (int, float) or not math.isfinite(config["bias"]):
+        raise UserError(f"{folder / 'config.json'}: bias is {quoted(config['bias'])}; it must be a finite number")
     return config
 
 
@@ -349,10 +365,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load_file
 
-    kinds = _first_kind([file.name for file in folder.iterdir()], WEIGHTS)
+    kinds = _first_kind([file.name for file in folder.iterdir()], folders.WEIGHTS)
     files = [file for kind in kinds for file in sorted(folder.glob(kind))]
     if not files:
-        raise UserError(f"{folder}: no weights; {' or '.join(WEIGHTS)} is needed")
+        raise UserError(f"{folder}: no weights; {' or '.join(folders.WEIGHTS)} is needed")
     try:
         shards = [
             load_file(file)
@@ -362,6 +378,8 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         ]
     except pickle.UnpicklingError as error:
         raise UserError(f"{folder}: a pickle of more than weights, which is not opened; give safetensors") from error
+    except Exception as error:  # as above
+        raise UserError(f"{folder}: the weights cannot be read ({reason(error)}); copy them again") from error
     return {name: value for shard in shards for name, value in shard.items()}
 
 
@@ -379,4 +397,4 @@ def _require_same(folder: Path, expected: dict[str, Tensor], found: dict[str, Te
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from repro.errors import UserError
-from repro.models import position_ids, ranks
+from repro.errors import UserError, quoted, reason
+from repro.models import folders, position_ids, ranks
 from repro.models.pooling import POOLINGS
 from repro.models.scalar_model import ScalarModel, trunk_of
 from repro.models.shape import parse_shape
@@ -70,6 +70,31 @@ def network_kwargs(source: Path) -> dict[str, Any]:
     from transformers import GgufConfig
 
     return kwargs | {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def read_config(source: Path) -> Any:
+    """The configuration of transformers for a network; UserError where its config.json is none."""
+    from transformers import AutoConfig
+
+    options = network_kwargs(source)
+    if "gguf_file" not in options:
+        folders.read_config(source)
+    try:
+        return AutoConfig.from_pretrained(**options, trust_remote_code=False)
+    except Exception as error:  # whatever a field of another type than it expects leads to
+        raise UserError(f"{source}: no configuration of a network ({reason(error)}); give another model") from error
+
+
+def read_causal_config(source: Path) -> Any:
+    """The configuration of a causal language model's text, whose size of the vocabulary is known; UserError for another."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_config(source)
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{source}: {config.model_type} is no causal language model; give another model")
+    if type(getattr(config.get_text_config(), "vocab_size", None)) is not int:
+        raise UserError(f"{source}: its configuration has no vocab_size; a language model is needed")
+    return config.get_text_config()
 
 
 def source_kwargs(source: Path, expected: str) -> dict[str, Any]:
@@ -125,14 +150,19 @@ def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor
 
 def load_scalar(folder: Path) -> ScalarModel:
     """A saved scalar model, loaded strictly: a missing head bias, normalisation or pooling is an error."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     reward_token = getattr(config, "reward_token", "missing")
-    if reward_token not in POOLINGS:
+    if str(reward_token) not in POOLINGS:
         raise UserError(
-            f"{folder / 'config.json'}: reward_token is {reward_token}; it must be one of {', '.join(POOLINGS)}"
+            f"{folder / 'config.json'}: reward_token is {quoted(reward_token)}; it must be one of {', '.join(POOLINGS)}"
         )
-    network = ScalarModel(AutoModel.from_config(config), reward_token)
-    network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    try:
+        network = ScalarModel(AutoModel.from_config(config), reward_token)
+        network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except Exception as error:  # of transformers, safetensors and torch, which share no narrower class
+        raise UserError(
+            f"{folder}: not the weights of its configuration ({reason(error)}); give a whole reward model"
+        ) from error
     return patch_forward(network)

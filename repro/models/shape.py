@@ -1,18 +1,18 @@
 """The shape of a randomly initialised network, as `Scale.model` spells it; parsing it imports no library."""
 
-from repro.errors import UserError
+from repro.errors import UserError, quoted
+
+MOST = (32_768, 512, 512, 262_144)  # of each size: above any network's of today
 
 
 def parse_shape(shape: str) -> tuple[int, int, int, int]:
     """Hidden size, layers, heads and intermediate size of "gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"."""
     parts = shape.removeprefix("gpt-neox:").split("/")
-    if (
-        len(parts) == 4
-        and all(part.isdecimal() and int(part) > 0 for part in parts)
-        and int(parts[0]) % int(parts[2]) == 0
-    ):
-        return tuple(map(int, parts))
+    sizes = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 7]
+    fits = len(parts) == len(sizes) == 4 and all(0 < size <= most for size, most in zip(sizes, MOST, strict=True))
+    if fits and sizes[0] % sizes[2] == 0:
+        return tuple(sizes)
     raise UserError(
-        f"{shape!r} is neither a model's folder nor a shape; a shape is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE in whole "
-        "numbers, HIDDEN a multiple of HEADS, as gpt-neox:128/6/4/512 (Pythia-14m)"
+        f"{quoted(shape)} is neither a model's folder nor a shape; a shape is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE, "
+        "with HEADS a divisor of HIDDEN"
     )

@@ -15,7 +15,7 @@ from repro.data import embedded, local, tldr
 from repro.detail import Pick, Recipe
 from repro.details import check_corpus
 from repro.errors import UserError
-from repro.models import hub, pretrained
+from repro.models import folders, hub, pretrained
 from repro.stages import describe
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import Budget, Stage, StageContext
@@ -103,10 +103,8 @@ def _require_matching_model(tokenizer: PreTrainedTokenizerFast, folder: Path) ->
         return
     source = pretrained.network_kwargs(folder)
     if "gguf_file" not in source:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
-        require_vocabulary(tokenizer, config.get_text_config().vocab_size)
+        folders.check_network("model", folder)
+        require_vocabulary(tokenizer, pretrained.read_causal_config(folder).vocab_size)
 
 
 def _format(pick: Pick) -> tldr.Format:
@@ -191,7 +189,7 @@ def _embedded(
 
 def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
-    pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
+    pairs = local.split_comparisons(local.read_distinct_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
     return _first_posts(posts, scale, sizes), {
         "train": pairs["train"][: scale.comparisons],
         "validation": pairs["validation"][: scale.validation_comparisons],

@@ -1,6 +1,7 @@
 """A study: the arms of one detail, its seeds and scale, and what was declared before its runs."""
 
 import math
+import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +9,23 @@ from itertools import pairwise
 from pathlib import Path
 
 from repro.detail import Detail, Recipe, nearest
-from repro.errors import UserError
+from repro.errors import UserError, cut, quoted, reason
 from repro.study import metrics, scale
-from repro.study.scale import Scale
+from repro.study.scale import Scale, check_seeds, whole_number
 
 FOLDER = Path("ablations")
 IMPLIED = f"no file in {FOLDER}/: the study that the declaration implies"
 DECIDED = "decided"  # what a study with looks runs until
 LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
+MOST = 1_000  # seeds at a last look
 FEWEST = 3  # seeds at a first look: the interval of two reaches nine of their spreads to either side
+_TYPES = {
+    str: "text",
+    dict: "a table",
+    list: "a list",
+    bool: "true or false",
+    (int, float): "a number",
+}
 _KINDS = {
     "detail": str,
     "question": str,
@@ -80,12 +89,10 @@ def load(
     detail = details.find(declared["detail"])
     company = _company(declared, company)
     budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
-    smallest_effect = float(declared.get("smallest_effect", 0.05))
-    if not 0 < smallest_effect < math.inf:
-        raise UserError(f"smallest_effect = {smallest_effect} must be above 0, and finite")
+    smallest_effect = _above_zero(declared.get("smallest_effect", 0.05))
     primary = declared.get("primary", "test/sampled_win_rate")
     if not metrics.known(primary):
-        raise UserError(f"there is no metric {primary!r} to be primary; {nearest(primary, metrics.METRICS)}")
+        raise UserError(f"there is no metric {quoted(primary)} to be primary; {nearest(primary, metrics.METRICS)}")
     schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
     chosen = _arms(detail, arms or declared.get("arms", detail.variants), company)
     for recipe in chosen.values():
@@ -127,7 +134,7 @@ def names(
 
 def has_file(name: str, folder: Path = FOLDER) -> bool:
     """Whether the folder declares a study of that name; a name with a path in it is none, wherever that leads."""
-    return Path(name).name == name and (folder / f"{name}.toml").exists()
+    return bool(name) and Path(name).name == name and os.path.lexists(folder / f"{name}.toml")
 
 
 def source(name: str, folder: Path = FOLDER) -> str:
@@ -185,17 +192,35 @@ def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str,
 
 def _read(path: Path) -> dict:
     try:
-        declared = tomllib.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}; correct it") from None
+        declared = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); a file of TOML is needed") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {reason(error)}; correct it") from None
     for field, value in declared.items():
         if field not in _KINDS:
-            raise UserError(f"{path}: there is no field {field!r}; {nearest(field, _KINDS)}")
-        if not isinstance(value, _KINDS[field]):
-            raise UserError(f"{path}: {field} = {value!r} has the wrong type; see another file of {path.parent}/")
+            raise UserError(f"{path}: there is no field {quoted(field)}; {nearest(field, _KINDS)}")
+        if not isinstance(value, _KINDS[field]) or (isinstance(value, bool) and _KINDS[field] is not bool):
+            raise UserError(
+                f"{path}: {field} = {cut(repr(value))} has the wrong type; it must be {_TYPES[_KINDS[field]]}"
+            )
     if "detail" not in declared:
         raise UserError(f'{path}: the field detail is missing; say which detail it varies, as detail = "whiten_adv"')
+    # Of a scale that is not the file's, and of a study without looks, these are not used; wrong they are all the same.
+    _seeds(declared.get("seeds", (1,)))
+    _numbers_of_seeds(declared.get("looks", LOOKS))
     return declared
+
+
+def _above_zero(declared: float) -> float:
+    """The smallest effect; UserError where there is no such effect."""
+    try:
+        number = float(declared)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise UserError(f"smallest_effect = {number} must be above 0, and finite")
+    return number
 
 
 def _looks(until: str, words: Sequence[object], given: bool, seeds: Sequence[str]) -> tuple[int, ...]:
@@ -207,29 +232,37 @@ def _looks(until: str, words: Sequence[object], given: bool, seeds: Sequence[str
             )
         return ()
     if until != DECIDED:
-        raise UserError(f"--until {until!r} is not known; give --until {DECIDED}, or --seeds for a number of your own")
+        raise UserError(
+            f"--until {quoted(until)} is not known; give --until {DECIDED}, or --seeds for a number of your own"
+        )
     if seeds:
         raise UserError(
             f"--until {DECIDED} takes seeds 1, 2, ... as its looks need them; leave --seeds out, or give "
             "--looks 4 6 8 12 with other numbers"
         )
-    shown = " ".join(map(str, words))
+    return _numbers_of_seeds(words)
+
+
+def _numbers_of_seeds(words: Sequence[object]) -> tuple[int, ...]:
+    """The looks that words spell; UserError where they do not grow, or are none."""
+    shown = cut(" ".join(map(str, words)))
     try:
-        looks = tuple(int(str(word)) for word in words)
+        looks = tuple(whole_number(str(word)) for word in words)
     except ValueError:
         raise UserError(f"looks {shown!r} are not all integers; give numbers of seeds, as 4 6 8 12") from None
     if not looks or looks[0] < FEWEST or any(later <= look for look, later in pairwise(looks)):
         raise UserError(f"looks {shown} must be growing numbers of seeds, the first at least {FEWEST}, as 4 6 8 12")
+    if looks[-1] > MOST:
+        raise UserError(f"looks {shown} end above {MOST} seeds; give numbers of seeds, as 4 6 8 12")
     return looks
 
 
 def _seeds(words: Sequence[object]) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(str(word)) for word in words)
+        seeds = tuple(whole_number(str(word)) for word in words)
     except ValueError:
-        raise UserError(f"seeds {' '.join(map(str, words))!r} are not all integers; give some, as 1 2 3") from None
+        raise UserError(f"seeds {cut(' '.join(map(str, words)))!r} are not all integers; give some, as 1 2 3") from None
     if not seeds:
         raise UserError("there are no seeds; give at least one, better three")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds {' '.join(map(str, seeds))} repeat; give each once")
+    check_seeds(seeds)
     return seeds

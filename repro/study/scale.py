@@ -2,13 +2,15 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from repro.detail import nearest
-from repro.errors import UserError
-from repro.models import hub
+from repro.errors import UserError, cut, quoted
+from repro.models import folders, hub
 from repro.models.shape import parse_shape
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "embedded_assets"
@@ -71,6 +73,10 @@ class Scale:
     kl_cap: float = 35.0  # KL to the SFT policy [nats] above which a run is listed as run away; it is not stopped
 
 
+KINDS = {int: "an integer", float: "a number"}
+DIGITS = 18  # of a number that a person types, at most
+LARGEST = 2**31 - 1  # of a whole number: what the data's and the store's columns hold
+LARGEST_SEED = 2**32 - 1  # of numpy's generators
 MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
 WORDS = {
     "corpus": ("embedded", "local", "tldr"),
@@ -212,12 +218,12 @@ SCALES: dict[str, Scale] = {
 def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
     """The scale of that name, with fields changed (values as text); UserError for an unknown field or a wrong value."""
     if name not in SCALES:
-        raise UserError(f"there is no scale {name!r}; {nearest(name, SCALES)}")
+        raise UserError(f"there is no scale {quoted(name)}; {nearest(name, SCALES)}")
     scale = SCALES[name]
     kinds = {field.name: field.type for field in fields(Scale) if field.name != "name"}
     for field, value in changes.items():
         if field not in kinds:
-            raise UserError(f"a scale has no field {field!r}; {nearest(field, kinds)}")
+            raise UserError(f"a scale has no field {quoted(field)}; {nearest(field, kinds)}")
         scale = replace(scale, **{field: _parse(field, value, kinds[field])})
     return checked(replace(scale, name=full_name(name, changes)))
 
@@ -230,7 +236,8 @@ def full_name(name: str, changes: Mapping[str, str]) -> str:
 
 def short(name: str) -> str:
     """A name that is short enough for a folder: a long one is cut, and ends with its hash."""
-    return name if len(name) <= 80 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()
+    return name if len(name) <= 80 else f"{name[:40]}-{digest[:12]}"
 
 
 def _in_a_name(value: str) -> str:
@@ -241,23 +248,30 @@ def _in_a_name(value: str) -> str:
 
 def _parse(field: str, text: str, kind: type) -> object:
     try:
-        return tuple(int(part) for part in text.split(",")) if kind == tuple[int, ...] else kind(text)
+        if kind == tuple[int, ...]:
+            return tuple(whole_number(part) for part in text.split(","))
+        return whole_number(text) if kind is int else kind(text)
     except ValueError:
-        raise UserError(f"{field}={text!r} is not {'an integer' if kind is int else 'a number'}") from None
+        raise UserError(f"{field}={quoted(text)} is not {KINDS.get(kind, 'a list of integers')}") from None
+
+
+def whole_number(text: str) -> int:
+    """The integer that a text spells in plain digits; ValueError for any other text, and for one of hundreds of digits."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= DIGITS):
+        raise ValueError(text)
+    return int(text)
 
 
 def checked(scale: Scale) -> Scale:
     """The scale; UserError for a field whose value makes no sense."""
+    check_seeds(scale.seeds)
     _check_sources(scale)
     for field, words in WORDS.items():
-        if getattr(scale, field) not in words:
-            raise UserError(f"{field}={getattr(scale, field)!r} is unknown; {nearest(getattr(scale, field), words)}")
+        if (word := getattr(scale, field)) not in words:
+            raise UserError(f"{field}={quoted(word)} is unknown; {nearest(word, words)}")
     for field in fields(scale):
-        value = getattr(scale, field.name)
-        if field.type is int and value < (field.name not in MAY_BE_NONE) and field.name != "corpus_seed":
-            raise UserError(f"{field.name}={value} must be at least {int(field.name not in MAY_BE_NONE)}")
-        if field.type is float and not 0 < value < math.inf:
-            raise UserError(f"{field.name}={value} must be above 0, and finite")
+        _check_number(field.name, field.type, getattr(scale, field.name))
     for field, batch in (
         ("episodes", "ppo_batch"),
         ("posts", "ppo_batch"),
@@ -272,26 +286,49 @@ def checked(scale: Scale) -> Scale:
     return scale
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """UserError for seeds that are out of range, or there twice."""
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"seed {seed} is out of range; give whole numbers from 0 to {LARGEST_SEED}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds {cut(' '.join(map(str, seeds)))} repeat; give each once")
+
+
+def _check_number(field: str, kind: object, value: Any) -> None:
+    if kind is int:
+        least = -LARGEST if field == "corpus_seed" else int(field not in MAY_BE_NONE)
+        if value < least:
+            raise UserError(f"{field}={value} must be at least {least}")
+        if value > LARGEST:
+            raise UserError(f"{field}={value} must be at most {LARGEST}")
+    if kind is float and not 0 < value < math.inf:
+        raise UserError(f"{field}={value} must be above 0, and finite")
+
+
 def _check_sources(scale: Scale) -> None:
-    """UserError for a missing source, a path that does not exist, or a malformed hub reference; the hub is not queried."""
-    for field in PATHS if scale.corpus in ("local", "tldr") else ():
-        if not getattr(scale, field):
+    """UserError for a source that is missing, malformed or cannot be what its field names; the hub is not queried."""
+    needed = PATHS if scale.corpus in ("local", "tldr") else ()
+    for field in dict.fromkeys(["model", "tokenizer", *needed]):
+        if not str(getattr(scale, field)).strip():
             raise UserError(
                 f'scale {scale.corpus} needs {field}; give --set {field}=PATH (with make: SET="{field}=PATH ...")'
             )
     for field in SOURCES:
-        source = getattr(scale, field)
+        source = str(getattr(scale, field))
         if hub.is_reference(source):
             _check_reference(field, source)
-        elif field == "model" and not Path(source).exists():
+        elif field == "model" and not os.path.exists(source):
             parse_shape(source)
         elif source == "released" and field in hub.STARTS:
             hub.start_source(source, scale.model, scale.seeds[0], hub.STARTS[field])
-        elif source and "{seed}" not in source and not Path(source).exists():
-            raise UserError(f"{field} {source!r} does not exist; give the path of a file or folder that does")
+        elif source and "{seed}" not in source:
+            folders.check(field, Path(source))
 
 
 def _check_reference(field: str, source: str) -> None:
     kind, needed = hub.parse(source.replace("{seed}", "0")).kind, "dataset" if field.endswith("_file") else "model"
     if kind != needed:
-        raise UserError(f"{field}={source!r} names a {kind} on the hub, but a {needed} is needed; write {hub.FORM}")
+        raise UserError(
+            f"{field}={quoted(source)} names a {kind} on the hub, but a {needed} is needed; write {hub.FORM}"
+        )

@@ -9,7 +9,7 @@ from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.engine import job, launch
 from repro.engine.slurm import engine as slurm
-from repro.engine.slurm import states, submission
+from repro.engine.slurm import options, states, submission
 from repro.engine.slurm import watch as watching
 from repro.errors import UserError
 from repro.stages import stage
@@ -135,7 +135,7 @@ def parameters(scale, name, **options):
 def test_a_job_asks_for_what_its_ranks_need(tiny_scale):
     gpu = replace(tiny_scale, corpus="local", precision="bfloat16", processes=4, threads=3)
     asked = parameters(gpu, "ppo")
-    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, submission.MINUTES)
+    assert (asked["gpus_per_node"], asked["cpus_per_task"], asked["time"]) == (4, 12, options.MINUTES)
     assert asked["srun_args"] == ["--cpus-per-task=12"]
     assert asked["additional_parameters"]["dependency"] == "afterok:7:9"
     assert asked["additional_parameters"]["kill-on-invalid-dep"] == "yes"
@@ -163,12 +163,12 @@ def test_submitit_takes_all_that_can_be_asked(tiny_scale, tmp_path, monkeypatch)
     from submitit import SlurmExecutor
 
     monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda cls: 2))
-    options = {name: "x" for name in slurm.WORDS} | {name: "3" for name in slurm.NUMBERS}
+    asked = {name: "x" for name in options.WORDS} | {name: "3" for name in options.NUMBERS} | {"mem": "8G"}
     executor = SlurmExecutor(tmp_path)
-    executor.update_parameters(**parameters(replace(tiny_scale, precision="float32"), "ppo", **options))
+    executor.update_parameters(**parameters(replace(tiny_scale, precision="float32"), "ppo", **asked))
     text = executor._make_submission_file_text("command", "1")
-    for name in set(slurm.WORDS) - {"setup"}:
-        assert f"#SBATCH --{name}=x" in text, text
+    for name in set(options.WORDS) - {"setup"}:
+        assert f"#SBATCH --{name}={asked[name]}" in text, text
     assert "#SBATCH --requeue\n" in text and "#SBATCH --time=3\n" in text and "\nx\n" in text
 
 

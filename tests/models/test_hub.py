@@ -308,6 +308,8 @@ def test_a_seed_without_a_released_checkpoint_is_told_before_any_other_comes(hom
 
 def test_a_starting_point_of_a_stage_that_is_done_is_not_asked_for(home, tmp_path):
     (tmp_path / "1").mkdir()
+    for name, content in network()[1].items():
+        (tmp_path / "1" / name).write_bytes(content)
     board = starts_board(tmp_path, (1, 2), sft_from=str(tmp_path / "{seed}"))
     with refused("where sft of seed 2 starts, is no folder"):
         launch.check_starts(board)

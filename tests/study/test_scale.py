@@ -22,6 +22,8 @@ def test_fields_are_read_as_the_type_they_have(find):
 
 
 def test_a_changed_budget_shows_in_the_name_and_a_path_does_not(find, tmp_path):
+    for name in ("config.json", "pytorch_model.bin", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
     assert find(changes={"posts": "64", "threads": "2"}).name == "smoke-posts=64-threads=2"
     assert find(changes={"model": str(tmp_path)}).name == f"smoke-model={tmp_path.name}"
     assert find(changes={"model": "gpt-neox:32/2/2/64"}).name == "smoke-model=gpt-neox:32_2_2_64"

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from repro.engine.job import ENDING_SECONDS, PREEMPTED, Job, forget, perform, read_job, run_apart, write_job
 from repro.engine.launch import Board
+from repro.engine.slurm.options import FORM, MINUTES
 from repro.engine.slurm.states import in_queue
 from repro.errors import UserError
 
 TRIES, REQUEUES = 5, 100  # of a job that the cluster ended: submissions by one launcher, and requeues by the job itself
-MINUTES = 1_440  # default time limit of a job
 Options = Mapping[str, str | int]  # of --slurm
-FORM = 'KEY=VALUE, such as partition=gpu time=1440 (with make: SLURM="partition=gpu time=1440")'
 
 
 @dataclass(frozen=True)

@@ -193,9 +193,9 @@ def listing(uri: str, words: str) -> RenderableType:
             *(number(_or_nan(response, name)) for name in ("score", "kl")),
             str(len(response["tokens"])),
             "yes" if response.get("ended", True) else "no",
-            Text(shorten(record.get("query", ""), OPENING, placeholder=" ...")),
+            _text(shorten(record.get("query", ""), OPENING, placeholder=" ...")),
         )
-    return Group(Text(f"{trace.name} (run {trace.run_id}), {count(len(trace.episodes), 'episode')}"), table)
+    return Group(_text(f"{trace.name} (run {trace.run_id}), {count(len(trace.episodes), 'episode')}"), table)
 
 
 def shown(uri: str, words: str, episode: int) -> RenderableType:
@@ -207,7 +207,7 @@ def shown(uri: str, words: str, episode: int) -> RenderableType:
     facts += [count(len(response["tokens"]), "token"), "ended" if response.get("ended", True) else "did not end"]
     head = f"{trace.name}, episode {episode}, update {_update(record)} of {record.get('updates', 0)}"
     heat = Heat(response["tokens"], numbers, scales([policy_numbers(each["policy"]) for each in trace.episodes]))
-    lines = map(Text, (head, ", ".join(facts), "", record.get("query", ""), ""))
+    lines = map(_text, (head, ", ".join(facts), "", record.get("query", ""), ""))
     return Group(*lines, heat, Text(), _table(response["tokens"], numbers, against([trace])))
 
 
@@ -221,7 +221,7 @@ class Heat:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         if console.color_system is None:
-            yield Text("".join(self.tokens))
+            yield _text("".join(self.tokens))
             return
         lines = Table.grid(padding=(0, 2))
         for each in QUANTITIES:
@@ -254,7 +254,12 @@ def _table(tokens: list[str], numbers: Mapping[str, np.ndarray], beside: str) ->
 
 def _visible(token: str) -> str:
     """A token that keeps a line a line."""
-    return token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    return str(markup.harmless(token)).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+
+
+def _text(words: str) -> Text:
+    """Words as a terminal shows them: what is in them is neither markup nor a command to it."""
+    return Text(str(markup.harmless(words)))
 
 
 def _update(record: Mapping) -> int:

@@ -16,6 +16,8 @@ from repro.reports.reading import terms
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = re.compile(r"""<svg [^>]*?width=["']([\d.]+)pt""")
+# Control characters, changes of direction, half surrogates: as repro/errors.py has it, which pages do not import.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 UNQUOTED = " /:=;,()!?*+~<>'{}"  # what a data address may have as it is in a page, beside letters and digits
 
 
@@ -25,12 +27,23 @@ def render(template: str, **values: object) -> str:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
     environment.globals |= {"name": terms.name, "label": terms.label, "span": span}
     return environment.get_template(template).render(**values)
+
+
+def harmless(value: object) -> object:
+    """A text with everything escaped that a terminal would obey, a reader could not see, or UTF-8 has no bytes for.
+
+    A model's text and a person's post may hold any character; line breaks and tabs stay, and what is no text stays as it is.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
 
 
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:

@@ -6,14 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
+from repro.models import strict_json
 from repro.stages.judge.endpoint import Judge, model_name
 from repro.stages.judge.prompt import PROMPT, Messages, characters
 
+NEEDED = ("key", "answer", "time")  # texts without which a stored line is no answer
+TEXTS, NUMBERS = (
+    ("answered_by", "host"),
+    ("prompt_tokens", "completion_tokens", "characters"),
+)  # what one may have beside
 TIMEOUT = 300.0  # seconds for one answer, as long since a local server may queue questions
 RETRIES = 3  # by the client, with backoff, after status 408, 409, 429, 5xx or a lost connection
 EMPTY_ANSWERS = 3  # in a row, after which a question has failed
@@ -42,13 +49,20 @@ class Answers:
 def _records(file: Path) -> list[dict]:
     """The answers in a file, without lines that are not whole, such as one that an interrupt cut off."""
     records = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-            records += [record] if {"key", "answer", "time"} <= record.keys() else []
-        except (ValueError, AttributeError):
-            continue
+    for line in file.read_bytes().splitlines():
+        with suppress(ValueError):
+            record = strict_json.parse(line)
+            records += [record] if _is_answer(record) else []
     return records
+
+
+def _is_answer(record: Any) -> bool:
+    """Whether a stored line is an answer, with a use of tokens that can be added up where it has one."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in NEEDED):
+        return False
+    if not all(isinstance(record.get(name, ""), str) for name in TEXTS):
+        return False
+    return all(type(record[name]) is int and record[name] >= 0 for name in NUMBERS if name in record)
 
 
 class Unanswered(Exception):
@@ -121,14 +135,35 @@ def _answer(create: Callable[[], Any]) -> dict[str, Any]:
     for attempt in range(EMPTY_ANSWERS):
         time.sleep(PAUSE * 2 ** (attempt - 1) if attempt else 0)
         reply = create()
-        if not hasattr(reply, "choices"):
-            raise Unanswered("it did not answer in OpenAI's protocol; its address often has to end in /v1")
-        content = reply.choices[0].message.content if reply.choices else ""
-        if content and content.strip():
-            usage = reply.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if reply.usage else {}
+        content = _content(reply)
+        if content.strip():
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            return {"answer": content, "answered_by": model_name(reply.model or ""), "time": when} | usage
+            return {"answer": content, "answered_by": _model(reply), "time": when} | _usage(reply)
     raise Unanswered(f"its answer was empty {EMPTY_ANSWERS} times; a model that thinks first needs more --max-tokens")
+
+
+def _content(reply: Any) -> str:
+    """The text of a reply, empty where it has none; Unanswered where it is not in OpenAI's protocol: nobody checks that."""
+    try:
+        content = (reply.choices[0].message.content or "") if reply.choices else ""
+    except (AttributeError, TypeError, LookupError):
+        content = None
+    if not isinstance(content, str):
+        raise Unanswered("it did not answer in OpenAI's protocol; its address often has to end in /v1")
+    return content
+
+
+def _model(reply: Any) -> str:
+    name = getattr(reply, "model", "")
+    return model_name(name) if isinstance(name, str) else ""
+
+
+def _usage(reply: Any) -> dict[str, int]:
+    """The tokens of question and answer, as far as the reply counts them."""
+    counts = {
+        name: getattr(getattr(reply, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")
+    }
+    return {name: count for name, count in counts.items() if type(count) is int and count >= 0}
 
 
 def _library() -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from repro.errors import UserError
+from repro.errors import UserError, cut, quoted
 from repro.stages.judge.prompt import Messages
 
 OPENAI = "https://api.openai.com/v1"
@@ -47,10 +47,12 @@ def model_name(model: str) -> str:
 
 def judge(model: str, base_url: str, **sampling: float) -> Judge:
     """The judge at an address, OpenAI's where it is empty; UserError for a malformed address."""
+    if not model.strip() or not model.isprintable():
+        raise UserError(f"the judge's model {quoted(model)} is no name; give the one that its endpoint knows")
     address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
     try:
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and address.isprintable()
     except ValueError:  # the port is not a number
         usable = False
     if not usable or "@" in parts.netloc or parts.query:
@@ -67,6 +69,11 @@ def api_key(base_url: str, key_env: str) -> str:
     So OPENAI_API_KEY goes to OpenAI or to OPENAI_BASE_URL only, which is set together with it.
     """
     name = key_env or ("" if base_url else OPENAI_KEY)
-    if name and not os.environ.get(name):
-        raise UserError(f"the environment has no {name}; set it to the judge's key, or name another with --key-env")
-    return os.environ[name].strip() if name else ""
+    if name and not os.environ.get(name, "").strip():
+        raise UserError(
+            f"the environment has no {cut(name)}; set it to the judge's key, or name another with --key-env"
+        )
+    key = os.environ[name].strip() if name else ""
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"the key in {cut(name)} has characters that no key has; set it to the judge's key again")
+    return key

@@ -36,8 +36,8 @@ def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, 
     verdicts = [{"post_id": post, **verdict} for post, verdict in zip(table["post_id"], policy_verdicts)]
     result = Judgement(
         model=judge.name,
-        answered_by=sorted({record["answered_by"] for record in used}),
-        hosts=sorted({record["host"] for record in used}),
+        answered_by=sorted({record.get("answered_by", "") for record in used}),
+        hosts=sorted({record.get("host", "") for record in used}),
         sampling=dict(judge.sampling),
         prompt=PROMPT,
         question=QUESTION,
