@@ -174,6 +174,8 @@ class Tracker:
         Another process may publish the same run from another cache, where the stage is made too. Each replaces the other's run
         once; who comes to it a second time leaves the run to the other.
         """
+        if name not in run.attempts:
+            self._claim(run, name, attempt)
         if run.lost(name, attempt):
             if (run.identity, name, attempt) in self.renewed:
                 run.ended = True
@@ -181,9 +183,14 @@ class Tracker:
             self.renewed.add((run.identity, name, attempt))
             self._renew(run, name, attempt)
             raise Renewed
-        if name not in run.attempts:
-            self.client.set_tag(run.run_id, record.attempt_tag(name), attempt)
-            run.attempts[name] = attempt
+
+    def _claim(self, run: Run, name: str, attempt: str) -> None:
+        """Tag the run with the attempt whose points it gets, unless another process has."""
+        with store_lock(self.board.cache, self.lock_seconds):
+            run.attempts |= runs.attempts_of(self.client.get_run(run.run_id).data.tags)
+            if not run.unknown and name not in run.attempts:
+                self.client.set_tag(run.run_id, record.attempt_tag(name), attempt)
+                run.attempts[name] = attempt
 
     def _renew(self, run: Run, name: str = "", attempt: str = "") -> None:
         """Go on with another run, without points of a lost attempt: one that another process has made, or a new one."""
