@@ -76,13 +76,24 @@ def require_openable(file: Path, writing: bool) -> None:
         _require_place(file)
     if not file.exists():
         return
-    statement = "begin immediate" if writing else "select 1 from sqlite_master limit 1"
     try:
-        ask(file, lambda tables: tables.execute(statement).fetchone())
+        ask(file, _write_nothing if writing else _read)
     except sqlite3.Error as error:
         raise fault_of(error) from None
     if writing:
         require_whole(file)
+
+
+def _read(tables: sqlite3.Connection) -> None:
+    tables.execute("select 1 from sqlite_master limit 1").fetchone()
+
+
+def _write_nothing(tables: sqlite3.Connection) -> None:
+    """Begin to write and take it back: that a file is read-only shows at its first change."""
+    tables.execute("begin immediate")
+    (number,) = tables.execute("pragma user_version").fetchone()
+    tables.execute(f"pragma user_version = {number}")
+    tables.rollback()
 
 
 def _require_place(file: Path) -> None:
@@ -143,7 +154,7 @@ def is_unfinished(file: Path) -> bool:
     if not file.with_name(f"{file.name}-journal").exists():
         return False
     try:
-        ask(file, lambda tables: tables.execute("select 1 from sqlite_master limit 1").fetchone(), mode="ro")
+        ask(file, _read, mode="ro")
     except sqlite3.OperationalError as error:
         return code_of(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
     return False
