@@ -17,7 +17,5 @@ def _check(_: argparse.Namespace) -> int:
 
     found = check(cache_path())
     for each in found:
-        console.print(f"{each.what}, {'not whole:' if each.troubles else 'whole'}", highlight=False, markup=False)
-        for trouble in each.troubles:
-            console.print(f"  {trouble}", highlight=False, markup=False)
+        console.print(str(each), highlight=False, markup=False)
     return 1 if any(each.troubles for each in found) else 0

@@ -34,6 +34,9 @@ class Found:
     what: str
     troubles: list[str]
 
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self.what}: {'not whole' if self.troubles else 'whole'}", *self.troubles])
+
 
 def check_store(cache: Path) -> Found:
     """The store in use, its runs beside the artefacts that they are copies of. Unusable where it cannot be opened."""
@@ -45,22 +48,22 @@ def check_store(cache: Path) -> Found:
             return Found(name, troubles)
     require_open(store_uri())
     if is_sqlite(store_uri()) and not file.is_file():
-        return Found(f"{name}: there is none yet", [])
+        return Found(f"{name}, which is not there yet", [])
     with usable_store():
         store = MlflowClient(tracking_uri=store_uri())
         found = {each.name: runs_of(store, each.experiment_id) for each in studies(store)}
         troubles = [each for study, recorded in found.items() for each in _of_study(store, study, recorded, cache)]
     count = sum(record.ARM in run.data.tags for recorded in found.values() for run in recorded)
-    return Found(f"{name}: {len(found)} studies, {count} runs", troubles)
+    return Found(f"{name} (studies: {len(found)}, runs: {count})", troubles)
 
 
 def check_cache(cache: Path) -> Found:
     """The artefacts in the cache, and what was left there by processes that were killed."""
     if not cache.is_dir():
-        return Found(f"cache {cache}: there is none yet", [])
+        return Found(f"cache {cache}, which is not there yet", [])
     made = sorted(file.parent for file in cache.glob(f"*/{stage.DONE}") if not _is_left(file.parent))
     troubles = [trouble for folder in made for trouble in _of_artefact(folder)]
-    return Found(f"cache {cache}: {len(made)} artefacts", [*troubles, *_left_over(cache)])
+    return Found(f"cache {cache} (artefacts: {len(made)})", [*troubles, *_left_over(cache)])
 
 
 # ------------------------------------------------------------------------------------------------- the store
