@@ -25,7 +25,7 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui test test-detail test-all faults openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -74,6 +74,9 @@ judge: need-detail need-model $(READY) openai  ## have the language model MODEL 
 
 ui: $(READY)  ## open MLflow's own pages at the study of DETAIL, or at the one started last (PORT=...)
 	@$(PY) -m repro ui $(call quoted-list,DETAIL) $(call option,scale,SCALE) $(call option,port,PORT)
+
+check: $(READY)  ## say whether the MLflow store and the cache are whole: damage, half published runs, doubled points, what is left over
+	@$(PY) -m repro check
 
 test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)

@@ -6,6 +6,7 @@ Stores of earlier versions hold the same names, so a value here never changes.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 # Tags of a study's experiment, and of each of its runs.
@@ -54,9 +55,31 @@ STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 STAGE = "stage."
 
 
+# Which attempt at a stage the run's points are of, in the tag `attempt_tag(name)`: set before the first of them.
+ATTEMPT = "attempt."
+
+
 def stage_tag(name: str) -> str:
     """The tag that holds a stage's key."""
     return f"{STAGE}{name}"
+
+
+def attempt_tag(name: str) -> str:
+    """The tag that says which attempt at a stage the run's points are of."""
+    return f"{ATTEMPT}{name}"
+
+
+def last_attempt(points: Sequence[tuple[int, int]]) -> list[int]:
+    """Places of a metric's points (step, time [ms]) that count, in the order of their steps.
+
+    A store of an earlier version also has the points of an attempt at the stage that was killed. Then some step has two, and
+    in the order of their times the last attempt begins where the steps last go back; of one step the later point counts.
+    """
+    order = sorted(range(len(points)), key=lambda place: (points[place][1], points[place][0]))
+    if len({step for step, _ in points}) < len(points):
+        back = [at for at, (one, other) in enumerate(pairwise(order), 1) if points[other][0] < points[one][0]]
+        order = order[back[-1] :] if back else order
+    return [place for _, place in sorted({points[place][0]: place for place in order}.items())]
 
 
 def study_name(detail: str, scale: str) -> str:

@@ -46,3 +46,12 @@ def test_the_format_of_stores_that_are_there_stays():
         "kl_cap": "50.0",
     }
     assert set(record.STUDY_TAGS) - {"detail", "scale"} < set(record.PLAN)
+
+
+def test_of_a_metrics_points_the_last_attempts_count():
+    assert record.last_attempt([]) == []
+    assert record.last_attempt([(0, 5), (1, 5), (2, 9)]) == [0, 1, 2]
+    assert record.last_attempt([(2, 1), (0, 5), (1, 9)]) == [1, 2, 0]  # no step twice: a clock that went back
+    assert record.last_attempt([(0, 1), (1, 2), (2, 3), (0, 4), (1, 5)]) == [3, 4]
+    assert record.last_attempt([(0, 4), (0, 1)]) == [0]
+    assert record.last_attempt([(0, 1), (0, 4), (1, 5)]) == [1, 2]

@@ -81,12 +81,15 @@ def undecided_arms(study) -> Collection[str]:
 def _require_same_looks(study) -> None:
     """UserError where this study in the store was, or may have been, judged at other numbers of seeds."""
     from repro.reports.reading import studies as read
+    from repro.tracking.opening import Unusable
     from repro.tracking.store import store_uri, usable_store
 
     try:
-        with usable_store():
+        with usable_store(writing=True):
             recorded = read.read_outline(study.detail.name, study.scale.name, store_uri())
-    except UserError:  # no run is recorded; an unusable store is reported where it is first needed
+    except Unusable:
+        raise
+    except UserError:  # no run is recorded
         return
     requested, declared, seen = joined_numbers(study.looks), joined_numbers(recorded.looks), len(recorded.seeds)
     if recorded.looks and recorded.looks != study.looks:

@@ -23,7 +23,8 @@ def add_gallery(verbs) -> None:
 
 def _gallery(arguments: argparse.Namespace) -> int:
     from repro.reports.pages import gallery, index, markup
-    from repro.tracking.store import recorded_studies, store_uri
+    from repro.tracking.address import shown, store_uri
+    from repro.tracking.store import recorded_studies
 
     require_report_folder(GALLERY)
     found = {markup.folder(*study): study for study in recorded_studies()}
@@ -31,10 +32,10 @@ def _gallery(arguments: argparse.Namespace) -> int:
     wanted = arguments.studies or sorted(there & found.keys())
     if unknown := [name for name in wanted if name not in found]:
         raise UserError(
-            f"the MLflow store {store_uri()} holds no study {unknown[0]}; it holds {', '.join(found) or 'none'}"
+            f"the MLflow store {shown(store_uri())} holds no study {unknown[0]}; it holds {', '.join(found) or 'none'}"
         )
     if not wanted:
-        raise UserError(f"name a study; the MLflow store {store_uri()} holds {', '.join(found) or 'none'}")
+        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {', '.join(found) or 'none'}")
     for name in wanted:
         build_study_page(*found[name], GALLERY)
     build_paper_page(GALLERY)

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from repro.cli import assets, atlas, calibrate, fault, gallery, judge, plan, registry, report, run, store
+from repro.cli import assets, atlas, calibrate, check, fault, gallery, judge, plan, registry, report, run, store
 from repro.cli.parser import Parser
 from repro.errors import UserError
 
@@ -27,6 +27,7 @@ VERBS = (
     judge.add_judge,
     store.add_ui,
     store.add_import,
+    check.add_check,
     assets.add_pretrain,
     run.add_stage,
 )

@@ -40,25 +40,26 @@ def add_inspect(verbs) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from repro.study import ablation
-    from repro.tracking.address import store_uri
+    from repro.tracking.address import shown, store_uri
 
     detail, scale = ablation.names(
         arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
     )
     require_report_folder()
-    say(f"reading {detail} at scale {scale} from {store_uri()} ...")
+    say(f"reading {detail} at scale {scale} from {shown(store_uri())} ...")
     build_study_page(detail, scale)
     return build_index()
 
 
 def _figures(_: argparse.Namespace) -> int:
-    from repro.tracking.store import recorded_studies, store_uri
+    from repro.tracking.address import shown, store_uri
+    from repro.tracking.store import recorded_studies
 
     require_report_folder()
     found = recorded_studies()
     if not found:
         raise UserError(
-            f"the MLflow store {store_uri()} holds no study; run one, for example make ablation DETAIL=whiten_adv"
+            f"the MLflow store {shown(store_uri())} holds no study; run one, for example make ablation DETAIL=whiten_adv"
         )
     for detail, scale in found:
         try:

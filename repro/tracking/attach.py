@@ -14,7 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from repro import record
 from repro.tracking import present
 from repro.tracking.parent_run import describe_study, find_parent
-from repro.tracking.store import client, find_study, store_uri, usable_store
+from repro.tracking.store import client, find_study, store_lock, store_uri, usable_store
 
 
 def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
@@ -22,7 +22,8 @@ def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
 
     UserError where the store cannot be used, or holds no run of such a study.
     """
-    with usable_store():
+    # Studies that end together build the same pages, and publish them.
+    with usable_store(writing=True), store_lock(folder.parent):
         store, experiment = client(), find_study(detail, scale)
         parent, tags = find_parent(store, experiment)
         drop_report(parent)
@@ -39,7 +40,7 @@ def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
     """
     text = json.dumps(judgement, indent=1, allow_nan=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    with usable_store():
+    with usable_store(writing=True):
         store = client()
         if store.get_run(run_id).data.tags.get(record.JUDGEMENT_DIGEST) == digest:
             return
@@ -52,4 +53,9 @@ def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:
 
 def drop_report(parent: Recorded) -> None:
     """Remove a study's report, if there is one: a newer one may have fewer files."""
-    get_artifact_repository(parent.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(present.REPORT)
+    drop(parent, present.REPORT)
+
+
+def drop(run: Recorded, path: str) -> None:
+    """Remove a file or folder from a run's artifacts."""
+    get_artifact_repository(run.info.artifact_uri, tracking_uri=store_uri()).delete_artifacts(path)

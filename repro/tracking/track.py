@@ -1,35 +1,42 @@
 """Publishes the results of stages, from their folders in the cache, as runs in MLflow.
 
-A stage writes its metrics to a journal, and the store gets a copy. So a crash of the store loses nothing, workers need no
-MLflow, and publishing twice changes nothing: a run is found by its `record` tag, and a metric's point has the journal's
-time and step.
+A stage writes its metrics to a journal, and the store gets a copy, so a crash of the store loses nothing and workers need no
+MLflow. After any number of kills and restarts a run's points are those of its journals, each once. Of one attempt at a
+stage that holds by itself: a run is found by its `record` tag, a point has the journal's time, step and value, and MLflow
+keeps equal points once. A stage that begins anew has other times, and where a number is measured or a GPU rounds other
+values too; a point in MLflow cannot be taken back. So the run is replaced then (`runs.py`).
+
+What was weighed against replacing: publishing a stage only once it cannot be taken back leaves nobody a curve to watch, since
+most scales save no checkpoint; times made from the step do not help where values differ; and deleting rows by SQL needs a
+database, where others have a server.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, RunTag
 from mlflow.entities import Run as Recorded
+from mlflow.exceptions import MlflowException
 
 from repro import record
-from repro.details import DETAILS
 from repro.engine import artefacts, pipeline
 from repro.engine.launch import Board
 from repro.engine.pipeline import STAGES
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
-from repro.tracking import policy, present
-from repro.tracking.facts import changes_since_commit, shared_tags, short
-from repro.tracking.parent_run import PARENT, open_parent
+from repro.tracking import attach, points, policy, present, runs
+from repro.tracking.facts import changes_since_commit, shared_tags
+from repro.tracking.parent_run import open_parent
+from repro.tracking.runs import Run
 from repro.tracking.store import (
     METRICS_AT_ONCE,
-    PARAMS_AT_ONCE,
     STORE_ERRORS,
+    STUDIES_SECONDS,
+    TELL_SECONDS,
     first_sentence,
     open_experiment,
     runs_of,
@@ -40,21 +47,13 @@ from repro.tracking.store import (
 # The data stage's metric for the size of a split.
 SPLIT_SIZES = {"posts": "data/{}_posts", "pairs": "data/{}_comparisons"}
 MOST_CHANGES = 8  # that a run says of a stage: a tag holds 8,000 characters
+LOCK_SECONDS = TELL_SECONDS  # that an update waits for another study: workers wait for their jobs meanwhile
+DELETED = LifecycleStage.DELETED
 LARGEST_CHECKPOINT = 256 * 2**20  # bytes; of a larger checkpoint the store gets only the path
 
 
-@dataclass
-class Run:
-    """A run in the store (one arm and seed), and what of it is published."""
-
-    run_id: str
-    arm: str
-    seed: int
-    keys: Mapping[str, str]
-    ended: bool
-    model: str = ""  # id of its policy in the store
-    published_until: dict[str, float] = field(default_factory=dict)  # stage -> time of its last published journal line
-    finished_stages: set[str] = field(default_factory=set)
+class Renewed(Exception):
+    """A run was replaced; all of it is to be published again."""
 
 
 class Tracker:
@@ -64,58 +63,47 @@ class Tracker:
     """
 
     def __init__(self, study: Ablation, board: Board, command: str) -> None:
-        self.study, self.board, self.trouble = study, board, ""
-        self.changes = changes_since_commit()
+        self.study, self.board, self.trouble, self.not_before = study, board, "", 0.0
+        self.lock_seconds = LOCK_SECONDS
         self.described: set[str] = set()  # keys of the data artefacts whose checks are in the store
-        with usable_store(), store_lock(board.cache):
+        self.renewed: set[tuple[str, str, str]] = set()  # identity, stage and attempt that a run was replaced for
+        with usable_store(writing=True), store_lock(board.cache):
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
-            known = {run.data.tags[record.RECORD]: run for run in found if record.RECORD in run.data.tags}
+            # The newest of each: a person may have restored one that was replaced.
+            known = {run.data.tags[record.RECORD]: run for run in reversed(found) if record.RECORD in run.data.tags}
             facts = shared_tags(study, command)
             arm_seeds = {(arm, str(seed)) for arm in study.arms for seed in study.seeds}
             parent = open_parent(self.client, experiment, found, facts, arm_seeds)
             self.parent = parent.info.run_id
-            self.runs = [self._open(arm, seed, known, facts) for seed in study.seeds for arm in study.arms]
+            self.creation = runs.Creation(
+                self.client, self.experiment, study, facts, self.parent, changes_since_commit()
+            )
+            self.runs = [self._open(arm, seed, known) for seed in study.seeds for arm in study.arms]
             # Whether every run and the parent run are published to their end.
             self.ended = parent.info.status == "FINISHED" and all(run.ended for run in self.runs)
             if not self.ended:
                 self.client.update_run(self.parent, status="RUNNING")
 
-    def _open(self, arm: str, seed: int, known: Mapping[str, Recorded], facts: Mapping[str, str]) -> Run:
+    def _open(self, arm: str, seed: int, known: Mapping[str, Recorded]) -> Run:
         """The recorded run of this arm and seed, or a new one, tagged with the plan before it starts."""
-        recipe = self.study.arms[arm]
-        keys = pipeline.keys(recipe, self.study.scale, seed)
+        keys = pipeline.keys(self.study.arms[arm], self.study.scale, seed)
         editions = {name: artefacts.edition(self.board.cache / key) for name, key in keys.items()}
         again = [editions] if any(editions.values()) else []  # stages that were made again under their key
         identity = json.dumps([self.study.scale.name, arm, seed, keys, *again], sort_keys=True)
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        now = str(time.time_ns())
-        if digest in known:
-            if _replaced(known[digest], known.values()):
-                self.client.set_tag(known[digest].info.run_id, record.REQUESTED, now)
-            return Run(known[digest].info.run_id, arm, seed, keys, ended=self._resume(known[digest]))
-        tags = {
-            **facts,
-            PARENT: self.parent,
-            present.NOTE: present.run_note(self.study, arm, seed),
-            record.RECORD: digest,
-            record.REQUESTED: now,
-            record.ARM: arm,
-            record.SEED: str(seed),
-            record.REFERENCE: record.flag(arm == self.study.detail.reference),
-            record.RECIPE: json.dumps(dict(recipe.choices)),
-            **{record.stage_tag(name): key for name, key in keys.items()},
-        }
-        run = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(arm, seed))
-        params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(seed)}
-        params |= {f"scale.{name}": short(value) for name, value in asdict(self.study.scale).items()}
-        listed = [Param(name, value) for name, value in params.items()]
-        for start in range(0, len(listed), PARAMS_AT_ONCE):
-            self.client.log_batch(run.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
-        if self.changes:
-            self.client.log_text(run.info.run_id, self.changes, record.CHANGES)
-        return Run(run.info.run_id, arm, seed, keys, ended=False)
+        run = Run(arm, seed, keys, hashlib.sha256(identity.encode()).hexdigest()[:16])
+        found, now = known.get(run.identity), str(time.time_ns())
+        if found and self.creation.is_half_made(run, found):
+            runs.discard(self.client, self.experiment, [found.info.run_id])
+            found = None
+        if found and _replaced(found, known.values()):
+            self.client.set_tag(found.info.run_id, record.REQUESTED, now)
+        if found:
+            run.take(found, ended=self._resume(found))
+        else:
+            run.take(self.creation.make(run, now), ended=False)
+        return run
 
     def _resume(self, run: Recorded) -> bool:
         """Whether the run is complete; one that is not is set to running, without its earlier outcome."""
@@ -128,19 +116,39 @@ class Tracker:
 
     def update(self) -> None:
         """Publish what has been added to the journals since the last call."""
+        began = time.monotonic()
+        if began < self.not_before:
+            return
         try:
             self._publish_all()
             self.trouble = ""
         except STORE_ERRORS as error:
             self.trouble = first_sentence(error)
+            took = time.monotonic() - began
+            # A store that keeps us waiting gets half of the time, so that workers get their jobs.
+            self.not_before = time.monotonic() + took if took > 1 else 0.0
 
     def _publish_all(self) -> None:
         for run in self.runs:
-            if not run.ended:
-                self._publish(run)
+            while not run.ended and not self._published(run):
+                pass
         if not self.ended and all(run.ended for run in self.runs):
             self.client.set_terminated(self.parent)
             self.ended = True
+
+    def _published(self, run: Run) -> bool:
+        """Publish what there is of a run; false where it had to be replaced, so that there is more to publish."""
+        try:
+            self._publish(run)
+            return True
+        except Renewed:
+            return False
+        except MlflowException as error:
+            deleted = "deleted" in str(error) and self.client.get_run(run.run_id).info.lifecycle_stage == DELETED
+            if not deleted:
+                raise
+            self._renew(run)  # another process replaced it, or a person deleted it
+            return False
 
     def _publish(self, run: Run) -> None:
         for each in STAGES:
@@ -148,35 +156,66 @@ class Tracker:
             done = key in self.board.done
             folder = self.board.cache / key
             if done and each.name not in run.finished_stages:
-                self._curves(run, each.name, stage.read_journal(folder))
+                lines = stage.read_journal(folder)
+                self._hold(run, each.name, points.attempt(lines, folder))
+                self._curves(run, each.name, lines)
                 self._final(run, each.name, folder)
                 run.finished_stages.add(each.name)
-            elif key in self.board.running:
-                self._curves(run, each.name, self.board.journal(key))
+            elif key in self.board.running and (lines := self.board.journal(key)):
+                self._hold(run, each.name, points.attempt(lines, folder))
+                self._curves(run, each.name, lines)
         failed = [self.board.failed[key] for key in run.keys.values() if key in self.board.failed]
-        if failed or len(run.finished_stages) == len(STAGES):
+        if not run.ended and (failed or len(run.finished_stages) == len(STAGES)):
             self._end(run, failed)
 
+    def _hold(self, run: Run, name: str, attempt: str) -> None:
+        """See to it that the run's points of a stage are of this attempt alone; Renewed where that takes another run.
+
+        Another process may publish the same run from another cache, where the stage is made too. Each replaces the other's run
+        once; who comes to it a second time leaves the run to the other.
+        """
+        if name not in run.attempts:
+            self._claim(run, name, attempt)
+        if run.lost(name, attempt):
+            if (run.identity, name, attempt) in self.renewed:
+                run.ended = True
+                raise Renewed
+            self.renewed.add((run.identity, name, attempt))
+            self._renew(run, name, attempt)
+            raise Renewed
+
+    def _claim(self, run: Run, name: str, attempt: str) -> None:
+        """Tag the run with the attempt whose points it gets, unless another process has."""
+        with store_lock(self.board.cache, self.lock_seconds):
+            run.attempts |= runs.attempts_of(self.client.get_run(run.run_id).data.tags)
+            if not run.unknown and name not in run.attempts:
+                self.client.set_tag(run.run_id, record.attempt_tag(name), attempt)
+                run.attempts[name] = attempt
+
+    def _renew(self, run: Run, name: str = "", attempt: str = "") -> None:
+        """Go on with another run, without points of a lost attempt: one that another process has made, or a new one."""
+        with store_lock(self.board.cache, self.lock_seconds):
+            found = runs.find(self.client, self.experiment, run.identity)
+            for each in found:
+                run.take(each, ended=False)
+                if not run.lost(name, attempt):
+                    return
+            runs.discard(self.client, self.experiment, [each.info.run_id for each in found])
+            self.described.discard(run.keys["data"])
+            run.take(self.creation.make(run, str(time.time_ns())), ended=False)
+
     def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
-        # By time, not by count: a stage that is started again writes a new journal.
-        fresh = [line for line in lines if line["time"] > run.published_until.get(name, 0.0)]
-        metrics = [
-            Metric(metric, value, int(line["time"] * 1000), line["step"])
-            for line in fresh
-            for metric, value in line["metrics"].items()
-        ]
+        metrics = points.of_lines(lines, run.published.get(name, 0))
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self.client.log_batch(run.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
-        run.published_until[name] = max((line["time"] for line in lines), default=0.0)
+        run.published[name] = len(lines)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
-        result = json.loads((folder / stage.RESULT).read_text())
-        when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
-        tags = [RunTag(record.OUTCOME, result["outcome"])] if result["outcome"] != record.FINISHED else []
+        outcome = json.loads((folder / stage.RESULT).read_text())["outcome"]
+        tags = [RunTag(record.OUTCOME, outcome)] if outcome != record.FINISHED else []
         # The policy is in the store before its evaluation, whose metrics MLflow shows on the policy's page.
         of_policy = {"model_id": run.model} if name == "evaluate" and run.model else {}
-        metrics = [Metric(metric, value, when, 0, **of_policy) for metric, value in result["metrics"].items()]
-        self.client.log_batch(run.run_id, metrics=metrics, tags=tags)
+        self.client.log_batch(run.run_id, metrics=points.of_result(folder, **of_policy), tags=tags)
         log = {"data": self._log_data, "ppo": self._log_policy, "evaluate": self._log_samples}
         if name in log:
             log[name](run, folder)
@@ -211,18 +250,20 @@ class Tracker:
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
         tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
         # `publish` deletes an incomplete policy; under the lock it cannot be one that another process is writing.
-        with store_lock(self.board.cache):
+        with store_lock(self.board.cache, self.lock_seconds):
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
             except policy.CannotPackage as error:  # the rest of the run is published
                 self.client.set_tag(run.run_id, "policy_trouble", str(error)[:5_000])
 
     def _log_samples(self, run: Run, folder: Path) -> None:
-        # MLflow appends to a table that exists.
-        if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
-            return
         rows = json.loads((folder / record.SAMPLES).read_text())
-        self.client.log_table(run.run_id, {name: [row.get(name) for row in rows] for name in rows[0]}, record.SAMPLES)
+        table = {name: [row.get(name) for row in rows] for name in rows[0]}
+        # MLflow appends to a table that exists, which a killed process may have left torn.
+        with store_lock(self.board.cache, self.lock_seconds):
+            if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
+                attach.drop(self.client.get_run(run.run_id), record.SAMPLES)
+            self.client.log_table(run.run_id, table, record.SAMPLES)
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
@@ -256,7 +297,8 @@ class Tracker:
 
     def close(self) -> None:
         """Publish the rest; a run that has not ended is marked as killed, and resumed next time."""
-        with usable_store():
+        self.lock_seconds = STUDIES_SECONDS
+        with usable_store(writing=True):
             self._publish_all()
             for run in self.runs:
                 if not run.ended:

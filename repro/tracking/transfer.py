@@ -20,20 +20,19 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from repro import record
 from repro.errors import UserError
-from repro.tracking import attach, parent_run, policy, present
+from repro.tracking import attach, parent_run, policy, present, runs
+from repro.tracking.address import shown, store_uri
+from repro.tracking.opening import parsed, require_open, told
+from repro.tracking.sqlite_file import Fault, is_sqlite, require_schema, require_whole, sqlite_path
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     PARAMS_AT_ONCE,
     STORE_ERRORS,
     first_sentence,
-    is_sqlite,
     open_experiment,
-    require_schema,
     require_store,
     runs_of,
-    sqlite_path,
     store_lock,
-    store_uri,
     studies,
     usable_store,
 )
@@ -71,10 +70,11 @@ class Source:
     @contextmanager
     def readable(self) -> Iterator[None]:
         """Errors of this store inside the block become a UserError."""
-        try:
-            yield
-        except STORE_ERRORS as error:
-            raise UserError(f"the MLflow store {self.uri} cannot be read: {first_sentence(error)}") from None
+        with told(self.uri, "read"):
+            try:
+                yield
+            except STORE_ERRORS as error:
+                raise Fault(first_sentence(error)) from None
 
     def fetch(self, address: str, relative: str, out: Path) -> Path:
         """The folder of the artifacts at an address; a server's are downloaded into `out`.
@@ -97,17 +97,18 @@ def import_studies(location: str, cache: Path) -> list[Imported]:
 
     UserError where there is no store, it is the one in use or of another MLflow version, or it holds no study.
     """
+    require_open(store_uri())
     uri = _address(location)
     require_store(cache)
     source = Source(uri, MlflowClient(tracking_uri=uri))
     with source.readable():
         found = studies(source.client)
     if not found:
-        raise UserError(f"the MLflow store {uri} holds no study; there is nothing to import")
+        raise UserError(f"the MLflow store {shown(uri)} holds no study; there is nothing to import")
     results: list[Imported] = []
     for study in found:
         try:
-            with usable_store(), store_lock(cache):
+            with usable_store(writing=True), store_lock(cache):
                 results += _import_study(source, study)
         except UserError as error:
             results.append(Imported(study.name, "", SKIPPED, str(error)))
@@ -118,17 +119,21 @@ def _address(location: str) -> str:
     """The other store's URI; the store is not opened, since MLflow would create or migrate its tables."""
     uri = location.rstrip("/")
     if is_sqlite(location) or "://" not in location:
-        given = sqlite_path(location) if is_sqlite(location) else Path(location)
+        with told(location, "read"):
+            given = Path(parsed(location).database or "") if is_sqlite(location) else Path(location)
         file = given / "mlflow.db" if given.is_dir() else given
         if not file.is_file():
             raise UserError(f"there is no MLflow store {file}; give an mlflow.db, its folder, or a server's address")
-        require_schema(file)
         uri = f"sqlite:///{file.resolve()}"
+        with told(uri, "read"):
+            require_schema(file)
+            require_whole(file)
     in_use = f"sqlite:///{sqlite_path(store_uri()).resolve()}" if is_sqlite(store_uri()) else store_uri().rstrip("/")
     if uri == in_use:
         raise UserError(
-            f"{location} is the store in use; give another one, or set MLFLOW_TRACKING_URI to the one to import into"
+            f"{shown(location)} is the store in use; give another one, or set MLFLOW_TRACKING_URI to the one to import into"
         )
+    require_open(uri, used="read")
     return uri
 
 
@@ -154,6 +159,9 @@ def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Exper
     status = _status_of(run, known[0]) if known else IMPORTED
     if status in (PRESENT, NEWER):
         return result(status)
+    for stale in [each for each in known if _has_other_points(run, each)]:
+        runs.discard(store, experiment.experiment_id, [stale.info.run_id])
+        known = []
     early = {name: value for name, value in run.data.tags.items() if name not in WRITTEN_LAST} | {
         IMPORTING: run.info.run_id
     }
@@ -182,6 +190,14 @@ def _status_of(theirs: Run, ours: Run) -> str:
     if _progress(theirs) == _progress(ours):
         return PRESENT
     return COMPLETED if _progress(theirs) > _progress(ours) else NEWER
+
+
+def _has_other_points(theirs: Run, ours: Run) -> bool:
+    """Whether a run here has points of an attempt at a stage that the run there does not have: they cannot be taken back."""
+    if ours.data.tags.get(IMPORTING) == theirs.info.run_id or not ours.data.metrics:
+        return False
+    here, there = (runs.attempts_of(run.data.tags) for run in (ours, theirs))
+    return not here or not here.items() <= there.items()
 
 
 def _progress(run: Run) -> tuple[bool, int]:
@@ -245,15 +261,16 @@ class Copy:
             shutil.copytree(self.source.fetch(model.artifact_location, relative, Path(place)), folder)
 
     def _metrics(self) -> None:
-        """Every point; those of the final policy are linked to it."""
+        """Every point of each stage's last attempt; those of the final policy are linked to it."""
         run, target = self.theirs.info.run_id, self.ours.info.run_id
         with self.source.readable():
-            history = [p for name in self.theirs.data.metrics for p in self.source.client.get_metric_history(run, name)]
+            histories = [self.source.client.get_metric_history(run, name) for name in self.theirs.data.metrics]
         models = [each.model_id for each in self.store.get_run(target).outputs.model_outputs]
         of_policy = {"model_id": models[0]} if models else {}
         points = [
             Metric(p.key, p.value, p.timestamp, p.step, **(of_policy if p.key.startswith(OF_POLICY) else {}))
-            for p in history
+            for history in histories
+            for p in (history[place] for place in record.last_attempt([(p.step, p.timestamp) for p in history]))
         ]
         for start in range(0, len(points), METRICS_AT_ONCE):
             self.store.log_batch(target, metrics=points[start : start + METRICS_AT_ONCE])

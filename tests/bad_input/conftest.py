@@ -10,5 +10,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     for name in ("REPRO_CACHE", "MLFLOW_TRACKING_URI", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("repro.engine.slurm.engine.which", lambda name: None)  # here is no cluster, whatever is installed
+    monkeypatch.setattr(
+        "repro.engine.slurm.engine.which", lambda name: None
+    )  # here is no cluster, whatever is installed
     return folder

@@ -223,6 +223,33 @@ def test_an_interrupted_import_is_completed(at, elsewhere, here, monkeypatch):
     assert len(recorded(here)[0]) == 2
 
 
+def test_points_of_a_lost_attempt_that_an_earlier_version_left_do_not_come(elsewhere, here, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(elsewhere, copy)
+    with sqlite3.connect(copy / "mlflow.db") as tables:
+        tables.execute(
+            "insert into metrics (key, value, timestamp, run_uuid, step, is_nan) "
+            "select key, value + 1, timestamp - 600000, run_uuid, step + 100 * (step > 20), is_nan from metrics "
+            "where key in ('sft/loss', 'objective/kl')"
+        )
+    assert set(bring(copy).values()) == {("imported", "")}
+    for arm, run in runs(here).items():
+        assert points(here, run) == points(other(elsewhere), runs(other(elsewhere))[arm])
+
+
+def test_a_run_here_with_points_of_a_lost_attempt_is_replaced_by_the_one_that_comes(
+    elsewhere, here, tiny_study, tiny_cache
+):
+    publish_half(tiny_study, tiny_cache)
+    lost = runs(here)["off"].info.run_id
+    here.set_tag(lost, "attempt.sft", "1.0")
+    here.log_metric(lost, "sft/loss", 9.0, 1_000, 4)
+    assert set(bring(elsewhere).values()) == {("completed", "")}
+    assert runs(here)["off"].info.run_id != lost
+    for arm, run in runs(here).items():
+        assert points(here, run) == points(other(elsewhere), runs(other(elsewhere))[arm])
+
+
 def test_the_command_says_what_came(elsewhere, here, capsys):
     assert main(["import", str(elsewhere)]) == 0
     assert main(["import", str(elsewhere)]) == 0

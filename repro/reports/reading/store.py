@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.store.db import utils as schema
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from repro import record
 from repro.errors import UserError
@@ -25,29 +27,41 @@ RUNS_AT_ONCE = 200  # of one query: while it reads, the library needs many times
 
 def open_store(uri: str) -> MlflowClient:
     """A client of an existing store; MLflow itself would create a missing one and migrate an older one."""
-    if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
-        raise UserError(f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one")
     if uri.startswith(tuple(DATABASE_ENGINES)):
-        _require_this_schema(uri)
+        try:
+            url = make_url(uri)
+            if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+                raise UserError(
+                    f"there is no MLflow store at {uri}; run a study first, or set MLFLOW_TRACKING_URI to one"
+                )
+            _require_this_schema(url)
+        except (ArgumentError, ImportError) as error:  # an ImportError: no driver for that database
+            raise UserError(f"MLFLOW_TRACKING_URI names no store that can be opened: {error}") from None
     return MlflowClient(tracking_uri=uri)
 
 
-def _require_this_schema(uri: str) -> None:
-    """UserError where a database is not a store of the MLflow that is installed."""
-    engine, shown = create_engine(uri), make_url(uri)  # the URL prints without its password
+def _require_this_schema(url: URL) -> None:
+    """UserError where a database is not a store of the MLflow that is installed. A URL prints without its password."""
+    engine = create_engine(url)
     try:
         found, expected = schema._get_schema_version(engine), schema._get_latest_schema_revision()
     except SQLAlchemyError as error:
-        raise UserError(f"{shown} cannot be read as an MLflow store: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{url} cannot be read as an MLflow store: {str(error).splitlines()[0]}") from None
     finally:
         engine.dispose()
     if not found:
-        raise UserError(f"{shown} has no tables of MLflow; run a study first, or set MLFLOW_TRACKING_URI to a store")
+        raise UserError(f"{url} has no tables of MLflow; run a study first, or set MLFLOW_TRACKING_URI to a store")
     if found != expected:
+        older = found in {each.revision for each in ScriptDirectory.from_config(_scripts()).walk_revisions()}
+        remedy = f"copy the store and run `mlflow db upgrade {url}`" if older else "install that version of MLflow"
         raise UserError(
-            f"the store {shown} was written by another version of MLflow (schema {found}; this one has {expected}); "
-            f"if that was an older one, copy the store and run `mlflow db upgrade {shown}`; else install the newer one"
+            f"the store {url} was written by {'an older' if older else 'a newer'} version of MLflow (schema {found}; "
+            f"this one has {expected}); {remedy}"
         )
+
+
+def _scripts() -> Config:
+    return schema._get_alembic_config(db_url="")
 
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:

@@ -7,15 +7,17 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
+from repro import record
 from repro.reports.reading.store import collector_off
 from repro.reports.reading.terms import CURVES
 
 CURVE = ["detail", "arm", "seed", "step", "metric", "value"]  # columns of a study's curves
+OF_CURVE = ["metric", "arm", "seed"]  # what tells a curve from the others
 INFINITE = 1e300  # MLflow stores an infinity as the largest float
 
 
 def curves_of(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) -> pd.DataFrame:
-    """Every curve as arm, seed, step, metric, value; a step that was logged twice keeps its latest value."""
+    """Every curve as arm, seed, step, metric, value; a step that was logged twice keeps its last attempt's value."""
     having: dict[str, list[str]] = {}
     for run_id in runs["run_id"]:
         for name in kept[run_id].data.metrics:
@@ -29,9 +31,21 @@ def curves_of(client: MlflowClient, runs: pd.DataFrame, kept: dict[str, Run]) ->
         ]
     frame = pd.DataFrame(points, columns=["run_id", "step", "metric", "value", "timestamp"])
     frame = frame.merge(runs[["run_id", "arm", "seed"]], on="run_id").drop(columns="run_id")
-    frame = frame.sort_values(["metric", "arm", "seed", "step", "timestamp"], kind="stable")
-    frame = frame.drop_duplicates(["metric", "arm", "seed", "step"], keep="last")
+    frame = _once(frame.sort_values([*OF_CURVE, "step", "timestamp"], kind="stable", ignore_index=True))
     return _finite(frame.drop(columns="timestamp")).reset_index(drop=True)
+
+
+def _once(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with one point for each step of a curve: where an earlier version published a lost attempt too, the last's."""
+    twice = frame[frame.duplicated([*OF_CURVE, "step"])][OF_CURVE].drop_duplicates()
+    if twice.empty:
+        return frame
+    doubled = frame.reset_index().merge(twice)  # with their places in the frame
+    kept = [
+        curve["index"].to_numpy()[record.last_attempt(list(zip(curve["step"], curve["timestamp"])))]
+        for _, curve in doubled.groupby(OF_CURVE)
+    ]
+    return frame.drop(np.setdiff1d(doubled["index"], np.concatenate(kept)))
 
 
 def _history(client: MlflowClient, run_ids: list[str], metric: str) -> Iterator[tuple[str, Metric]]:

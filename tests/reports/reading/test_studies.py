@@ -45,6 +45,22 @@ def test_a_step_logged_twice_keeps_its_latest_value_and_infinities_are_missing(s
     assert found.finals["value"].isna().tolist() == [True]
 
 
+def test_of_a_stage_that_was_made_twice_the_last_attempt_is_read(store):
+    """As an earlier version left it: the attempt that was killed had come further than the one that ended."""
+    client, study = MlflowClient(store), experiment(store, "twice-mini")
+    run = log(store, study, Fake(ARMS[0], 1, curves=False, finals=False), start=1_000)
+    lost = [("objective/kl", step, 1.0, 100 + step) for step in range(8)] + [("eval/gold", 0, 1.0, 100)]
+    last = [("objective/kl", step, 2.0, 200 + step) for step in range(5)] + [
+        ("eval/gold", step, 2.0, 200) for step in (0, 4)
+    ]
+    once = [("loss/value", step, 3.0, 300 - step) for step in range(3)]  # a clock that went back loses nothing
+    for name, step, value, timestamp in lost + last + once:
+        client.log_metric(run, name, value, timestamp, step)
+    found = read_study("twice", "mini", store).curves
+    read = [tuple(row) for row in found[["metric", "step", "value"]].itertuples(index=False)]
+    assert sorted(read) == sorted((name, step, value) for name, step, value, _ in last + once)
+
+
 def test_a_deleted_run_does_not_count(store):
     client, study = MlflowClient(store), experiment(store, "deleted-mini")
     log(store, study, Fake(ARMS[0], 1, curves=False, finals=False), start=1_000)
