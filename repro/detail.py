@@ -173,6 +173,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word[:LISTED], names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     if len(listed := ", ".join(names)) <= LISTED:
-        return f"{hint}known: {listed}"
+        return f"{hint}known: {listed or 'none'}"
     few = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
     return f"{hint}known: {', '.join(few)} and {len(names) - len(few)} more"

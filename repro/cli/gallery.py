@@ -7,7 +7,8 @@ from repro.api.terminal import complain, say
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.cli.parser import positive_integer
 from repro.cli.report import several
-from repro.errors import UserError
+from repro.detail import LISTED
+from repro.errors import UserError, cut
 
 
 def add_gallery(verbs) -> None:
@@ -30,12 +31,11 @@ def _gallery(arguments: argparse.Namespace) -> int:
     found = {markup.folder(*study): study for study in recorded_studies()}
     there = {page.parent.name for page in index.study_pages(GALLERY).values()}
     wanted = arguments.studies or sorted(there & found.keys())
+    there_are = cut(", ".join(found), LISTED) or "none"
     if unknown := [name for name in wanted if name not in found]:
-        raise UserError(
-            f"the MLflow store {shown(store_uri())} holds no study {unknown[0]}; it holds {', '.join(found) or 'none'}"
-        )
+        raise UserError(f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; it holds {there_are}")
     if not wanted:
-        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {', '.join(found) or 'none'}")
+        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {there_are}")
     for name in wanted:
         build_study_page(*found[name], GALLERY)
     build_paper_page(GALLERY)

@@ -61,7 +61,9 @@ def _judge(arguments: argparse.Namespace) -> int:
         study = read.read_study(arguments.study, arguments.scale, store_uri())
     tables = {place: table.head(getattr(arguments, "posts", len(table))) for place, table in study.samples.items()}
     if not tables:
-        raise UserError(f"the study {study.detail}-{study.scale} has no summaries to judge: {' '.join(study.troubles)}")
+        raise UserError(
+            f"the study {study.detail}-{study.scale} has no summaries to judge: {' '.join(study.troubles[:1])}"
+        )
     answers = judge.Answers(cache_folder() / "judge")
     failures = _ask_judge(arguments, who, judge.questions_of(who, tables), answers)
     run_ids = study.runs.set_index(["arm", "seed"])["run_id"]

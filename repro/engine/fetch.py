@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.data import local, tldr
-from repro.models import hub
+from repro.errors import UserError, reason
+from repro.models import hub, strict_json
 from repro.study.scale import Scale
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _content_here(need: HubSource) -> Content:
 def record(folder: Path, downloaded: dict[HubSource, Content]) -> Path:
     """Add the downloaded sources to the manifest in the folder; returns its path."""
     path = folder / MANIFEST
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = _recorded(path)
     for need, content in downloaded.items():
         before = known.get(need.source, {"fields": [], "files": {}})
         known[need.source] = {
@@ -109,6 +110,20 @@ def record(folder: Path, downloaded: dict[HubSource, Content]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     return path
+
+
+def _recorded(path: Path) -> dict[str, dict]:
+    """What a manifest holds so far; UserError where it is damaged, since what was downloaded would be forgotten."""
+    if not path.exists():
+        return {}
+    try:
+        known = strict_json.parse(path.read_bytes())
+        if all(isinstance(each["fields"], list) and isinstance(each["files"], dict) for each in known.values()):
+            return known
+        problem = "another program wrote it"
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        problem = reason(error)
+    raise UserError(f"{path}: no manifest of sources ({problem}); move it away, and fetch again")
 
 
 def commits(scale: Scale) -> dict[str, str]:

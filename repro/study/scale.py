@@ -77,6 +77,11 @@ KINDS = {int: "an integer", float: "a number"}
 DIGITS = 18  # of a number that a person types, at most
 LARGEST = 2**31 - 1  # of a whole number: what the data's and the store's columns hold
 LARGEST_SEED = 2**32 - 1  # of numpy's generators
+# What a machine can hold at all: tokens of a row, ranks as processes, and rows of the corpus that is made in memory.
+TOKENS, PROCESSES, ROWS = 131_072, 1_024, 1_000_000
+LENGTHS = ("query", "reference", "query_reference", "pair_response", "query_pair", "response")
+MADE = ("posts", "validation_posts", "test_posts", "comparisons", "validation_comparisons")
+MOST = {f"{name}_tokens": TOKENS for name in LENGTHS} | {"threads": PROCESSES, "processes": PROCESSES}
 MAY_BE_NONE = ("corpus_seed", "checkpoint_every", "keep_every")
 WORDS = {
     "corpus": ("embedded", "local", "tldr"),
@@ -271,7 +276,9 @@ def checked(scale: Scale) -> Scale:
         if (word := getattr(scale, field)) not in words:
             raise UserError(f"{field}={quoted(word)} is unknown; {nearest(word, words)}")
     for field in fields(scale):
-        _check_number(field.name, field.type, getattr(scale, field.name))
+        made = scale.corpus == "embedded" and field.name in MADE
+        most = ROWS if made else MOST.get(field.name, LARGEST)
+        _check_number(field.name, field.type, getattr(scale, field.name), most)
     for field, batch in (
         ("episodes", "ppo_batch"),
         ("posts", "ppo_batch"),
@@ -295,13 +302,13 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"seeds {cut(' '.join(map(str, seeds)))} repeat; give each once")
 
 
-def _check_number(field: str, kind: object, value: Any) -> None:
+def _check_number(field: str, kind: object, value: Any, most: int) -> None:
     if kind is int:
         least = -LARGEST if field == "corpus_seed" else int(field not in MAY_BE_NONE)
         if value < least:
             raise UserError(f"{field}={value} must be at least {least}")
-        if value > LARGEST:
-            raise UserError(f"{field}={value} must be at most {LARGEST}")
+        if value > most:
+            raise UserError(f"{field}={value} must be at most {most}")
     if kind is float and not 0 < value < math.inf:
         raise UserError(f"{field}={value} must be above 0, and finite")
 

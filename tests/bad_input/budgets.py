@@ -2,10 +2,11 @@
 
 from dataclasses import fields
 
-from repro.study.scale import MAY_BE_NONE, SCALES, WORDS, Scale
+from repro.study.scale import LARGEST, MADE, MAY_BE_NONE, MOST, ROWS, WORDS, Scale
 from tests.bad_input.case import FOLDER, Case, Link
 
 KINDS = {each.name: each.type for each in fields(Scale)}
+LIMITS = MOST | dict.fromkeys(MADE, ROWS)
 WHOLE = [name for name, kind in KINDS.items() if kind is int]
 FRACTIONS = [name for name, kind in KINDS.items() if kind is float]
 SOURCES = ("model", "tokenizer", "posts_file", "comparisons_file", "sft_from", "rm_from", "policy_from")
@@ -50,7 +51,8 @@ CASES = [
         if field != "corpus_seed"
     ),
     *(on(field, "0", f"{field}=0 must be at least 1") for field in WHOLE if field not in MAY_BE_NONE),
-    *(on(field, "99999999999", f"{field}=99999999999 must be at most 2147483647") for field in WHOLE),
+    *(on(field, "99999999999", f"{field}=99999999999 must be at most {LIMITS.get(field, LARGEST)}") for field in WHOLE),
+    *(on(field, str(most + 1), f"{field}={most + 1} must be at most {most}") for field, most in LIMITS.items()),
     on("corpus_seed", "-99999999999", "corpus_seed=-99999999999 must be at least -2147483647"),
     *(
         on("posts", word, "posts=.* is not an integer")
@@ -181,4 +183,3 @@ CASES = [
     on("comparisons_file", "hub:a/b@main", "names a model on the hub, but a dataset is needed"),
     *(on(field, "released", "the authors released no (sft|rm|ppo) checkpoint of seed") for field in STARTS),
 ]
-assert SCALES["smoke"].posts == 512

@@ -539,7 +539,7 @@ def test_a_study_is_judged_published_and_on_its_page_and_again_without_a_questio
         win = [verdict["win"] for verdict in judgement["verdicts"]]
         assert judgement["metrics"]["judge/win_rate"] == pytest.approx(np.mean(win))
     page = Path("reports/build/whiten_adv-tiny/index.html").read_text(encoding="utf-8")
-    assert "oracle (which answered as oracle-0125) at 127.0.0.1" in page
+    assert "oracle (answered as oracle-0125) at 127.0.0.1" in page
 
 
 def test_another_judge_takes_the_earlier_ones_place_and_the_first_can_come_back(store, pageless):

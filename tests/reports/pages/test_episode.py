@@ -386,7 +386,7 @@ def test_the_command_line_writes_the_page_and_says_what_it_does_not_have(traced,
             "episode 5 of off-seed7 was not recorded; recorded are 0, 1, 2, 3, 1984",
         ),
         (["inspect", "traced/scale_only/7", "--episode", "0"], "has no artifact episodes.json"),
-        (["inspect", "traced/off/7", "--episode", "x"], "invalid int value"),
+        (["inspect", "traced/off/7", "--episode", "x"], "x is not the number of an episode: 0 or more"),
     ):
         assert main(words) == 2
         error = capsys.readouterr().err
