@@ -1,5 +1,6 @@
 """The tiny study in an MLflow store: published, and all that the store then says of it."""
 
+import json
 import os
 import sqlite3
 import time
@@ -7,6 +8,7 @@ from contextlib import closing
 
 from repro import record
 from repro.engine import launch
+from repro.stages import stage
 from repro.tracking import track
 
 
@@ -80,3 +82,15 @@ def keep_publishing(uri, study, cache, key):
     while True:
         tracker.update()
         time.sleep(0.05)
+
+
+def journalled(run, cache):
+    """(metric, step, value, time) of all journals and results of a run's stages, as `points` has them."""
+    found = []
+    for folder in (cache / run.data.tags[record.stage_tag(name)] for name in record.STAGES):
+        for line in stage.read_journal(folder):
+            found += [(name, line["step"], value, int(line["time"] * 1000)) for name, value in line["metrics"].items()]
+        when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
+        result = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        found += [(name, 0, value, when) for name, value in result.items()]
+    return sorted(found)

@@ -330,3 +330,10 @@ def test_a_study_that_was_interrupted_ends_with_the_numbers_of_one_that_was_not(
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for key, finals in straight.items():
         assert {name: runs[key].data.metrics[name] for name in finals} == finals
+
+
+def test_the_points_of_a_study_that_was_interrupted_are_those_of_its_journals(rough):
+    """After a Ctrl-C, a SIGKILL, a killed worker and a failed stage: each once, in every run that is not deleted."""
+    store = MlflowClient(tracking_uri=f"sqlite:///{rough.folder}/mlflow.db")
+    for (arm, seed), run in recorded(rough.folder).items():
+        assert published.points(store, run) == published.journalled(run, rough.cache), (arm, seed)

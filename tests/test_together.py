@@ -11,10 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from repro import record
-from repro.engine import pipeline
 from repro.stages import stage
 from tests.paths import ROOT
-from tests.recorded import points
+from tests.recorded import journalled, points
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="as test_end_to_end.py")
 
@@ -104,16 +103,3 @@ def recorded_once(folder, details):
             assert len(json.loads(samples.read_text())["data"]) == 4
         models = store.search_logged_models([experiment.experiment_id])
         assert len(models) == sum(record.ARM in run.data.tags for run in found)
-
-
-def journalled(run, cache):
-    """(metric, step, value, time) of all journals and results of a run's stages."""
-    found = []
-    for name in pipeline.BY_NAME:
-        folder = cache / run.data.tags[record.stage_tag(name)]
-        for line in stage.read_journal(folder):
-            found += [(name, line["step"], value, int(line["time"] * 1000)) for name, value in line["metrics"].items()]
-        when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
-        result = json.loads((folder / stage.RESULT).read_text())["metrics"]
-        found += [(name, 0, value, when) for name, value in result.items()]
-    return sorted(found)

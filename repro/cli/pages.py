@@ -1,5 +1,6 @@
 """Builds pages from the MLflow store: of a study, on all details at a scale, and the index of all pages."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from repro.api.folders import REPORTS
@@ -7,11 +8,20 @@ from repro.api.results import read_results
 from repro.api.terminal import console, say
 
 
+def building() -> AbstractContextManager[None]:
+    """Held while pages are built: studies that end together build the same ones, and each begins with an empty folder."""
+    from repro.tracking.locks import held
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    return held(REPORTS / ".lock", who="builds its pages")
+
+
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
     """Build a study's page and print its verdict; returns the file and the verdict."""
     from repro.reports.pages import markup, page
 
-    path = read_results(detail, scale).page(root / markup.folder(detail, scale))
+    with building():
+        path = read_results(detail, scale).page(root / markup.folder(detail, scale))
     verdict = page.headline(path)
     console.print()
     say(verdict)
@@ -23,9 +33,10 @@ def build_and_publish(detail: str, scale: str) -> None:
     """Build a study's page and the index, and store the page with the study's parent run."""
     from repro.tracking.attach import publish_report
 
-    path, verdict = build_study_page(detail, scale)
-    publish_report(detail, scale, path.parent, verdict)
-    build_index()
+    with building():
+        path, verdict = build_study_page(detail, scale)
+        publish_report(detail, scale, path.parent, verdict)
+        build_index()
 
 
 def build_index(root: Path = REPORTS) -> int:
@@ -35,7 +46,7 @@ def build_index(root: Path = REPORTS) -> int:
     from repro.tracking.store import store_uri, usable_store
 
     registered = Source(ROOT).outline()  # without the registry's functions, which need torch
-    with usable_store():
+    with usable_store(), building():
         say(f"index: {index.build(root, store_uri(), registered)}")
     return 0
 

@@ -3,12 +3,10 @@
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
@@ -18,6 +16,7 @@ from repro import record
 from repro.detail import nearest
 from repro.errors import UserError
 from repro.tracking.address import shown, store_uri, without_secrets
+from repro.tracking.locks import STUDIES_SECONDS, held
 from repro.tracking.opening import require_open, told
 from repro.tracking.sqlite_file import (
     Fault,
@@ -40,8 +39,6 @@ logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it logs an error
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE, RUNS_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
-STUDIES_SECONDS = 600.0  # that other studies are waited for: many may start together, each with the lock for seconds
-TELL_SECONDS = 8.0  # of them, before the wait is told
 
 
 def client() -> MlflowClient:
@@ -85,27 +82,13 @@ def first_sentence(error: BaseException) -> str:
     return without_secrets(re.split(r"\n|\. ", str(error).strip())[0], store_uri())
 
 
-@contextmanager
-def store_lock(folder: Path, seconds: float = STUDIES_SECONDS) -> Iterator[None]:
+def store_lock(folder: Path, seconds: float = STUDIES_SECONDS) -> AbstractContextManager[None]:
     """Held while a study's runs or policies are looked for and made, so that two processes never make the same.
 
-    Another study that holds it is waited for; the wait is told, and ends with an OSError.
+    Beside a sqlite file, or in a folder that studies share. Another study that holds it is waited for.
     """
-    file = f"{sqlite_path(store_uri()) if is_sqlite(store_uri()) else folder / 'store'}.lock"
-    lock = FileLock(file)
-    try:
-        try:
-            lock.acquire(min(seconds, TELL_SECONDS))
-        except Timeout:
-            if seconds > TELL_SECONDS:
-                print(f"waiting up to {seconds:.0f} s for another study that writes to the store", file=sys.stderr)
-            lock.acquire(max(0.0, seconds - TELL_SECONDS))
-    except Timeout:
-        raise TimeoutError(f"another study has held {file} for {seconds:.0f} s") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    place = sqlite_path(store_uri()) if is_sqlite(store_uri()) else folder / "store"
+    return held(place.with_name(f"{place.name}.lock"), seconds)
 
 
 def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:

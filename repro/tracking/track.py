@@ -30,13 +30,12 @@ from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import attach, points, policy, present, runs
 from repro.tracking.facts import changes_since_commit, shared_tags
+from repro.tracking.locks import STUDIES_SECONDS, TELL_SECONDS
 from repro.tracking.parent_run import open_parent
 from repro.tracking.runs import Run
 from repro.tracking.store import (
     METRICS_AT_ONCE,
     STORE_ERRORS,
-    STUDIES_SECONDS,
-    TELL_SECONDS,
     first_sentence,
     open_experiment,
     runs_of,

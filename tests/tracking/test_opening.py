@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from repro.__main__ import main
 from repro.errors import UserError
-from repro.tracking import opening, sqlite_file, store
+from repro.tracking import locks, opening, sqlite_file, store
 from repro.tracking.address import shown, without_secrets
 from repro.tracking.opening import Unusable, require_open
 from tests.ports import free_port
@@ -324,7 +324,7 @@ def test_a_store_to_import_from_is_told_to_be_unreadable(own_store, tmp_path, ca
 
 
 def test_a_lock_of_another_study_is_waited_for_and_told(own_store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(store, "TELL_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "TELL_SECONDS", 0.1)
     held, free = threading.Event(), threading.Event()
 
     def hold():
@@ -342,7 +342,7 @@ def test_a_lock_of_another_study_is_waited_for_and_told(own_store, tmp_path, mon
     with store.store_lock(tmp_path, 20):
         pass
     other.join()
-    assert capsys.readouterr().err.endswith("waiting up to 20 s for another study that writes to the store\n")
+    assert capsys.readouterr().err.endswith("waiting up to 20 s for another study, which writes to the store\n")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to be somebody else")

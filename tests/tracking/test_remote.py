@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -69,6 +70,30 @@ def test_publishing_to_a_server_twice_changes_nothing(remote, tiny_study, tiny_c
     before = everything(remote)
     publish(tiny_study, tiny_cache)
     assert everything(remote) == before
+
+
+def test_a_password_in_the_address_is_nowhere_in_the_store_nor_on_a_page(
+    server, tiny_study, tiny_cache, tmp_path, monkeypatch, capfd
+):
+    address = server.replace("//", "//somebody:s3cretword@")
+    shutil.copytree(tiny_cache, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    again = replace(tiny_study, scale=replace(tiny_study.scale, name="secret"))
+    publish(again, tmp_path / "cache")
+    assert main(["figures"]) == 0 and main(["ui", "whiten_adv", "--scale", "secret"]) == 0
+    assert "s3cretword" not in "".join(capfd.readouterr())
+    pages = [file for file in (tmp_path / "reports").rglob("*") if file.is_file()]
+    assert any(file.name == "verdict.json" for file in pages)
+    assert not [file for file in pages if b"s3cretword" in file.read_bytes()]
+    store = MlflowClient(tracking_uri=server)
+    experiment = store.get_experiment_by_name("whiten_adv-secret")
+    found = store.search_runs([experiment.experiment_id])
+    assert len(found) == 3 and "s3cretword" not in repr([experiment, *map(dict, found)])
+    for run in found:
+        folder = Path(store.download_artifacts(run.info.run_id, ""))
+        assert not [file for file in folder.rglob("*") if file.is_file() and b"s3cretword" in file.read_bytes()]
+    store.delete_experiment(experiment.experiment_id)
 
 
 def test_a_report_is_built_from_a_server(remote, server):

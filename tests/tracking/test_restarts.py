@@ -16,7 +16,7 @@ from repro.engine import artefacts, launch
 from repro.stages import stage
 from repro.stages.stage import Budget, StageContext
 from repro.tracking import track
-from tests.recorded import keep_publishing, points, publish, runs
+from tests.recorded import journalled, keep_publishing, points, publish, runs
 
 
 class Work:
@@ -246,7 +246,7 @@ def test_it_holds_for_processes_that_are_killed_at_any_time(tiny_study, tiny_cac
     publish(tiny_study, cache)
     for arm, run in runs(own_store).items():
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
-        assert points(own_store, run) == of_artefacts(run, cache), arm
+        assert points(own_store, run) == journalled(run, cache), arm
 
 
 def attempt(folder, lines, chance):
@@ -257,15 +257,3 @@ def attempt(folder, lines, chance):
         with (folder / stage.JOURNAL).open("a") as journal:
             journal.write(json.dumps(line | {"time": time.time()}) + "\n")
         time.sleep(chance.uniform(0, 0.5))
-
-
-def of_artefacts(run, cache):
-    """(metric, step, value, time) of all journals and results of a run's stages."""
-    found = []
-    for folder in (cache / run.data.tags[record.stage_tag(name)] for name in record.STAGES):
-        for line in stage.read_journal(folder):
-            found += [(name, line["step"], value, int(line["time"] * 1000)) for name, value in line["metrics"].items()]
-        when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)
-        result = json.loads((folder / stage.RESULT).read_text())["metrics"]
-        found += [(name, 0, value, when) for name, value in result.items()]
-    return sorted(found)

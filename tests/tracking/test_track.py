@@ -451,6 +451,23 @@ def gone(*_, **__):
     raise MlflowException("the server is down. Try again\nlater")
 
 
+def test_a_store_that_keeps_an_update_waiting_gets_half_of_the_time(study, cache, store, monkeypatch):
+    tracker, now, calls = track.Tracker(study, launch.board_of(study, cache), "the command"), [100.0], []
+
+    def slow(*_, **__):
+        calls.append(now[0])
+        now[0] += 20
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", slow)
+        patch.setattr(track.time, "monotonic", lambda: now[0])
+        for _ in range(30):
+            tracker.update()
+            now[0] += 1
+    assert calls == [100.0, 140.0]  # 20 seconds of waiting, and then 20 for the workers
+
+
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """The file of a store that is not there yet."""
