@@ -4,6 +4,7 @@ Two runs are the same run if their `record` tags are equal. MLflow stores one po
 a second copy adds nothing. A copy that was interrupted has the tag `importing`, and the next import completes it.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,8 +98,7 @@ def import_studies(location: str, cache: Path) -> list[Imported]:
 
     UserError where there is no store, it is the one in use or of another MLflow version, or it holds no study.
     """
-    require_open(store_uri())
-    uri = _address(location)
+    uri = source_of(location)
     require_store(cache)
     source = Source(uri, MlflowClient(tracking_uri=uri))
     with source.readable():
@@ -115,14 +115,18 @@ def import_studies(location: str, cache: Path) -> list[Imported]:
     return results
 
 
-def _address(location: str) -> str:
-    """The other store's URI; the store is not opened, since MLflow would create or migrate its tables."""
+def source_of(location: str) -> str:
+    """The other store's URI; the store is not opened, since MLflow would create or migrate its tables.
+
+    UserError where this one or the other cannot be used; nothing is made.
+    """
+    require_open(store_uri())
     uri = location.rstrip("/")
     if is_sqlite(location) or "://" not in location:
         with told(location, "read"):
             given = Path(parsed(location).database or "") if is_sqlite(location) else Path(location)
-        file = given / "mlflow.db" if given.is_dir() else given
-        if not file.is_file():
+        file = given / "mlflow.db" if os.path.isdir(given) else given
+        if not os.path.isfile(file):  # unlike Path.is_file, no error for a name that is too long
             raise UserError(f"there is no MLflow store {file}; give an mlflow.db, its folder, or a server's address")
         uri = f"sqlite:///{file.resolve()}"
         with told(uri, "read"):

@@ -11,7 +11,7 @@ from tests.bad_input.case import check_sentence, fill, tree
     "case", [*verbs.CASES, *budgets.CASES, *schedules.CASES, *studies.CASES, *services.CASES], ids=str
 )
 def test_it_is_told_in_a_sentence_and_leaves_nothing(case, place, monkeypatch, capsys):
-    monkeypatch.setattr("repro.engine.slurm.which", lambda _: None)  # whatever this machine has
+    monkeypatch.setattr("repro.engine.slurm.engine.which", lambda _: None)  # whatever this machine has
     fill(place, case.files)
     for name, value in case.env.items():
         monkeypatch.setenv(name, value)
