@@ -7,13 +7,13 @@ import time
 from contextlib import closing
 
 from repro import record
-from repro.engine import launch
+from repro.engine.dag import dag_of
 from repro.stages import stage
 from repro.tracking import track
 
 
 def publish(study, cache):
-    track.Tracker(study, launch.board_of(study, cache), "the command").close()
+    track.Tracker(study, dag_of(study, cache), "the command").close()
 
 
 def publish_to(uri, study, cache):
@@ -74,11 +74,11 @@ def artifacts(store, run):
 
 
 def keep_publishing(uri, study, cache, key):
-    """Publish a study on whose board this stage runs, until the process is killed."""
+    """Publish a study on whose dag this stage runs, until the process is killed."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    board = launch.board_of(study, cache)
-    board.running = {key: 0.0}
-    tracker = track.Tracker(study, board, "the command")
+    dag = dag_of(study, cache)
+    dag.running = {key: 0.0}
+    tracker = track.Tracker(study, dag, "the command")
     while True:
         tracker.update()
         time.sleep(0.05)

@@ -15,7 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from repro.__main__ import main
-from repro.engine import launch, pipeline
+from repro.engine import pipeline
+from repro.engine.dag import dag_of
 from repro.stages import stage
 from repro.study import ablation, scale
 from tests import recorded as published
@@ -235,7 +236,7 @@ class Rough:
 
     def done(self):
         """The stages of the study that are whole."""
-        return {key.split("-")[0] for key in launch.board_of(self.study, self.cache).done}
+        return {key.split("-")[0] for key in dag_of(self.study, self.cache).done}
 
 
 def ended(process):
@@ -320,8 +321,8 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
 
 
 def test_a_study_that_was_interrupted_ends_with_the_numbers_of_one_that_was_not(rough, straight):
-    board = launch.board_of(rough.study, rough.cache)
-    left = {job.label for key, job in board.jobs.items() if key not in board.done}
+    dag = dag_of(rough.study, rough.cache)
+    left = {job.label for key, job in dag.jobs.items() if key not in dag.done}
     process = start(rough.folder, "run", *rough.words)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")

@@ -19,7 +19,7 @@ from repro.errors import UserError
 
 
 def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, console: Console = terminal.console):
-    """Run what is left of a study, all seeds or look by look; its board afterwards.
+    """Run what is left of a study, all seeds or look by look; its DAG afterwards.
 
     UserError, before anything is run, where the store's runs of this study were judged by another schedule of looks.
     """
@@ -34,37 +34,37 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
 
 
 def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Console):
-    """Run all arms and seeds of a study; its board afterwards."""
-    from repro.engine import launch
+    """Run all arms and seeds of a study; its DAG afterwards."""
+    from repro.engine.dag import dag_of
 
-    board = launch.board_of(study, cache, fresh)
+    dag = dag_of(study, cache, fresh)
     say(
-        f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(board.done)} of {len(board.jobs)} stages "
+        f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(dag.done)} of {len(dag.jobs)} stages "
         f"are cached; {engine}",
         console,
     )
-    warn_of_corrupt_cache(board)
-    tell_of_outdated_code(board)
-    check_data([study], board)
+    warn_of_corrupt_cache(dag)
+    tell_of_outdated_code(dag)
+    check_data([study], dag)
     cache.mkdir(parents=True, exist_ok=True)
-    warn_of_missing_gpu(study.scale, engine, board)
-    execute(study, board, engine, command, console)
-    return board
+    warn_of_missing_gpu(study.scale, engine, dag)
+    execute(study, dag, engine, command, console)
+    return dag
 
 
 def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, console: Console):
-    """Run look by look, each with more seeds of the undecided arms; the board of the last look that was needed."""
+    """Run look by look, each with more seeds of the undecided arms; the DAG of the last look that was needed."""
     undecided = [label for label in study.arms if label != study.detail.reference]
     for place, look in enumerate(study.looks, 1):
         say(f"look {place} of {len(study.looks)}, at {look} seeds: {', '.join(undecided)}", console)
-        board = run_seeds(study.at(look, undecided), cache, engine, command, fresh, console)
-        if board.failed:
+        dag = run_seeds(study.at(look, undecided), cache, engine, command, fresh, console)
+        if dag.failed:
             break
         still = undecided_arms(study)
         undecided = [label for label in undecided if label in still]
         if not undecided:
             break
-    return board
+    return dag
 
 
 def undecided_arms(study) -> Collection[str]:
@@ -104,53 +104,54 @@ def _require_same_looks(study) -> None:
         )
 
 
-def check_data(studies, board) -> None:
+def check_data(studies, dag) -> None:
     """UserError where a stage would refuse an arm's data or starting weights; checked before any job is run."""
-    from repro.engine import atlas, launch
+    from repro.engine import atlas
+    from repro.engine.dag import check_starts
     from repro.stages import data
 
-    for recipe in atlas.recipes(studies) if not board.over else ():
+    for recipe in atlas.recipes(studies) if not dag.over else ():
         data.check(recipe, studies[0].scale)
-    launch.check_starts(board)
+    check_starts(dag)
 
 
-def warn_of_missing_gpu(scale, engine, board) -> None:
+def warn_of_missing_gpu(scale, engine, dag) -> None:
     """Print a warning where a scale for GPUs runs on a machine without one; it is run, since its budget may be small."""
     from repro.engine import cost, launch
 
-    if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not board.over:
+    if isinstance(engine, launch.Local) and not engine.devices and cost.for_gpu(scale) and not dag.over:
         complain(
             f"warning: scale {scale.name} is made for GPUs, and this machine has none; `plan` estimates the time, and "
             "--engine slurm runs it on a cluster"
         )
 
 
-def execute(study, board, engine, command: str, console: Console = terminal.console) -> None:
+def execute(study, dag, engine, command: str, console: Console = terminal.console) -> None:
     """Run the remaining jobs of a study, with progress and tracking."""
-    if not board.over:
+    if not dag.over:
         engine.prepare()
-    from repro.engine import launch
+    from repro.engine.dag import set_aside
     from repro.tracking.track import Tracker
 
-    launch.set_aside(board)
-    run_jobs(board, engine, Tracker(study, board, command), console)
+    set_aside(dag)
+    run_jobs(dag, engine, Tracker(study, dag, command), console)
 
 
-def run_jobs(board, engine, tracker, console: Console = terminal.console) -> None:
-    """Run the board's jobs, with their progress on the console; the tracker is updated as they go on, and closed."""
+def run_jobs(dag, engine, tracker, console: Console = terminal.console) -> None:
+    """Run the DAG's jobs, with their progress on the console; the tracker is updated as they go on, and closed."""
     from repro.api.progress import Progress
-    from repro.engine.launch import Board
+    from repro.engine.dag import Dag
 
-    with Progress(board, engine.workers, console) as progress:
+    with Progress(dag, engine.workers, console) as progress:
 
-        def tick(_: Board) -> None:
+        def tick(_: Dag) -> None:
             tracker.update()
             progress.update(tracker.trouble)
 
         try:
-            engine.run(board, tick)
+            engine.run(dag, tick)
         except BaseException:  # whatever ended it, jobs on a cluster continue
-            print(engine.parting(board), end="", file=sys.stderr)
+            print(engine.parting(dag), end="", file=sys.stderr)
             raise
         finally:
             tracker.close()

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from repro.engine import cost
-from repro.engine.launch import Board, Job
+from repro.engine.dag import Dag
+from repro.engine.job import Job
 from repro.errors import printable
 from repro.stages import stage
 
@@ -42,9 +43,9 @@ FINAL_METRICS = {
 class Progress:
     """Prints one line for each stage that ends, and on a terminal a live table."""
 
-    def __init__(self, board: Board, workers: int, console: Console) -> None:
-        self.board, self.workers, self.console = board, workers, console
-        self.began, self.printed, self.trouble = time.time(), set(board.done), ""
+    def __init__(self, dag: Dag, workers: int, console: Console) -> None:
+        self.dag, self.workers, self.console = dag, workers, console
+        self.began, self.printed, self.trouble = time.time(), set(dag.done), ""
         self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Progress":
@@ -57,11 +58,11 @@ class Progress:
             self.live.stop()
 
     def update(self, trouble: str = "") -> None:
-        """Show what is new on the board; `trouble` says why the store cannot be written at the moment."""
-        board = self.board
-        for key in [key for key in board.jobs if key in board.done | board.failed.keys() and key not in self.printed]:
+        """Show what is new on the DAG; `trouble` says why the store cannot be written at the moment."""
+        dag = self.dag
+        for key in [key for key in dag.jobs if key in dag.done | dag.failed.keys() and key not in self.printed]:
             self.printed.add(key)
-            self.console.print(self._ended(board.jobs[key]), highlight=False)
+            self.console.print(self._ended(dag.jobs[key]), highlight=False)
         if trouble and trouble != self.trouble:
             self.console.print(
                 f"[yellow]MLflow store not written[/yellow], tried again: {escape(printable(trouble))}", highlight=False
@@ -71,9 +72,9 @@ class Progress:
             self.live.update(Group(self._table(), Text(self._remaining(), style="dim")))
 
     def _ended(self, job: Job) -> str:
-        if job.key in self.board.failed:
-            return f"[red]failed[/red]  {job.label}: {escape(printable(self.board.failed[job.key]))}"
-        folder = self.board.cache / job.key
+        if job.key in self.dag.failed:
+            return f"[red]failed[/red]  {job.label}: {escape(printable(self.dag.failed[job.key]))}"
+        folder = self.dag.cache / job.key
         seconds = json.loads((folder / stage.DONE).read_text())["seconds"]
         numbers = json.loads((folder / stage.RESULT).read_text())["metrics"]
         shown = ", ".join(f"{label} {numbers[name]:.3g}" for name, label in FINAL_METRICS.items() if name in numbers)
@@ -82,9 +83,9 @@ class Progress:
     def _table(self) -> Table:
         columns = list(dict.fromkeys(LIVE_METRICS.values()))
         table = Table("stage", "arm", "seed", "episodes", "/s", *columns, box=None, header_style="dim")
-        for key, began in self.board.running.items():
-            job = self.board.jobs[key]
-            last = next(reversed(self.board.journal(key)), {})
+        for key, began in self.dag.running.items():
+            job = self.dag.jobs[key]
+            last = next(reversed(self.dag.journal(key)), {})
             numbers = {
                 LIVE_METRICS[name]: value for name, value in last.get("metrics", {}).items() if name in LIVE_METRICS
             }
@@ -100,12 +101,10 @@ class Progress:
         return table
 
     def _remaining(self) -> str:
-        remaining = [
-            job for key, job in self.board.jobs.items() if key not in self.board.done | self.board.failed.keys()
-        ]
-        seconds = cost.seconds(remaining, self.board.cache) / self.workers
-        elapsed = sum(time.time() - began for began in self.board.running.values()) / self.workers
+        remaining = [job for key, job in self.dag.jobs.items() if key not in self.dag.done | self.dag.failed.keys()]
+        seconds = cost.seconds(remaining, self.dag.cache) / self.workers
+        elapsed = sum(time.time() - began for began in self.dag.running.values()) / self.workers
         return (
-            f"{len(self.board.done)}/{len(self.board.jobs)} stages, {time.time() - self.began:.0f} s so far, "
+            f"{len(self.dag.done)}/{len(self.dag.jobs)} stages, {time.time() - self.began:.0f} s so far, "
             f"about {max(seconds - elapsed, 0):.0f} s left"
         )

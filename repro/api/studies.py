@@ -58,10 +58,10 @@ def run_study(
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
     console = terminal.console if progress else Console(quiet=True)
     with _workers_without_main():
-        board = run_to_verdict(study, folder, launch.local(study.scale), f"run_study({name!r})", fresh, console)
-    for job, why in board.broken.items():
+        dag = run_to_verdict(study, folder, launch.local(study.scale), f"run_study({name!r})", fresh, console)
+    for job, why in dag.broken.items():
         warnings.warn(f"{job} failed: {why}", stacklevel=2)
-    return replace(read_results(study.detail, study.scale.name), failures=board.broken)
+    return replace(read_results(study.detail, study.scale.name), failures=dag.broken)
 
 
 def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "") -> dict[str, Path]:

@@ -38,41 +38,41 @@ def joined_numbers(values) -> str:
     return " ".join(map(str, values))
 
 
-def print_failures(board) -> None:
-    """Print which jobs of a board failed, and why."""
-    for label, why in board.broken.items():
+def print_failures(dag) -> None:
+    """Print which jobs of a DAG failed, and why."""
+    for label, why in dag.broken.items():
         complain(f"failed: {label}: {why}")
 
 
-def warn_of_corrupt_cache(board) -> None:
+def warn_of_corrupt_cache(dag) -> None:
     """Print which cached stages are made again; on standard error, so that it shows beside a live table too."""
-    for key in board.corrupt:
-        complain(f"warning: the cached {board.jobs[key].label} is corrupt; it is made again")
+    for key in dag.corrupt:
+        complain(f"warning: the cached {dag.jobs[key].label} is corrupt; it is made again")
 
 
-def tell_of_outdated_code(board) -> None:
+def tell_of_outdated_code(dag) -> None:
     """Print which cached stages were made by other code than the one that is here, and whether they are used or made again."""
     from repro.engine.outdated import UNRECORDED
 
-    again = [key for key in board.outdated if key not in board.done]
-    used = [key for key in board.outdated if key in board.done]
+    again = [key for key in dag.outdated if key not in dag.done]
+    used = [key for key in dag.outdated if key in dag.done]
     if again:
-        print(f"{_stages_of(board, again)} made again: the code has changed since they were made", file=sys.stderr)
-    changes = list(dict.fromkeys(change for key in used for change in board.outdated[key]))
+        print(f"{_stages_of(dag, again)} made again: the code has changed since they were made", file=sys.stderr)
+    changes = list(dict.fromkeys(change for key in used for change in dag.outdated[key]))
     named = [change for change in changes if change != UNRECORDED]
     reasons = [f"by code that has changed since ({_few(named)})"] if named else []
     reasons += ["by an earlier version, which did not record its code"] if UNRECORDED in changes else []
     if used:
         why = " or ".join(reasons)
         print(
-            f"warning: {_stages_of(board, used)} used as they were made, {why}; to make them again: --fresh (FRESH=1)",
+            f"warning: {_stages_of(dag, used)} used as they were made, {why}; to make them again: --fresh (FRESH=1)",
             file=sys.stderr,
         )
 
 
-def _stages_of(board, keys) -> str:
+def _stages_of(dag, keys) -> str:
     """So many stages, and which: `12 cached stages (rm, ppo) are`."""
-    names = ", ".join(dict.fromkeys(board.jobs[key].stage for key in keys))
+    names = ", ".join(dict.fromkeys(dag.jobs[key].stage for key in keys))
     return f"{len(keys)} cached stage{'s' * (len(keys) > 1)} ({names}) {'are' if len(keys) > 1 else 'is'}"
 
 

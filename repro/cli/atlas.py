@@ -36,37 +36,37 @@ def _atlas(arguments: argparse.Namespace) -> int:
         build_atlas_page(studies[0].scale.name)
         return build_index()
     engine, cache = choose_engine(arguments, studies), usable_cache_folder()
-    board = atlas.board_of(studies, cache, arguments.fresh)
-    remaining = [job for key, job in board.jobs.items() if key not in board.done]
+    dag = atlas.dag_of(studies, cache, arguments.fresh)
+    remaining = [job for key, job in dag.jobs.items() if key not in dag.done]
     say(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
-        f"{len(board.done)} of {len(board.jobs)} stages are cached; "
+        f"{len(dag.done)} of {len(dag.jobs)} stages are cached; "
         f"about {duration(cost.seconds(remaining, cache) / engine.workers)} with {engine}"
     )
-    warn_of_corrupt_cache(board)
-    tell_of_outdated_code(board)
+    warn_of_corrupt_cache(dag)
+    tell_of_outdated_code(dag)
     if arguments.plan:
         return 0
-    check_data(studies, board)
+    check_data(studies, dag)
     cache.mkdir(parents=True, exist_ok=True)
-    warn_of_missing_gpu(studies[0].scale, engine, board)
-    _run_atlas(studies, board, engine, command_of(arguments, "atlas", *arguments.details), cache)
+    warn_of_missing_gpu(studies[0].scale, engine, dag)
+    _run_atlas(studies, dag, engine, command_of(arguments, "atlas", *arguments.details), cache)
     build_atlas_page(studies[0].scale.name)
     build_index()
-    print_failures(board)
-    return board.exit_code
+    print_failures(dag)
+    return dag.exit_code
 
 
-def _run_atlas(studies, board, engine, command: str, cache: Path) -> None:
+def _run_atlas(studies, dag, engine, command: str, cache: Path) -> None:
     """Run the remaining jobs; an interrupted atlas still gets a page, on the runs that have finished."""
-    from repro.engine import launch
+    from repro.engine.dag import set_aside
     from repro.tracking.atlas_tracker import AtlasTracker
     from repro.tracking.store import require_store
 
     require_store(cache)
-    launch.set_aside(board)
+    set_aside(dag)
     try:
-        run_jobs(board, engine, AtlasTracker(studies, board, command))
+        run_jobs(dag, engine, AtlasTracker(studies, dag, command))
     except BaseException:
         with suppress(UserError):
             build_atlas_page(studies[0].scale.name)

@@ -23,6 +23,7 @@ def add_calibrate(verbs) -> None:
 def _calibrate(arguments: argparse.Namespace) -> int:
     """Run the control detail at the smallest scale over many seeds, and write the page on how the statistics behave."""
     from repro.engine import launch
+    from repro.engine.dag import dag_of
     from repro.reports.pages import calibration
     from repro.reports.reading import studies as read
     from repro.study import ablation
@@ -30,10 +31,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
     writable_folder(CALIBRATION.parent, "documentation", "run this in a checkout with a writable one")
-    board = launch.board_of(study, cache)
-    execute(study, board, launch.local(study.scale), command_of(arguments, "calibrate"))
-    print_failures(board)
+    dag = dag_of(study, cache)
+    execute(study, dag, launch.local(study.scale), command_of(arguments, "calibrate"))
+    print_failures(dag)
     with usable_store():
         outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
     print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, ablation.LOOKS, CALIBRATION)}")
-    return 1 if board.failed else 0
+    return 1 if dag.failed else 0

@@ -20,8 +20,9 @@ def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Pat
     """Build a study's page and print its verdict; returns the file and the verdict."""
     from repro.reports.pages import markup, page
 
+    results = read_results(detail, scale)
     with building():
-        path = read_results(detail, scale).page(root / markup.folder(detail, scale))
+        path = results.page(root / markup.folder(detail, scale))
     verdict = page.headline(path)
     console.print()
     say(verdict)

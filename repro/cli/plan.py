@@ -27,26 +27,27 @@ def add_plan(verbs) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     study = load_study(arguments)
-    from repro.engine import cost, forecast, launch, speed
+    from repro.engine import cost, forecast, speed
+    from repro.engine.dag import dag_of, jobs_of
     from repro.study import ablation
 
     cache = usable_cache_folder()
-    board = launch.board_of(study, cache, arguments.fresh)
+    dag = dag_of(study, cache, arguments.fresh)
     gpu = cost.for_gpu(study.scale)
     workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
     say_study(study)
     seeds = " ".join(map(str, study.seeds))
     say(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}")
     say(ablation.source(arguments.study))
-    warn_of_corrupt_cache(board)
-    tell_of_outdated_code(board)
-    remaining, start_up = [job for key, job in board.jobs.items() if key not in board.done], _seconds_since_start()
+    warn_of_corrupt_cache(dag)
+    tell_of_outdated_code(dag)
+    remaining, start_up = [job for key, job in dag.jobs.items() if key not in dag.done], _seconds_since_start()
     speeds = speed.UNMEASURED if gpu or not remaining else speed.known(cache_folder(), study.scale)
     each = "time each" if gpu else "seconds each"
     table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
-    for name in dict.fromkeys(job.stage for job in board.jobs.values()):
-        jobs = [job for job in board.jobs.values() if job.stage == name]
-        cached = sum(job.key in board.done for job in jobs)
+    for name in dict.fromkeys(job.stage for job in dag.jobs.values()):
+        jobs = [job for job in dag.jobs.values() if job.stage == name]
+        cached = sum(job.key in dag.done for job in jobs)
         shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
         seconds = cost.seconds(jobs, cache) / len(jobs)
         taken = duration(seconds) if gpu else f"{seconds:.0f}"
@@ -62,7 +63,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if remaining else "everything is cached"
     )
     if study.looks and remaining:
-        first = launch.jobs_of(study.at(study.looks[0], study.arms))
+        first = jobs_of(study.at(study.looks[0], study.arms))
         begun = forecast.wall([job for job in remaining if job.key in first], cache, workers, 2 * start_up)
         say(
             f"that is for all looks, at {joined_numbers(study.looks)} seeds; the study ends at the first look that decides it, "

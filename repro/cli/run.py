@@ -37,15 +37,15 @@ def _run(arguments: argparse.Namespace) -> int:
     engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
     cache = usable_cache_folder()
     require_report_folder()
-    board = run_to_verdict(study, cache, engine, command, arguments.fresh)
-    print_failures(board)
+    dag = run_to_verdict(study, cache, engine, command, arguments.fresh)
+    print_failures(dag)
     try:
         build_and_publish(study.detail.name, study.scale.name)
     except UserError as error:
-        if not board.failed:
+        if not dag.failed:
             raise
         complain(f"no verdict: {error}")
-    return board.exit_code
+    return dag.exit_code
 
 
 def _stage(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from repro.detail import Recipe
 from repro.details import DETAILS
-from repro.engine import artefacts, cost, launch, pipeline
-from repro.engine.launch import Board, Job
+from repro.engine import artefacts, cost, pipeline
+from repro.engine.dag import Dag, dag_for, jobs_of
+from repro.engine.job import Job
 from repro.study import ablation
 from repro.study.ablation import Ablation
 
@@ -24,13 +25,13 @@ def studies(
 def _remaining(study: Ablation, cache: Path) -> float:
     """Seconds that the study's own remaining stages take; the reference arm's stages are shared by all studies."""
     shared = reference_jobs(study)
-    own = {key: job for key, job in launch.jobs_of(study).items() if key not in shared}
+    own = {key: job for key, job in jobs_of(study).items() if key not in shared}
     return cost.seconds([job for key, job in own.items() if not artefacts.cached(cache / key)], cache)
 
 
 def reference_jobs(study: Ablation) -> dict[str, Job]:
     """The jobs of the reference arm, which are the same in every study."""
-    return launch.jobs_of(study, arms=[study.detail.reference])
+    return jobs_of(study, arms=[study.detail.reference])
 
 
 def recipes(found: Sequence[Ablation]) -> list[Recipe]:
@@ -41,9 +42,9 @@ def recipes(found: Sequence[Ablation]) -> list[Recipe]:
     return list(by_key.values())
 
 
-def board_of(found: Sequence[Ablation], cache: Path, fresh: bool = False) -> Board:
-    """The board with the jobs of all studies, the reference arm's first; `fresh` as `launch.board_for` has it."""
+def dag_of(found: Sequence[Ablation], cache: Path, fresh: bool = False) -> Dag:
+    """The DAG with the jobs of all studies, the reference arm's first; `fresh` as `dag_for` has it."""
     jobs = reference_jobs(found[0])
     for study in found:
-        jobs |= {key: job for key, job in launch.jobs_of(study).items() if key not in jobs}
-    return launch.board_for(jobs, cache, fresh)
+        jobs |= {key: job for key, job in jobs_of(study).items() if key not in jobs}
+    return dag_for(jobs, cache, fresh)

@@ -156,7 +156,7 @@ def attempt(job: Job, cache: Path, check_job: Callable[[Job], None] = lambda _: 
     """Make the job's artefact in this process, unless it is there; how that ended."""
     try:
         check_job(job)
-        # Whoever shows the board has told of corrupt artefacts: it knows them.
+        # Whoever shows the DAG has told of corrupt artefacts: it knows them.
         artefacts.run_or_reuse(
             pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
         )

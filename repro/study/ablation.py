@@ -69,7 +69,7 @@ def load(
     scale_name: str = "",
     seeds: Sequence[str] = (),
     changes: Mapping[str, str] = {},
-    company: Mapping[str, str] = {},
+    shared: Mapping[str, str] = {},
     arms: Sequence[str] = (),
     folder: Path = FOLDER,
     until: str = "",
@@ -78,7 +78,7 @@ def load(
     """The study of `ablations/<name>.toml`, or without one what a detail's declaration implies; what is given overrides both.
 
     What the declaration implies is every variant, at scale mini and on its seeds, judged by `test/sampled_win_rate`.
-    `company` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
+    `shared` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
     by looks. UserError where an arm or a schedule makes no sense.
     """
     from repro import details  # brings torch, for the functions of its variants; `names` does without
@@ -87,14 +87,14 @@ def load(
         raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
     declared = _declared(name, folder)
     detail = details.find(declared["detail"])
-    company = _company(declared, company)
+    shared = _shared(declared, shared)
     budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
     smallest_effect = _above_zero(declared.get("smallest_effect", 0.05))
     primary = declared.get("primary", "test/sampled_win_rate")
     if not metrics.known(primary):
         raise UserError(f"there is no metric {quoted(primary)} to be primary; {nearest(primary, metrics.METRICS)}")
     schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
-    chosen = _arms(detail, arms or declared.get("arms", detail.variants), company)
+    chosen = _arms(detail, arms or declared.get("arms", detail.variants), shared)
     for recipe in chosen.values():
         details.check_sharing(recipe, budget.sharding, budget.precision)
     return Ablation(
@@ -104,7 +104,7 @@ def load(
         seeds=tuple(range(1, schedule[-1] + 1))
         if schedule
         else _seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
-        scale=replace(budget, name=recorded_name(budget.name, company)),
+        scale=replace(budget, name=recorded_name(budget.name, shared)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect,
@@ -113,7 +113,7 @@ def load(
 
 
 def in_atlas(name: str, scale_name: str, seeds: Sequence[str], changes: Mapping[str, str] = {}) -> Ablation:
-    """The study of a detail as the atlas runs it: every variant, at the scale's own budget and the paper's company."""
+    """The study of a detail as the atlas runs it: every variant, at the scale's own budget and the paper's other choices."""
     study = load(name, scale_name, seeds, changes)
     budget = scale.find(scale_name, changes)
     return replace(study, arms=_arms(study.detail, study.detail.variants, {}), scale=budget)
@@ -123,13 +123,13 @@ def names(
     name: str,
     scale_name: str = "",
     changes: Mapping[str, str] = {},
-    company: Mapping[str, str] = {},
+    shared: Mapping[str, str] = {},
     folder: Path = FOLDER,
 ) -> tuple[str, str]:
     """Detail and scale as the store calls them: all that a report has to know of the study."""
     declared = _declared(name, folder)
     full = scale.full_name(*_scale_and_changes(declared, scale_name, changes))
-    return declared["detail"], recorded_name(full, _company(declared, company))
+    return declared["detail"], recorded_name(full, _shared(declared, shared))
 
 
 def has_file(name: str, folder: Path = FOLDER) -> bool:
@@ -147,12 +147,12 @@ def _declared(name: str, folder: Path) -> dict:
     return _read(folder / f"{name}.toml") if has_file(name, folder) else {"detail": name}
 
 
-def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) -> dict[str, Recipe]:
-    """Label -> recipe, the reference first; UserError for a label that is none, or that does not go with the company."""
+def _arms(detail: Detail, labels: Iterable[object], shared: Mapping[str, str]) -> dict[str, Recipe]:
+    """Label -> recipe, the reference first; UserError for a label that is none, or that clashes with what all arms share."""
     from repro import details
 
     base = Recipe()
-    for name, label in company.items():
+    for name, label in shared.items():
         base = base.but(details.find(name), label)
     arms = {label: base.but(detail, label) for label in dict.fromkeys([detail.reference, *map(str, labels)])}
     for recipe in arms.values():
@@ -160,22 +160,22 @@ def _arms(detail: Detail, labels: Iterable[object], company: Mapping[str, str]) 
     return arms
 
 
-def _company(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
+def _shared(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
     """What is given, over the file's `with`."""
-    company = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
-    if declared["detail"] in company:
+    shared = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
+    if declared["detail"] in shared:
         raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
-    if not company:
+    if not shared:
         return {}
     from repro import details
 
-    # What the reference does anyway is no company.
-    return {name: label for name, label in company.items() if label != details.find(name).reference}
+    # What the reference does anyway is no choice.
+    return {name: label for name, label in shared.items() if label != details.find(name).reference}
 
 
-def recorded_name(scale_name: str, company: Mapping[str, str]) -> str:
+def recorded_name(scale_name: str, shared: Mapping[str, str]) -> str:
     """What a scale is called where all arms make further choices: another study."""
-    return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(company.items()))]))
+    return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(shared.items()))]))
 
 
 def _is_own(declared: Mapping, scale_name: str) -> bool:

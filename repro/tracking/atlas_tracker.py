@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from repro.engine import launch
 from repro.engine.atlas import reference_jobs
-from repro.engine.launch import Board
+from repro.engine.dag import Dag, jobs_of
 from repro.errors import UserError
 from repro.study.ablation import Ablation
 from repro.tracking import track
@@ -13,10 +12,10 @@ from repro.tracking import track
 class AtlasTracker:
     """Opens a `track.Tracker` for each study when a stage starts that only this study needs, and passes updates on."""
 
-    def __init__(self, studies: Sequence[Ablation], board: Board, command: str) -> None:
-        self.board, self.command, self.trouble = board, command, ""
+    def __init__(self, studies: Sequence[Ablation], dag: Dag, command: str) -> None:
+        self.dag, self.command, self.trouble = dag, command, ""
         shared = reference_jobs(studies[0]).keys()
-        self.waiting = [(study, launch.jobs_of(study).keys() - shared) for study in studies]
+        self.waiting = [(study, jobs_of(study).keys() - shared) for study in studies]
         self.open: list[track.Tracker] = []
 
     def update(self) -> None:
@@ -41,9 +40,9 @@ class AtlasTracker:
 
     def _begun(self) -> list[Ablation]:
         """The studies without a tracker of which an own stage runs or has ended."""
-        begun = self.board.running.keys() | self.board.done | self.board.failed.keys()
+        begun = self.dag.running.keys() | self.dag.done | self.dag.failed.keys()
         return [study for study, own in self.waiting if begun & own]
 
     def _open(self, study: Ablation) -> None:
-        self.open.append(track.Tracker(study, self.board, self.command))
+        self.open.append(track.Tracker(study, self.dag, self.command))
         self.waiting = [each for each in self.waiting if each[0] is not study]

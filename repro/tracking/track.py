@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from repro import record
 from repro.engine import artefacts, pipeline
-from repro.engine.launch import Board
+from repro.engine.dag import Dag
 from repro.engine.pipeline import STAGES
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
@@ -61,12 +61,12 @@ class Tracker:
     `trouble` says why the last `update` failed, if it did; the next one that succeeds publishes the rest.
     """
 
-    def __init__(self, study: Ablation, board: Board, command: str) -> None:
-        self.study, self.board, self.trouble, self.not_before = study, board, "", 0.0
+    def __init__(self, study: Ablation, dag: Dag, command: str) -> None:
+        self.study, self.dag, self.trouble, self.not_before = study, dag, "", 0.0
         self.lock_seconds = LOCK_SECONDS
         self.described: set[str] = set()  # keys of the data artefacts whose checks are in the store
         self.renewed: set[tuple[str, str, str]] = set()  # identity, stage and attempt that a run was replaced for
-        with usable_store(writing=True), store_lock(board.cache):
+        with usable_store(writing=True), store_lock(dag.cache):
             self.client, experiment = open_experiment(study.detail.name, study.scale.name)
             self.experiment = experiment.experiment_id
             found = runs_of(self.client, self.experiment)
@@ -88,7 +88,7 @@ class Tracker:
     def _open(self, arm: str, seed: int, known: Mapping[str, Recorded]) -> Run:
         """The recorded run of this arm and seed, or a new one, tagged with the plan before it starts."""
         keys = pipeline.keys(self.study.arms[arm], self.study.scale, seed)
-        editions = {name: artefacts.edition(self.board.cache / key) for name, key in keys.items()}
+        editions = {name: artefacts.edition(self.dag.cache / key) for name, key in keys.items()}
         again = [editions] if any(editions.values()) else []  # stages that were made again under their key
         identity = json.dumps([self.study.scale.name, arm, seed, keys, *again], sort_keys=True)
         run = Run(arm, seed, keys, hashlib.sha256(identity.encode()).hexdigest()[:16])
@@ -152,18 +152,18 @@ class Tracker:
     def _publish(self, run: Run) -> None:
         for each in STAGES:
             key = run.keys[each.name]
-            done = key in self.board.done
-            folder = self.board.cache / key
+            done = key in self.dag.done
+            folder = self.dag.cache / key
             if done and each.name not in run.finished_stages:
                 lines = stage.read_journal(folder)
                 self._hold(run, each.name, points.attempt(lines, folder))
                 self._curves(run, each.name, lines)
                 self._final(run, each.name, folder)
                 run.finished_stages.add(each.name)
-            elif key in self.board.running and (lines := self.board.journal(key)):
+            elif key in self.dag.running and (lines := self.dag.journal(key)):
                 self._hold(run, each.name, points.attempt(lines, folder))
                 self._curves(run, each.name, lines)
-        failed = [self.board.failed[key] for key in run.keys.values() if key in self.board.failed]
+        failed = [self.dag.failed[key] for key in run.keys.values() if key in self.dag.failed]
         if not run.ended and (failed or len(run.finished_stages) == len(STAGES)):
             self._end(run, failed)
 
@@ -185,7 +185,7 @@ class Tracker:
 
     def _claim(self, run: Run, name: str, attempt: str) -> None:
         """Tag the run with the attempt whose points it gets, unless another process has."""
-        with store_lock(self.board.cache, self.lock_seconds):
+        with store_lock(self.dag.cache, self.lock_seconds):
             run.attempts |= runs.attempts_of(self.client.get_run(run.run_id).data.tags)
             if not run.unknown and name not in run.attempts:
                 self.client.set_tag(run.run_id, record.attempt_tag(name), attempt)
@@ -193,7 +193,7 @@ class Tracker:
 
     def _renew(self, run: Run, name: str = "", attempt: str = "") -> None:
         """Go on with another run, without points of a lost attempt: one that another process has made, or a new one."""
-        with store_lock(self.board.cache, self.lock_seconds):
+        with store_lock(self.dag.cache, self.lock_seconds):
             found = runs.find(self.client, self.experiment, run.identity)
             for each in found:
                 run.take(each, ended=False)
@@ -245,11 +245,11 @@ class Tracker:
         if sum(file.stat().st_size for file in checkpoint.rglob("*")) > LARGEST_CHECKPOINT:
             self.client.set_tag(run.run_id, policy.CHECKPOINT, str(checkpoint))
             return
-        tokenizer = self.board.cache / run.keys["data"] / "tokenizer"
+        tokenizer = self.dag.cache / run.keys["data"] / "tokenizer"
         save = partial(policy.save, checkpoint, tokenizer, self.study.scale.response_tokens)
         tags = {record.DETAIL: self.study.detail.name, record.ARM: run.arm, record.SEED: str(run.seed)}
         # `publish` deletes an incomplete policy; under the lock it cannot be one that another process is writing.
-        with store_lock(self.board.cache, self.lock_seconds):
+        with store_lock(self.dag.cache, self.lock_seconds):
             try:
                 run.model = policy.publish(self.client, self.experiment, run.run_id, tags, save)
             except policy.CannotPackage as error:  # the rest of the run is published
@@ -259,7 +259,7 @@ class Tracker:
         rows = json.loads((folder / record.SAMPLES).read_text())
         table = {name: [row.get(name) for row in rows] for name in rows[0]}
         # MLflow appends to a table that exists, which a killed process may have left torn.
-        with store_lock(self.board.cache, self.lock_seconds):
+        with store_lock(self.dag.cache, self.lock_seconds):
             if any(file.path == record.SAMPLES for file in self.client.list_artifacts(run.run_id)):
                 attach.drop(self.client.get_run(run.run_id), record.SAMPLES)
             self.client.log_table(run.run_id, table, record.SAMPLES)
@@ -267,7 +267,7 @@ class Tracker:
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
         for name in run.finished_stages:
-            seconds[name] = json.loads((self.board.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
+            seconds[name] = json.loads((self.dag.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
         recorded = self.client.get_run(run.run_id).data
         outcome = record.FAILED if failed else recorded.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)
@@ -289,9 +289,9 @@ class Tracker:
     def _outdated(self, run: Run) -> dict[str, list[str]]:
         """Stage -> what of its code has changed since its artefact was made, of those that were taken from the cache."""
         return {
-            name: list(self.board.outdated[key])[:MOST_CHANGES]
+            name: list(self.dag.outdated[key])[:MOST_CHANGES]
             for name, key in run.keys.items()
-            if key in self.board.outdated and key in self.board.done
+            if key in self.dag.outdated and key in self.dag.done
         }
 
     def close(self) -> None:

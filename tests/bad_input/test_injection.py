@@ -9,7 +9,7 @@ from rich.console import Console
 from repro.__main__ import main
 from repro.api import terminal
 from repro.api.progress import Progress
-from repro.engine.launch import Board
+from repro.engine.dag import Dag
 from repro.errors import UserError, printable
 from repro.reports.pages import inspect, markup
 from repro.reports.reading.episodes import Trace
@@ -104,11 +104,11 @@ def test_the_studies_of_another_store_are_named_as_text(text, place, monkeypatch
 @every
 def test_a_stage_that_fails_says_why_in_text(text, capsys):
     job = SimpleNamespace(label="sft off seed 1", key="k", needs=[])
-    board = Board({"k": job}, None, failed={"k": text})
-    progress = Progress(board, 1, Console(soft_wrap=True))
+    dag = Dag({"k": job}, None, failed={"k": text})
+    progress = Progress(dag, 1, Console(soft_wrap=True))
     progress.printed = set()
     progress.update(trouble=text)
-    terminal.print_failures(board)
+    terminal.print_failures(dag)
     told = capsys.readouterr()
     assert not OBEYED.search(told.out + told.err)
     assert printable(text) in told.out and printable(text) in told.err

@@ -122,7 +122,7 @@ CASES = [
     Case("fetch pythia-160m --to link", "the target folder link is not writable", {"link": Link("nowhere/at/all")}),
     Case("fetch pythia-160m --set tokenizer", "--set 'tokenizer' has no value; write FIELD=VALUE"),
     Case("fetch local", "scale local needs tokenizer"),
-    # Arms and company
+    # Arms and shared choices
     Case("plan whiten_adv --arms of", "whiten_adv has no variant 'of'; did you mean 'off'"),
     Case("plan whiten_adv --arms <long>", r"whiten_adv has no variant 'a{40}'\.\.\."),
     Case("plan whiten_adv --arms '<esc>'", r"whiten_adv has no variant '\\x1b"),

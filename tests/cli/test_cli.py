@@ -19,6 +19,7 @@ from repro.api.folders import writable_folder
 from repro.cli import catalogue, docs
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
+from repro.engine.dag import Dag, jobs_of
 from repro.engine.job import DONE
 from repro.errors import UserError
 from repro.stages import stage
@@ -127,10 +128,10 @@ def test_whatever_ends_the_watch_what_it_leaves_running_is_told(ended_by, capsys
     class Elsewhere:
         workers = 1
 
-        def run(self, board, tick):
+        def run(self, dag, tick):
             raise ended_by
 
-        def parting(self, board):
+        def parting(self, dag):
             return "to end them: scancel 7\n"
 
     class Untracked:
@@ -141,14 +142,14 @@ def test_whatever_ends_the_watch_what_it_leaves_running_is_told(ended_by, capsys
 
     tracker = Untracked()
     with pytest.raises((KeyboardInterrupt, UserError)):
-        run_jobs(launch.Board({}, Path("cache")), Elsewhere(), tracker)
+        run_jobs(Dag({}, Path("cache")), Elsewhere(), tracker)
     assert capsys.readouterr().err == "to end them: scancel 7\n" and tracker.closed
 
 
 def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
     changes = dict(word.split("=", 1) for word in tiny[3:])
     study = ablation.load("whiten_adv", "smoke", changes=changes)
-    job = next(iter(launch.jobs_of(study).values()))
+    job = next(iter(jobs_of(study).values()))
     assert launch.work(job, place / "cache").code == DONE
     made = place / "cache" / job.key
     assert main(["plan", "whiten_adv", *tiny]) == 0
@@ -331,10 +332,10 @@ class Grown:
     def __init__(self, monkeypatch, undecided, failed=None):
         self.parts, answers, others = [], iter(undecided), ("off", "scale_only")
 
-        def execute(part, board, *_):
+        def execute(part, dag, *_):
             self.parts.append((list(part.arms), part.seeds))
             if len(self.parts) == failed:
-                board.fail(next(iter(board.jobs)), "no")
+                dag.fail(next(iter(dag.jobs)), "no")
 
         def compare(_):
             verdicts = dict.fromkeys(others, "better") | dict.fromkeys(next(answers), "undecided")

@@ -188,7 +188,7 @@ def test_every_name_is_declared_once():
 
 @pytest.fixture
 def load(tokenizer_file, tmp_path):
-    """A study of one arm of a detail, in the company of choices that all of its arms make."""
+    """A study of one arm of a detail, beside choices that all of its arms share."""
     return lambda detail, label, company: ablation.load(
         detail.name, "smoke", ["1"], {"tokenizer": str(tokenizer_file)}, company, [label], folder=tmp_path
     )

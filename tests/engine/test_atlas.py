@@ -1,4 +1,4 @@
-"""The atlas: many studies on one board, each shared stage once, taken up where it was left."""
+"""The atlas: many studies on one dag, each shared stage once, taken up where it was left."""
 
 import json
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 
 from repro.__main__ import main
 from repro.engine import atlas, launch
+from repro.engine.dag import Dag, jobs_of
 from repro.errors import UserError
 from repro.stages import stage
 from repro.tracking.atlas_tracker import AtlasTracker
@@ -51,10 +52,10 @@ def test_studies_with_the_least_left_to_run_come_first(place):
 
 def test_the_board_holds_each_stage_once_and_the_references_first(place):
     studies = found(place)
-    jobs = list(atlas.board_of(studies, place / "cache").jobs.values())
-    reference = launch.jobs_of(studies[0], arms=[studies[0].detail.reference])
+    jobs = list(atlas.dag_of(studies, place / "cache").jobs.values())
+    reference = jobs_of(studies[0], arms=[studies[0].detail.reference])
     assert {job.key for job in jobs[: len(reference)]} == reference.keys()
-    assert {job.key for job in jobs} == set().union(*(launch.jobs_of(study) for study in studies))
+    assert {job.key for job in jobs} == set().union(*(jobs_of(study) for study in studies))
     runs = {name: sum(job.stage == name for job in jobs) for name in ("data", "sft", "rm", "ppo")}
     # The reference and two variants of either detail; sft_epochs alone has SFT of its own.
     assert runs == {"data": 1, "sft": 3, "rm": 3, "ppo": 5}
@@ -68,13 +69,13 @@ def test_a_plan_says_what_is_left_and_how_long_it_takes_and_runs_nothing(place, 
 
 
 def test_an_atlas_that_was_interrupted_goes_on_and_ends_with_its_page(place, capsys, monkeypatch):
-    def interrupt(board, *_):
-        if sum(board.jobs[key].stage == "evaluate" for key in board.done) >= 2:
+    def interrupt(dag, *_):
+        if sum(dag.jobs[key].stage == "evaluate" for key in dag.done) >= 2:
             raise KeyboardInterrupt
 
-    follow = launch.Board.finish
+    follow = Dag.finish
     with monkeypatch.context() as patch:
-        patch.setattr(launch.Board, "finish", lambda board, key: (follow(board, key), interrupt(board)))
+        patch.setattr(Dag, "finish", lambda dag, key: (follow(dag, key), interrupt(dag)))
         assert main(words()) == 130
     capsys.readouterr()
     before = {
@@ -111,7 +112,7 @@ def test_every_study_of_the_atlas_is_tracked_as_its_own(place):
 
 def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
     studies, opened = found(place), []
-    board = atlas.board_of(studies, place / "cache")
+    dag = atlas.dag_of(studies, place / "cache")
 
     def opens(study, *_):
         opened.append(study.detail.name)
@@ -120,7 +121,7 @@ def test_a_store_that_does_not_answer_is_waited_for(place, monkeypatch):
         return SimpleNamespace(update=lambda: None, trouble="", ended=False)
 
     monkeypatch.setattr("repro.tracking.track.Tracker", opens)
-    trackers = AtlasTracker(studies, board, "the command")
+    trackers = AtlasTracker(studies, dag, "the command")
     trackers.update()
     assert (trackers.trouble, trackers.open, len(trackers.waiting)) == ("the store cannot be used", [], 2)
     trackers.update()

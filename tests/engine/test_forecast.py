@@ -8,7 +8,8 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import cost, flops, forecast, launch, pipeline, speed
+from repro.engine import cost, flops, forecast, pipeline, speed
+from repro.engine.dag import jobs_of
 from repro.engine.launch import Job
 from repro.stages import evaluate, ppo, rm, sft, stage
 from repro.study.ablation import Ablation
@@ -27,7 +28,7 @@ def study():
 
 @pytest.fixture
 def jobs(study):
-    return list(launch.jobs_of(study).values())
+    return list(jobs_of(study).values())
 
 
 def remember(folder, speeds, scale=SMOKE):

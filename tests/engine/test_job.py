@@ -18,6 +18,7 @@ from repro.__main__ import main
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.engine import artefacts, job, launch, pipeline
+from repro.engine import dag as engine_dag
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
@@ -29,7 +30,7 @@ WAIT = 300  # seconds for a process that imports torch, on cores that others use
 
 def jobs_of(scale):
     study = Ablation(WHITEN_ADV, "", {"off": Recipe().but(WHITEN_ADV, "off")}, (1,), scale, "test/win_rate", True, 0.05)
-    return {each.stage: each for each in launch.jobs_of(study).values()}
+    return {each.stage: each for each in engine_dag.jobs_of(study).values()}
 
 
 def start(path, **environment):

@@ -1,4 +1,4 @@
-"""The board of a study and the launcher, with jobs that cost nothing; real workers are in test_end_to_end."""
+"""The DAG of a study and the launcher, with jobs that cost nothing; real workers are in test_end_to_end."""
 
 import errno
 import json
@@ -15,6 +15,7 @@ import torch
 from repro.detail import Recipe
 from repro.details import PAD_TOKEN, WHITEN_ADV
 from repro.engine import artefacts, launch
+from repro.engine.dag import dag_for, dag_of, jobs_of
 from repro.engine.job import DONE, FAILED, FAULT, PREEMPTED, WRONG, Ending
 from repro.errors import UserError
 from repro.stages import stage
@@ -29,30 +30,30 @@ def study(tiny_scale):
 
 
 @pytest.fixture
-def board(study, tmp_path):
-    return launch.board_of(study, tmp_path)
+def dag(study, tmp_path):
+    return dag_of(study, tmp_path)
 
 
-def key_of(board, label):
-    return next(key for key, job in board.jobs.items() if job.label == label)
+def key_of(dag, label):
+    return next(key for key, job in dag.jobs.items() if job.label == label)
 
 
-def labels(board, keys):
-    return {board.jobs[key].label for key in keys}
+def labels(dag, keys):
+    return {dag.jobs[key].label for key in keys}
 
 
-def start(board, workers):
+def start(dag, workers):
     """Mark what comes next as running; the jobs."""
-    jobs = board.next(workers)
-    board.running |= {job.key: 0.0 for job in jobs}
+    jobs = dag.next(workers)
+    dag.running |= {job.key: 0.0 for job in jobs}
     return jobs
 
 
-# --------------------------------------------------------------------------------------------------- the board
+# --------------------------------------------------------------------------------------------------- the DAG
 
 
-def test_stages_shared_by_arms_or_seeds_appear_once(board):
-    assert Counter(job.stage for job in board.jobs.values()) == {
+def test_stages_shared_by_arms_or_seeds_appear_once(dag):
+    assert Counter(job.stage for job in dag.jobs.values()) == {
         "data": 1,
         "base": 1,
         "sft": 2,
@@ -65,86 +66,86 @@ def test_stages_shared_by_arms_or_seeds_appear_once(board):
 
 def test_an_arm_that_differs_in_the_data_shares_nothing(tiny_scale):
     arms = {label: Recipe().but(PAD_TOKEN, label) for label in PAD_TOKEN.variants}
-    jobs = launch.jobs_of(Ablation(PAD_TOKEN, "", arms, (1,), tiny_scale, "test/win_rate", True, 0.05))
+    jobs = jobs_of(Ablation(PAD_TOKEN, "", arms, (1,), tiny_scale, "test/win_rate", True, 0.05))
     assert set(Counter(job.stage for job in jobs.values()).values()) == {2}
 
 
-def test_jobs_run_after_what_they_need_until_all_are_done(board):
+def test_jobs_run_after_what_they_need_until_all_are_done(dag):
     order = []
-    while not board.over:
-        job = start(board, 1)[0]
-        assert set(job.needs) <= board.done
-        board.finish(job.key)
+    while not dag.over:
+        job = start(dag, 1)[0]
+        assert set(job.needs) <= dag.done
+        dag.finish(job.key)
         order.append(job.stage)
     assert len(order) == 20 and order[:2] == ["data", "base"]
 
 
 @pytest.mark.parametrize(("workers", "busy"), [(1, 1), (2, 2), (5, 5), (100, 8)])  # 8: all PPO runs, both baselines
-def test_no_more_run_than_there_are_workers(board, workers, busy):
+def test_no_more_run_than_there_are_workers(dag, workers, busy):
     most = 0
-    while not board.over:
-        start(board, workers)
-        most = max(most, len(board.running))
-        board.finish(next(iter(board.running)))
+    while not dag.over:
+        start(dag, workers)
+        most = max(most, len(dag.running))
+        dag.finish(next(iter(dag.running)))
     assert most == busy
 
 
-def test_a_failed_job_takes_down_what_rests_on_it_and_no_more(board):
-    board.fail(key_of(board, "ppo off seed 1"), "it broke")
-    assert labels(board, board.failed) == {"ppo off seed 1", "evaluate off seed 1"}
-    assert board.broken == {"ppo off seed 1": "it broke"}
-    while not board.over:
-        board.finish(start(board, 1)[0].key)
-    assert len(board.done) == 18
+def test_a_failed_job_takes_down_what_rests_on_it_and_no_more(dag):
+    dag.fail(key_of(dag, "ppo off seed 1"), "it broke")
+    assert labels(dag, dag.failed) == {"ppo off seed 1", "evaluate off seed 1"}
+    assert dag.broken == {"ppo off seed 1": "it broke"}
+    while not dag.over:
+        dag.finish(start(dag, 1)[0].key)
+    assert len(dag.done) == 18
 
 
-def test_a_failed_shared_stage_fails_its_seed_in_all_arms(board):
-    board.fail(key_of(board, "sft shift_and_scale seed 2"), "it broke")
-    assert {board.jobs[key].seed for key in board.failed} == {2}
-    assert Counter(board.jobs[key].stage for key in board.failed) == {
+def test_a_failed_shared_stage_fails_its_seed_in_all_arms(dag):
+    dag.fail(key_of(dag, "sft shift_and_scale seed 2"), "it broke")
+    assert {dag.jobs[key].seed for key in dag.failed} == {2}
+    assert Counter(dag.jobs[key].stage for key in dag.failed) == {
         "sft": 1,
         "rm": 1,
         "baseline": 1,
         "ppo": 3,
         "evaluate": 3,
     }
-    assert list(board.broken) == ["sft shift_and_scale seed 2"]
+    assert list(dag.broken) == ["sft shift_and_scale seed 2"]
 
 
-def test_a_cached_stage_stays_done_when_what_it_was_made_from_cannot_be_made_again(board):
-    board.done = {key for key, job in board.jobs.items() if job.stage != "data"}
-    board.fail(key_of(board, "data shift_and_scale seed 1"), "it broke")
-    assert board.over and len(board.failed) == 1
+def test_a_cached_stage_stays_done_when_what_it_was_made_from_cannot_be_made_again(dag):
+    dag.done = {key for key, job in dag.jobs.items() if job.stage != "data"}
+    dag.fail(key_of(dag, "data shift_and_scale seed 1"), "it broke")
+    assert dag.over and len(dag.failed) == 1
 
 
-def test_after_a_workers_death_its_jobs_are_tried_alone_and_only_the_deadly_one_fails(board):
-    board.done |= {key for key, job in board.jobs.items() if job.stage not in ("ppo", "evaluate")}
-    innocent, deadly = start(board, 2)
-    board.lose()
-    assert not board.failed
-    assert start(board, 2) == [innocent] and start(board, 2) == []
-    board.finish(innocent.key)
-    assert start(board, 2) == [deadly]
-    board.lose()
-    assert list(board.broken) == [deadly.label] and "died twice" in board.broken[deadly.label]
-    assert len(start(board, 2)) == 2
+def test_after_a_workers_death_its_jobs_are_tried_alone_and_only_the_deadly_one_fails(dag):
+    dag.done |= {key for key, job in dag.jobs.items() if job.stage not in ("ppo", "evaluate")}
+    innocent, deadly = start(dag, 2)
+    dag.lose()
+    assert not dag.failed
+    assert start(dag, 2) == [innocent] and start(dag, 2) == []
+    dag.finish(innocent.key)
+    assert start(dag, 2) == [deadly]
+    dag.lose()
+    assert list(dag.broken) == [deadly.label] and "died twice" in dag.broken[deadly.label]
+    assert len(start(dag, 2)) == 2
 
 
-def test_the_cache_decides_what_is_done_and_what_is_corrupt(study, board, tmp_path):
-    whole, torn = list(board.jobs)[:2]
+def test_the_cache_decides_what_is_done_and_what_is_corrupt(study, dag, tmp_path):
+    whole, torn = list(dag.jobs)[:2]
     for key, digests in ((whole, {}), (torn, {"model": "0123"})):
         (tmp_path / key).mkdir()
         (tmp_path / key / stage.DONE).write_text(json.dumps({"files": digests}))
-    board = launch.board_of(study, tmp_path)
-    assert board.done == {whole} and board.corrupt == {torn}
+    dag = dag_of(study, tmp_path)
+    assert dag.done == {whole} and dag.corrupt == {torn}
 
 
-def test_a_journal_that_is_renamed_while_it_is_read_has_no_lines(board, monkeypatch):
+def test_a_journal_that_is_renamed_while_it_is_read_has_no_lines(dag, monkeypatch):
     def gone(folder):
         raise FileNotFoundError(folder)
 
     monkeypatch.setattr(stage, "read_journal", gone)
-    assert board.journal(next(iter(board.jobs))) == []
+    assert dag.journal(next(iter(dag.jobs))) == []
 
 
 def test_workers_have_their_threads_to_themselves(tiny_scale):
@@ -203,44 +204,44 @@ class Workshop:
         return self.outcomes.get(job.label, Ending(DONE))
 
 
-def test_the_launcher_does_each_job_once_with_no_more_workers_than_it_may(board, monkeypatch):
+def test_the_launcher_does_each_job_once_with_no_more_workers_than_it_may(dag, monkeypatch):
     workshop, ticks = Workshop(monkeypatch), []
-    launch.run(board, 3, 1, lambda b: ticks.append(len(b.done)))
-    assert sorted(workshop.worked) == sorted(job.label for job in board.jobs.values())
+    launch.run(dag, 3, 1, lambda b: ticks.append(len(b.done)))
+    assert sorted(workshop.worked) == sorted(job.label for job in dag.jobs.values())
     assert workshop.most == 3
-    assert ticks[-1] == 20 and not board.running
+    assert ticks[-1] == 20 and not dag.running
 
 
-def test_the_launcher_goes_on_after_a_failure(board, monkeypatch):
+def test_the_launcher_goes_on_after_a_failure(dag, monkeypatch):
     workshop = Workshop(monkeypatch, {"rm shift_and_scale seed 1": Ending(FAILED, "OSError: no")})
-    launch.run(board, 2, 1, lambda _: None)
-    assert board.broken == {"rm shift_and_scale seed 1": "OSError: no"} and board.exit_code == FAILED
+    launch.run(dag, 2, 1, lambda _: None)
+    assert dag.broken == {"rm shift_and_scale seed 1": "OSError: no"} and dag.exit_code == FAILED
     assert "evaluate off seed 2" in workshop.worked and "ppo off seed 1" not in workshop.worked
 
 
-def test_a_fault_in_the_code_is_the_studys_exit_code(board, monkeypatch):
+def test_a_fault_in_the_code_is_the_studys_exit_code(dag, monkeypatch):
     Workshop(
         monkeypatch,
         {"rm off seed 1": Ending(FAILED, "no"), "rm shift_and_scale seed 1": Ending(FAULT, "KeyError: 'x'")},
     )
-    launch.run(board, 2, 1, lambda _: None)
-    assert board.exit_code == FAULT
+    launch.run(dag, 2, 1, lambda _: None)
+    assert dag.exit_code == FAULT
 
 
-def test_input_to_correct_ends_the_study_at_once(board, monkeypatch):
+def test_input_to_correct_ends_the_study_at_once(dag, monkeypatch):
     workshop = Workshop(monkeypatch, {"base shift_and_scale seed 1": Ending(WRONG, "no such model; give one")})
     with pytest.raises(UserError, match="no such model"):
-        launch.run(board, 2, 1, lambda _: None)
+        launch.run(dag, 2, 1, lambda _: None)
     assert workshop.worked == ["data shift_and_scale seed 1", "base shift_and_scale seed 1"]
-    assert board.broken == {"base shift_and_scale seed 1": "no such model; give one"}
+    assert dag.broken == {"base shift_and_scale seed 1": "no such model; give one"}
 
 
-def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board, monkeypatch, tmp_path):
+def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(dag, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(artefacts, "run_or_reuse", broken)
-    job = next(iter(board.jobs.values()))
+    job = next(iter(dag.jobs.values()))
     log = tmp_path / f"{job.key}.error.txt"
     ending = launch.work(job, tmp_path)
     assert ending.code == FAULT and "in broken" in log.read_text()
@@ -258,30 +259,30 @@ def test_a_stage_that_raises_is_told_in_words_with_its_traceback_in_a_file(board
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_what_the_machine_lacks_is_no_fault_in_the_code(board, monkeypatch, tmp_path, error):
+def test_what_the_machine_lacks_is_no_fault_in_the_code(dag, monkeypatch, tmp_path, error):
     def lacking(*_, **__):
         raise error
 
     monkeypatch.setattr(artefacts, "run_or_reuse", lacking)
-    ending = launch.work(next(iter(board.jobs.values())), tmp_path)
+    ending = launch.work(next(iter(dag.jobs.values())), tmp_path)
     assert ending.code == FAILED and "a fault in the code" not in ending.why
 
 
-def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_done_nor_failed(board, monkeypatch):
+def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_done_nor_failed(dag, monkeypatch):
     Workshop(
         monkeypatch,
         {"base shift_and_scale seed 1": Ending(PREEMPTED, "ended by SIGTERM after step 3; the checkpoint is saved")},
     )
     with pytest.raises(KeyboardInterrupt):
-        launch.run(board, 2, 1, lambda _: None)
-    assert labels(board, board.done) == {"data shift_and_scale seed 1"}
-    assert not board.failed and key_of(board, "base shift_and_scale seed 1") not in board.running
+        launch.run(dag, 2, 1, lambda _: None)
+    assert labels(dag, dag.done) == {"data shift_and_scale seed 1"}
+    assert not dag.failed and key_of(dag, "base shift_and_scale seed 1") not in dag.running
 
 
 # --------------------------------------------------------------------------------------------- real processes
 
 
-def told_to_end(board, enough):
+def told_to_end(dag, enough):
     """The launcher, interrupted as soon as `enough` says so; the processes that it had then."""
     had = []
 
@@ -292,27 +293,27 @@ def told_to_end(board, enough):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch.local(next(iter(board.jobs.values())).scale).run(board, tick)
+        launch.local(next(iter(dag.jobs.values())).scale).run(dag, tick)
     return had
 
 
-def running_lines(board, name):
-    return [line for key in board.running if board.jobs[key].stage == name for line in board.journal(key)]
+def running_lines(dag, name):
+    return [line for key in dag.running if dag.jobs[key].stage == name for line in dag.journal(key)]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_interrupted_study_keeps_where_its_stages_stand_and_leaves_no_process(study, tmp_path, processes):
     long = replace(study.scale, posts=1_000, checkpoint_every=10, processes=processes)
-    jobs = launch.jobs_of(replace(study, scale=long, seeds=(1,), arms={"shift_and_scale": Recipe()}))
+    jobs = jobs_of(replace(study, scale=long, seeds=(1,), arms={"shift_and_scale": Recipe()}))
     jobs = {key: job for key, job in jobs.items() if job.stage in ("data", "base", "sft")}
-    board = launch.board_for(jobs, tmp_path)
-    had = told_to_end(board, lambda now: len(running_lines(now, "sft")) > 3)
-    sft = key_of(board, "sft shift_and_scale seed 1")
+    dag = dag_for(jobs, tmp_path)
+    had = told_to_end(dag, lambda now: len(running_lines(now, "sft")) > 3)
+    sft = key_of(dag, "sft shift_and_scale seed 1")
     kept = artefacts.partial_folder(tmp_path / sft)
     before = stage.read_journal(kept)
     assert len(list((kept / stage.CHECKPOINTS).glob(f"*/{stage.DONE}"))) == 1
     assert had and not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in had)
-    again = launch.board_for(jobs, tmp_path)
+    again = dag_for(jobs, tmp_path)
     launch.local(long).run(again, lambda _: None)
     lines = stage.read_journal(tmp_path / sft)
     assert again.over and not again.failed, again.failed

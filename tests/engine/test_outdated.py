@@ -11,7 +11,8 @@ import pytest
 from repro.api.terminal import tell_of_outdated_code
 from repro.detail import Recipe
 from repro.details import ADAM_EPSILON, DETAILS, GAE_LAMBDA, WHITEN_ADV
-from repro.engine import artefacts, fingerprint, launch, pipeline
+from repro.engine import artefacts, fingerprint, pipeline
+from repro.engine.dag import dag_of, set_aside
 from repro.engine.outdated import UNRECORDED
 from repro.stages.checkpoint import FORMAT
 from repro.study.scale import SCALES
@@ -163,22 +164,22 @@ def keys_of(study, arm):
     return pipeline.keys(study.arms[arm], study.scale, study.seeds[0])
 
 
-def named(board, keys):
-    return {board.jobs[key].stage for key in keys}
+def named(dag, keys):
+    return {dag.jobs[key].stage for key in keys}
 
 
 def test_artefacts_of_this_code_are_current(study, tiny_cache):
-    board = launch.board_of(study, tiny_cache)
-    assert board.over and not board.outdated
+    dag = dag_of(study, tiny_cache)
+    assert dag.over and not dag.outdated
 
 
 def test_of_code_that_has_changed_all_that_rests_on_it_is_outdated_and_used_all_the_same(study, place, capsys):
     keys = keys_of(study, "off")
     rewrite(place, "ppo", keys, code=lambda code: code | {"repro/ops/loss.py": "00000000"})
-    board = launch.board_of(study, place)
-    assert board.outdated == {keys["ppo"]: ("repro/ops/loss.py",), keys["evaluate"]: ("its ppo",)}
-    assert board.over, "the key decides"
-    tell_of_outdated_code(board)
+    dag = dag_of(study, place)
+    assert dag.outdated == {keys["ppo"]: ("repro/ops/loss.py",), keys["evaluate"]: ("its ppo",)}
+    assert dag.over, "the key decides"
+    tell_of_outdated_code(dag)
     told = capsys.readouterr().err
     assert told.startswith(
         "warning: 2 cached stages (ppo, evaluate) are used as they were made, by code that has changed since"
@@ -188,9 +189,9 @@ def test_of_code_that_has_changed_all_that_rests_on_it_is_outdated_and_used_all_
 
 def test_where_only_an_input_was_made_anew_that_is_what_is_said(study, place, capsys):
     rewrite(place, "ppo", keys_of(study, "off"), inputs=lambda inputs: inputs | {"rm": "00000000"})
-    board = launch.board_of(study, place)
-    assert board.outdated[keys_of(study, "off")["ppo"]] == ("its rm",)
-    tell_of_outdated_code(board)
+    dag = dag_of(study, place)
+    assert dag.outdated[keys_of(study, "off")["ppo"]] == ("its rm",)
+    tell_of_outdated_code(dag)
     assert "by code that has changed since (its rm, its ppo); to make them again" in capsys.readouterr().err
 
 
@@ -201,14 +202,14 @@ def test_an_artefact_without_a_record_of_its_code_is_said_to_be_of_an_earlier_ve
     file.write_text(
         json.dumps({name: value for name, value in done.items() if name not in ("code", "inputs", "edition")})
     )
-    board = launch.board_of(study, place)
-    assert board.outdated[keys["rm"]] == (UNRECORDED,) and named(board, board.outdated) == {
+    dag = dag_of(study, place)
+    assert dag.outdated[keys["rm"]] == (UNRECORDED,) and named(dag, dag.outdated) == {
         "rm",
         "baseline",
         "ppo",
         "evaluate",
     }
-    tell_of_outdated_code(board)
+    tell_of_outdated_code(dag)
     assert "by an earlier version, which did not record its code" in capsys.readouterr().err
 
 
@@ -216,17 +217,17 @@ def test_fresh_makes_them_again_and_the_study_has_new_runs_of_them(study, place,
     keys = keys_of(study, "off")
     publish(study, place)
     rewrite(place, "evaluate", keys, code=lambda code: {"repro/ops/loss.py": "00000000"})
-    board = launch.board_of(study, place, fresh=True)
-    assert named(board, board.jobs.keys() - board.done) == {"evaluate"}
-    tell_of_outdated_code(board)
+    dag = dag_of(study, place, fresh=True)
+    assert named(dag, dag.jobs.keys() - dag.done) == {"evaluate"}
+    tell_of_outdated_code(dag)
     assert "1 cached stage (evaluate) is made again" in capsys.readouterr().err
-    launch.set_aside(board)
+    set_aside(dag)
     assert not (place / keys["evaluate"]).exists(), "its place is free"
-    assert launch.board_of(study, place).done == board.done, "an interrupted study makes it again without being told"
-    job = board.jobs[keys["evaluate"]]
+    assert dag_of(study, place).done == dag.done, "an interrupted study makes it again without being told"
+    job = dag.jobs[keys["evaluate"]]
     artefacts.run_or_reuse(pipeline.BY_NAME["evaluate"], job.recipe, job.scale, job.seed, job.keys, place, pytest.fail)
     assert artefacts.edition(place / job.key) == 1 and not list(place.glob("*.earlier"))
-    after = launch.board_of(study, place, fresh=True)
+    after = dag_of(study, place, fresh=True)
     assert after.over and not after.outdated
     publish(study, place)
     publish(study, place)
@@ -257,7 +258,7 @@ def test_a_stage_that_goes_on_from_a_checkpoint_is_of_the_code_that_it_began_wit
 
 def test_two_processes_that_set_an_artefact_aside_are_no_error(tmp_path):
     (tmp_path / "rm-1").mkdir()
-    board = SimpleNamespace(outdated={"rm-1": ("x",)}, done=set(), cache=tmp_path)
-    launch.set_aside(board)
-    launch.set_aside(board)
+    dag = SimpleNamespace(outdated={"rm-1": ("x",)}, done=set(), cache=tmp_path)
+    set_aside(dag)
+    set_aside(dag)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["rm-1.earlier"]

@@ -7,7 +7,8 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import job, launch
+from repro.engine import dag as engine_dag
+from repro.engine import job
 from repro.engine.slurm import engine as slurm
 from repro.engine.slurm import options, states, submission
 from repro.engine.slurm import watch as watching
@@ -26,7 +27,7 @@ def somewhere(monkeypatch):
 
 def jobs_of(scale):
     study = Ablation(WHITEN_ADV, "", {"shift_and_scale": Recipe()}, (1,), scale, "test/win_rate", True, 0.05)
-    return {each.stage: each for each in launch.jobs_of(study).values()}
+    return {each.stage: each for each in engine_dag.jobs_of(study).values()}
 
 
 class Cluster:
@@ -51,13 +52,13 @@ def cluster(monkeypatch):
 
 
 @pytest.fixture
-def board(tiny_scale, tmp_path):
+def dag(tiny_scale, tmp_path):
     """sft and rm of one arm, on data and a base that are there."""
     jobs = {each.key: each for each in jobs_of(tiny_scale).values() if each.stage in ("data", "base", "sft", "rm")}
     for each in jobs.values():
         if each.stage in ("data", "base"):
             finish(tmp_path, each)
-    return launch.board_for(jobs, tmp_path)
+    return engine_dag.dag_for(jobs, tmp_path)
 
 
 def finish(cache, each):
@@ -65,8 +66,8 @@ def finish(cache, each):
     (cache / each.key / stage.DONE).write_text(json.dumps({"files": {}}))
 
 
-def watch(board):
-    found = watching.Watch(board, {}, False)
+def watch(dag):
+    found = watching.Watch(dag, {}, False)
     look(found)
     return found
 
@@ -76,8 +77,8 @@ def look(watched):
     watched.poll()
 
 
-def of(board, label):
-    return next(each for each in board.jobs.values() if each.label == label)
+def of(dag, label):
+    return next(each for each in dag.jobs.values() if each.label == label)
 
 
 # --------------------------------------------------------------------------------------------------- what is asked
@@ -175,71 +176,71 @@ def test_submitit_takes_all_that_can_be_asked(tiny_scale, tmp_path, monkeypatch)
 # ------------------------------------------------------------------------------------------- what is made of answers
 
 
-def test_each_job_is_submitted_once_after_what_it_needs(board, cluster):
-    watched = watch(board)
+def test_each_job_is_submitted_once_after_what_it_needs(dag, cluster):
+    watched = watch(dag)
     look(watched)
     assert cluster.submitted == {"1": (SFT, []), "2": (RM, ["1"])}
     cluster.states["1"] = ("RUNNING", "None")
     look(watched)
-    assert list(board.running) == [of(board, SFT).key]
-    finish(board.cache, of(board, SFT))
+    assert list(dag.running) == [of(dag, SFT).key]
+    finish(dag.cache, of(dag, SFT))
     look(watched)
-    assert of(board, SFT).key in board.done and not board.running
+    assert of(dag, SFT).key in dag.done and not dag.running
 
 
-def test_another_launcher_watches_what_is_in_the_queue(board, cluster):
-    watch(board)
-    again = watch(launch.board_for(board.jobs, board.cache))
+def test_another_launcher_watches_what_is_in_the_queue(dag, cluster):
+    watch(dag)
+    again = watch(engine_dag.dag_for(dag.jobs, dag.cache))
     assert len(cluster.submitted) == 2 and {ticket.id for ticket in again.tickets.values()} == {"1", "2"}
 
 
-def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the_next_launcher(board, cluster):
-    watched = watch(board)
-    submission.logs(board.cache).mkdir(parents=True, exist_ok=True)
-    (submission.logs(board.cache) / "1_0_log.err").write_text("first\nslurmstepd: error: Detected 1 oom_kill event\n")
+def test_a_failed_job_is_told_with_the_end_of_its_log_and_submitted_again_by_the_next_launcher(dag, cluster):
+    watched = watch(dag)
+    submission.logs(dag.cache).mkdir(parents=True, exist_ok=True)
+    (submission.logs(dag.cache) / "1_0_log.err").write_text("first\nslurmstepd: error: Detected 1 oom_kill event\n")
     cluster.states |= {"1": ("OUT_OF_MEMORY", "OutOfMemory"), "2": ("CANCELLED", states.NEVER)}
     look(watched)
-    assert "out_of_memory" in board.failed[of(board, SFT).key] and "oom_kill" in board.failed[of(board, SFT).key]
-    assert board.over and list(board.broken) == [SFT]
-    again = launch.board_for(board.jobs, board.cache)
+    assert "out_of_memory" in dag.failed[of(dag, SFT).key] and "oom_kill" in dag.failed[of(dag, SFT).key]
+    assert dag.over and list(dag.broken) == [SFT]
+    again = engine_dag.dag_for(dag.jobs, dag.cache)
     watch(again)
     assert list(cluster.submitted.values())[2:] == [(SFT, []), (RM, ["3"])]
 
 
 @pytest.mark.parametrize("state", sorted(states.ENDED_BY_CLUSTER - {"TIMEOUT"}))
-def test_what_the_cluster_ended_is_submitted_again_with_what_waited_for_it_but_not_for_ever(board, cluster, state):
-    watched = watch(board)
+def test_what_the_cluster_ended_is_submitted_again_with_what_waited_for_it_but_not_for_ever(dag, cluster, state):
+    watched = watch(dag)
     for _ in range(submission.TRIES - 1):
-        sft, rm = (watched.tickets[of(board, label).key].id for label in (SFT, RM))
+        sft, rm = (watched.tickets[of(dag, label).key].id for label in (SFT, RM))
         cluster.states |= {sft: (state, ""), rm: ("CANCELLED", states.NEVER)}
         look(watched)
-        assert not board.failed and watched.tickets[of(board, SFT).key].id not in (sft, rm)
-    cluster.states[watched.tickets[of(board, SFT).key].id] = (state, "")
+        assert not dag.failed and watched.tickets[of(dag, SFT).key].id not in (sft, rm)
+    cluster.states[watched.tickets[of(dag, SFT).key].id] = (state, "")
     look(watched)
-    assert f"ended its job {submission.TRIES} times" in board.broken[SFT]
+    assert f"ended its job {submission.TRIES} times" in dag.broken[SFT]
 
 
 @pytest.mark.parametrize(("every", "again"), [(0, False), (10, True)])
-def test_a_job_whose_time_was_up_goes_on_where_it_keeps_checkpoints(board, cluster, every, again):
-    jobs = {key: replace(each, scale=replace(each.scale, checkpoint_every=every)) for key, each in board.jobs.items()}
-    board = launch.board_for(jobs, board.cache)
-    watched = watch(board)
+def test_a_job_whose_time_was_up_goes_on_where_it_keeps_checkpoints(dag, cluster, every, again):
+    jobs = {key: replace(each, scale=replace(each.scale, checkpoint_every=every)) for key, each in dag.jobs.items()}
+    dag = engine_dag.dag_for(jobs, dag.cache)
+    watched = watch(dag)
     cluster.states |= {"1": ("TIMEOUT", ""), "2": ("CANCELLED", states.NEVER)}
     look(watched)
     assert (len(cluster.submitted) == 4) == again
-    assert again or "it reached its time limit" in board.broken[SFT]
+    assert again or "it reached its time limit" in dag.broken[SFT]
 
 
-def test_a_job_that_a_person_cancels_is_not_submitted_again(board, cluster):
-    watched = watch(board)
+def test_a_job_that_a_person_cancels_is_not_submitted_again(dag, cluster):
+    watched = watch(dag)
     cluster.states |= {"1": ("RUNNING", "None"), "2": ("CANCELLED", "None")}
     look(watched)
-    assert "the same command submits it again" in board.broken[RM] and len(cluster.submitted) == 2
+    assert "the same command submits it again" in dag.broken[RM] and len(cluster.submitted) == 2
 
 
-def test_input_to_correct_ends_the_study(board, cluster):
-    watched = watch(board)
-    told = job.endings_folder(board.cache, of(board, SFT).key) / "0.json"
+def test_input_to_correct_ends_the_study(dag, cluster):
+    watched = watch(dag)
+    told = job.endings_folder(dag.cache, of(dag, SFT).key) / "0.json"
     told.parent.mkdir(parents=True)
     told.write_text(json.dumps({"code": job.WRONG, "why": "no such model; give one", "trace": "", "time": 0.0}))
     cluster.states["1"] = ("FAILED", "NonZeroExitCode")
@@ -248,35 +249,35 @@ def test_input_to_correct_ends_the_study(board, cluster):
 
 
 @pytest.mark.parametrize("state", [("COMPLETED", "None"), None])
-def test_a_file_system_may_take_a_while_to_show_an_artefact(board, cluster, state, monkeypatch):
-    watched = watch(board)
+def test_a_file_system_may_take_a_while_to_show_an_artefact(dag, cluster, state, monkeypatch):
+    watched = watch(dag)
     cluster.states |= {"1": state} if state else {}
     cluster.states = {number: told for number, told in cluster.states.items() if state or number != "1"}
     look(watched)
-    assert not board.failed
+    assert not dag.failed
     monkeypatch.setattr(watching, "LAG_SECONDS", 0)
     look(watched)
-    assert ("completed" if state else "forgotten") in board.broken[SFT]
+    assert ("completed" if state else "forgotten") in dag.broken[SFT]
 
 
-def test_a_corrupt_artefact_is_made_again(board, cluster):
-    folder = board.cache / of(board, SFT).key
-    finish(board.cache, of(board, SFT))
+def test_a_corrupt_artefact_is_made_again(dag, cluster):
+    folder = dag.cache / of(dag, SFT).key
+    finish(dag.cache, of(dag, SFT))
     (folder / stage.DONE).write_text(json.dumps({"files": {"model": "0123"}}))
-    board = launch.board_for(board.jobs, board.cache)
-    look(watch(board))
-    assert of(board, SFT).key not in board.done and cluster.submitted["1"] == (SFT, [])
+    dag = engine_dag.dag_for(dag.jobs, dag.cache)
+    look(watch(dag))
+    assert of(dag, SFT).key not in dag.done and cluster.submitted["1"] == (SFT, [])
 
 
-def test_a_silent_cluster_is_waited_for_and_not_for_ever(board, cluster, monkeypatch):
-    watched = watch(board)
+def test_a_silent_cluster_is_waited_for_and_not_for_ever(dag, cluster, monkeypatch):
+    watched = watch(dag)
 
     def silent(ids):
         raise states.Unanswered("Unable to contact slurm controller")
 
     monkeypatch.setattr(watching, "states", silent)
     look(watched)
-    assert not board.failed
+    assert not dag.failed
     watched.answered -= 2 * watching.SILENT_SECONDS
     with pytest.raises(UserError, match="Unable to contact slurm controller"):
         look(watched)

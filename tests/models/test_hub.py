@@ -18,7 +18,8 @@ from repro.data import embedded, tldr
 from repro.data.local import load_tokenizer
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, fetch, launch, pipeline
+from repro.engine import artefacts, fetch, pipeline
+from repro.engine.dag import check_starts, dag_of
 from repro.errors import UserError
 from repro.models import hub, modes, pretrained, scoring
 from repro.stages import base, data, stage
@@ -277,7 +278,7 @@ def starts_board(tmp_path, seeds, **starts):
     """All jobs of an arm for these seeds, from these starting points, at the scale whose base the authors took."""
     scale = find("pythia-1b", starts)
     study = Ablation(WHITEN_ADV, "", {"shift_and_scale": Recipe()}, seeds, scale, "test/win_rate", True, 0.05)
-    return launch.board_of(study, tmp_path / "cache")
+    return dag_of(study, tmp_path / "cache")
 
 
 def test_released_starting_points_of_all_seeds_and_stages_are_here_before_anything_runs(home, tmp_path):
@@ -287,34 +288,34 @@ def test_released_starting_points_of_all_seeds_and_stages_are_here_before_anythi
     sources = [named[origin, kind, seed] for kind in hub.STARTS.values() for seed in (44413, 55513)]
     for missing in sources:
         with refused(f"{missing} is not complete in"):
-            launch.check_starts(starts_board(tmp_path, (44413, 55513), **starts))
+            check_starts(starts_board(tmp_path, (44413, 55513), **starts))
         commit = hashlib.sha1(str(missing).encode()).hexdigest()
         mirror.cache(home, missing.repo, network()[1], missing.revision, commit)
-    launch.check_starts(starts_board(tmp_path, (44413, 55513), **starts))
+    check_starts(starts_board(tmp_path, (44413, 55513), **starts))
 
 
 def test_starting_points_that_are_missing_are_brought_by_the_launcher(tmp_path, monkeypatch):
     with mirror.serving({"them/net": network()[1]}) as (address, taken):
         mirror.use(monkeypatch, tmp_path / "home", offline=False, endpoint=address)
-        launch.check_starts(starts_board(tmp_path, (44413, 55513), rm_from="hub:them/net@main"))
+        check_starts(starts_board(tmp_path, (44413, 55513), rm_from="hub:them/net@main"))
     assert sorted(taken) == ["config.json", "model.safetensors"] and hub.is_local("hub:them/net@main", "model")
 
 
 def test_a_seed_without_a_released_checkpoint_is_told_before_any_other_comes(home, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the library"))
     with refused("released no ppo checkpoint of seed 1 of"):
-        launch.check_starts(starts_board(tmp_path, (44413, 1), policy_from="released"))
+        check_starts(starts_board(tmp_path, (44413, 1), policy_from="released"))
 
 
 def test_a_starting_point_of_a_stage_that_is_done_is_not_asked_for(home, tmp_path):
     (tmp_path / "1").mkdir()
     for name, content in network()[1].items():
         (tmp_path / "1" / name).write_bytes(content)
-    board = starts_board(tmp_path, (1, 2), sft_from=str(tmp_path / "{seed}"))
+    dag = starts_board(tmp_path, (1, 2), sft_from=str(tmp_path / "{seed}"))
     with refused("where sft of seed 2 starts, is no folder"):
-        launch.check_starts(board)
-    board.done |= {key for key, each in board.jobs.items() if (each.stage, each.seed) == ("sft", 2)}
-    launch.check_starts(board)
+        check_starts(dag)
+    dag.done |= {key for key, each in dag.jobs.items() if (each.stage, each.seed) == ("sft", 2)}
+    check_starts(dag)
 
 
 # As transformers 4.33 wrote the configuration of a Pythia.

@@ -11,7 +11,8 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, launch
+from repro.engine import artefacts
+from repro.engine.dag import dag_for, jobs_of
 from repro.engine.job import read_job
 from repro.engine.slurm import engine as slurm
 from repro.engine.slurm import watch as watching
@@ -46,16 +47,16 @@ def nodes(tmp_path_factory):
 
 
 @pytest.fixture
-def board_of(made, tmp_path, tiny_scale):
-    """Boards of the first stages of one arm, in a cache where the data and the base are made."""
+def dag_of(made, tmp_path, tiny_scale):
+    """Dags of the first stages of one arm, in a cache where the data and the base are made."""
     cache = tmp_path / "cache"
     subprocess.run(["cp", "-r", str(made), str(cache)], check=True)
 
     def build(names=("data", "base", "sft", "rm"), **changes):
         scale = replace(tiny_scale, **changes)
         arms = {WHITEN_ADV.reference: Recipe()}
-        jobs = launch.jobs_of(Ablation(WHITEN_ADV, "", arms, (1,), scale, "test/win_rate", True, 0.05))
-        return launch.board_for({key: job for key, job in jobs.items() if job.stage in names}, cache)
+        jobs = jobs_of(Ablation(WHITEN_ADV, "", arms, (1,), scale, "test/win_rate", True, 0.05))
+        return dag_for({key: job for key, job in jobs.items() if job.stage in names}, cache)
 
     return build
 
@@ -64,8 +65,8 @@ def engine(scale, **options):
     return slurm.engine(scale, {"time": "20"} | options, workers=1)
 
 
-def key_of(board, name):
-    return next(key for key, job in board.jobs.items() if job.stage == name)
+def key_of(dag, name):
+    return next(key for key, job in dag.jobs.items() if job.stage == name)
 
 
 def queue():
@@ -81,16 +82,16 @@ def wait_until(true, what):
         time.sleep(0.5)
 
 
-def run(board, tick=lambda _: None):
-    engine(next(iter(board.jobs.values())).scale).run(board, tick)
-    return board
+def run(dag, tick=lambda _: None):
+    engine(next(iter(dag.jobs.values())).scale).run(dag, tick)
+    return dag
 
 
 class Enough(Exception):
     """The launcher is ended here."""
 
 
-def run_until(board, enough):
+def run_until(dag, enough):
     """The launcher, ended as soon as `enough` says so."""
 
     def tick(now):
@@ -98,11 +99,11 @@ def run_until(board, enough):
             raise Enough
 
     with pytest.raises(Enough):
-        run(board, tick)
+        run(dag, tick)
 
 
-def id_of(board, name):
-    return json.loads((board.cache / "slurm" / f"{key_of(board, name)}.json").read_text())["id"]
+def id_of(dag, name):
+    return json.loads((dag.cache / "slurm" / f"{key_of(dag, name)}.json").read_text())["id"]
 
 
 def finished_run(words, environment, folder):
@@ -138,42 +139,40 @@ def test_a_study_that_is_started_twice_goes_through_slurm_once_and_nothing_is_le
     assert len(queue().keys() - before.keys()) == 9
 
 
-def test_a_failing_job_is_reported_its_dependents_are_cancelled_and_the_same_command_submits_them_again(
-    nodes, board_of
-):
-    board = board_of()
-    obstacle = artefacts.partial_folder(board.cache / key_of(board, "sft"))
+def test_a_failing_job_is_reported_its_dependents_are_cancelled_and_the_same_command_submits_them_again(nodes, dag_of):
+    dag = dag_of()
+    obstacle = artefacts.partial_folder(dag.cache / key_of(dag, "sft"))
     obstacle.write_text("a file where the stage makes its folder")
     before = queue()
-    run(board)
-    assert list(board.broken) == ["sft shift_and_scale seed 1"]
-    why = next(iter(board.broken.values()))
-    assert "FileExistsError" in why and f"job {id_of(board, 'sft')}" in why
-    assert "FileExistsError" in (board.cache / f"{key_of(board, 'sft')}.error.txt").read_text()
-    assert board.failed[key_of(board, "rm")] == "needs sft shift_and_scale seed 1, which failed"
-    wait_until(lambda: queue()[id_of(board, "rm")] == "CANCELLED", "the dependent is cancelled")
+    run(dag)
+    assert list(dag.broken) == ["sft shift_and_scale seed 1"]
+    why = next(iter(dag.broken.values()))
+    assert "FileExistsError" in why and f"job {id_of(dag, 'sft')}" in why
+    assert "FileExistsError" in (dag.cache / f"{key_of(dag, 'sft')}.error.txt").read_text()
+    assert dag.failed[key_of(dag, "rm")] == "needs sft shift_and_scale seed 1, which failed"
+    wait_until(lambda: queue()[id_of(dag, "rm")] == "CANCELLED", "the dependent is cancelled")
     obstacle.unlink()
-    again = run(board_of())
+    again = run(dag_of())
     assert again.over and not again.failed
     assert len(queue().keys() - before.keys()) == 4
 
 
-def test_what_is_in_the_queue_is_not_submitted_again_by_a_launcher_that_is_started_again(nodes, board_of):
+def test_what_is_in_the_queue_is_not_submitted_again_by_a_launcher_that_is_started_again(nodes, dag_of):
     before = queue()
-    board = board_of()
-    run_until(board, lambda now: (now.cache / "slurm" / f"{key_of(now, 'rm')}.json").exists())
-    ids = {name: id_of(board, name) for name in ("sft", "rm")}
-    assert f"scancel {ids['sft']} {ids['rm']}" in engine(board.jobs[key_of(board, "sft")].scale).parting(board)
-    again = run(board_of())
+    dag = dag_of()
+    run_until(dag, lambda now: (now.cache / "slurm" / f"{key_of(now, 'rm')}.json").exists())
+    ids = {name: id_of(dag, name) for name in ("sft", "rm")}
+    assert f"scancel {ids['sft']} {ids['rm']}" in engine(dag.jobs[key_of(dag, "sft")].scale).parting(dag)
+    again = run(dag_of())
     assert again.over and not again.failed
     assert {name: id_of(again, name) for name in ids} == ids
     assert queue().keys() - before.keys() == set(ids.values())
 
 
-def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_on_from_where_it_stood(nodes, board_of):
+def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_on_from_where_it_stood(nodes, dag_of):
     # A stage of many seconds: it is told to end in its middle.
-    board = board_of(("data", "base", "sft"), checkpoint_every=10, posts=2_500)
-    key, told = key_of(board, "sft"), {}
+    dag = dag_of(("data", "base", "sft"), checkpoint_every=10, posts=2_500)
+    key, told = key_of(dag, "sft"), {}
 
     def tick(now):
         lines = now.journal(key) if key in now.running else []
@@ -184,16 +183,16 @@ def test_a_job_that_is_told_to_end_goes_back_into_the_queue_and_on_from_where_it
             told["requeued"] = True
             subprocess.run(["scontrol", "update", f"jobid={id_of(now, 'sft')}", "starttime=now"], check=True)
 
-    run(board, tick)
-    assert board.over and not board.failed
-    lines = stage.read_journal(board.cache / key)
+    run(dag, tick)
+    assert dag.over and not dag.failed
+    lines = stage.read_journal(dag.cache / key)
     assert told["requeued"] and [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     assert lines[0]["time"] < told["time"] < lines[-1]["time"]
     assert len([line for line in lines if line["time"] < told["time"]]) > 3
 
 
-def test_a_job_that_a_person_cancels_stays_cancelled_until_the_command_is_given_again(nodes, board_of):
-    board = board_of(("data", "base", "sft"), sft_learning_rate=0.012)
+def test_a_job_that_a_person_cancels_stays_cancelled_until_the_command_is_given_again(nodes, dag_of):
+    dag = dag_of(("data", "base", "sft"), sft_learning_rate=0.012)
     cancelled = []
 
     def tick(now):
@@ -201,21 +200,21 @@ def test_a_job_that_a_person_cancels_stays_cancelled_until_the_command_is_given_
             cancelled.append(id_of(now, "sft"))
             subprocess.run(["scancel", *cancelled], check=True)
 
-    run(board, tick)
-    assert "cancelled" in board.broken["sft shift_and_scale seed 1"]
+    run(dag, tick)
+    assert "cancelled" in dag.broken["sft shift_and_scale seed 1"]
     assert queue()[cancelled[0]] == "CANCELLED"
-    again = run(board_of(("data", "base", "sft"), sft_learning_rate=0.012))
+    again = run(dag_of(("data", "base", "sft"), sft_learning_rate=0.012))
     assert again.over and not again.failed and id_of(again, "sft") != cancelled[0]
 
 
-def test_two_ranks_of_a_job_make_one_artefact(nodes, board_of):
-    board = run(board_of(("data", "base", "sft"), processes=2, sft_learning_rate=0.013))
-    assert board.over and not board.failed, board.failed
+def test_two_ranks_of_a_job_make_one_artefact(nodes, dag_of):
+    dag = run(dag_of(("data", "base", "sft"), processes=2, sft_learning_rate=0.013))
+    assert dag.over and not dag.failed, dag.failed
 
 
-def test_what_slurm_refuses_is_told_in_its_words(nodes, board_of, capfd):
-    board = board_of(sft_learning_rate=0.014)
-    scale = next(iter(board.jobs.values())).scale
+def test_what_slurm_refuses_is_told_in_its_words(nodes, dag_of, capfd):
+    dag = dag_of(sft_learning_rate=0.014)
+    scale = next(iter(dag.jobs.values())).scale
     with pytest.raises(UserError, match="SLURM refuses sft .* with these options"):
-        engine(scale, partition="none_such").run(board, lambda _: None)
+        engine(scale, partition="none_such").run(dag, lambda _: None)
     assert "invalid partition specified: none_such" in capfd.readouterr().err

@@ -145,7 +145,7 @@ def test_a_schedule_that_makes_no_sense_is_told(load, given, says):
     assert "\n" not in str(told.value)
 
 
-# ------------------------------------------------------------------------------------------ in company, and in an atlas
+# --------------------------------------------------------------------------------------- with shared choices, and in an atlas
 
 
 def test_company_is_kept_by_all_arms_and_makes_another_study(load):
@@ -153,9 +153,7 @@ def test_company_is_kept_by_all_arms_and_makes_another_study(load):
     assert study.arms["1"].choices == (("whiten_adv", "off"),)
     assert study.arms["0.99"].choices == (("gamma", "0.99"), ("whiten_adv", "off"))
     assert study.scale.name == "smoke+whiten_adv=off"
-    given = load(
-        'detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n', company={"whiten_adv": "scale_only"}
-    )
+    given = load('detail = "gamma"\nscale = "smoke"\n[with]\nwhiten_adv = "off"\n', shared={"whiten_adv": "scale_only"})
     assert given.arms["1"].choices == (("whiten_adv", "scale_only"),)
 
 
@@ -177,7 +175,7 @@ def test_company_that_makes_no_sense_is_refused_by_name_with_the_reason(load):
 
 
 def test_company_that_the_reference_keeps_anyway_is_none(load):
-    study = load('detail = "gamma"\nscale = "smoke"\n', company={"whiten_adv": "shift_and_scale"})
+    study = load('detail = "gamma"\nscale = "smoke"\n', shared={"whiten_adv": "shift_and_scale"})
     assert (study.scale.name, study.arms["1"].choices) == ("smoke", ())
 
 

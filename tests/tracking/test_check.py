@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from repro.__main__ import main
-from repro.engine import artefacts, launch
+from repro.engine import artefacts
+from repro.engine.dag import dag_of
 from repro.stages import stage
 from repro.tracking import track
 from tests.recorded import publish, runs
@@ -114,11 +115,11 @@ def test_runs_that_are_half_published_are_found_and_failed_ones_are_whole(
     tiny_study, tiny_cache, own_store, tmp_path, capsys
 ):
     shutil.copytree(tiny_cache, tmp_path / "cache")
-    board = launch.board_of(tiny_study, tmp_path / "cache")
-    key = next(key for key, job in board.jobs.items() if job.label == "evaluate off seed 1")
-    board.done -= {key for key, job in board.jobs.items() if job.stage == "evaluate"}
-    board.fail(key, "ValueError: no")
-    tracker = track.Tracker(tiny_study, board, "the command")
+    dag = dag_of(tiny_study, tmp_path / "cache")
+    key = next(key for key, job in dag.jobs.items() if job.label == "evaluate off seed 1")
+    dag.done -= {key for key, job in dag.jobs.items() if job.stage == "evaluate"}
+    dag.fail(key, "ValueError: no")
+    tracker = track.Tracker(tiny_study, dag, "the command")
     tracker.update()
     capsys.readouterr()  # what MLflow says of the policy that it packs
     (said,) = troubles(tmp_path, capsys)

@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from repro import record
 from repro.detail import Pick, Recipe
-from repro.engine import artefacts, launch
+from repro.engine import artefacts
+from repro.engine.dag import dag_of
 from repro.stages import stage
 from repro.stages.stage import Budget, StageContext
 from repro.tracking import track
@@ -23,12 +24,12 @@ class Work:
     """A PPO stage that runs, in a cache of its own: it logs steps, is killed, begins anew or goes on."""
 
     def __init__(self, study, cache, folder):
-        self.board = launch.board_of(study, cache)
-        self.board.cache = folder
+        self.dag = dag_of(study, cache)
+        self.dag.cache = folder
         folder.mkdir()
         self.study, self.attempt = study, 0
-        self.key = next(key for key, job in self.board.jobs.items() if job.label == "ppo off seed 1")
-        self.board.done, self.board.running = set(), {self.key: 0.0}
+        self.key = next(key for key, job in self.dag.jobs.items() if job.label == "ppo off seed 1")
+        self.dag.done, self.dag.running = set(), {self.key: 0.0}
         self.out = artefacts.partial_folder(folder / self.key)
         self.begin()
 
@@ -45,7 +46,7 @@ class Work:
             context.log(step, {"objective/kl": step / 7, "seconds/update": self.attempt + random.random()})
 
     def tracker(self):
-        return track.Tracker(self.study, self.board, "the command")
+        return track.Tracker(self.study, self.dag, "the command")
 
     def journal(self):
         """(metric, step, value) of its journal, in its order."""
@@ -226,8 +227,8 @@ def test_it_holds_for_processes_that_are_killed_at_any_time(tiny_study, tiny_cac
     """SIGKILL while lost attempts are published; then the artefact that the last one made."""
     chance, cache = random.Random(4), tmp_path / "cache"
     shutil.copytree(tiny_cache, cache)
-    board = launch.board_of(tiny_study, cache)
-    (key,) = [key for key, job in board.jobs.items() if job.label == "ppo off seed 1"]
+    dag = dag_of(tiny_study, cache)
+    (key,) = [key for key, job in dag.jobs.items() if job.label == "ppo off seed 1"]
     (cache / key).rename(tmp_path / "made")
     lines = stage.read_journal(tmp_path / "made")
     context = multiprocessing.get_context("forkserver")

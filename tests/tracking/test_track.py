@@ -23,7 +23,8 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from repro import record
 from repro.detail import Pick, Recipe
 from repro.details import DETAILS, WHITEN_ADV
-from repro.engine import artefacts, launch, pipeline
+from repro.engine import artefacts, pipeline
+from repro.engine.dag import dag_of
 from repro.errors import UserError
 from repro.models import pretrained
 from repro.stages import stage
@@ -343,10 +344,10 @@ def interrupted(*_, **__):
 
 
 def test_a_study_that_goes_on_later_takes_up_its_runs(study, cache, store, published):
-    board = launch.board_of(study, cache)
-    late = {key for key, job in board.jobs.items() if job.stage in ("ppo", "evaluate")}
-    board.done -= late
-    tracker = track.Tracker(study, board, "the command")
+    dag = dag_of(study, cache)
+    late = {key for key, job in dag.jobs.items() if job.stage in ("ppo", "evaluate")}
+    dag.done -= late
+    tracker = track.Tracker(study, dag, "the command")
     tracker.close()
     assert {run.info.status for run in runs(store).values()} == {"KILLED"}
     first = {arm: run.info.run_id for arm, run in runs(store).items()}
@@ -358,11 +359,11 @@ def test_a_study_that_goes_on_later_takes_up_its_runs(study, cache, store, publi
 
 
 def test_a_failed_run_says_why_until_it_succeeds(study, cache, store):
-    board = launch.board_of(study, cache)
-    key = next(key for key, job in board.jobs.items() if job.label == "evaluate off seed 1")
-    board.done.remove(key)
-    board.fail(key, "ValueError: no")
-    track.Tracker(study, board, "the command").close()
+    dag = dag_of(study, cache)
+    key = next(key for key, job in dag.jobs.items() if job.label == "evaluate off seed 1")
+    dag.done.remove(key)
+    dag.fail(key, "ValueError: no")
+    track.Tracker(study, dag, "the command").close()
     failed = runs(store)["off"]
     assert (failed.info.status, failed.data.tags["outcome"], failed.data.tags["error"]) == (
         "FAILED",
@@ -381,20 +382,20 @@ def test_a_failed_run_says_why_until_it_succeeds(study, cache, store):
 
 @pytest.fixture
 def running(study, cache, tmp_path):
-    """A board on which one PPO stage runs, and what that stage logs with."""
-    board = launch.board_of(study, cache)
-    board.cache = tmp_path / "cache"
-    board.cache.mkdir()
-    key = next(key for key, job in board.jobs.items() if job.label == "ppo off seed 1")
-    board.done, board.running = set(), {key: 0.0}
-    folder = artefacts.partial_folder(board.cache / key)
+    """A dag on which one PPO stage runs, and what that stage logs with."""
+    dag = dag_of(study, cache)
+    dag.cache = tmp_path / "cache"
+    dag.cache.mkdir()
+    key = next(key for key, job in dag.jobs.items() if job.label == "ppo off seed 1")
+    dag.done, dag.running = set(), {key: 0.0}
+    folder = artefacts.partial_folder(dag.cache / key)
     folder.mkdir()
-    return board, StageContext("ppo", Pick(Recipe(), "ppo"), Budget(study.scale, ()), "auto", 1, {}, folder)
+    return dag, StageContext("ppo", Pick(Recipe(), "ppo"), Budget(study.scale, ()), "auto", 1, {}, folder)
 
 
 def test_curves_grow_while_a_stage_runs(study, store, running):
-    board, work = running
-    tracker = track.Tracker(study, board, "the command")
+    dag, work = running
+    tracker = track.Tracker(study, dag, "the command")
     seen = []
     for step in range(3):
         work.log(step, {"objective/kl": float(step)})
@@ -405,8 +406,8 @@ def test_curves_grow_while_a_stage_runs(study, store, running):
 
 
 def test_a_stage_that_begins_again_is_told_from_its_beginning(study, store, running):
-    board, work = running
-    tracker = track.Tracker(study, board, "the command")
+    dag, work = running
+    tracker = track.Tracker(study, dag, "the command")
     for step in range(5):
         work.log(step, {"objective/kl": 0.0})
     tracker.update()
@@ -419,10 +420,10 @@ def test_a_stage_that_begins_again_is_told_from_its_beginning(study, store, runn
 
 
 def test_numbers_that_are_not_finite_are_counted_and_never_published(study, store, running):
-    board, work = running
+    dag, work = running
     for step, value in enumerate((1.0, math.nan, math.inf, -math.inf)):
         work.log(step, {"loss/total": value, "objective/kl": 0.5})
-    track.Tracker(study, board, "the command").close()
+    track.Tracker(study, dag, "the command").close()
     run = runs(store)["off"]
     assert all(math.isfinite(value) and abs(value) < 1e300 for _, _, value, _ in points(store, run))
     assert run.data.metrics["nonfinite/loss/total"] == 3.0 and "nonfinite/objective/kl" not in run.data.metrics
@@ -433,7 +434,7 @@ def test_numbers_that_are_not_finite_are_counted_and_never_published(study, stor
 
 
 def test_a_store_that_goes_away_and_comes_back_misses_nothing(study, cache, store, published, monkeypatch):
-    tracker = track.Tracker(study, launch.board_of(study, cache), "the command")
+    tracker = track.Tracker(study, dag_of(study, cache), "the command")
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", gone)
         tracker.update()
@@ -452,7 +453,7 @@ def gone(*_, **__):
 
 
 def test_a_store_that_keeps_an_update_waiting_gets_half_of_the_time(study, cache, store, monkeypatch):
-    tracker, now, calls = track.Tracker(study, launch.board_of(study, cache), "the command"), [100.0], []
+    tracker, now, calls = track.Tracker(study, dag_of(study, cache), "the command"), [100.0], []
 
     def slow(*_, **__):
         calls.append(now[0])

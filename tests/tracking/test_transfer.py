@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from repro.__main__ import main
-from repro.engine import launch
+from repro.engine.dag import dag_of
 from repro.errors import UserError
 from repro.tracking import attach, track, transfer
 from tests.recorded import artifacts, everything, parent, points, publish, recorded, runs
@@ -189,9 +189,9 @@ def test_a_run_that_is_more_complete_there_completes_the_one_here(elsewhere, her
 
 def publish_half(study, cache):
     """As a study that was interrupted before PPO."""
-    board = launch.board_of(study, cache)
-    board.done -= {key for key, job in board.jobs.items() if job.stage in ("ppo", "evaluate")}
-    track.Tracker(study, board, "the command").close()
+    dag = dag_of(study, cache)
+    dag.done -= {key for key, job in dag.jobs.items() if job.stage in ("ppo", "evaluate")}
+    track.Tracker(study, dag, "the command").close()
 
 
 def test_a_run_that_is_more_complete_here_is_left_alone(

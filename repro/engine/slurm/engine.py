@@ -8,8 +8,8 @@ from shutil import which
 
 import torch
 
+from repro.engine.dag import Dag
 from repro.engine.job import check
-from repro.engine.launch import Board
 from repro.engine.slurm.options import check_gpus, read_options
 from repro.engine.slurm.submission import tickets
 from repro.engine.slurm.watch import Watch
@@ -31,19 +31,19 @@ class Slurm:
     def __str__(self) -> str:
         return "as jobs of SLURM"
 
-    def run(self, board: Board, tick: Callable[[Board], None]) -> None:
-        watch = Watch(board, self.options, self.gpus)
-        while not board.over:
+    def run(self, dag: Dag, tick: Callable[[Dag], None]) -> None:
+        watch = Watch(dag, self.options, self.gpus)
+        while not dag.over:
             watch.poll()
-            tick(board)
+            tick(dag)
             time.sleep(POLL_SECONDS)
-        tick(board)
+        tick(dag)
 
     def prepare(self) -> None:
         """Nothing to prepare: jobs start on the cluster."""
 
-    def parting(self, board: Board) -> str:
-        ids = [ticket.id for ticket in tickets(board)]
+    def parting(self, dag: Dag) -> str:
+        ids = [ticket.id for ticket in tickets(dag)]
         return f"the jobs remain in SLURM's queue; cancel them with: scancel {' '.join(ids)}\n" if ids else ""
 
 

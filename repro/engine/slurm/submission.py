@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.engine.dag import Dag
 from repro.engine.job import ENDING_SECONDS, PREEMPTED, Job, forget, perform, read_job, run_apart, write_job
-from repro.engine.launch import Board
 from repro.engine.slurm.options import FORM, MINUTES
 from repro.engine.slurm.states import in_queue
 from repro.errors import UserError
@@ -26,10 +26,10 @@ class Ticket:
     tries: int = 0
 
 
-def tickets(board: Board) -> list[Ticket]:
-    """Tickets of the board's jobs that are neither done nor failed."""
-    left = [key for key in board.jobs if key not in board.done | board.failed.keys()]
-    return [ticket for ticket in (read_ticket(board.cache, key) for key in left) if ticket.id]
+def tickets(dag: Dag) -> list[Ticket]:
+    """Tickets of the DAG's jobs that are neither done nor failed."""
+    left = [key for key in dag.jobs if key not in dag.done | dag.failed.keys()]
+    return [ticket for ticket in (read_ticket(dag.cache, key) for key in left) if ticket.id]
 
 
 def read_ticket(cache: Path, key: str) -> Ticket:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from filelock import FileLock
 
 from repro.engine import artefacts
+from repro.engine.dag import Dag
 from repro.engine.job import FAULT, PREEMPTED, WRONG, Job, ending_of
-from repro.engine.launch import Board
 from repro.engine.slurm.states import ENDED_BY_CLUSTER, LIVE, NEVER, Unanswered, states
 from repro.engine.slurm.submission import TRIES, Options, Ticket, logs, read_ticket, submit, write_ticket
 from repro.errors import UserError
@@ -22,9 +22,9 @@ TAIL = 5  # lines of a log in an error message
 
 @dataclass
 class Watch:
-    """Updates the board from the cache and the cluster, and submits jobs that are not submitted yet."""
+    """Updates the DAG from the cache and the cluster, and submits jobs that are not submitted yet."""
 
-    board: Board
+    dag: Dag
     options: Options
     gpus: bool
     tickets: dict[str, Ticket] = field(default_factory=dict)
@@ -51,34 +51,34 @@ class Watch:
         self.asked = time.time()
 
     def _is_done(self, key: str) -> bool:
-        folder = self.board.cache / key
-        return (folder / stage.DONE).exists() and (key not in self.board.corrupt or artefacts.cached(folder))
+        folder = self.dag.cache / key
+        return (folder / stage.DONE).exists() and (key not in self.dag.corrupt or artefacts.cached(folder))
 
     def _finish(self, key: str) -> None:
         del self.tickets[key]
-        self.board.finish(key)
+        self.dag.finish(key)
 
     def _update_all(self, found: Mapping[str, tuple[str, str]]) -> None:
-        """Update each job from its state, in the board's order: a job's needs come before it."""
-        for key in [key for key in self.board.jobs if key in self.tickets]:
-            if key in self.board.failed:  # one of its needs has failed
+        """Update each job from its state, in the DAG's order: a job's needs come before it."""
+        for key in [key for key in self.dag.jobs if key in self.tickets]:
+            if key in self.dag.failed:  # one of its needs has failed
                 del self.tickets[key]
                 continue
             state, reason = found.get(self.tickets[key].id, ("FORGOTTEN", ""))
             if state == "RUNNING":
-                self.board.running.setdefault(key, time.time())
+                self.dag.running.setdefault(key, time.time())
             else:
-                self.board.running.pop(key, None)
+                self.dag.running.pop(key, None)
             if state not in LIVE:
                 self._update(key, state, reason)
 
     def _update(self, key: str, state: str, reason: str) -> None:
         """Update a job that has ended and whose artefact was not there at the poll before."""
-        job = self.board.jobs[key]
-        ending = ending_of(job, self.board.cache)
+        job = self.dag.jobs[key]
+        ending = ending_of(job, self.dag.cache)
         if self._is_done(key):
             self._finish(key)
-        elif state == "CANCELLED" and reason in (NEVER, "") and not self.board.done.issuperset(job.needs):
+        elif state == "CANCELLED" and reason in (NEVER, "") and not self.dag.done.issuperset(job.needs):
             del self.tickets[key]  # since one of its needs was ended, and is submitted again
         elif state == "TIMEOUT" and not job.scale.checkpoint_every:
             self._fail(
@@ -100,13 +100,13 @@ class Watch:
         ticket = self.tickets.pop(key)
         self.tries[key] = ticket.tries + 1
         if self.tries[key] >= TRIES:
-            self.board.fail(key, f"the cluster ended its job {TRIES} times ({state}, {ticket.id} is the last)")
+            self.dag.fail(key, f"the cluster ended its job {TRIES} times ({state}, {ticket.id} is the last)")
 
     def _why(self, job: Job, state: str, reason: str) -> str:
         """Why a job failed: the stage's own message, or SLURM's state and the end of the log."""
-        ticket, ending = self.tickets[job.key], ending_of(job, self.board.cache)
-        files = sorted(logs(self.board.cache).glob(f"{ticket.id}_*_log.*"))
-        where = f"job {ticket.id}; its logs are {logs(self.board.cache)}/{ticket.id}_*"
+        ticket, ending = self.tickets[job.key], ending_of(job, self.dag.cache)
+        files = sorted(logs(self.dag.cache).glob(f"{ticket.id}_*_log.*"))
+        where = f"job {ticket.id}; its logs are {logs(self.dag.cache)}/{ticket.id}_*"
         if state == "CANCELLED":
             return f"cancelled ({where}); the same command submits it again"
         if ending.trace or ending.code == WRONG:
@@ -119,19 +119,17 @@ class Watch:
 
     def _fail(self, job: Job, why: str) -> None:
         del self.tickets[job.key]
-        self.board.fail(job.key, why)
-        code = ending_of(job, self.board.cache).code
+        self.dag.fail(job.key, why)
+        code = ending_of(job, self.dag.cache).code
         if code == FAULT:
-            self.board.faults.add(job.key)
+            self.dag.faults.add(job.key)
         if code == WRONG:
             raise UserError(why)
 
     def _submit_rest(self) -> None:
         """Submit the jobs that have no live SLURM job, under a lock: another launcher of this cache may have submitted them."""
-        board, cache = self.board, self.board.cache
-        rest = [
-            job for key, job in board.jobs.items() if key not in board.done | board.failed.keys() | self.tickets.keys()
-        ]
+        dag, cache = self.dag, self.dag.cache
+        rest = [job for key, job in dag.jobs.items() if key not in dag.done | dag.failed.keys() | self.tickets.keys()]
         if not rest:
             return
         logs(cache).mkdir(parents=True, exist_ok=True)
@@ -140,15 +138,15 @@ class Watch:
             found = states([ticket.id for ticket in recorded.values() if ticket.id])
             for job in rest:
                 if self._is_done(job.key):
-                    board.finish(job.key)
+                    dag.finish(job.key)
                 elif found.get(recorded[job.key].id, ("", ""))[0] in LIVE:
                     self.tickets[job.key] = recorded[job.key]
                 else:
                     self._submit(job)
 
     def _submit(self, job: Job) -> None:
-        after = [self.tickets[need].id for need in job.needs if need not in self.board.done]
-        ticket = Ticket(submit(job, self.board.cache, self.options, self.gpus, after), self.tries.get(job.key, 0))
-        write_ticket(self.board.cache, job.key, ticket)
+        after = [self.tickets[need].id for need in job.needs if need not in self.dag.done]
+        ticket = Ticket(submit(job, self.dag.cache, self.options, self.gpus, after), self.tries.get(job.key, 0))
+        write_ticket(self.dag.cache, job.key, ticket)
         self.tickets[job.key] = ticket
         self.absent.pop(job.key, None)
