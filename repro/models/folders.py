@@ -5,7 +5,7 @@ a file that one can be read from; data is a file, or a folder of files. What the
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -98,6 +98,25 @@ def _end_of(name: str, entry: Any) -> int:
     ):
         raise ValueError(f"its header does not say where {name[:40]!r} is")
     return offsets[1]
+
+
+def require_same(folder: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """UserError where the tensors found have not the names and shapes of those that are expected."""
+    wrong = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "of another shape": {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape},
+    }
+    problems = [f"{what}: {few(sorted(names))}" for what, names in wrong.items() if names]
+    if problems:
+        raise UserError(
+            f"{folder}: not the weights of its configuration ({'; '.join(problems)}); give a whole checkpoint"
+        )
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _check_size(field: str, folder: Path) -> None:

@@ -302,7 +302,7 @@ def load_policy(source: str | Path) -> PreTrainedModel:
         raise UserError(f"{folder}: no causal language model ({reason(error)}); give another") from error
     wrong = sorted({*loading_info["missing_keys"], *(str(each) for each in loading_info["mismatched_keys"])})
     if wrong:
-        raise UserError(f"{folder}: weights are missing or do not fit: {_few(wrong)}; give a whole checkpoint")
+        raise UserError(f"{folder}: weights are missing or do not fit: {folders.few(wrong)}; give a whole checkpoint")
     return pretrained.patch_forward(policy)
 
 
@@ -330,7 +330,7 @@ def load_released_reward_model(folder: Path) -> ScalarModel:
     expected = {
         _released_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
     }
-    _require_same(folder, expected, weights)
+    folders.require_same(folder, expected, weights)
     renamed = {name: weights[_released_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
     network.load_state_dict(
         renamed | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True
@@ -381,20 +381,3 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     except Exception as error:  # as above
         raise UserError(f"{folder}: the weights cannot be read ({reason(error)}); copy them again") from error
     return {name: value for shard in shards for name, value in shard.items()}
-
-
-def _require_same(folder: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    wrong = {
-        "missing": expected.keys() - found.keys(),
-        "unexpected": found.keys() - expected.keys(),
-        "of another shape": {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape},
-    }
-    problems = [f"{what}: {_few(sorted(names))}" for what, names in wrong.items() if names]
-    if problems:
-        raise UserError(
-            f"{folder}: not the weights of its configuration ({'; '.join(problems)}); give a whole checkpoint"
-        )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

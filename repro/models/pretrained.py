@@ -160,9 +160,9 @@ def load_scalar(folder: Path) -> ScalarModel:
         )
     try:
         network = ScalarModel(AutoModel.from_config(config), reward_token)
-        network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except Exception as error:  # of transformers, safetensors and torch, which share no narrower class
-        raise UserError(
-            f"{folder}: not the weights of its configuration ({reason(error)}); give a whole reward model"
-        ) from error
+        weights = load_file(folder / "model.safetensors")
+    except Exception as error:  # transformers and safetensors share no narrower class
+        raise UserError(f"{folder}: no reward model ({reason(error)}); give a whole one") from error
+    folders.require_same(folder, network.state_dict(), weights)
+    network.load_state_dict(weights, strict=True)
     return patch_forward(network)

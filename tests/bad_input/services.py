@@ -104,7 +104,6 @@ CLUSTER = [
     Case(f"{SLURM} 'setup=<esc>'", r"--slurm setup='\\x1b\[31m' is no line of text"),
     Case("atlas --engine slurm --slurm time=never", "--slurm time='never' is not a number of minutes"),
     Case("run whiten_adv --engine slurm", "needs submitit|there is no sbatch on this machine"),
-    Case("run whiten_adv --slurm time=1", "--slurm needs --engine slurm"),
 ]
 
 STORES = [

@@ -532,7 +532,7 @@ def test_a_scalar_model_without_all_of_its_parts_is_refused(tmp_path, missing):
     pretrained.save_scalar(scalar(), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name: value for name, value in weights.items() if name != missing}, tmp_path / "model.safetensors")
-    with pytest.raises(RuntimeError, match=missing):
+    with pytest.raises(UserError, match=f"missing: {missing}"):
         pretrained.load_scalar(tmp_path)
 
 
