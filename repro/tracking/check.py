@@ -13,7 +13,6 @@ from mlflow.entities import LoggedModelStatus, Metric, Run
 
 from repro import record
 from repro.engine import artefacts
-from repro.errors import UserError
 from repro.stages import stage
 from repro.stages.checkpoint import complete_checkpoints
 from repro.tracking import points, transfer
@@ -71,19 +70,17 @@ def check_cache(cache: Path) -> Found:
 
 def _of_file(file: Path) -> Iterator[str]:
     """Of a SQLite file: whether it is whole and MLflow's; and what was left beside it."""
-    try:
-        with told(store_uri()):
-            if is_unfinished(file):
-                yield f"{file}-journal has what a killed process had not finished; the next study rolls it back"
-                return
-            if found := damage(file, mode="ro"):
-                yield f"{file} is damaged: {found}; put a copy in its place, or let the studies fill a new one from the cache"
-                return
+    with told(store_uri()):
+        if is_unfinished(file):
+            yield f"{file}-journal has what a killed process had not finished; the next study rolls it back"
+            return
+        if found := damage(file, mode="ro"):
+            yield f"{file} is damaged: {found}; put a copy in its place, or let the studies fill a new one from the cache"
+            return
+        try:
             require_schema(file, mode="ro")
-    except Unusable:  # whether it is whole cannot be said
-        raise
-    except UserError as error:
-        yield str(error)
+        except Unusable as error:  # it can be read, and is another version's or somebody else's
+            yield str(error)
     for left in sorted(file.parent.glob(f"{file.name}.*.partial*")):
         yield f"{left} is left over from a process that was killed; the next study in a new store removes it"
 

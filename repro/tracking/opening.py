@@ -22,12 +22,11 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from repro.errors import UserError
 from repro.tracking.address import shown, without_secrets
-from repro.tracking.schema import require_this_schema
+from repro.tracking.schema import Unusable, require_this_schema
 from repro.tracking.sqlite_file import Fault, require_openable, sqlite_path
 
-ANSWER_SECONDS = 4  # for each step: the two that wait end before a person gives up
+ANSWER_SECONDS = 3  # for each step: the two that wait end before a person gives up
 SERVERS, DATABASES = ("http", "https"), ("postgresql", "mysql", "mssql")
 DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # what pip calls these modules
 OTHERS = ("databricks", "databricks-uc", "uc")  # MLflow's own, with credentials of their own
@@ -37,10 +36,6 @@ ADDRESSES = (
 )
 Answer = TypeVar("Answer")
 ANSWERING = "start it, correct the address, or set MLFLOW_TRACKING_URI to another store"
-
-
-class Unusable(UserError):
-    """The MLflow store cannot be opened."""
 
 
 def require_open(uri: str, writing: bool = False, used: str = "used") -> None:

@@ -8,6 +8,11 @@ from alembic.script import ScriptDirectory
 
 from repro.errors import UserError
 
+
+class Unusable(UserError):
+    """The MLflow store cannot be opened."""
+
+
 COPY = "sqlite:////PATH/OF/THE/COPY"
 
 
@@ -19,7 +24,7 @@ def _revisions() -> tuple[str, frozenset[str]]:
 
 
 def require_this_schema(name: str, found: str, copy: str = COPY) -> None:
-    """UserError unless a database's schema is the installed MLflow's; `copy` is how its copy would be named to MLflow."""
+    """Unusable unless a database's schema is the installed MLflow's; `copy` is how its copy would be named to MLflow."""
     wanted, known = _revisions()
     if found == wanted:
         return
@@ -27,6 +32,6 @@ def require_this_schema(name: str, found: str, copy: str = COPY) -> None:
         remedy = f"it is older: copy it and upgrade the copy: mlflow db upgrade {copy}"
     else:
         remedy = "it is newer: install that version of MLflow, or set MLFLOW_TRACKING_URI to another store"
-    raise UserError(
+    raise Unusable(
         f"{name} was written by another version of MLflow (schema {found}; {mlflow.__version__} reads {wanted}); {remedy}"
     )

@@ -17,11 +17,10 @@ from uuid import uuid4
 from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
-from repro.errors import UserError
-from repro.tracking.schema import require_this_schema
+from repro.tracking.schema import Unusable, require_this_schema
 
 LOCK_SECONDS = 30  # that another process's lock is waited for
-TELL_SECONDS = 3  # of them, before the wait is told
+TELL_SECONDS = 1  # of them, before the wait is told
 LARGE = 2**28  # bytes; of a larger file the indexes are not compared with their tables, which takes long
 REFILL = "set MLFLOW_TRACKING_URI to a new one, which the same command fills from the cache"
 Answer = TypeVar("Answer")
@@ -82,6 +81,8 @@ def require_openable(file: Path, writing: bool) -> None:
         raise fault_of(error) from None
     if writing:
         require_whole(file)
+        if not is_incomplete(file):
+            require_schema(file)
 
 
 def _read(tables: sqlite3.Connection) -> None:
@@ -165,7 +166,7 @@ def is_unfinished(file: Path) -> bool:
 
 @cache
 def require_schema(file: Path, mode: str = "rw") -> None:
-    """UserError unless a sqlite file is an MLflow store of the installed version."""
+    """Unusable unless a sqlite file is an MLflow store of the installed version."""
 
     def schema(tables: sqlite3.Connection) -> str:
         tables.execute("select experiment_id from experiments limit 1")
@@ -175,8 +176,8 @@ def require_schema(file: Path, mode: str = "rw") -> None:
         found = ask(file, schema, mode)
     except (sqlite3.Error, TypeError) as error:
         if code_of(error) == sqlite3.SQLITE_CORRUPT:
-            raise UserError(f"the MLflow store {file} cannot be used: {fault_of(error)}") from None
-        raise UserError(f"{file} is not an MLflow store; give a file that MLflow wrote, such as mlflow.db") from None
+            raise Unusable(f"the MLflow store {file} cannot be used: {fault_of(error)}") from None
+        raise Unusable(f"{file} is not an MLflow store; give a file that MLflow wrote, such as mlflow.db") from None
     require_this_schema(str(file), found)
 
 
