@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.kills import FULL, PHASES, Kill, Outcome, draw, strike
-from tests.faults.study import end, remains, start
+from tests.faults.study import check, end, remains, start
 
 DISK = "64m"  # a study leaves 17 MB
 STOPPED = {0, 1, 2, 130, -9, -15, -2}  # exit codes of a study that was ended or found the disk full: never 70
@@ -47,8 +47,10 @@ def live(seed: int, kills: list[Kill], folder: Path, undisturbed: dict[str, Any]
         code = end(start(folder))
         if code:
             return Life(seed, outcomes, [*odd, f"the last start ended with {code}: {_last_words(folder)}"])
+        # Where nothing is half made, half published or doubled, the project's own check says so too.
+        checked = ["make check finds faults"] if check(folder) else []
         traces = ["a traceback was printed"] if "Traceback (most recent" in (folder / "out").read_text() else []
-        return Life(seed, outcomes, odd + traces + differences(undisturbed, remains(folder)))
+        return Life(seed, outcomes, odd + checked + traces + differences(undisturbed, remains(folder)))
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

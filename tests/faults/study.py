@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,23 @@ PATIENCE = 300  # seconds for a study that takes 20 on a core of its own
 NOTES = (stage.JOURNAL, stage.RESULT)  # files with times in them; what else they say is compared
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, words: Sequence[str] = WORDS) -> subprocess.Popen:
     """The study, started or continued in the folder, as a process group of its own."""
     own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": "", "TMPDIR": str(folder)}
     with (folder / "out").open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "repro", *WORDS],
+            [sys.executable, "-m", "repro", *words],
             cwd=folder,
             env=os.environ | own,
             start_new_session=True,
             stdout=out,
             stderr=subprocess.STDOUT,
         )
+
+
+def check(folder: Path) -> int:
+    """The exit code of `make check` in the folder."""
+    return end(start(folder, ["check"]))
 
 
 def end(process: subprocess.Popen) -> int:
