@@ -41,6 +41,7 @@ GOLD_SCORE, REWARD_MODEL = "gold score", "reward model"  # values of JUDGE: what
 # Tags of a study's parent run.
 ROLE, STUDY = "role", "study"
 REPORTED = "reported"  # when its report was stored [ns]
+VERDICT = "verdict"  # all arms' in words; of one arm its word, in the tag `verdict_tag(arm)`
 STUDY_TAGS = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER)
 
 # Artifact files of a run; the artifact folder beside a sqlite store.
@@ -62,6 +63,11 @@ ATTEMPT = "attempt."
 def stage_tag(name: str) -> str:
     """The tag that holds a stage's key."""
     return f"{STAGE}{name}"
+
+
+def verdict_tag(arm: str) -> str:
+    """The tag of the parent run that holds the word of an arm's verdict."""
+    return f"{VERDICT}.{arm}"
 
 
 def attempt_tag(name: str) -> str:

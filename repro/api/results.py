@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from repro.reports.reading.study import Study
 
+SUMMARY = ("difference", "low", "high", "n")  # of the verdicts, those that are numbers
 VERDICT = ["n", "difference", "low", "high", "verdict", "sentence"]
 
 
@@ -48,6 +50,24 @@ class Results:
         rows["sentence"] = [page.sentence(row, self.recorded) for row in rows.itertuples()]
         rows["verdict"] = [page.word(row) for row in rows.itertuples()]
         return rows.rename(columns={"mean": "difference"}).set_index("arm")[VERDICT]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The study in numbers, under the names that its parent run in MLflow has them by; what is not known is left out.
+
+        Of each arm but the reference `difference/ARM` with `low/ARM`, `high/ARM` and `n/ARM`, as in `verdicts`; of every arm
+        `before_ppo/ARM` and `after_ppo/ARM`, means over seeds of the primary metric.
+        """
+        rows = self.verdicts
+        found = {f"{name}/{arm}": float(rows.loc[arm, name]) for arm in rows.index for name in SUMMARY}
+        return {name: value for name, value in (found | self._means()).items() if math.isfinite(value)}
+
+    def _means(self) -> dict[str, float]:
+        """The mean over seeds of the primary metric, after PPO and before it where it was measured."""
+        names = {f"sft_{self.recorded.primary}": "before_ppo", self.recorded.primary: "after_ppo"}
+        chosen = self.finals[self.finals["metric"].isin(names)]
+        means = chosen.groupby(["metric", "arm"])["value"].mean()
+        return {f"{names[metric]}/{arm}": float(value) for (metric, arm), value in means.items()}
 
     @property
     def curves(self) -> pd.DataFrame:

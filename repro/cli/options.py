@@ -85,7 +85,8 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
     words = ["python", "-m", "repro", *what]
     scale = getattr(arguments, "scale", "")
     words += ["--scale", scale] if scale else []
-    for option in ("seeds", "arms", "with"):
+    words += ["--until", arguments.until] if getattr(arguments, "until", "") else []
+    for option in ("seeds", "looks", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
     words += ["--fresh"] if getattr(arguments, "fresh", False) else []

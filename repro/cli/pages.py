@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from repro.api.folders import REPORTS
-from repro.api.results import read_results
+from repro.api.results import Results, read_results
 from repro.api.terminal import console, say
 
 
@@ -16,8 +16,8 @@ def building() -> AbstractContextManager[None]:
     return held(REPORTS / ".lock", who="builds its pages")
 
 
-def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str]:
-    """Build a study's page and print its verdict; returns the file and the verdict."""
+def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str, Results]:
+    """Build a study's page and print its verdict; returns the file, the verdict and the results."""
     from repro.reports.pages import markup, page
 
     results = read_results(detail, scale)
@@ -27,7 +27,7 @@ def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Pat
     console.print()
     say(verdict)
     say(f"report: {path}")
-    return path, verdict
+    return path, verdict, results
 
 
 def build_and_publish(detail: str, scale: str) -> None:
@@ -35,8 +35,8 @@ def build_and_publish(detail: str, scale: str) -> None:
     from repro.tracking.attach import publish_report
 
     with building():
-        path, verdict = build_study_page(detail, scale)
-        publish_report(detail, scale, path.parent, verdict)
+        path, verdict, results = build_study_page(detail, scale)
+        publish_report(detail, scale, path.parent, verdict, results.summary, results.verdicts["verdict"].to_dict())
         build_index()
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
 from mlflow.entities import Run as Recorded
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -17,10 +18,18 @@ from repro.tracking.parent_run import describe_study, find_parent
 from repro.tracking.store import client, find_study, store_lock, store_uri, usable_store
 
 
-def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
+def publish_report(
+    detail: str,
+    scale: str,
+    folder: Path,
+    verdict: str,
+    numbers: Mapping[str, float] = {},
+    words: Mapping[str, str] = {},
+) -> None:
     """Store a built report with its study's parent run, and the verdict in MLflow's descriptions; it replaces an earlier one.
 
-    UserError where the store cannot be used, or holds no run of such a study.
+    `numbers` become metrics of the parent run; `words` (arm -> verdict) its tags `verdict.ARM`, and the whole verdict its tag
+    `verdict`. UserError where the store cannot be used, or holds no run of such a study.
     """
     # Studies that end together build the same pages, and publish them.
     with usable_store(writing=True), store_lock(folder.parent):
@@ -28,9 +37,19 @@ def publish_report(detail: str, scale: str, folder: Path, verdict: str) -> None:
         parent, tags = find_parent(store, experiment)
         drop_report(parent)
         store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
-        verdict = present.verdict_with_link(verdict, experiment.experiment_id, parent.info.run_id)
+        text, verdict = verdict, present.verdict_with_link(verdict, experiment.experiment_id, parent.info.run_id)
         describe_study(store, experiment, parent, present.study_note(tags, verdict))
+        _tell_table(
+            store, parent, numbers, {record.VERDICT: text} | {record.verdict_tag(arm): words[arm] for arm in words}
+        )
         store.set_tag(parent.info.run_id, record.REPORTED, str(time.time_ns()))
+
+
+def _tell_table(store: MlflowClient, parent: Recorded, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Numbers and words of a verdict, as metrics and tags of the parent run; a number that is there already adds no point."""
+    when, known = int(time.time() * 1000), parent.data.metrics
+    metrics = [Metric(name, value, when, 0) for name, value in numbers.items() if known.get(name) != value]
+    store.log_batch(parent.info.run_id, metrics=metrics, tags=[RunTag(*each) for each in tags.items()])
 
 
 def publish_judgement(run_id: str, judgement: Mapping[str, Any]) -> None:

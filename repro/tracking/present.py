@@ -26,15 +26,15 @@ COLUMNS = (
 )
 
 
-def run_name(arm: str, seed: int) -> str:
-    """The name of a run, as the launcher's messages spell it."""
-    return f"{arm} seed {seed}"
+def run_name(detail: str, arm: str, seed: int, scale: str) -> str:
+    """The name of a run, which is found in a search over all studies too."""
+    return f"{detail}={arm} seed {seed} {scale}"
 
 
-def study_name(detail: str, arm_seeds: Collection[tuple[str, str]]) -> str:
+def study_name(detail: str, scale: str, arm_seeds: Collection[tuple[str, str]]) -> str:
     """The name of a study's parent run."""
     arms, seeds = (len(set(each)) for each in zip(*arm_seeds))
-    return f"{detail} ({arms} arms x {seeds} seed{'s' * (seeds > 1)})"
+    return f"{detail} {scale} ({arms} arms x {seeds} seed{'s' * (seeds > 1)})"
 
 
 def run_note(study: Ablation, arm: str, seed: int) -> str:

@@ -81,7 +81,8 @@ class Creation:
             record.RECIPE: json.dumps(dict(self.study.arms[run.arm].choices)),
             **{record.stage_tag(name): key for name, key in run.keys.items()},
         }
-        made = self.client.create_run(self.experiment, tags=tags, run_name=present.run_name(run.arm, run.seed))
+        name = present.run_name(self.study.detail.name, run.arm, run.seed, self.study.scale.name)
+        made = self.client.create_run(self.experiment, tags=tags, run_name=name)
         if self.changes:
             self.client.log_text(made.info.run_id, self.changes, record.CHANGES)
         listed = [Param(name, value) for name, value in self._params(run).items()]

@@ -10,6 +10,7 @@ import pytest
 import repro
 from repro import SCALES, UserError, details
 from tests.paths import ROOT
+from tests.reports import made_up
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -77,3 +78,23 @@ def test_an_arm_that_makes_no_sense_is_refused(elsewhere):
 def test_the_package_has_no_other_names():
     with pytest.raises(AttributeError, match="no attribute 'run_studies'"):
         _ = repro.run_studies
+
+
+def test_results_are_summed_up_in_the_numbers_that_mlflow_shows(elsewhere):
+    uri = f"sqlite:///{elsewhere}/mlflow.db"
+    place, first = (
+        made_up.experiment(uri, "whiten_adv-mini"),
+        {("ref", 1): 0.5, ("ref", 2): 0.6, ("off", 1): 0.75, ("off", 2): 0.8},
+    )
+    for (arm, seed), value in first.items():
+        run = made_up.Fake(
+            arm, seed, tags={"detail": "whiten_adv", "scale": "mini", "reference": str(arm == "ref").lower()}
+        )
+        made_up.log_light(uri, place, run, {"test/win_rate": value, "sft_test/win_rate": 0.25})
+    results = repro.read_results("whiten_adv")
+    told = results.summary
+    assert (told["difference/off"], told["n/off"]) == (pytest.approx(0.225), 2)
+    assert told["low/off"] == results.verdicts.loc["off", "low"] < told["difference/off"] < told["high/off"]
+    assert {name: told[name] for name in told if "ppo" in name} == pytest.approx(
+        {"after_ppo/ref": 0.55, "after_ppo/off": 0.775, "before_ppo/ref": 0.25, "before_ppo/off": 0.25}
+    )

@@ -194,7 +194,10 @@ def test_a_run_says_what_it_was_made_with(study, published):
 
 def test_a_run_is_named_and_described_by_what_it_changes(published):
     off, reference = runs(published)["off"], runs(published)["shift_and_scale"]
-    assert (off.info.run_name, reference.info.run_name) == ("off seed 1", "shift_and_scale seed 1")
+    assert (off.info.run_name, reference.info.run_name) == (
+        "whiten_adv=off seed 1 tiny",
+        "whiten_adv=shift_and_scale seed 1 tiny",
+    )
     said = off.data.tags["mlflow.note.content"]
     assert WHITEN_ADV.variants["off"].does in said and "instead of `shift_and_scale`" in said
     assert f"Outcome: **finished**, `test/win_rate` {off.data.metrics['test/win_rate']:.3f}." in said
@@ -202,7 +205,7 @@ def test_a_run_is_named_and_described_by_what_it_changes(published):
 
 
 def test_runs_hang_under_one_that_reports_do_not_see(published):
-    assert parent(published).info.run_name == "whiten_adv (2 arms x 1 seed)"
+    assert parent(published).info.run_name == "whiten_adv tiny (2 arms x 1 seed)"
     assert parent(published).info.status == "FINISHED"
     assert not {"arm", "seed", "record"} & parent(published).data.tags.keys()
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(published).values()} == {parent(published).info.run_id}
@@ -251,6 +254,22 @@ def test_a_newer_report_leaves_nothing_of_the_earlier_one(study, cache, store, t
     assert kept == ["report/index.html"]
 
 
+def test_the_parent_run_has_the_verdict_in_numbers_and_words_once(study, cache, store, tmp_path):
+    publish(study, cache)
+    numbers, words = {"difference/off": -0.25, "n/off": 1.0, "after_ppo/off": 0.5}, {"off": "worse"}
+    for again in range(2):
+        folder = report(tmp_path / str(again), "off is worse.")
+        attach.publish_report("whiten_adv", "tiny", folder, "off is worse. " + "x" * 1_000, numbers, words)
+    told = parent(store)
+    assert told.data.metrics == numbers and told.data.tags["verdict.off"] == "worse"
+    assert told.data.tags["verdict"] == "off is worse. " + "x" * 1_000
+    assert [len(store.get_metric_history(told.info.run_id, name)) for name in numbers] == [1, 1, 1]
+    attach.publish_report(
+        "whiten_adv", "tiny", folder, "off is better.", numbers | {"difference/off": 0.25}, {"off": "better"}
+    )
+    assert parent(store).data.metrics["difference/off"] == 0.25 and parent(store).data.tags["verdict.off"] == "better"
+
+
 def test_a_policy_that_cannot_be_packed_costs_nothing_else(study, cache, store, monkeypatch):
     def damaged(*_):
         raise ValueError("header too large")
@@ -287,10 +306,10 @@ def test_an_extended_study_keeps_the_run_that_its_runs_hang_under(study, cache, 
     wider = replace(study, arms=dict(study.arms) | {"scale_only": Recipe().but(WHITEN_ADV, "scale_only")})
     publish(wider, cache)
     assert (parent(store).info.run_id, parent(store).info.status) == (first, "KILLED")
-    assert parent(store).info.run_name == "whiten_adv (3 arms x 1 seed)"
+    assert parent(store).info.run_name == "whiten_adv tiny (3 arms x 1 seed)"
     publish(study, cache)
     assert (parent(store).info.run_id, parent(store).info.status) == (first, "FINISHED")
-    assert parent(store).info.run_name == "whiten_adv (3 arms x 1 seed)"
+    assert parent(store).info.run_name == "whiten_adv tiny (3 arms x 1 seed)"
 
 
 def test_runs_of_before_they_had_a_parent_get_one(study, cache, store):
