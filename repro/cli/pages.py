@@ -13,7 +13,7 @@ def building() -> AbstractContextManager[None]:
     from repro.tracking.locks import held
 
     REPORTS.mkdir(parents=True, exist_ok=True)
-    return held(REPORTS / ".lock", who="builds its pages")
+    return held(REPORTS / "pages.lock", who="builds its pages")
 
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str, Results]:

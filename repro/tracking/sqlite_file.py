@@ -21,7 +21,7 @@ from repro.tracking.schema import Unusable, require_this_schema
 
 LOCK_SECONDS = 30  # that another process's lock is waited for
 TELL_SECONDS = 1  # of them, before the wait is told
-LARGE = 2**28  # bytes; of a larger file the indexes are not compared with their tables, which takes long
+LARGE = 2**26  # bytes; of a larger file the indexes are not compared with their tables, which takes long
 REFILL = "set MLFLOW_TRACKING_URI to a new one, which the same command fills from the cache"
 Answer = TypeVar("Answer")
 
