@@ -172,7 +172,9 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
         partial.mkdir()
     elif (partial / JOURNAL).exists():
         complete = (partial / JOURNAL).read_text().rpartition("\n")
-        (partial / JOURNAL).write_text("".join(complete[:2]))
+        whole = partial / CHECKPOINTS / "journal.tmp"  # renamed, so that a kill now loses no line
+        whole.write_text("".join(complete[:2]))
+        os.replace(whole, partial / JOURNAL)
 
 
 def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], target: Path) -> None:

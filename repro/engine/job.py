@@ -130,7 +130,7 @@ def read_job(path: Path) -> tuple[Job, Path]:
         budget = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("scale").items()}
         scale = Scale(**budget)
         return Job(recipe=recipe, scale=scale, **told), cache
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is no job of this version ({type(error).__name__}: {error}); run the study again, which writes it"
         ) from None
