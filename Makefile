@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 PEER   := .venv-peer
 CODE   := repro tests benchmarks
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
-unexport DETAIL SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
+unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
 unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
@@ -19,6 +19,7 @@ RUNS    = $(call option,engine,ENGINE) $(call options,slurm,SLURM)
 TURNS   = $(call options,what,WHAT) $(call option,rounds,ROUNDS) $(call option,ours,OUR) \
           $(call option,threads,THREADS) $(call options,set,SET) $(call option,json,JSON)
 OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(call options,arms,ARMS) $(call options,with,WITH)
+STUDIED = $(if $(value DETAIL),$(call quoted,DETAIL)) $(call option,config,CONFIG)
 ANEW    = $(if $(FRESH),--fresh)
 
 # Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
@@ -33,14 +34,14 @@ help:  ## list these targets
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-ablation: need-detail $(READY)  ## run the study of DETAIL to its verdict; repeated, it continues where it stopped
-	@$(PY) -m repro run $(call quoted,DETAIL) $(OPTIONS) $(ANEW) $(RUNS)
+ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.json of a run, to its verdict; repeated, it continues
+	@$(PY) -m repro run $(STUDIED) $(OPTIONS) $(ANEW) $(RUNS)
 
-plan: need-detail $(READY)  ## show what the study of DETAIL would run, what is cached, how long it takes
-	@$(PY) -m repro plan $(call quoted,DETAIL) $(OPTIONS) $(ANEW)
+plan: need-study $(READY)  ## show what the study of DETAIL would run, what is cached, how long it takes
+	@$(PY) -m repro plan $(STUDIED) $(OPTIONS) $(ANEW)
 
-report: need-detail $(READY)  ## rebuild the page and figures of DETAIL from the MLflow store
-	@$(PY) -m repro report $(call quoted,DETAIL) $(OPTIONS)
+report: need-study $(READY)  ## rebuild the page and figures of DETAIL from the MLflow store
+	@$(PY) -m repro report $(STUDIED) $(OPTIONS)
 
 inspect: need-run $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
 	@$(PY) -m repro inspect $(call quoted,RUN) $(call option,episode,EPISODE)
@@ -169,7 +170,8 @@ $(PEER)/.ready: requirements.lock
 	@touch $@
 
 # What a person has left out is said before anything is installed: these stand first among what a target needs.
-.PHONY: need-detail need-run need-scale need-model need-other
+.PHONY: need-study need-detail need-run need-scale need-model need-other
+need-study: $(if $(value CONFIG),,need-detail)
 need-detail:
 	@$(call need,DETAIL,which detail$(comma) as make ablation DETAIL=whiten_adv; make details lists them)
 need-run:

@@ -46,6 +46,7 @@ STUDY_TAGS = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BET
 
 # Artifact files of a run; the artifact folder beside a sqlite store.
 SAMPLES, EPISODES, DATA_CHECKS, JUDGEMENT = "samples.json", "episodes.json", "data.json", "judge.json"
+CONFIG = "config.json"  # the run's study: every choice of every arm, every field of its Scale
 CHANGES = "changes.patch"  # how the working tree differed from its commit
 ARTIFACTS = "mlartifacts"
 SAMPLE_COLUMNS = {"post_id", "query", "reference", "summary", "score", "length", "ended"}  # in files of every version

@@ -30,6 +30,7 @@ def test_every_option_of_a_study_reaches_the_program(make):
     expected = "-m repro run kl_coef --scale smoke --seeds 1 2 --set episodes=512 posts=64 --until decided --looks 4 6"
     expected += " --arms 0 0.2 --with a=b --fresh --engine slurm --slurm p=x t=1"
     assert called(make("ablation", *words)) == expected.split()
+    assert called(make("ablation", "CONFIG=a b.json")) == ["-m", "repro", "run", "--config", "a b.json"]
 
 
 @pytest.mark.parametrize("word", HOSTILE)

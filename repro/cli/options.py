@@ -10,7 +10,9 @@ from repro.errors import UserError, quoted
 
 def add_study_options(verb: argparse.ArgumentParser) -> None:
     """Add the options that define a study; `load_study` reads them."""
-    verb.add_argument("study", metavar="DETAIL", help="a detail, or a file in ablations/ without its .toml")
+    what = "a detail, or a file in ablations/ without its .toml"
+    verb.add_argument("study", nargs="?", default=None, metavar="DETAIL", help=what)
+    verb.add_argument("--config", type=Path, metavar="FILE", help="the config.json of a run: its study, as it was")
     verb.add_argument("--scale", default="", help="mini (the default), smoke, local, or pythia-160m to pythia-6.9b")
     verb.add_argument("--seeds", nargs="+", default=[], metavar="N", help="training seeds, shared by all arms")
     verb.add_argument(
@@ -37,8 +39,13 @@ def add_engine_options(verb: argparse.ArgumentParser) -> None:
 
 def load_study(arguments: argparse.Namespace):
     """The study that the options of `add_study_options` ask for."""
-    from repro.study import ablation
+    from repro.study import ablation, config
 
+    if arguments.config:
+        _require_alone(arguments)
+        return config.read_config(arguments.config)
+    if arguments.study is None:
+        raise UserError("name a detail, such as whiten_adv, or give --config FILE")
     return ablation.load(
         arguments.study,
         arguments.scale,
@@ -49,6 +56,16 @@ def load_study(arguments: argparse.Namespace):
         until=arguments.until,
         looks=arguments.looks,
     )
+
+
+def _require_alone(arguments: argparse.Namespace) -> None:
+    """UserError where an option is given beside --config, which says all that they say."""
+    named = ["DETAIL"] if arguments.study is not None else []
+    given = [
+        f"--{name}" for name in ("scale", "seeds", "until", "looks", "arms", "set", "with") if getattr(arguments, name)
+    ]
+    for name in named + given:
+        raise UserError(f"--config says the whole study; leave {name} out, or leave --config out")
 
 
 def scale_changes(arguments: argparse.Namespace) -> dict[str, str]:
@@ -83,6 +100,7 @@ def choose_engine(arguments: argparse.Namespace, studies):
 def command_of(arguments: argparse.Namespace, *what: str) -> str:
     """The command as it was typed, for the record of a run."""
     words = ["python", "-m", "repro", *what]
+    words += ["--config", arguments.config.name] if getattr(arguments, "config", None) else []
     scale = getattr(arguments, "scale", "")
     words += ["--scale", scale] if scale else []
     words += ["--until", arguments.until] if getattr(arguments, "until", "") else []

@@ -38,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     say_study(study)
     seeds = " ".join(map(str, study.seeds))
     say(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}")
-    say(ablation.source(arguments.study))
+    say(ablation.source(study.detail.name))
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
     remaining, start_up = [job for key, job in dag.jobs.items() if key not in dag.done], _seconds_since_start()

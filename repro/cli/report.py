@@ -7,7 +7,7 @@ from rich.console import Console
 
 from repro.api.folders import REPORTS, require_report_folder
 from repro.api.terminal import complain, console, say
-from repro.cli.options import add_study_options, common_choices, scale_changes
+from repro.cli.options import add_study_options, common_choices, load_study, scale_changes
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.cli.parser import episode_number
 from repro.errors import UserError
@@ -42,9 +42,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from repro.study import ablation
     from repro.tracking.address import shown, store_uri
 
-    detail, scale = ablation.names(
-        arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
-    )
+    if arguments.config or arguments.study is None:
+        study = load_study(arguments)
+        detail, scale = study.detail.name, study.scale.name
+    else:  # without torch, which a study brings
+        detail, scale = ablation.names(
+            arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
+        )
     require_report_folder()
     say(f"reading {detail} at scale {scale} from {shown(store_uri())} ...")
     build_study_page(detail, scale)

@@ -34,7 +34,7 @@ def add_stage(verbs) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments)
-    engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", arguments.study)
+    engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", *filter(None, [arguments.study]))
     cache = usable_cache_folder()
     require_report_folder()
     dag = run_to_verdict(study, cache, engine, command, arguments.fresh)

@@ -16,6 +16,7 @@ from mlflow.entities import Run as Recorded
 from repro import record
 from repro.details import DETAILS
 from repro.study.ablation import Ablation
+from repro.study.config import as_config
 from repro.tracking import present
 from repro.tracking.facts import short
 from repro.tracking.parent_run import PARENT
@@ -83,6 +84,7 @@ class Creation:
         }
         name = present.run_name(self.study.detail.name, run.arm, run.seed, self.study.scale.name)
         made = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        self.client.log_text(made.info.run_id, json.dumps(as_config(self.study), indent=1), record.CONFIG)
         if self.changes:
             self.client.log_text(made.info.run_id, self.changes, record.CHANGES)
         listed = [Param(name, value) for name, value in self._params(run).items()]

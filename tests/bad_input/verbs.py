@@ -41,9 +41,6 @@ OPTIONS = {
     "pretrain": ("steps",),
 }
 NEEDS_A_NAME = {
-    "plan": "DETAIL",
-    "run": "DETAIL",
-    "report": "DETAIL",
     "inspect": "RUN",
     "fetch": "SCALE",
     "judge": "DETAIL",
@@ -64,6 +61,7 @@ CASES = [
     *(Case(f"{verb} {LEAST[verb]} --colour red", "unrecognized arguments: --colour") for verb in VERBS),
     *(Case(f"{verb} {LEAST[verb]} ''", "a word is empty; say what is meant, or leave it out") for verb in VERBS),
     *(Case(verb, f"arguments are required: {name}") for verb, name in NEEDS_A_NAME.items()),
+    *(Case(verb, "name a detail, such as whiten_adv, or give --config FILE") for verb in ("plan", "run", "report")),
     *(Case(f"{verb} more", "unrecognized arguments: more") for verb in TAKES_NO_WORD),
     *(
         Case(f"{verb} {LEAST[verb]} --{option} ''", f"--{option} has a value that is empty; say what is meant")

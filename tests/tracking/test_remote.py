@@ -61,7 +61,7 @@ def test_a_server_holds_what_a_file_does(remote, local, tiny_study, tiny_cache):
         assert points(remote, run) == points(local, same) != []
         assert (run.data.params, run.inputs.to_dictionary()) == (same.data.params, same.inputs.to_dictionary())
         assert artifacts(remote, run) == artifacts(local, same)
-        assert artifacts(local, same) - {"data.json"} == {"episodes.json", "samples.json"}
+        assert artifacts(local, same) - {"data.json"} == {"config.json", "episodes.json", "samples.json"}
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     assert artifacts(remote, parent(remote)) == {"report"}
 
@@ -115,7 +115,7 @@ def test_a_study_is_brought_from_a_server_and_to_one(remote, server, local, tmp_
     for arm, run in runs(local).items():
         assert points(local, run) == points(remote, runs(remote)[arm])
         assert (
-            artifacts(local, run) - {"data.json"} == {"episodes.json", "samples.json"}
+            artifacts(local, run) - {"data.json"} == {"config.json", "episodes.json", "samples.json"}
             and len(run.outputs.model_outputs) == 1
         )
     assert Path(local.download_artifacts(parent(local).info.run_id, "report/index.html")).read_text() == "the page"
@@ -130,7 +130,7 @@ def test_a_study_is_brought_from_a_server_and_to_one(remote, server, local, tmp_
         for arm, run in runs(remote).items():
             assert points(remote, run) == points(local, runs(local)[arm])
             assert (
-                artifacts(remote, run) - {"data.json"} == {"episodes.json", "samples.json"}
+                artifacts(remote, run) - {"data.json"} == {"config.json", "episodes.json", "samples.json"}
                 and len(run.outputs.model_outputs) == 1
             )
     finally:

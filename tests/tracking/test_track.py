@@ -119,7 +119,7 @@ def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):
         rows = {each.dataset.name: json.loads(each.dataset.profile)["num_rows"] for each in run.inputs.dataset_inputs}
         assert (rows["posts/train"], rows["posts/test"], rows["pairs/train"]) == (16, 4, 24)
         assert contexts == {"train", "validation", "test", "probe"}
-        assert artifacts(published, run) - {"data.json"} == {"episodes.json", "samples.json"}
+        assert artifacts(published, run) - {"data.json"} == {"config.json", "episodes.json", "samples.json"}
         assert len(published.load_table(run.info.experiment_id, "samples.json", [run.info.run_id])) == 4
 
 
@@ -353,7 +353,7 @@ def test_an_interrupted_publication_is_completed(at, study, cache, store, publis
         whole = runs(published)[arm]
         assert points(store, run) == points(published, whole)
         assert len(run.inputs.dataset_inputs) == 6
-        assert artifacts(store, run) - {"data.json"} == {"episodes.json", "samples.json"}
+        assert artifacts(store, run) - {"data.json"} == {"config.json", "episodes.json", "samples.json"}
         assert len(run.outputs.model_outputs) == 1
         assert (run.info.status, run.data.tags["complete"]) == ("FINISHED", "true")
 
