@@ -112,6 +112,13 @@ def test_every_slide_can_be_read(scheme, width, slides, shots, visit):
         page.keyboard.press("ArrowRight")
 
 
+def test_texts_that_are_printed_over_each_other_are_noticed(tmp_path, visit):
+    style = "position: absolute; left: 20px; top: "
+    told = f'<p style="{style}20px">one</p><p style="{style}24px">two</p><p style="{style}90px">three</p>'
+    (tmp_path / "page.html").write_text(told)
+    assert overlaps(visit(tmp_path / "page.html")) == ["one | two"]
+
+
 def test_arrow_keys_turn_the_slides_and_the_address_keeps_the_place(slides, visit):
     page = visit(slides, 1440)
     for key, at in (("ArrowRight", 2), ("End", 6), ("ArrowRight", 6), ("ArrowLeft", 5), ("Home", 1), ("ArrowLeft", 1)):

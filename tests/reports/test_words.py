@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from repro.api.results import Results, read_results
 from repro.reports.pages import atlas, index, page
 from repro.reports.statistics import words
+from repro.reports.statistics.findings import analyse
 from repro.tracking.attach import publish_report
 from tests import blank
 from tests.paths import ROOT
@@ -142,8 +143,8 @@ def test_counts_of_the_atlas_add_up_to_its_variants(root):
 
 
 def test_a_prediction_never_says_more_than_the_verdict(results):
-    from repro.reports.statistics.findings import analyse
-
+    early = analyse(results["early"].recorded).predictions.set_index("arm")["result"].to_dict()
+    assert early == {"same": "as predicted"}  # before the first look there is no interval, but they are identical
     found = analyse(results["fixed"].recorded).predictions.set_index("arm")["result"].to_dict()
     assert found == {
         "same": "as predicted",  # predicted to stay, and identical
@@ -156,10 +157,7 @@ def test_a_prediction_never_says_more_than_the_verdict(results):
 
 
 def test_an_identical_arm_keeps_no_other_waiting_for_its_look(results):
-    looks = results["grown"].recorded
-    from repro.reports.statistics.findings import analyse
-
-    found = analyse(looks)
+    found = analyse(results["grown"].recorded)
     assert found.looks.groupby("look")["arm"].agg(set).to_dict() == {4: {"down", "same", "wide"}, 6: {"wide"}}
     assert found.tally.set_index("arm").loc["same", ["planned", "absent"]].tolist() == [4, []]
     assert found.verdicts.set_index("arm")["n"].to_dict() == {"down": 4, "same": 4, "wide": 6}
@@ -179,3 +177,11 @@ def test_every_word_that_is_said_is_in_the_table():
     styled = (ROOT / "repro" / "reports" / "pages" / "templates" / "base.html.j2").read_text()
     for word in words.DEFINITIONS:
         assert f".badge.{word.replace(' ', '-')}" in styled, word
+
+
+def test_the_readme_says_the_words_of_the_atlas():
+    effects = json.loads((ROOT / "reports" / "gallery" / "atlas" / "atlas.json").read_text())["effects"]
+    told = {f"{row['detail']}={row['variant']}": row["verdict"] for row in effects}
+    table = re.search(r"<!-- findings -->(.*?)<!-- /findings -->", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    rows = re.findall(r"`([^`]+)` \|.*\| ([a-z ]+) \|$", table, re.MULTILINE)
+    assert len(rows) > 5 and [(name, told[name]) for name, _ in rows] == rows

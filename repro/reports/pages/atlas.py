@@ -125,6 +125,7 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         "atlas.html.j2",
         survey=survey,
         registered=len(registered),
+        studied=len(set(survey.studied) & {entry["name"] for entry in registered}),
         confidence=CONFIDENCE,
         sentences=[family_sentence(family) for family in survey.families] + noise(survey),
         charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],

@@ -59,7 +59,7 @@ def render(
         studies=len(shown),
         runs=sum(entry.facts.get("runs", 0) for entry in shown.values()),
         hours=provenance.hours(runs),
-        details=len(details),
+        details=len(details & {entry["name"] for entry in registered}),
         registered=len(registered),
         left_out=[{"name": "-".join(key), "why": why} for key, why in sorted(left_out.items())],
         not_run=[entry for entry in registered if entry["name"] not in {detail for detail, _ in recorded}],

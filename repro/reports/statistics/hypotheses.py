@@ -35,7 +35,9 @@ def predictions(
     frame = frame[frame["predicted"] != ""].reset_index(drop=True)
     margin = np.where(frame["metric"] == primary, smallest_effect, 0.0)
     result = [
-        _of_identical(r.predicted) if r.arm in identical and r.mean == 0 else agreement(r.predicted, r.low, r.high, m)
+        _of_identical(r.predicted)
+        if r.arm in identical and (r.mean == 0 or r.metric == primary)
+        else agreement(r.predicted, r.low, r.high, m)
         for r, m in zip(frame.itertuples(), margin, strict=True)
     ]
     return frame.assign(result=result)

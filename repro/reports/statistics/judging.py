@@ -61,6 +61,7 @@ def but_identical(judged: pd.DataFrame, same: np.ndarray) -> pd.DataFrame:
     """The verdicts with the word `identical` for arms that equal the reference in all values: of one seed too."""
     return judged.assign(
         identical=same,
+        mean=judged["mean"].mask(same, 0.0),  # before the first look of a study that grows it has none
         verdict=judged["verdict"].mask(same, IDENTICAL),
         reason=judged["reason"].mask(same, ""),
         more_seeds=judged["more_seeds"].mask(same, 0.0),
