@@ -119,6 +119,21 @@ def test_texts_that_are_printed_over_each_other_are_noticed(tmp_path, visit):
     assert overlaps(visit(tmp_path / "page.html")) == ["one | two"]
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_verdict_on_many_arms_fits_its_slide(width, states, shots, visit, tmp_path):
+    study = read_study("fixed", "mini", f"sqlite:///{states / 'mlflow.db'}")
+    with pytest.MonkeyPatch.context() as patch:
+        blank.instead(patch.setattr)
+        (file,) = formats.build(study, study_page.build(study, tmp_path), "slides")
+    page = visit(file, width)
+    page.keyboard.press("ArrowRight")
+    page.screenshot(path=shots / f"many-{width}.png")
+    slide = page.locator(".slide").nth(1)
+    assert slide.locator("[data-arm]").count() == len(STUDIES["fixed"][0])
+    assert overlaps(page) == [] and too_wide(page) == []
+    assert slide.evaluate("each => each.scrollHeight - each.clientHeight") == 0
+
+
 def test_arrow_keys_turn_the_slides_and_the_address_keeps_the_place(slides, visit):
     page = visit(slides, 1440)
     for key, at in (("ArrowRight", 2), ("End", 6), ("ArrowRight", 6), ("ArrowLeft", 5), ("Home", 1), ("ArrowLeft", 1)):
