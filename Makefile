@@ -7,7 +7,7 @@ PEER   := .venv-peer
 CODE   := repro tests benchmarks
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
 unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
-unexport MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
+unexport FORMAT MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
 comma  := ,
@@ -40,8 +40,8 @@ ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.j
 plan: need-study $(READY)  ## show what the study of DETAIL would run, what is cached, how long it takes
 	@$(PY) -m repro plan $(STUDIED) $(OPTIONS) $(ANEW)
 
-report: need-study $(READY)  ## rebuild the page and figures of DETAIL from the MLflow store
-	@$(PY) -m repro report $(STUDIED) $(OPTIONS)
+report: need-study $(READY)  ## rebuild the page and figures of DETAIL from the MLflow store (FORMAT=slides, latex or csv adds that)
+	@$(PY) -m repro report $(STUDIED) $(OPTIONS) $(call option,format,FORMAT)
 
 inspect: need-run $(READY)  ## show a training episode token by token, RUN=whiten_adv/off/1 EPISODE=0; without EPISODE, list the recorded ones
 	@$(PY) -m repro inspect $(call quoted,RUN) $(call option,episode,EPISODE)

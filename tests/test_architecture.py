@@ -27,7 +27,7 @@ FLOORS = (
     "ground",
 )
 GROUND = {"errors", "types", "record", "detail"}  # what every floor may use
-ROOMS = ("pages", "figures", "statistics", "reading")  # of the reports, in the same order
+ROOMS = ("formats", "pages", "figures", "statistics", "reading")  # of the reports, in the same order
 DECIDES = ("cli", "api", "tracking", "engine")  # the floors on which an arm may be asked what it is
 REPORTS = sorted((ROOT / "repro" / "reports").rglob("*.py"))
 REPRO = [file for file in sorted((ROOT / "repro").rglob("*.py")) if file not in REPORTS]

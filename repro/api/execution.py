@@ -69,13 +69,14 @@ def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, con
 
 def undecided_arms(study) -> Collection[str]:
     """The study's arms about which the store's runs decide nothing yet."""
-    from repro.reports.pages import index
+    from repro.reports.pages import entries
     from repro.reports.reading import studies as read
+    from repro.reports.statistics import words
     from repro.tracking.store import store_uri, usable_store
 
     with usable_store():
-        rows, _ = index.compare(read.read_outline(study.detail.name, study.scale.name, store_uri()))
-    return rows.loc[rows["verdict"] == "undecided", "arm"].tolist()
+        rows, _ = entries.compare(read.read_outline(study.detail.name, study.scale.name, store_uri()))
+    return rows.loc[rows["verdict"] == words.UNDECIDED, "arm"].tolist()
 
 
 def _require_same_looks(study) -> None:

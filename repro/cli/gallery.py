@@ -23,27 +23,49 @@ def add_gallery(verbs) -> None:
 
 
 def _gallery(arguments: argparse.Namespace) -> int:
-    from repro.reports.pages import gallery, index, markup
+    from repro.reports.pages import gallery, index
     from repro.tracking.address import shown, store_uri
-    from repro.tracking.store import recorded_studies
 
     require_report_folder(GALLERY)
-    found = {markup.folder(*study): study for study in recorded_studies()}
     there = {page.parent.name for page in index.study_pages(GALLERY).values()}
+    found = _recorded(bool(there) and not arguments.studies)
     wanted = arguments.studies or sorted(there & found.keys())
     there_are = cut(", ".join(found), LISTED) or "none"
     if unknown := [name for name in wanted if name not in found]:
         raise UserError(f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; it holds {there_are}")
-    if not wanted:
+    if not wanted and not there:
         raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {there_are}")
-    for name in wanted:
-        build_study_page(*found[name], GALLERY)
-    build_paper_page(GALLERY)
-    for scale in several(found.values()):
-        build_atlas_page(scale, GALLERY)
+    if wanted:
+        _build([found[name] for name in wanted], list(found.values()))
     if kept := sorted(there - set(wanted)):
         complain(f"left as they were: {', '.join(kept)}")
-    build_index(GALLERY)
+    build_index(GALLERY, stored=bool(found))
     files, size = gallery.trim(GALLERY, arguments.episodes)
     say(f"gallery: {files} files, {size / 1e6:.1f} MB")
     return 0
+
+
+def _recorded(optional: bool) -> dict[str, tuple[str, str]]:
+    """Folder -> (detail, scale) of each study in the store; none where there is no store and the gallery has pages."""
+    from repro.reports.pages import markup
+    from repro.tracking.store import recorded_studies, store_is_missing
+
+    if optional and store_is_missing():
+        return {}
+    return {markup.folder(*study): study for study in recorded_studies()}
+
+
+def _build(wanted: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
+    """The pages of the wanted studies, the paper's, and each atlas of which the store holds every study."""
+    from repro.reports.pages import entries, markup
+
+    for study in wanted:
+        build_study_page(*study, GALLERY)
+    build_paper_page(GALLERY)
+    for scale in several(found):
+        name = markup.folder("atlas", scale)
+        studied = entries.read(GALLERY / name / entries.ATLAS).get("studied", ())
+        if {(detail, scale) for detail in studied} <= set(found):
+            build_atlas_page(scale, GALLERY)
+        else:  # it says more than a page of this store would
+            complain(f"left as it was: {name}, which has studies that this store has not")

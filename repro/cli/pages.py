@@ -30,6 +30,14 @@ def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Pat
     return path, verdict, results
 
 
+def build_format(detail: str, scale: str, page: Path, form: str) -> None:
+    """Write a study in another form beside its built page."""
+    from repro.reports.formats import formats
+
+    files = formats.build(read_results(detail, scale).recorded, page, form)
+    say(f"{form}: {', '.join(map(str, files))}")
+
+
 def build_and_publish(detail: str, scale: str) -> None:
     """Build a study's page and the index, and store the page with the study's parent run."""
     from repro.tracking.attach import publish_report
@@ -40,15 +48,18 @@ def build_and_publish(detail: str, scale: str) -> None:
         build_index()
 
 
-def build_index(root: Path = REPORTS) -> int:
-    """Build the index of all pages; returns 0, the exit code of the verb that ends with it."""
+def build_index(root: Path = REPORTS, stored: bool = True) -> int:
+    """Build the index of all pages; returns 0, the exit code of the verb that ends with it.
+
+    Where nothing is `stored`, it has the studies whose pages are in the folder.
+    """
     from repro.cli.source import ROOT, Source
     from repro.reports.pages import index
     from repro.tracking.store import store_uri, usable_store
 
     registered = Source(ROOT).outline()  # without the registry's functions, which need torch
     with usable_store(), building():
-        say(f"index: {index.build(root, store_uri(), registered)}")
+        say(f"index: {index.build(root, store_uri() if stored else '', registered)}")
     return 0
 
 

@@ -8,14 +8,15 @@ from rich.console import Console
 from repro.api.folders import REPORTS, require_report_folder
 from repro.api.terminal import complain, console, say
 from repro.cli.options import add_study_options, common_choices, load_study, scale_changes
-from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
+from repro.cli.pages import build_atlas_page, build_format, build_index, build_paper_page, build_study_page
 from repro.cli.parser import episode_number
-from repro.errors import UserError
+from repro.errors import UserError, quoted
 
 
 def add_report(verbs) -> None:
     verb = verbs.add_parser("report", help="build a study's page, figures and verdict from the MLflow store")
     add_study_options(verb)
+    verb.add_argument("--format", default="", metavar="FORM", help="slides, latex or csv: the study in this form too")
     verb.set_defaults(run=_report)
 
 
@@ -49,10 +50,23 @@ def _report(arguments: argparse.Namespace) -> int:
         detail, scale = ablation.names(
             arguments.study, arguments.scale, scale_changes(arguments), common_choices(arguments)
         )
+    form = _known_format(arguments.format)
     require_report_folder()
     say(f"reading {detail} at scale {scale} from {shown(store_uri())} ...")
-    build_study_page(detail, scale)
+    path, *_ = build_study_page(detail, scale)
+    if form:
+        build_format(detail, scale, path, form)
     return build_index()
+
+
+def _known_format(form: str) -> str:
+    """The form of a study that --format asks for, or nothing; UserError where there is no such form."""
+    from repro.detail import nearest
+    from repro.reports.formats.formats import FORMATS
+
+    if form and form not in FORMATS:
+        raise UserError(f"there is no format {quoted(form)}; {nearest(form, FORMATS)}")
+    return form
 
 
 def _figures(_: argparse.Namespace) -> int:

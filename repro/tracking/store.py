@@ -143,11 +143,16 @@ def find_study(detail: str, scale: str) -> Experiment:
         return known[name]
 
 
-def _require_file() -> None:
+def store_is_missing() -> bool:
+    """Whether the store is a file that is not there yet."""
     if not is_sqlite(store_uri()):
-        return
+        return False
     file = sqlite_path(store_uri()).resolve()
-    if not file.is_file() or is_incomplete(file):  # a reader does not create the store
+    return not file.is_file() or is_incomplete(file)
+
+
+def _require_file() -> None:
+    if store_is_missing():  # a reader does not create the store
         raise UserError(
             f"there is no MLflow store {shown(store_uri())} yet; run a study, for example make ablation DETAIL=whiten_adv"
         )

@@ -33,6 +33,8 @@ WRONG = [
     ("plan", ("DETAIL=whiten_adv", "ARMS=of"), "whiten_adv has no variant 'of'"),
     ("plan", ("DETAIL=whiten_adv", "SCALE=smoek"), "there is no scale 'smoek'"),
     ("plan", ("DETAIL=" + "a" * 300,), r"there is no detail 'a{40}'\.\.\."),
+    ("report", ("DETAIL=whiten_adv", "FORMAT=pdf"), "there is no format 'pdf'; known: slides, latex, csv"),
+    ("report", ("DETAIL=whiten_adv", "FORMAT=$(touch ran)"), r"there is no format '\$\(touch ran\)'"),
     ("details", ("DETAIL=whiten_avd",), "there is no detail or check 'whiten_avd'"),
     ("judge", ("DETAIL=whiten_adv", "MODEL=m", "POSTS=0"), "0 is not a whole number above 0"),
     ("judge", ("DETAIL=whiten_adv", "MODEL=m", "URL=ftp://x"), "the judge's address is not of the form"),

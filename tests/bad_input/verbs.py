@@ -28,7 +28,7 @@ LEAST = {
 OPTIONS = {
     "plan": ("scale", "seeds", "until", "looks", "arms", "set", "with"),
     "run": ("scale", "seeds", "until", "looks", "arms", "set", "with", "engine", "slurm"),
-    "report": ("scale", "seeds", "until", "looks", "arms", "set", "with"),
+    "report": ("scale", "seeds", "until", "looks", "arms", "set", "with", "format"),
     "atlas": ("scale", "seeds", "set", "engine", "slurm"),
     "gallery": ("episodes",),
     "inspect": ("episode",),

@@ -113,3 +113,49 @@ def faint(page) -> list[str]:
         }""",
         [LEGIBLE, LARGE],
     )
+
+
+def overlaps(page) -> list[str]:
+    """Pairs of visible texts that are printed over each other, as `text | text`: boxes of lines that share more than a pixel.
+
+    A text clipped by a part that scrolls counts as far as it can be seen.
+    """
+    return page.evaluate(
+        """() => {
+          const seen = (node, box) => {
+            let { left, right, top, bottom } = box;
+            for (let each = node; each && each !== document.body; each = each.parentElement) {
+              if (getComputedStyle(each).overflowX === "visible") continue;
+              const frame = each.getBoundingClientRect();
+              [left, right] = [Math.max(left, frame.left), Math.min(right, frame.right)];
+              [top, bottom] = [Math.max(top, frame.top), Math.min(bottom, frame.bottom)];
+            }
+            return { left, right, top, bottom };
+          };
+          const texts = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+          for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+            const parent = node.parentElement;
+            if (!node.data.trim() || parent.matches("script, style, option")) continue;
+            if (!parent.checkVisibility({ visibilityProperty: true })) continue;
+            const range = document.createRange();
+            range.selectNodeContents(node);
+            for (const line of range.getClientRects()) {
+              const box = seen(parent, line);
+              if (box.right - box.left > 1 && box.bottom - box.top > 1) texts.push({ node, ...box });
+            }
+          }
+          texts.sort((a, b) => a.top - b.top);
+          const found = [], spare = 1.5; // of a line's height: what rounding and tall fonts take
+          for (let i = 0; i < texts.length; i++) {
+            for (let j = i + 1; j < texts.length && texts[j].top < texts[i].bottom - spare; j++) {
+              const [a, b] = [texts[i], texts[j]];
+              const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+              const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+              const least = Math.min(a.bottom - a.top, b.bottom - b.top);
+              if (a.node !== b.node && wide > 1 && high > Math.max(spare, 0.3 * least))
+                found.push(`${a.node.data.trim().slice(0, 30)} | ${b.node.data.trim().slice(0, 30)}`);
+            }
+          }
+          return found;
+        }"""
+    )

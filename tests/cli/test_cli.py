@@ -346,7 +346,7 @@ class Grown:
         monkeypatch.setattr(
             "repro.reports.reading.studies.read_outline", lambda *_: argparse.Namespace(looks=(), seeds=())
         )
-        monkeypatch.setattr("repro.reports.pages.index.compare", compare)
+        monkeypatch.setattr("repro.reports.pages.entries.compare", compare)
 
 
 def test_a_study_ends_at_the_first_look_that_decides_and_runs_no_arm_longer_than_it_has_to(tiny, monkeypatch, capsys):

@@ -134,7 +134,7 @@ def forest(data: pd.DataFrame) -> Figure:
         _interval(axes, row, height, (low, high))
         _numbers(axes, row, height)
     axes.set_yticks(range(len(data)), [f"{row.detail} = {row.arm}" for row in data.itertuples()], fontsize=7.5)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=9)
     axes.set(xlim=(low, high), ylim=(len(data) - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
     axes.tick_params(axis="x", top=True, labeltop=True)
     style.quiet(axes)
@@ -157,7 +157,10 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
     marker, colour = LOOKS[look(row)]
     interval(axes, (row.low, row.high), height, ends, color=colour, linewidth=1.3)
     face = colour if row.corrected == row.verdict else "white"
-    axes.plot(row.mean, height, marker=marker, color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.2)
+    look_of = {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": 6, "markeredgewidth": 1.2}
+    axes.plot(
+        np.clip(row.mean, *ends), height, clip_on=False, **look_of
+    )  # past the axis at its edge; the number is complete
 
 
 def _numbers(axes: Axes, row, height: int) -> None:

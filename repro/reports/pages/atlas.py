@@ -9,10 +9,11 @@ import pandas as pd
 
 from repro.reports.figures import forest
 from repro.reports.figures.numbers import count, signed, span
-from repro.reports.pages import markup, provenance
+from repro.reports.pages import entries, markup, provenance
 from repro.reports.pages.markup import known, picture
 from repro.reports.reading import terms
 from repro.reports.reading.studies import read_outlines
+from repro.reports.reading.study import Study
 from repro.reports.statistics import survey as surveys
 from repro.reports.statistics.student import CONFIDENCE
 from repro.reports.statistics.survey import Survey
@@ -30,7 +31,7 @@ def build(scale: str, order: Sequence[str], registered: Sequence[Mapping], uri: 
     page = Path(out) / "index.html"
     plots = forest.save_all(survey, page.parent / "figures")
     page.write_text(render(survey, registered, plots, page.parent), encoding="utf-8")
-    markup.write_json(record(survey), page.parent / "atlas.json")
+    markup.write_json(record(survey, studies), page.parent / "atlas.json")
     return page
 
 
@@ -71,8 +72,8 @@ def noise(survey: Survey) -> list[str]:
 # The record
 
 
-def record(survey: Survey) -> dict:
-    """The atlas as JSON; numbers that do not exist are null."""
+def record(survey: Survey, studies: Sequence[Study]) -> dict:
+    """The atlas as JSON; numbers that do not exist are null. `studies` is what the index shows of each beside its verdicts."""
     return {
         "scale": survey.scale,
         "confidence": CONFIDENCE,
@@ -84,6 +85,7 @@ def record(survey: Survey) -> dict:
         "lost": list(survey.lost),
         "machine_hours": provenance.hours(survey.runs),
         "families": [family | {"hurdle": known(family["hurdle"])} for family in survey.families],
+        "studies": {study.detail: entries.facts(study) for study in studies},
         "effects": [_effect(row) for row in survey.effects.itertuples()],
     }
 
@@ -123,10 +125,12 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         "atlas.html.j2",
         survey=survey,
         registered=len(registered),
+        studied=len(set(survey.studied) & {entry["name"] for entry in registered}),
         confidence=CONFIDENCE,
         sentences=[family_sentence(family) for family in survey.families] + noise(survey),
         charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],
         groups=_groups(survey, out),
+        controls=int(survey.effects["control"].sum()),
         unpaired=int((survey.effects["n"] == 0).sum()),
         outcomes=surveys.outcomes(survey),
         shared=surveys.shared_reference(survey),
@@ -139,7 +143,7 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
 def _groups(survey: Survey, out: Path) -> list[dict]:
     """The rows of the table under the registry's groups."""
     ends = {
-        primary: forest.limits(rows, survey.pairs.merge(rows[["detail", "arm"]]))
+        primary: entries.ends(rows, survey.pairs.merge(rows[["detail", "arm"]]))
         for primary, rows in survey.effects.groupby("primary")
     }
     groups: dict[str, list[dict]] = {}

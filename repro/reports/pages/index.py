@@ -1,32 +1,29 @@
 """The index of all pages: each study's verdicts with a link to its page, the other pages, and what is missing."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 
-from repro import record
-from repro.reports.figures import forest
-from repro.reports.pages import data, markup, provenance
+from repro.reports.pages import data, entries, markup, provenance
+from repro.reports.pages.entries import ATLAS, STUDY, Entry
 from repro.reports.reading.studies import read_store
 from repro.reports.reading.study import Study
-from repro.reports.statistics import judging, pairing
 from repro.reports.statistics import survey as surveys
-from repro.reports.statistics.outcomes import stopped_at
+from repro.reports.statistics.words import VERDICTS
 
-STUDY, ATLAS = "verdict.json", "atlas.json"  # the file beside a page says of which kind it is
 PAPER, EPISODES = "paper", "episodes"  # folders of the other pages
 
 
 def build(root: Path, uri: str, registered: Sequence[Mapping]) -> Path:
     """Writes `index.html` into the folder of all pages; its path.
 
-    `registered` has name and group of each detail, in the registry's order. Verdicts come from the store, links from the
-    pages in the folder. Every link is relative, so the folder can be moved.
+    `registered` has name and group of each detail, in the registry's order. Verdicts come from the store, or, of a study
+    that is not in it, from the JSON beside its page or the atlas. Every link is relative, so the folder can be moved. An
+    empty `uri` is of no store.
     """
-    studies, left_out = read_store(uri)
+    studies, left_out = read_store(uri) if uri else ([], {})
     pages, page = study_pages(root), root / "index.html"
     root.mkdir(parents=True, exist_ok=True)
     page.write_text(render(studies, left_out, registered, pages, root), encoding="utf-8")
@@ -37,7 +34,7 @@ def study_pages(root: Path) -> dict[tuple[str, str], Path]:
     """(detail, scale) -> the study's page, of those that were built into the folder."""
     found = {}
     for file in sorted(root.glob(f"*/{STUDY}")):
-        content = _record(file)
+        content = entries.read(file)
         if {"detail", "scale"} <= content.keys() and (file.parent / "index.html").is_file():
             found[content["detail"], content["scale"]] = file.parent / "index.html"
     return found
@@ -52,14 +49,17 @@ def render(
 ) -> str:
     """The HTML of the page."""
     runs = pd.concat([study.runs for study in studies]) if studies else pd.DataFrame(columns=["outcome"])
-    recorded = {(study.detail, study.scale) for study in studies} | left_out.keys()
+    stored = {(study.detail, study.scale): entries.of_study(study) for study in studies}
+    shown = {key: entry for key, entry in entries.kept(root).items() if key not in left_out} | stored
+    recorded, details = shown.keys() | left_out.keys(), {detail for detail, _ in shown}
     return markup.render(
         "index.html.j2",
-        groups=_groups(studies, registered, pages, root),
-        studies=len(studies),
-        runs=len(runs),
+        groups=_groups(list(shown.values()), registered, pages, root),
+        counts=_counts(list(shown.values()), registered, root),
+        studies=len(shown),
+        runs=sum(entry.facts.get("runs", 0) for entry in shown.values()),
         hours=provenance.hours(runs),
-        details=len({study.detail for study in studies}),
+        details=len(details & {entry["name"] for entry in registered}),
         registered=len(registered),
         left_out=[{"name": "-".join(key), "why": why} for key, why in sorted(left_out.items())],
         not_run=[entry for entry in registered if entry["name"] not in {detail for detail, _ in recorded}],
@@ -71,77 +71,83 @@ def render(
 
 
 def _groups(
-    studies: Sequence[Study], registered: Sequence[Mapping], pages: Mapping[tuple[str, str], Path], root: Path
+    shown: Sequence[Entry], registered: Sequence[Mapping], pages: Mapping[tuple[str, str], Path], root: Path
 ) -> list[dict]:
     """The studies under the registry's groups, in its order; a detail at several scales stands together."""
     place = {entry["name"]: i for i, entry in enumerate(registered)}
     group = {entry["name"]: entry["group"] for entry in registered}
-    compared = {(study.detail, study.scale): compare(study) for study in studies}
-    ends = scales(list(compared.values())) if compared else {}
-    groups: dict[str, list[dict]] = {}
-    for study in sorted(studies, key=lambda each: (place.get(each.detail, len(place)), each.detail, each.scale)):
-        page = pages.get((study.detail, study.scale), Path())
-        drawn = arms(*compared[study.detail, study.scale], ends)
-        card = _card(study, page, root) | {"arms": drawn}
-        groups.setdefault(group.get(study.detail, surveys.UNLISTED), []).append(card)
+    ends = scales([(entry.rows, entry.pairs) for entry in shown]) if shown else {}
+    after, groups = entries.corrected(root), {}
+    for entry in sorted(shown, key=lambda each: (place.get(each.detail, len(place)), each.detail, each.scale)):
+        drawn = [row | {"after": _after(entry, row, after)} for row in arms(entry.rows, entry.pairs, ends)]
+        card = _card(entry, pages.get((entry.detail, entry.scale), Path()), root) | {"arms": drawn}
+        groups.setdefault(group.get(entry.detail, surveys.UNLISTED), []).append(card)
     return [{"name": name, "cards": cards} for name, cards in groups.items()]
 
 
-def _card(study: Study, page: Path, root: Path) -> dict:
+def _after(entry: Entry, row: Mapping, after: Mapping[tuple[str, str, str], tuple[int, str, str]]) -> str:
+    """The verdict after Holm's correction where the atlas has another for the same seeds; else nothing."""
+    n, word, corrected = after.get((entry.detail, entry.scale, row["arm"]), (0, "", ""))
+    return corrected if (n, word) == (row["n"], row["verdict"]) and corrected != word else ""
+
+
+def _counts(shown: Sequence[Entry], registered: Sequence[Mapping], root: Path) -> list[dict]:
+    """Per scale the number of arms with each word, as they stand and after Holm's correction, but for the control's."""
+    control = {entry["name"] for entry in registered if entry["group"] == surveys.CONTROL}
+    after, found = entries.corrected(root), {}
+    for entry in shown:
+        for row in entry.rows.to_dict("records") if entry.detail not in control else ():
+            words = row["verdict"], _after(entry, row, after) or row["verdict"]
+            found.setdefault(entry.scale, []).append(words)
+    return [
+        {
+            "scale": scale,
+            "arms": len(words),
+            "words": _tally([word for word, _ in words]),
+            "corrected": _tally([word for _, word in words]) if any(a != b for a, b in words) else {},
+        }
+        for scale, words in sorted(found.items(), key=lambda each: (-len(each[1]), each[0]))
+    ]
+
+
+def _tally(words: Sequence[str]) -> dict[str, int]:
+    """Word -> how often it is said, in the order of the table of words."""
+    return {word: words.count(word) for word in VERDICTS if word in words}
+
+
+def _card(entry: Entry, page: Path, root: Path) -> dict:
     """The values that the index shows of one study."""
-    newest = int(study.runs["started"].max())
+    newest = entry.facts.get("newest", 0)
     return {
-        "detail": study.detail,
-        "scale": study.scale,
-        "question": study.tags[record.QUESTION],
-        "reference": study.reference,
-        "primary": study.primary,
-        "seeds": len(study.seeds),
-        "lost": int((study.runs["outcome"] != record.FINISHED).sum()) + missing_runs(study),
+        "detail": entry.detail,
+        "scale": entry.scale,
+        "name": f"{entry.detail}-{entry.scale}",
+        "question": entry.facts["question"],
+        "reference": entry.reference,
+        "primary": entry.primary,
+        "seeds": entry.facts["seeds"],
+        "lost": entry.facts["lost"],
         "newest": newest,
-        "hours": provenance.hours(study.runs),
-        "troubles": study.troubles,
+        "hours": entry.facts.get("hours", float("nan")),
+        "troubles": entry.troubles,
+        "stored": entry.stored,
         "link": _link(page, root),
         "data": _link(page.with_name(data.PAGE), root) if page.name else "",
-        "stale": page.is_file() and page.stat().st_mtime * 1000 < newest,
+        "stale": entry.stored and page.is_file() and page.stat().st_mtime * 1000 < newest,
     }
-
-
-def missing_runs(study: Study) -> int:
-    """The number of planned runs that are missing; an arm that a look decided has no runs after it."""
-    planned = dict.fromkeys(study.arms, study.seeds)
-    if study.looks:
-        planned = stopped_at(study, judging.judge(study, _pairs(study))[1])
-    return sum(map(len, planned.values())) - len(study.runs)
-
-
-def _pairs(study: Study) -> pd.DataFrame:
-    """The differences of single seeds on the primary metric."""
-    own = study.finals[study.finals["metric"] == study.primary].assign(step=0)
-    return pairing.differences(own, study.reference)
-
-
-def compare(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Each arm's verdict and interval on the primary metric, and the differences of single seeds behind them."""
-    pairs = _pairs(study)
-    rows, _ = judging.judge(study, pairs)
-    return rows.assign(smallest_effect=study.smallest_effect, primary=study.primary), pairs
 
 
 def scales(compared: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, tuple[float, float]]:
     """Primary metric -> the ends of the one axis on which all of its studies are drawn."""
     rows, pairs = (pd.concat(frames) for frames in zip(*compared, strict=True))
-    return {primary: forest.limits(own, pairs[pairs["metric"] == primary]) for primary, own in rows.groupby("primary")}
+    return {primary: entries.ends(own, pairs[pairs["metric"] == primary]) for primary, own in rows.groupby("primary")}
 
 
 def arms(rows: pd.DataFrame, pairs: pd.DataFrame, ends: Mapping[str, tuple[float, float]]) -> list[dict]:
     """Each arm's verdict, its interval as numbers and as a drawing on its primary metric's axis."""
     return [
         row
-        | {
-            "word": "identical" if row["identical"] else row["verdict"],
-            "whisker": markup.whisker(row, *ends[row["primary"]], pairs.loc[pairs["arm"] == row["arm"], "difference"]),
-        }
+        | {"whisker": markup.whisker(row, *ends[row["primary"]], pairs.loc[pairs["arm"] == row["arm"], "difference"])}
         for row in rows.to_dict("records")
     ]
 
@@ -149,19 +155,10 @@ def arms(rows: pd.DataFrame, pairs: pd.DataFrame, ends: Mapping[str, tuple[float
 def _atlases(root: Path) -> list[dict]:
     """The pages on all details that were built."""
     return [
-        {"scale": _record(file).get("scale", "not known"), "link": _link(file.parent / "index.html", root)}
+        {"scale": entries.read(file).get("scale", "not known"), "link": _link(file.parent / "index.html", root)}
         for file in sorted(root.glob(f"*/{ATLAS}"))
         if (file.parent / "index.html").is_file()
     ]
-
-
-def _record(file: Path) -> dict:
-    """The JSON beside a page; nothing where it was not written to its end."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _link(page: Path, root: Path) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from repro.reports.figures.numbers import count, number, signed, span
 from repro.reports.reading import terms
+from repro.reports.statistics import words
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = re.compile(r"""<svg [^>]*?width=["']([\d.]+)pt""")
@@ -32,7 +33,7 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
-    environment.globals |= {"name": terms.name, "label": terms.label, "span": span}
+    environment.globals |= {"name": terms.name, "label": terms.label, "span": span, "words": words}
     return environment.get_template(template).render(**values)
 
 
@@ -61,8 +62,8 @@ def data_address(svg: str) -> Markup:
 def whisker(row: Mapping, low: float, high: float, seeds: Iterable[float] = ()) -> dict:
     """Where an interval, its mean, zero and the smallest effect lie in a small drawing from `low` to `high`.
 
-    In percent of its width. What is outside is left out, an interval cut; `beyond` says at which edges it goes on.
-    `row` has low, high, mean and smallest_effect.
+    In percent of its width. An interval that goes on outside is cut, and `beyond` says at which edges; `off` is the mean as
+    text where that is outside, to stand at its edge. `row` has low, high, mean and smallest_effect.
     """
 
     def at(value: float) -> float:
@@ -70,10 +71,12 @@ def whisker(row: Mapping, low: float, high: float, seeds: Iterable[float] = ()) 
 
     ends = {} if math.isnan(row["low"]) else {"low": at(row["low"]), "high": at(row["high"])}
     mean = {"mean": at(row["mean"])} if low <= row["mean"] <= high else {}
-    beyond = [edge for edge, cut in ((0, row["low"] < low), (100, row["high"] > high)) if cut]
+    least, most = (row["mean"],) * 2 if math.isnan(row["low"]) else (row["low"], row["high"])  # of one seed, the mean
+    beyond = [edge for edge, cut in ((0, least < low), (100, most > high)) if cut]
+    off = signed(row["mean"]) if row["mean"] < low or row["mean"] > high else ""
     band = [] if math.isnan(row["smallest_effect"]) else [at(-row["smallest_effect"]), at(row["smallest_effect"])]
     inside = [at(seed) for seed in seeds if low <= seed <= high]
-    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean, "beyond": beyond, "seeds": inside}
+    return {"zero": at(0.0), "band": band, "ends": ends, "mean": mean, "beyond": beyond, "off": off, "seeds": inside}
 
 
 def folder(detail: str, scale: str) -> str:

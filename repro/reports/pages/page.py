@@ -11,7 +11,7 @@ from repro import record
 from repro.reports.figures import before_after, chart, checks, curves, differences, frontier, layout, length, style
 from repro.reports.figures.differences import FINALS, tested
 from repro.reports.figures.numbers import count, number, signed, span
-from repro.reports.pages import data, inspect, judge, markup, provenance, samples
+from repro.reports.pages import data, entries, inspect, judge, markup, provenance, samples
 from repro.reports.pages.markup import known, picture
 from repro.reports.pages.provenance import described, groups
 from repro.reports.reading import terms
@@ -20,6 +20,7 @@ from repro.reports.statistics.findings import Findings, analyse
 from repro.reports.statistics.resampling import ENOUGH_SEEDS
 from repro.reports.statistics.sample_size import MOST_SEEDS
 from repro.reports.statistics.student import CONFIDENCE
+from repro.reports.statistics.words import UNDECIDED
 
 CHARTS = (
     *curves.CHARTS,
@@ -45,7 +46,7 @@ def build(study: Study, out: Path) -> Path:
     """Writes `index.html`, `figures/`, `episodes/` and `verdict.json` of a study into `out`; the path of `index.html`."""
     study, page = length.controlled(study), Path(out) / "index.html"
     findings = analyse(study)
-    for folder in ("figures", "episodes"):  # files of an earlier page
+    for folder in ("figures", "episodes", "formats"):  # files of an earlier page
         shutil.rmtree(page.parent / folder, ignore_errors=True)
     charts = chart.save_all(CHARTS, study, findings, page.parent / "figures")
     chart.write_csv(study.curves, page.parent / "figures" / CURVES)
@@ -87,6 +88,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "smallest_effect": known(study.smallest_effect),
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
         "looks": list(study.looks),
+        "index": entries.facts(study),
     }
 
 
@@ -117,8 +119,8 @@ def conclusion(row, study: Study) -> str:
 
 
 def word(row) -> str:
-    """The word of an arm's verdict; "identical" where no value changed."""
-    return "identical" if row.identical else row.verdict
+    """The word of an arm's verdict."""
+    return row.verdict
 
 
 def remark(row, study: Study) -> str:
@@ -132,7 +134,7 @@ def remark(row, study: Study) -> str:
         return f"{count(row.n, 'paired seed')}, and an interval needs two.".capitalize()
     if row.reason:
         return f"{row.reason}.".capitalize()
-    return what_would_decide(row, study) if row.verdict == "undecided" else ""
+    return what_would_decide(row, study) if row.verdict == UNDECIDED else ""
 
 
 def what_would_decide(row, study: Study) -> str:

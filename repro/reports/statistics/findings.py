@@ -50,7 +50,12 @@ def analyse(study: Study) -> Findings:
         verdicts=judged,
         looks=looks,
         predictions=predictions(
-            _as_judged(summary, judged, study.primary), arms, study.expected, study.primary, study.smallest_effect
+            _as_judged(summary, judged, study.primary),
+            arms,
+            study.expected,
+            study.primary,
+            study.smallest_effect,
+            judged.loc[judged["identical"], "arm"].tolist(),
         ),
         tally=tally(study.runs, primary, study.arms, stopped_at(study, looks)).merge(runaways(study), on="arm"),
         levels=levels(primary, study.arms),

@@ -1,9 +1,13 @@
 """Compares the predictions for each arm with the observed differences."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
 from repro.reports.statistics.pairing import rows_of
+from repro.reports.statistics.student import ROUNDING
+from repro.reports.statistics.words import AS_PREDICTED, CONTRADICTED, NOT_RESOLVED
 
 PREDICTED = {"up": 1, "down": -1, "same": 0}
 
@@ -14,10 +18,12 @@ def predictions(
     expected: dict[str, str | dict[str, str]],
     primary: str,
     smallest_effect: float,
+    identical: Collection[str] = (),
 ) -> pd.DataFrame:
     """Each prediction with the observed difference and the result, one row per metric and arm.
 
-    Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted.
+    Only the primary metric has a smallest effect, so "same" can be confirmed there; elsewhere it can be contradicted. Of an
+    arm that is `identical` to the reference "same" is certain, and any other prediction wrong.
     """
     rows = [
         rows_of(summary, metric, arms).assign(metric=metric, predicted=[_direction(effect, arm) for arm in arms])
@@ -28,21 +34,36 @@ def predictions(
     frame = pd.concat(rows, ignore_index=True)
     frame = frame[frame["predicted"] != ""].reset_index(drop=True)
     margin = np.where(frame["metric"] == primary, smallest_effect, 0.0)
-    result = [agreement(r.predicted, r.low, r.high, m) for r, m in zip(frame.itertuples(), margin, strict=True)]
+    result = [
+        _of_identical(r.predicted)
+        if r.arm in identical and (r.mean == 0 or r.metric == primary)
+        else agreement(r.predicted, r.low, r.high, m)
+        for r, m in zip(frame.itertuples(), margin, strict=True)
+    ]
     return frame.assign(result=result)
 
 
+def _of_identical(predicted: str) -> str:
+    """The result of a prediction about an arm in which nothing changed."""
+    return AS_PREDICTED if predicted == "same" else CONTRADICTED
+
+
 def agreement(predicted: str, low: float, high: float, margin: float) -> str:
-    """The result "as predicted", "opposite" or "not resolved", from a prediction and the interval of the difference."""
+    """The result, one of `words.RESULTS`, from a prediction and the interval of the difference.
+
+    An interval without a width resolves nothing, as it decides nothing: t measures by the spread, and there is none.
+    """
+    if high - low < ROUNDING:
+        return NOT_RESOLVED
     within = -margin <= low and high <= margin
     if predicted == "same":
         if within:
-            return "as predicted"
-        return "opposite" if low > 0 or high < 0 else "not resolved"
+            return AS_PREDICTED
+        return CONTRADICTED if low > 0 or high < 0 else NOT_RESOLVED
     observed = int(low > 0) - int(high < 0)
     if observed == 0:
-        return "not resolved"
-    return "as predicted" if observed == PREDICTED[predicted] else "opposite"
+        return NOT_RESOLVED
+    return AS_PREDICTED if observed == PREDICTED[predicted] else CONTRADICTED
 
 
 def _direction(effect: str | dict[str, str], arm: str) -> str:

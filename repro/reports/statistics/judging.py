@@ -1,5 +1,7 @@
 """The verdict on each arm, from the primary metric, and the reason where there is none."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,7 @@ from repro.reports.statistics.outcomes import ended_seeds
 from repro.reports.statistics.pairing import identical, intervals, paired_p, rows_of
 from repro.reports.statistics.sample_size import seeds_needed, seeds_to_decide
 from repro.reports.statistics.student import ROUNDING, verdict
+from repro.reports.statistics.words import IDENTICAL, UNDECIDED
 
 NO_SPREAD = "all differences are equal: the metric does not change at this scale"
 TOO_FEW = "an interval needs two paired seeds"
@@ -19,7 +22,7 @@ def judge(study: Study, paired: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     arms, looks = study.arms[1:], pd.DataFrame(columns=sequential.HISTORY)
     if study.looks:
         rule = sequential.Rule(study.looks, study.smallest_effect, study.higher_is_better)
-        looks = sequential.history(paired, ended_seeds(study), rule)
+        looks = sequential.history(paired, ended_seeds(study), rule, partial(_same_until, study))
         judged = sequential.verdicts(looks, paired, arms, rule)
     else:
         summary = intervals(paired.assign(metric=study.primary))
@@ -28,6 +31,11 @@ def judge(study: Study, paired: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
         judged = judged.assign(p=judged["arm"].map(p).astype(float))
     same = [identical(study.finals, arm, study.reference, study.primary) for arm in arms]
     return but_identical(judged, np.array(same, dtype=bool)), looks
+
+
+def _same_until(study: Study, arm: str, look: int) -> bool:
+    """Whether an arm is identical to the reference in the seeds up to a look."""
+    return identical(study.finals[study.finals["seed"] <= look], arm, study.reference, study.primary)
 
 
 def verdicts(
@@ -45,16 +53,16 @@ def verdicts(
         verdict=words,
         reason=np.select([rows["n"] < 2, rows["sd"] < ROUNDING], [TOO_FEW, NO_SPREAD], ""),
         seeds_needed=[seeds_needed(sd, smallest_effect) for sd in rows["sd"]],
-        more_seeds=np.where(words == "undecided", decide - rows["n"], 0.0),
+        more_seeds=np.where(words == UNDECIDED, decide - rows["n"], 0.0),
     )
 
 
 def but_identical(judged: pd.DataFrame, same: np.ndarray) -> pd.DataFrame:
-    """The verdicts with `identical` for arms that equal the reference in all values: "no difference" from two seeds on."""
-    certain = same & (judged["n"] >= 2)
+    """The verdicts with the word `identical` for arms that equal the reference in all values: of one seed too."""
     return judged.assign(
         identical=same,
-        verdict=judged["verdict"].mask(certain, "no difference"),
-        reason=judged["reason"].mask(certain, ""),
-        more_seeds=judged["more_seeds"].mask(certain, 0.0),
+        mean=judged["mean"].mask(same, 0.0),  # before the first look of a study that grows it has none
+        verdict=judged["verdict"].mask(same, IDENTICAL),
+        reason=judged["reason"].mask(same, ""),
+        more_seeds=judged["more_seeds"].mask(same, 0.0),
     )

@@ -8,6 +8,7 @@ import pandas as pd
 from repro import record
 from repro.reports.reading.study import Study
 from repro.reports.statistics.resampling import by_arm, share
+from repro.reports.statistics.words import UNDECIDED
 
 
 def ended_seeds(study: Study) -> dict[str, set[int]]:
@@ -18,7 +19,7 @@ def ended_seeds(study: Study) -> dict[str, set[int]]:
 
 def stopped_at(study: Study, looks: pd.DataFrame) -> dict[str, tuple[int, ...]]:
     """Arm -> the seeds planned for it: all of the study's, or those up to the look that decided it."""
-    decided = looks[looks["verdict"] != "undecided"].set_index("arm")["look"].to_dict()
+    decided = looks[looks["verdict"] != UNDECIDED].set_index("arm")["look"].to_dict()
     most = max(study.seeds, default=0)
     return {arm: tuple(seed for seed in study.seeds if seed <= decided.get(arm, most)) for arm in study.arms}
 

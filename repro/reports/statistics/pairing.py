@@ -6,6 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from repro.reports.statistics.student import CONFIDENCE, ROUNDING, half_width
+from repro.reports.statistics.words import MOVED, UNDECIDED
 
 
 def differences(values: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -59,7 +60,7 @@ def holm(p: pd.Series) -> pd.Series:
 
 def corrected(word: str, adjusted: float) -> str:
     """A verdict once all are counted: better and worse need an adjusted p below 5 %, else they are undecided."""
-    return word if word not in ("better", "worse") or adjusted < 1 - CONFIDENCE else "undecided"
+    return word if word not in MOVED or adjusted < 1 - CONFIDENCE else UNDECIDED
 
 
 def identical(finals: pd.DataFrame, arm: str, reference: str, primary: str) -> bool:

@@ -6,7 +6,7 @@ declared before the first run, and share the 5 %: look k judges at an error of i
 at most one study in twenty has a false word in any arm at any look; docs/calibration.md has how many do.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from repro.reports.statistics import student
+from repro.reports.statistics.words import IDENTICAL, UNDECIDED, VERDICTS
 
 ERROR = 1 - student.CONFIDENCE
 HISTORY = ["look", "arm", "n", "mean", "sd", "low", "high", "error", "verdict"]
@@ -41,11 +42,22 @@ class Rule:
         return student.verdict(low, high, self.smallest_effect, self.higher_is_better), low, high
 
 
-def history(paired: pd.DataFrame, ended: Mapping[str, Collection[int]], rule: Rule) -> pd.DataFrame:
+def _never(arm: str, look: int) -> bool:
+    """For `history`: no arm is identical to the reference."""
+    return False
+
+
+def history(
+    paired: pd.DataFrame,
+    ended: Mapping[str, Collection[int]],
+    rule: Rule,
+    identical: Callable[[str, int], bool] = _never,
+) -> pd.DataFrame:
     """One row per look that was reached and arm that was undecided before it, from differences (arm, seed).
 
     A look is reached when every undecided arm has `ended` on seeds 1 to `look`. `n` is how many of them have a pair, and
-    `error` what the arm's interval was taken at.
+    `error` what the arm's interval was taken at. `identical(arm, look)` is whether the arm equals the reference in all values
+    up to the look: then it is decided and runs no further seed, and must not keep the others' next look waiting.
     """
     rows, left = [], list(ended)
     for look, error in zip(rule.looks, errors(rule.looks)):
@@ -54,8 +66,9 @@ def history(paired: pd.DataFrame, ended: Mapping[str, Collection[int]], rule: Ru
         known = paired[paired["seed"] <= look]
         values = {arm: known.loc[known["arm"] == arm, "difference"].to_numpy() for arm in left}
         found = [{"look": look} | row for row in _look(values, error, rule)]
+        found = [row | {"verdict": IDENTICAL} if identical(row["arm"], look) else row for row in found]
         rows += found
-        left = [row["arm"] for row in found if row["verdict"] == "undecided"]
+        left = [row["arm"] for row in found if row["verdict"] == UNDECIDED]
     return pd.DataFrame(rows, columns=HISTORY)
 
 
@@ -64,16 +77,16 @@ def _look(values: Mapping[str, np.ndarray], error: float, rule: Rule) -> list[di
     rows, left = [], dict(values)
     while left:
         found = [_judged(arm, differences, error / len(left), rule) for arm, differences in left.items()]
-        decided = [row for row in found if row["verdict"] != "undecided"]
+        decided = [row for row in found if row["verdict"] != UNDECIDED]
         rows += decided or found
-        left = {row["arm"]: values[row["arm"]] for row in found if decided and row["verdict"] == "undecided"}
+        left = {row["arm"]: values[row["arm"]] for row in found if decided and row["verdict"] == UNDECIDED}
     return rows
 
 
 def _judged(arm: str, differences: np.ndarray, error: float, rule: Rule) -> dict:
     row = {"arm": arm, "n": len(differences), "error": error}
     if not len(differences):
-        return row | dict.fromkeys(("mean", "sd", "low", "high"), np.nan) | {"verdict": "undecided"}
+        return row | dict.fromkeys(("mean", "sd", "low", "high"), np.nan) | {"verdict": UNDECIDED}
     word, low, high = rule.words(differences, error)
     spread = differences.std(ddof=1) if len(differences) > 1 else np.nan
     return row | {"mean": differences.mean(), "sd": spread, "low": low, "high": high, "verdict": str(word)}
@@ -91,7 +104,7 @@ def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rul
     known = last["look"].notna().to_numpy()
     return last.assign(
         n=np.where(known, last["n"], there).astype(int),
-        verdict=last["verdict"].fillna("undecided"),
+        verdict=last["verdict"].fillna(UNDECIDED),
         reason=[_reason(row, rule) for row in last.itertuples()],
         seeds_needed=np.nan,
         more_seeds=0.0,
@@ -101,7 +114,7 @@ def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rul
 
 def _reason(row, rule: Rule) -> str:
     """Why an arm is undecided: the next look has not been reached, or no look is left."""
-    if row.verdict in ("better", "worse", "no difference"):
+    if row.verdict in VERDICTS and row.verdict != UNDECIDED:
         return ""
     reached = 0 if np.isnan(row.look) else row.look
     later = [look for look in rule.looks if look > reached]
@@ -120,9 +133,9 @@ def _p(looks: pd.DataFrame, rule: Rule) -> float:
 
 def simulated(paired: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """[studies, seeds] differences of one arm -> [studies] the word that each study ends with, and after how many seeds."""
-    words, seeds = np.full(len(paired), "undecided", dtype=object), np.full(len(paired), rule.looks[-1])
+    words, seeds = np.full(len(paired), UNDECIDED, dtype=object), np.full(len(paired), rule.looks[-1])
     for look, error in zip(rule.looks, errors(rule.looks)):
         now, _, _ = rule.words(paired[:, :look], error)
-        ends = (words == "undecided") & (now != "undecided")
+        ends = (words == UNDECIDED) & (now != UNDECIDED)
         words[ends], seeds[ends] = now[ends], look
     return words, seeds

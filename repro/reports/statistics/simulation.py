@@ -13,6 +13,7 @@ from scipy import stats
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing, resampling, sequential, student
+from repro.reports.statistics.words import MOVED, NO_DIFFERENCE, UNDECIDED, WORSE
 
 SIZES = tuple(range(3, 11))  # seeds of a simulated study
 SHOWN_SIZES = (3, 5, 8, 10)  # seeds of a real one, and those that tables show
@@ -91,7 +92,7 @@ def judged(paired: np.ndarray) -> dict[str, float]:
 
     That is, the interval leaves out zero: a smallest effect of interest turns some of these words into "no difference".
     """
-    return {"studies": len(paired)} | rate(np.isin(words(paired, 0.0), ("better", "worse")))
+    return {"studies": len(paired)} | rate(np.isin(words(paired, 0.0), MOVED))
 
 
 def rate(flags: np.ndarray) -> dict[str, float]:
@@ -102,7 +103,7 @@ def rate(flags: np.ndarray) -> dict[str, float]:
 
 def alike(paired: np.ndarray, smallest_effect: float) -> float:
     """Share of studies [studies, n] with the word "no difference" at a smallest effect of interest."""
-    return share_of(words(paired, smallest_effect) == "no difference")
+    return share_of(words(paired, smallest_effect) == NO_DIFFERENCE)
 
 
 def share_of(flags: np.ndarray) -> float:
@@ -122,7 +123,7 @@ def simulate(shapes: Mapping[str, Shape], studies: int) -> pd.DataFrame:
         rows += [
             {"shape": name, "n": n, "effect": effect}
             | judged(drawn[:, :n] + effect)
-            | {"shown_at_x": share_of(np.isin(words(drawn[:, :n] + effect, effect or 1.0), ("better", "worse")))}
+            | {"shown_at_x": share_of(np.isin(words(drawn[:, :n] + effect, effect or 1.0), MOVED))}
             | {"no_difference": max(alike(drawn[:, :n] + sign * effect, effect or 1.0) for sign in (1, -1))}
             for effect in (0.0, *EFFECTS)
             for n in SIZES
@@ -184,10 +185,10 @@ def simulate_follow_up(studies: int) -> pd.DataFrame:
         drawn = normal(np.random.default_rng([GENERATOR, 300 + first]), (studies, MOST))
         for x in SMALLEST_EFFECTS:
             early = words(drawn[:, :first], x)
-            late = np.where(early == "undecided", _later(drawn, first, x), early)
-            row = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, ("better", "worse")))}
-            row |= {"undecided": share_of(late == "undecided")}
-            rows.append(row | rate(np.isin(late, ("better", "worse"))))
+            late = np.where(early == UNDECIDED, _later(drawn, first, x), early)
+            row = {"n": first, "x": x, "studies": studies, "first_look": share_of(np.isin(early, MOVED))}
+            row |= {"undecided": share_of(late == UNDECIDED)}
+            rows.append(row | rate(np.isin(late, MOVED)))
     return pd.DataFrame(rows)
 
 
@@ -203,9 +204,9 @@ def simulate_looks(shapes: Mapping[str, Shape], looks: Sequence[int], studies: i
         for x in SEQUENTIAL_EFFECTS:
             for effect in (0.0, x, 2 * x):
                 verdicts, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x))
-                false = verdicts == "worse" if effect else np.isin(verdicts, ("better", "worse"))
-                false = false | (verdicts == "no difference") if effect else false
-                row = {"shape": name, "x": x, "effect": effect, "decided": share_of(verdicts != "undecided")}
+                false = verdicts == WORSE if effect else np.isin(verdicts, MOVED)
+                false = false | (verdicts == NO_DIFFERENCE) if effect else false
+                row = {"shape": name, "x": x, "effect": effect, "decided": share_of(verdicts != UNDECIDED)}
                 rows.append(row | {"seeds": seeds.mean()} | rate(false))
     return pd.DataFrame(rows)
 

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from repro.reports.statistics.words import BETTER, NO_DIFFERENCE, UNDECIDED, WORSE
+
 CONFIDENCE = 0.95
 ROUNDING = 1e-12  # differences below this are rounding errors
 
@@ -33,8 +35,8 @@ def verdict(
     the spread of the differences.
     """
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-    up, down = ("better", "worse") if higher_is_better else ("worse", "better")
+    up, down = (BETTER, WORSE) if higher_is_better else (WORSE, BETTER)
     within = (-smallest_effect <= low) & (high <= smallest_effect)
     return np.select(
-        [high - low < ROUNDING, within, low > 0, high < 0], ["undecided", "no difference", up, down], "undecided"
+        [high - low < ROUNDING, within, low > 0, high < 0], [UNDECIDED, NO_DIFFERENCE, up, down], UNDECIDED
     )

@@ -14,14 +14,12 @@ from repro.reports.reading.terms import CURVES
 from repro.reports.statistics import pairing
 from repro.reports.statistics.findings import Findings, analyse
 from repro.reports.statistics.student import CONFIDENCE
+from repro.reports.statistics.words import IDENTICAL, MISSING, RAN_AWAY, RESULTS, VERDICTS
 
 KL = "test/kl"
 CONTROL = "Control"  # the registry's group of studies whose arms differ only in random numbers
 UNLISTED = "not in the registry"  # a study of a detail that has been renamed or removed since
-WORDS = ("better", "worse", "no difference", "undecided")
-RESULTS = ("as predicted", "opposite", "not resolved")
-RAN_AWAY = "ran away"  # finished, but further from the SFT policy than the study's cap on the KL
-DERIVED_OUTCOMES = ("missing", RAN_AWAY)  # outcomes that the tracker does not record
+DERIVED_OUTCOMES = (MISSING, RAN_AWAY)  # outcomes that the tracker does not record
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _lost(study: Study, findings: Findings) -> list[dict]:
     rows = []
     for row in findings.tally.itertuples():
         lost = {word: seeds for word, seeds in row.outcomes.items() if word != record.FINISHED}
-        lost |= {"missing": row.absent} if row.absent else {}
+        lost |= {MISSING: row.absent} if row.absent else {}
         lost |= {RAN_AWAY: row.ran_away} if row.ran_away else {}
         rows += [
             {
@@ -177,9 +175,9 @@ def families(effects: pd.DataFrame) -> tuple[dict, ...]:
                 "leave_out_zero": int(((rows["low"] > 0) | (rows["high"] < 0)).sum()),
                 "expected_by_chance": tests * (1 - CONFIDENCE),
                 "hurdle": float(hurdle),
-                "identical": int(rows["identical"].sum()),
-                "verdicts": {word: int((rows["verdict"] == word).sum()) for word in WORDS},
-                "corrected": {word: int((rows["corrected"] == word).sum()) for word in WORDS},
+                "identical": int((rows["verdict"] == IDENTICAL).sum()),
+                "verdicts": {word: int((rows["verdict"] == word).sum()) for word in VERDICTS},
+                "corrected": {word: int((rows["corrected"] == word).sum()) for word in VERDICTS},
             }
         )
     return tuple(sorted(found, key=lambda family: -family["variants"]))

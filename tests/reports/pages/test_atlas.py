@@ -118,7 +118,7 @@ def test_p_is_adjusted_within_a_primary_metric(survey):
 def test_only_what_survives_keeps_its_verdict(survey, toys):
     words = survey.effects.set_index("arm")[["verdict", "corrected"]].T.to_dict("list")
     assert words["up"] == ["better", "better"] and words["lower"] == ["worse", "worse"]
-    assert words["noisy"] == ["undecided", "undecided"] and words["same"] == ["no difference", "no difference"]
+    assert words["noisy"] == ["undecided", "undecided"] and words["same"] == ["identical", "identical"]
     assert words[EVIL] == ["better", "better"]  # lower is better here
     alpha = next(study for study in read_outlines("toy", toys)[0] if study.detail == "alpha")
     crowded = surveys.survey("toy", [replace(alpha, detail=f"copy{i}") for i in range(11)], {}, (), ())
@@ -183,8 +183,8 @@ def test_a_family_tells_what_chance_would_give(survey):
 def test_predictions_of_final_values_are_judged_and_those_of_curves_counted(survey):
     told = survey.effects.set_index("arm")["predictions"]
     # win rate up: came true; KL down: it went up with the win rate
-    assert told["up"] == {"as predicted": 1, "opposite": 1, "not resolved": 0, "curves": 1}
-    assert told["lower"] == {"as predicted": 0, "opposite": 1, "not resolved": 0, "curves": 1}
+    assert told["up"] == {"as predicted": 1, "contradicted": 1, "not resolved": 0, "curves": 1}
+    assert told["lower"] == {"as predicted": 0, "contradicted": 1, "not resolved": 0, "curves": 1}
 
 
 def test_a_shared_stage_costs_its_hours_once(survey):

@@ -1,6 +1,7 @@
 """The gallery: what a built folder becomes, what the verb makes of a store, and what the repository's own is held to."""
 
 import hashlib
+import json
 import re
 import shutil
 from collections import Counter
@@ -173,6 +174,48 @@ def test_the_verb_builds_what_is_named_and_then_what_is_there(place, capsys):
         name: content for name, content in first.items() if name != "index.html"
     }
     assert b'href="elsewhere/index.html"' in again["index.html"]
+
+
+def test_without_its_store_the_gallery_keeps_its_studies_and_their_entries(place, capsys, monkeypatch, tmp_path):
+    assert main(["gallery", "whiten_adv"]) == 0
+    before, entry = contents(place), re.compile(r"<article.*?</article>", re.DOTALL)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
+    assert main(["gallery"]) == 0
+    assert capsys.readouterr().err == "left as they were: whiten_adv\n" and not (tmp_path / "gone.db").exists()
+    after = contents(place)
+    assert {name for name in before if before[name] != after[name]} == {"index.html"}
+    shown = [entry.findall(each["index.html"].decode())[0] for each in (before, after)]
+    assert shown[1].replace(" · as it was built", "") == shown[0] and "as it was built" in shown[1]
+    assert main(["gallery", "whiten_adv"]) == 2  # what is named must be in the store
+
+
+def test_an_atlas_with_more_studies_than_the_store_is_left(place, capsys):
+    assert main(["gallery", "whiten_adv"]) == 0
+    shutil.copytree(place / "whiten_adv", place / "atlas")
+    (place / "atlas" / "verdict.json").unlink()
+    (place / "atlas" / "atlas.json").write_text('{"scale": "mini", "studied": ["whiten_adv", "elsewhere"]}')
+    page = (place / "atlas" / "index.html").read_bytes()
+    assert main(["gallery", "whiten_adv"]) == 0
+    assert (place / "atlas" / "index.html").read_bytes() == page
+
+
+def test_its_index_has_every_study_of_its_atlas_and_of_its_folders(own):
+    html = own["index.html"].decode()
+    shown = set(re.findall(r'<article [^>]*data-study="([^"]+)"', html))
+    records = [json.loads(content) for name, content in own.items() if name.endswith(index.STUDY)]
+    assert {f"{each['detail']}-{each['scale']}" for each in records} < shown
+    atlas = json.loads(own[f"atlas/{index.ATLAS}"])
+    assert {f"{detail}-mini" for detail in atlas["studied"]} < shown
+    assert "kl_coef-local-model=SmolLM2-135M-Instruct.Q4_1.g-97819e5a9749" in shown
+
+
+def test_its_index_and_its_atlas_count_the_same_words(own):
+    (family,) = json.loads(own[f"atlas/{index.ATLAS}"])["families"]
+    html = own["index.html"].decode()
+    line = re.search(r'<p class="counts">20 arms at scale <b>mini</b>:(.*?)</p>', html, re.DOTALL)[1]
+    told = [re.findall(r'<span class="badge [^>]*>(\d+) ([a-z ]+)<', part) for part in line.split("After Holm")]
+    for kind, found in zip(("verdicts", "corrected"), told, strict=True):
+        assert {word: int(n) for n, word in found} == {word: n for word, n in family[kind].items() if n}
 
 
 @pytest.mark.parametrize(

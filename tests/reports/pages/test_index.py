@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from repro.reports.pages import index
+from repro.reports.pages import entries, index
 from repro.reports.reading.studies import read_store
 from repro.reports.statistics.findings import analyse
 from tests.reports.made_up import Fake, experiment, log_light, without_torch
@@ -71,9 +71,12 @@ def test_it_links_what_was_built_and_only_that(uri, root):
 def test_verdicts_are_those_of_the_analysis(uri):
     study = next(each for each in read_store(uri)[0] if (each.detail, each.scale) == ("alpha", "mini"))
     found = analyse(study).verdicts
-    compared = index.compare(study)
+    compared = entries.compare(study)
     shown = index.arms(*compared, index.scales([compared]))
-    assert [row["arm"] for row in shown] == [EVIL, "up"] and [row["word"] for row in shown] == ["undecided", "better"]
+    assert [row["arm"] for row in shown] == [EVIL, "up"] and [row["verdict"] for row in shown] == [
+        "undecided",
+        "better",
+    ]
     for row, expected in zip(shown, found.itertuples()):
         assert (row["mean"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
 
@@ -104,8 +107,8 @@ def test_an_arm_that_a_look_decided_about_has_lost_no_runs(tmp_path):
     for name, value in plan.items():
         client.set_experiment_tag(client.get_experiment_by_name("alpha-mini").experiment_id, name, value)
     (study,) = read_store(uri)[0]
-    assert study.looks == (4, 6) and dict(index.compare(study)[0].set_index("arm")["n"]) == {"down": 4, "wild": 6}
-    assert index.missing_runs(study) == 0
+    assert study.looks == (4, 6) and dict(entries.compare(study)[0].set_index("arm")["n"]) == {"down": 4, "wild": 6}
+    assert entries.missing_runs(study) == 0
 
 
 def test_a_page_older_than_its_newest_run_is_marked(root, tmp_path_factory):
@@ -130,5 +133,5 @@ def test_the_same_store_gives_the_same_bytes(uri, root):
 
 def test_it_needs_no_torch(uri, tmp_path):
     call = f"index.build(Path({str(tmp_path / 'new')!r}), {uri!r}, ())"
-    done = without_torch(f"from pathlib import Path\nfrom repro.reports.pages import index\nprint({call})\n")
+    done = without_torch(f"from pathlib import Path\nfrom repro.reports.pages import entries, index\nprint({call})\n")
     assert done.returncode == 0, done.stderr

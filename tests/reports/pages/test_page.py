@@ -217,7 +217,7 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
     assert '<span class="badge identical">identical</span>' in text
     assert "off is identical to shift_and_scale." in text and "Every final value is equal in 3 paired seeds" in text
     verdict = page.verdict_record(unchanged, findings, tmp_path)
-    assert verdict["identical"] == ["off"] and verdict["arms"]["off"]["verdict"] == "no difference"
+    assert verdict["identical"] == ["off"] and verdict["arms"]["off"]["verdict"] == "identical"
     assert page.verdict_record(study, page.analyse(study), tmp_path)["identical"] == []
 
 

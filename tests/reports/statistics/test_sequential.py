@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.reports.pages import index, page
+from repro.reports.pages import entries, page
 from repro.reports.statistics import sequential
 from repro.reports.statistics.findings import analyse
 from repro.reports.statistics.outcomes import stopped_at
@@ -160,7 +160,7 @@ def test_before_its_first_look_nothing_is_decided(study):
 
 
 def test_the_index_says_what_the_page_says(growing):
-    rows, _ = index.compare(growing)
+    rows, _ = entries.compare(growing)
     expected = analyse(growing).verdicts
     pd.testing.assert_frame_equal(rows[expected.columns], expected)
 

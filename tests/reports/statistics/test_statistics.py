@@ -255,7 +255,7 @@ def test_a_metric_that_does_not_move_is_undecided_and_arms_that_are_identical_ar
     own = study.finals[study.finals["arm"] == study.reference]
     twins = pd.concat([own.assign(arm=arm) for arm in study.arms])
     row = analyse(replace(study, finals=twins)).verdicts.set_index("arm").loc["off"]
-    assert (row["verdict"], row["reason"], row["identical"]) == ("no difference", "", True)
+    assert (row["verdict"], row["reason"], row["identical"]) == ("identical", "", True)
 
 
 @pytest.mark.parametrize("seeds", [(), (1,), (1, 2, 3)])
@@ -274,14 +274,16 @@ def test_a_study_is_analysed_whatever_of_it_is_there(study, seeds):
     ("predicted", "low", "high", "margin", "result"),
     [
         ("up", 0.1, 0.2, 0, "as predicted"),
-        ("up", -0.2, -0.1, 0, "opposite"),
+        ("up", -0.2, -0.1, 0, "contradicted"),
         ("up", -0.1, 0.2, 0, "not resolved"),
         ("down", -0.2, -0.1, 0, "as predicted"),
-        ("down", 0.1, 0.2, 0, "opposite"),
+        ("down", 0.1, 0.2, 0, "contradicted"),
         ("same", -0.1, 0.1, 0.2, "as predicted"),
         ("same", -0.1, 0.1, 0, "not resolved"),
-        ("same", 0.1, 0.3, 0.2, "opposite"),
-        ("same", 0.0, 0.0, 0, "as predicted"),
+        ("same", 0.1, 0.3, 0.2, "contradicted"),
+        ("same", 0.0, 0.0, 0, "not resolved"),
+        ("same", 0.1, 0.1, 0.2, "not resolved"),
+        ("up", 0.1, 0.1, 0, "not resolved"),
         ("up", math.nan, math.nan, 0, "not resolved"),
         ("same", math.nan, math.nan, 0.2, "not resolved"),
     ],

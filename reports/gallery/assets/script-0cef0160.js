@@ -1,6 +1,7 @@
 (() => {
   const table = document.getElementById("atlas"), find = document.getElementById("find");
-  const verdict = document.getElementById("verdict"), shown = document.getElementById("shown");
+  const verdict = document.getElementById("verdict"), group = document.getElementById("group");
+  const shown = document.getElementById("shown");
   const groups = [...table.tBodies], rows = [...table.querySelectorAll("tr.row")];
   const home = new Map(rows.map((row) => [row, row.parentNode]));
   const sorted = table.createTBody();
@@ -9,12 +10,13 @@
     let visible = 0;
     for (const row of rows) {
       row.hidden = !row.textContent.toLowerCase().includes(words)
-        || (verdict.value !== "" && row.dataset.verdict !== verdict.value);
+        || (verdict.value !== "" && row.dataset.verdict !== verdict.value)
+        || (group.value !== "" && row.dataset.group !== group.value);
       visible += !row.hidden;
     }
     const ordered = table.classList.toggle("ordered", !sorted.rows.length && visible === rows.length);
     for (const cell of table.querySelectorAll("[data-rows]")) cell.rowSpan = ordered ? cell.dataset.rows : 1;
-    for (const group of groups) group.hidden = ![...group.querySelectorAll("tr.row")].some((row) => !row.hidden);
+    for (const each of groups) each.hidden = ![...each.querySelectorAll("tr.row")].some((row) => !row.hidden);
     shown.textContent = `${visible} of ${rows.length} variants`;
   };
   const value = (row, column) => row.cells[column].dataset.sort;
@@ -34,6 +36,6 @@
     apply();
   }));
   find.addEventListener("input", apply);
-  verdict.addEventListener("change", apply);
+  for (const control of [verdict, group]) control.addEventListener("change", apply);
   apply();
 })();

@@ -1,0 +1,150 @@
+r"""A study as tables for LaTeX: verdicts and settings, in `\usepackage{booktabs}` and a plain article.
+
+A file has its tables alone, to be `\input`; `example.tex` is an article that does so.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro import record
+from repro.reports.figures.numbers import DASH, MINUS, number, signed
+from repro.reports.pages import page, provenance
+from repro.reports.pages.markup import harmless, parsed
+from repro.reports.reading import terms
+from repro.reports.reading.study import Study
+from repro.reports.statistics.findings import Findings
+
+# What LaTeX reads as a command, and characters that its standard fonts have under another name.
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_\allowbreak{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",  # which would be an argument at the beginning of a row, as the star would be
+    "]": "{]}",
+    "*": "{*}",
+    "\0": "-{}",  # a hyphen before another one, which would be a dash
+    MINUS: r"$-$",
+    DASH: "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "λ": r"$\lambda$",
+    "ε": r"$\varepsilon$",
+    "σ": r"$\sigma$",
+    "μ": r"$\mu$",
+    "·": r"\textperiodcentered{}",
+    "’": "'",
+    "‘": "`",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+    "\n": " ",
+    "\t": " ",
+}
+ARTICLE = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs}
+\begin{document}
+\input{verdicts}
+\input{settings}
+\end{document}
+"""
+
+
+def write(study: Study, findings: Findings, folder: Path) -> list[Path]:
+    """Writes `verdicts.tex`, `settings.tex` and `example.tex` into a folder; the files."""
+    texts = {"verdicts": verdicts(study, findings), "settings": settings(study), "example": ARTICLE}
+    for name, text in texts.items():
+        (folder / f"{name}.tex").write_text(text, encoding="utf-8")
+    return [folder / f"{name}.tex" for name in texts]
+
+
+def escaped(text: object) -> str:
+    """A text as LaTeX sets it; a character that standard fonts may lack stands as its code, U+1F600."""
+    told = re.sub("-(?=-)", "\0", str(harmless(str(text))))
+    shown = "".join(ESCAPES.get(letter, letter) for letter in told)
+    return "".join(each if ord(each) < 0x180 else f"U+{ord(each):04X}" for each in shown)
+
+
+def verdicts(study: Study, findings: Findings) -> str:
+    """The table of verdicts on the primary metric, a row for each arm but the reference."""
+    rows = [
+        (row.arm, str(row.n), signed(row.mean), f"{signed(row.low)}, {signed(row.high)}", row.verdict)
+        for row in findings.verdicts.itertuples()
+    ]
+    caption = (
+        f"{study.tags[record.QUESTION]} Difference to {study.reference} in {terms.label(study.primary)} at scale "
+        f"{study.scale}, within seeds, with its {page.interval_of(study)}; smallest effect of interest "
+        f"{number(study.smallest_effect)}."
+    )
+    heads = ("arm", "n", "difference", "interval", "verdict")
+    return table(heads, rows, "lrrrl", caption, f"tab:{study.detail}-verdicts")
+
+
+def settings(study: Study) -> str:
+    """The table of what was declared and what ran."""
+    ran = provenance.what_ran(study.runs)
+    rows = [
+        ("detail", study.detail),
+        ("scale", study.scale),
+        ("arms", ", ".join(study.arms)),
+        ("reference", study.reference),
+        *_choices(study),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("looks [seeds]", ", ".join(map(str, study.looks)) or "fixed number of seeds"),
+        ("primary metric", terms.label(study.primary)),
+        ("better is", "higher" if study.higher_is_better else "lower"),
+        ("smallest effect of interest", number(study.smallest_effect)),
+        ("judge", study.tags[record.JUDGE]),
+        *((kind, "; ".join(ran[kind])) for kind in ("commit", "versions", "machine", "command") if ran[kind]),
+    ]
+    caption = f"Settings of the study of {study.detail}."
+    return table(("setting", "value"), rows, r"lp{.68\linewidth}", caption, f"tab:{study.detail}-settings")
+
+
+def _choices(study: Study) -> list[tuple[str, str]]:
+    """The choices that every arm has beside the paper's, apart from the detail itself."""
+    recipes = [parsed(text) for text in study.runs[record.RECIPE]] if record.RECIPE in study.runs else []
+    shared: Mapping[str, str] = recipes[0] if recipes else {}
+    common = [(k, v) for k, v in shared.items() if k != study.detail and all(r.get(k) == v for r in recipes)]
+    return [("in all arms", ", ".join(f"{name}={label}" for name, label in common))] if common else []
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], columns: str, caption: str, label: str) -> str:
+    """A floating table in booktabs' rules; every cell and the caption are escaped."""
+    key = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in label.removeprefix("tab:"))
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (heads, *rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\label{{tab:{key}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

@@ -1,0 +1,154 @@
+"""A study as slides, LaTeX and CSV: the same words and numbers as its page, and nothing that a reader's machine lacks."""
+
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from repro.__main__ import main
+from repro.reports.formats import formats, latex, slides, tables
+from repro.reports.pages import page
+from repro.reports.reading import terms
+from repro.reports.statistics.findings import analyse
+from tests import blank
+
+EVIL = r"50 % of $x_1$ & {y} #2 ~ ^ \input{secret} <b> 😀 −1"
+
+
+@pytest.fixture(scope="module")
+def findings(study):
+    return analyse(study)
+
+
+@pytest.fixture(scope="module")
+def built(study, tmp_path_factory):
+    """A page with its figures, and every form beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        blank.instead(patch.setattr)
+        file = page.build(study, tmp_path_factory.mktemp("built") / "whiten_adv")
+    return {form: {each.name: each for each in formats.build(study, file, form)} for form in formats.FORMATS}
+
+
+# ------------------------------------------------------------------------------------------------ CSV
+
+
+def test_tables_have_the_findings_numbers_and_name_their_units(built, study, findings):
+    frame = pd.read_csv(built["csv"]["verdicts.csv"])
+    assert frame["arm"].tolist() == findings.verdicts["arm"].tolist()
+    assert frame["verdict"].tolist() == findings.verdicts["verdict"].tolist()
+    unit = terms.bracketed(study.primary)
+    assert unit == " [share]"
+    for column, name in ((f"mean difference{unit}", "mean"), (f"interval low{unit}", "low")):
+        assert frame[column].tolist() == pytest.approx(findings.verdicts[name].tolist(), rel=1e-6)
+
+
+def test_finals_and_curves_are_tidy_and_each_value_has_its_unit(built, study):
+    finals, curves = (pd.read_csv(built["csv"][f"{name}.csv"]) for name in ("finals", "curves"))
+    assert list(finals) == ["arm", "seed", "metric", tables.VALUE, "unit"] and len(finals) == len(study.finals)
+    assert list(curves) == ["arm", "seed", "metric", tables.STEP, tables.VALUE, "unit"]
+    assert len(curves) == len(study.curves)
+    assert set(curves.loc[curves["metric"] == "objective/kl", "unit"]) == {"nats"}
+    assert curves.loc[curves["metric"] == "policy/ratio", "unit"].isna().all()
+
+
+# ------------------------------------------------------------------------------------------------ LaTeX
+
+
+def plain(text):
+    """LaTeX without its escapes: what is left of a special character is a mistake."""
+    text = re.sub(r"\$(?:-|\\[a-z]+)\$", "", text)
+    return re.sub(r"\\[a-zA-Z]+(?:\{\})?|\\[{}$&#%_\\]", "", text)
+
+
+def test_what_latex_would_obey_is_escaped_and_braces_balance():
+    shown = latex.escaped(EVIL)
+    assert not re.search(r"[\\{}$&#%_^~<>]", plain(shown)), plain(shown)
+    assert r"\textbackslash{}input\{secret\}" in shown and "U+1F600" in shown and shown.isascii()
+    for letter in latex.ESCAPES:
+        assert latex.escaped(letter) != letter
+    assert latex.escaped("--scale a - b") == "-{}-scale a - b" and latex.escaped("[1]*") == "{[}1{]}{*}"
+    assert latex.escaped("a\nb\x1b") == r"a b\textbackslash{}x1b"
+
+
+@pytest.mark.parametrize("name", ["verdicts.tex", "settings.tex"])
+def test_a_table_is_whole(name, built):
+    text = built["latex"][name].read_text()
+    stripped = re.sub(r"\\[{}]", "", text)
+    assert stripped.count("{") == stripped.count("}")
+    opened, closed = (re.findall(rf"\\{word}\{{(\w+)\}}", text) for word in ("begin", "end"))
+    assert opened == closed[::-1] == ["table", "tabular"]
+    columns = re.search(r"\\begin\{tabular\}\{(.*)\}$", text, re.MULTILINE)[1]
+    count = len(re.sub(r"p\{[^}]*\}", "p", columns))
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) > 2 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {count - 1}
+    assert [body.count(rule) for rule in (r"\toprule", r"\midrule")] == [1, 1]
+
+
+def test_the_tables_say_the_verdicts_and_settings_of_the_page(built, findings, study):
+    text = built["latex"]["verdicts.tex"].read_text()
+    for row in findings.verdicts.itertuples():
+        line = next(line for line in text.splitlines() if line.startswith(f"{latex.escaped(row.arm)} & "))
+        assert line.endswith(rf"{row.verdict} \\") and f"& {row.n} &" in line
+    settings = built["latex"]["settings.tex"].read_text()
+    assert latex.escaped(study.runs["commit"].iloc[0]) in settings and "make ablation DETAIL=whiten" in settings
+    assert r"\input{verdicts}" in built["latex"]["example.tex"].read_text()
+
+
+def test_a_name_that_is_a_command_stays_a_name(study, findings):
+    told = replace(study, tags=study.tags | {"question": EVIL}, detail="x_$")
+    text = latex.verdicts(told, findings)
+    assert r"\input{secret}" not in text and r"\label{tab:x---verdicts}" in text
+
+
+# ------------------------------------------------------------------------------------------------ slides
+
+
+def test_slides_stand_alone_and_show_the_studys_own_figures(built):
+    html = built["slides"]["slides.html"].read_text()
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", html) and "@import" not in html and "url(" not in html
+    assert html.count('src="data:image/svg+xml,') == len(slides.FIGURES) == 3
+    titles = re.findall(r"<h[12]>(.*?)</h[12]>", html, re.DOTALL)
+    assert len(titles) == html.count('<section class="slide') == 6
+
+
+def test_slides_say_the_verdicts_and_how_to_get_it_again(built, findings, study):
+    html = built["slides"]["slides.html"].read_text()
+    shown = dict(re.findall(r'data-arm="([^"]+)" data-word="([^"]+)"', html))
+    assert shown == findings.verdicts.set_index("arm")["verdict"].to_dict()
+    assert study.tags["question"] in html and "make ablation DETAIL=whiten_adv" in html
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html
+
+
+def test_a_study_without_curves_and_samples_has_slides(study, findings, tmp_path):
+    bare = replace(study, curves=study.curves.head(0), samples={})
+    html = slides.render(bare, analyse(bare), tmp_path)
+    assert html.count('<section class="slide') == 3 and "<img" not in html
+
+
+# ------------------------------------------------------------------------------------------------ the verb
+
+
+@pytest.fixture
+def place(store, tmp_path, monkeypatch, undrawn):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    blank.instead(monkeypatch.setattr)
+    return tmp_path / "reports" / "build" / "whiten_adv" / formats.FOLDER
+
+
+def test_the_verb_says_where_the_files_are_and_the_same_store_gives_the_same_bytes(place, capsys):
+    assert main(["report", "whiten_adv", "--format", "csv"]) == 0
+    assert "csv: reports/build/whiten_adv/formats/verdicts.csv, " in capsys.readouterr().out
+    first = {file.name: file.read_bytes() for file in place.iterdir()}
+    assert main(["report", "whiten_adv", "--format", "csv"]) == 0
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == first
+    assert main(["report", "whiten_adv"]) == 0 and not place.exists()  # what was of an earlier page
+
+
+def test_an_unknown_format_is_one_sentence(place, capsys):
+    assert main(["report", "whiten_adv", "--format", "slide"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: there is no format 'slide'; did you mean 'slides'? known: slides, latex, csv\n"
+    assert not place.exists()
