@@ -3,10 +3,11 @@
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="72pt" viewBox="0 0 72 72"></svg>\n'
 
 
-def save(figure, stem):
+def save(figure, stem, panels=()):
     """In the place of `repro.reports.figures.chart.save`."""
-    stem.with_suffix(".svg").write_text(SVG, encoding="utf-8")
-    stem.with_suffix(".png").touch()
+    for name in (stem.name, *panels):
+        (stem.parent / f"{name}.svg").write_text(SVG, encoding="utf-8")
+        (stem.parent / f"{name}.png").touch()
 
 
 def instead(setattr):

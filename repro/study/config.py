@@ -43,7 +43,7 @@ def as_config(study: Ablation) -> dict[str, Any]:
             label: {name: recipe.label(detail) for name, detail in DETAILS.items()}
             for label, recipe in study.arms.items()
         },
-        "scale": {name: _portable(value) if name in SOURCES else value for name, value in scale.items()},
+        "scale": scale | {name: _portable(getattr(study.scale, name)) for name in SOURCES},
         "seeds": list(study.seeds),
         "looks": list(study.looks),
         "primary": study.primary,
@@ -119,11 +119,11 @@ def _scale(given: Mapping[str, Any], source: str) -> Scale:
     for name, value in given.items():
         if name not in known:
             raise UserError(f"{source}: a scale has no field {quoted(name)}; {nearest(name, known)}")
-        kind = known[name].type
-        wanted = list if name == "seeds" else (int, float) if kind is float else kind
+        kind: Any = known[name].type
+        wanted: Any = list if name == "seeds" else (int, float) if kind is float else kind
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise UserError(f"{source}: the scale's field {name} = {cut(repr(value))} has the wrong type")
-    found = {name: _local(value) if name in SOURCES else value for name, value in given.items()}
+    found: dict[str, Any] = {name: _local(value) if name in SOURCES else value for name, value in given.items()}
     try:
         return checked(Scale(**found | {"seeds": _numbers(found.get("seeds", []), "seeds", source)}))
     except TypeError as error:  # a field without a default is missing

@@ -33,6 +33,8 @@ def test_a_page_loads_from_its_folder_and_can_be_read(name, scheme, width, place
     assert too_wide(page) == []
     page.screenshot(path=shots / f"{name}-{width}-{scheme}.png", full_page=True)
     assert faint(page) == []
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert too_wide(page) == [] and faint(page) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -60,7 +62,13 @@ def test_each_figure_of_the_study_is_drawn_in_its_page_or_given_as_a_file(place,
     for name, figures in (("index", 5), ("data", 3)):
         page = visit(place.study / f"{name}.html")
         links += page.locator("a[href$='.svg']").evaluate_all("all => all.map((each) => each.getAttribute('href'))")
-        assert page.locator("figure:has(a[href$='.svg']) img").count() == page.locator("figure").count() > figures
+        assert page.locator("figure:has(img):has(a[href$='.svg'])").count() > figures
+        bare = page.locator("figure:not(:has(img))")
+        assert bare.count() == page.locator("figure:has(.still):not(:has(a[href$='.svg']))").count()
+        assert (
+            page.locator(".panel:has(a[href$='.svg']) img").count()
+            == page.locator(".panels:has(.panel + .panel) img").count()
+        )
     assert sorted(links) == sorted(f"figures/{file.name}" for file in (place.study / "figures").glob("*.svg"))
 
 
@@ -68,6 +76,7 @@ def test_one_comes_from_the_index_to_the_study_to_an_episode_and_back(place, vis
     page = visit(place.pages / "index.html")
     page.get_by_role("link", name="whiten_adv").first.click()
     assert page.url.startswith((place.study / "index.html").as_uri())
+    page.locator(".bar").get_by_role("link", name="Reproduce").click()
     page.locator("#reproduce").get_by_role("link", name="page").last.click()
     assert page.url.startswith((place.study / "episodes" / "seed2.html").as_uri())
     assert page.locator("#arm").input_value() == ARM
@@ -109,6 +118,11 @@ def ids(page):
     return [text.split(" ")[0] for text in page.locator(".post:visible > details > summary").all_inner_texts()]
 
 
+def samples_of(study):
+    """The address of the samples of a study's page, which opens their section."""
+    return f"{(study / 'index.html').as_uri()}#samples"
+
+
 OUTCOMES = {
     "": lambda own, reference: True,
     "wins": lambda own, reference: own["win"] == 1,
@@ -129,7 +143,7 @@ def options(page, control):
 
 
 def test_samples_are_filtered_by_seed_arm_and_outcome_as_the_data_says(place, wrote, visit):
-    page = visit(place.study / "index.html")
+    page = visit(samples_of(place.study))
     assert set(options(page, "#show")) == OUTCOMES.keys() and set(options(page, "#arm")) == {"", *ARMS}
     counts = set()
     for seed in SEEDS:
@@ -159,14 +173,14 @@ def test_samples_are_found_by_a_word_of_the_post_or_of_any_summary(column, place
     }
     word = max(wrote[seed]["test-0"][ARM][column].split(), key=len)
     expected = [post for post, text in texts.items() if word.lower() in text.lower()]
-    page = visit(place.study / "index.html")
+    page = visit(samples_of(place.study))
     page.locator("#find").fill(word.upper())
     assert ids(page) == expected and "test-0" in expected
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_samples_are_ordered_as_the_data_says(order, place, wrote, visit):
-    page = visit(place.study / "index.html")
+    page = visit(samples_of(place.study))
     assert set(options(page, "#sort")) == {"", "length", *ORDERS}
     seed, key = SEEDS[0], ORDERS[order]
     page.locator("#sort").select_option(order)
@@ -193,7 +207,7 @@ def changed(place, tmp_path_factory):
 
 
 def test_a_summary_that_is_a_script_is_text(changed, visit):
-    page = visit(changed)
+    page = visit(samples_of(changed.parent))
     page.on("dialog", lambda dialog: pytest.fail(f"the page ran {dialog.message}"))
     assert page.locator(f".post [data-arm={ARM}] .text").first.inner_text().startswith(SCRIPT)
     page.locator("#find").fill("<script>")
@@ -201,7 +215,7 @@ def test_a_summary_that_is_a_script_is_text(changed, visit):
 
 
 def test_wins_ties_and_losses_are_told_apart_and_lengths_ordered(changed, visit):
-    page = visit(changed)
+    page = visit(samples_of(changed.parent))
     page.locator("#arm").select_option(ARM)
     page.locator("#show").select_option("wins")
     assert ids(page) == ["test-0", "test-3"]
@@ -212,7 +226,7 @@ def test_wins_ties_and_losses_are_told_apart_and_lengths_ordered(changed, visit)
 
 
 def test_what_was_chosen_is_in_the_address(changed, visit):
-    page = visit(changed)
+    page = visit(samples_of(changed.parent))
     page.locator("#show").select_option("wins")
     page.locator("#sort").select_option("length")
     again = visit(page.url)

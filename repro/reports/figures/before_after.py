@@ -3,19 +3,18 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from repro.reports.figures import style
-from repro.reports.figures.chart import Chart
-from repro.reports.figures.differences import REFERENCES
-from repro.reports.figures.layout import grid, in_order
+from repro.reports.figures import style, takeaways
+from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.differences import REFERENCES, ROW, name_rows
+from repro.reports.figures.layout import in_order
+from repro.reports.figures.sheet import Sheet, room, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 
 OUTCOMES = ("win_rate", "gold", "score")  # before and after PPO: of sampled responses where they were measured
 EVEN = 0.5  # the win rate of a policy as good as the references
-LONG_NAME = 9  # characters of an arm past which its name takes two lines
 
 
 def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
@@ -38,59 +37,52 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
     return in_order(pd.concat([empty, *frames]) if frames else empty, metrics, study.arms)
 
 
-def draw_before_after(data: pd.DataFrame, study: Study) -> Figure:
-    """A panel per metric, a column per arm: each seed a line from the SFT policy to the policy after PPO."""
-    metrics = list(data["metric"].unique())
-    figure, panels = grid(len(metrics), columns=3, width=3.7, height=3.0)
-    for axes, metric in zip(panels, metrics, strict=True):
+def draw_before_after(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """A panel per metric that varies, a row per arm: the mean before and after PPO, and each seed as a line below."""
+    metrics = varying(data, ("before", "after"))
+    if not metrics:
+        return None
+    titles = {metric: terms.name(metric) for metric in metrics}
+    figure, panels = sheet(titles, ROW * len(study.arms) + 0.1, left=room(study.arms))
+    for metric, axes in panels.items():
         rows = data[data["metric"] == metric]
-        _slopes(axes, rows, study)
+        for height, arm in enumerate(study.arms):
+            _row(axes, height, rows[rows["arm"] == arm], arm, study)
         level = rows["references"].mean()
         if np.isfinite(level):
-            axes.axhline(level, color="#888888", linewidth=1, linestyle=(0, (1, 1.5)))
-            axes.annotate(
-                "references",
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                fontsize=7.5,
-                color="#666666",
-            )
-        axes.set(title=terms.name(metric), xlabel="", ylabel=terms.unit(metric))
-        axes.grid(visible=False, axis="x")
+            axes.axvline(level, color="#666666", linewidth=1.2, linestyle=(0, (1, 1.5)))
+        name_rows(axes, study.arms)
+        axes.set(xlabel=terms.unit(metric) or "no unit", ylabel="")
+        style.few_ticks(axes, "x")
+        style.quiet(axes)
     return figure
 
 
-def _slopes(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
-    """Seeds as lines SFT -> PPO, arms side by side."""
-    for place, arm in enumerate(study.arms):
-        seeds = rows[rows["arm"] == arm]
-        ends = np.stack([seeds["before"], seeds["after"]])  # [2, seeds]
-        colour, marker = style.colours(study.arms)[arm], style.markers(study.arms)[arm]
-        axes.plot([place - 0.25, place + 0.25], ends, color=colour, linewidth=1, alpha=0.6)
-        axes.plot(
-            np.full(len(seeds), place - 0.25),
-            ends[0],
-            linestyle="",
-            marker="o",
-            color="white",
-            markeredgecolor=colour,
-            markersize=5,
-        )
-        axes.plot(np.full(len(seeds), place + 0.25), ends[1], linestyle="", marker=marker, color=colour, markersize=6)
-    names = [arm.replace("_", "_\n", 1) if len(arm) > LONG_NAME else arm for arm in study.arms]
-    axes.set_xticks(range(len(study.arms)), names)
-    axes.set_xlim(-0.6, len(study.arms) - 0.4)
+def _row(axes: Axes, height: int, seeds: pd.DataFrame, arm: str, study: Study) -> None:
+    """An arm's row: an arrow from the mean before PPO to the mean after it, and a thin line for each seed."""
+    both = seeds.dropna(subset=["before", "after"])
+    colour, marker = style.colours(study.arms)[arm], style.markers(study.arms)[arm]
+    spread = height + 0.16 + 0.22 * np.linspace(0, 1, max(1, len(both)))
+    for y, (before, after) in zip(spread, both[["before", "after"]].to_numpy(), strict=False):
+        axes.plot([before, after], [y, y], color=colour, alpha=style.faint(len(both)), **style.SEED)
+    if both.empty:
+        return
+    start, end = both["before"].mean(), both["after"].mean()
+    axes.plot([start, end], [height - 0.1] * 2, color=colour, linewidth=2, dashes=style.dash(arm, study.arms))
+    axes.plot(start, height - 0.1, "o", color="white", markeredgecolor=colour, markersize=6.5, markeredgewidth=1.4)
+    axes.plot(end, height - 0.1, marker=marker, color=colour, markersize=7)
 
 
 CHARTS = (
     Chart(
         "before_after",
         "Before and after PPO",
-        "Open circles are the SFT policy, filled marks the same policy after PPO, one line per seed, all on the "
-        "same test posts.",
+        "Open circles are the SFT policy, filled marks the same policy after PPO, means over seeds; faint lines below them are "
+        "single seeds. All are measured on the same test posts; the dotted line is the references' own value, or a win rate "
+        "of one half.",
         before_after_data,
         draw_before_after,
+        takeaways.before_after,
+        still=lambda data: still_lines(data, columns=("before", "after")),
     ),
 )

@@ -3,18 +3,17 @@
 Arms that share their reward models are one curve, drawn once: a detail of PPO has nothing to compare here.
 """
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from repro import record
-from repro.reports.figures import curves, layout, style
-from repro.reports.figures.chart import Chart
+from repro.reports.figures import curves, layout, style, takeaways
+from repro.reports.figures.chart import Chart, still_lines
+from repro.reports.figures.sheet import LETTERS, Entry, Sheet, entries, name_lines, room, sheet
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 
@@ -51,8 +50,8 @@ def training_data(study: Study, findings: Findings) -> pd.DataFrame:
     return layout.in_order(pd.concat(frames, ignore_index=True), tuple(TRAINING), study.arms)
 
 
-def draw_training(data: pd.DataFrame, study: Study) -> Figure:
-    """A panel per curve: seeds thin, the arm's mean thick with its 95 % t interval."""
+def draw_training(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """A panel per curve: seeds faint, the arm's mean thick with its 95 % t interval."""
     return curves.curve_panels(data, study, "examples")[0]
 
 
@@ -73,24 +72,25 @@ def numbered_data(study: Study, findings: Findings) -> pd.DataFrame:
     return rows.sort_values(["family", "arm", "seed", "x"], ignore_index=True)
 
 
-def draw_numbered(data: pd.DataFrame, study: Study) -> Figure:
+def by_family(data: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of the panel of a family of metrics."""
+    return data[data["family"] == key]
+
+
+def draw_numbered(data: pd.DataFrame, study: Study) -> Sheet:
     """Accuracy by margin beside what a calibrated model promises, and by the labellers' confidence."""
-    shown = [family for family in (CALIBRATION, CONFIDENCE) if family in set(data["family"])]
-    figure, panels = layout.grid(len(shown), columns=2, width=5.2, height=3.6)
-    for axes, family in zip(panels, shown, strict=True):
+    titles = {CALIBRATION: "calibration: accuracy by margin", CONFIDENCE: "accuracy by confidence"}
+    shown = {family: title for family, title in titles.items() if family in set(data["family"])}
+    figure, panels = sheet(shown, 2.1, _legend(data, study))
+    for family, axes in panels.items():
         rows = data[data["family"] == family]
         for arm, own in rows.groupby("arm", sort=False):
             _means(axes, own, arm, study)
         _half(axes.axhline)
-        axes.set(ylabel="")
-    by_family = dict(zip(shown, panels, strict=True))
-    if CALIBRATION in by_family:
-        _promise(by_family[CALIBRATION], data.loc[data["family"] == CALIBRATION, "x"].max())
-    if CONFIDENCE in by_family:
-        by_family[CONFIDENCE].set(
-            title="pair accuracy by confidence [share]", xlabel="the labeller's confidence, 1 to 9"
-        )
-    _legend(figure, data, study)
+        axes.set(ylabel="pair accuracy [share]", xlabel="the labeller's confidence, 1 to 9")
+        style.few_ticks(axes)
+    if CALIBRATION in panels:
+        _promise(panels[CALIBRATION], data.loc[data["family"] == CALIBRATION, "x"].max())
     return figure
 
 
@@ -98,26 +98,15 @@ def _promise(axes: Axes, end: float) -> None:
     """The curve of a calibrated reward model: the Bradley-Terry probability of its own margin."""
     margin = np.linspace(0, end + 0.25, 100)
     axes.plot(margin, 1 / (1 + np.exp(-margin)), color="#888888", linewidth=1.2, linestyle=(0, (4, 2)))
-    axes.annotate(
-        "sigmoid(margin)",
-        (margin[-1], 1 / (1 + math.exp(-margin[-1]))),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=7.5,
-        color="#666666",
-    )
-    axes.set(
-        title="calibration: pair accuracy by margin [share]", xlabel="|difference of the two scores|", xlim=(0, None)
-    )
+    axes.annotate("dashed: sigmoid(margin)", (1, 0.04), xycoords="axes fraction", ha="right", **style.NOTE)
+    axes.set(xlabel="|difference of the two scores|", xlim=(0, None))
 
 
 def _means(axes: Axes, rows: pd.DataFrame, arm: str, study: Study) -> None:
     """Seeds thin, their mean thick where all of them have a value."""
     colour, dash = style.colours(study.arms)[arm], style.dashes(study.arms)[arm]
     for _, seed in rows.groupby("seed"):
-        axes.plot(seed["x"], seed["value"], color=colour, linewidth=0.6, alpha=0.45)
+        axes.plot(seed["x"], seed["value"], color=colour, alpha=style.faint(rows["seed"].nunique()), **style.SEED)
     by_x = rows.groupby("x")["value"].agg(["mean", "count"])
     mean = by_x.loc[by_x["count"] == rows["seed"].nunique(), "mean"]
     marker = style.markers(study.arms)[arm]
@@ -133,25 +122,25 @@ def grouped_data(study: Study, findings: Findings) -> pd.DataFrame:
     return rows.sort_values(["family", "label", "arm", "seed"], ignore_index=True)
 
 
-def draw_grouped(data: pd.DataFrame, study: Study) -> Figure:
+def draw_grouped(data: pd.DataFrame, study: Study) -> Sheet:
     """A panel per kind of group, a row per group: each seed a small mark, their mean a large one."""
-    shown = [family for family in GROUPS if family in set(data["family"])]
+    shown = {family: title for family, title in GROUPS.items() if family in set(data["family"])}
     most = data.groupby("family")["label"].nunique().max()
     arms = [arm for arm in study.arms if arm in set(data["arm"])]
-    height = max(2.2, 1.0 + most * max(0.24, 0.13 * len(arms)))
-    figure, panels = layout.grid(len(shown), columns=3, width=3.9, height=height)
-    for axes, family in zip(panels, shown, strict=True):
+    lines = max(len(name_lines(label).split("\n")) for label in data["label"])
+    height = max(1.5, most * max(0.19 * lines, 0.13 * len(arms)))
+    figure, panels = sheet(shown, height, _legend(data, study), left=room(list(data["label"].unique())))
+    for family, axes in panels.items():
         rows = data[data["family"] == family]
         labels = list(dict.fromkeys(rows["label"]))
         for place, arm in enumerate(arms):
             shift = 0.6 * ((place + 0.5) / len(arms) - 0.5)
             _dots(axes, rows[rows["arm"] == arm], arm, labels, shift, study)
         _half(axes.axvline)
-        axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set(ylim=(len(labels) - 0.5, -0.5), title=GROUPS[family], xlabel="pair accuracy [share]")
+        axes.set_yticks(range(len(labels)), [name_lines(label) for label in labels])
+        axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="pair accuracy [share]")
+        style.few_ticks(axes, "x")
         style.quiet(axes)
-    _legend(figure, data, study)
     return figure
 
 
@@ -194,32 +183,27 @@ def _half(line: Callable[..., object]) -> None:
     line(0.5, color="#bbbbbb", linewidth=0.9)
 
 
-def _legend(figure: Figure, data: pd.DataFrame, study: Study) -> None:
-    """One legend above all panels, a line per reward model and the arms that use it."""
-    users = data.drop_duplicates("arm").set_index("arm")["used_by"]
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colours(study.arms)[arm],
-            dashes=style.dashes(study.arms)[arm] or (None, None),
-            marker=style.markers(study.arms)[arm],
-            linewidth=2,
-            label=f"reward models of {users[arm]}",
-        )
-        for arm in study.arms
-        if arm in users
+def _legend(data: pd.DataFrame, study: Study) -> list[Entry]:
+    """A line per reward model for the legend, and the arms that use it."""
+    users = data.drop_duplicates("arm").set_index("arm")["used_by"].to_dict()
+    shown = [arm for arm in study.arms if arm in users]
+    words = [f"reward models of {users[arm]}" for arm in shown]
+    labels = [
+        text if len(text) < LETTERS - 8 else f"reward models of {users[arm].count(',') + 1} arms"
+        for text, arm in zip(words, shown, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(handles)), handlelength=3.2)
+    return [replace(entry, label=label) for entry, label in zip(entries(shown, study.arms), labels, strict=True)]
 
 
 BEFORE_PPO = Chart(
     "training",
     "Training before PPO, or instead of it",
-    "Losses and accuracies of the batches, averaged over sixtieths of the training where there are more: thin lines are "
+    "Losses and accuracies of the batches, averaged over sixtieths of the training where there are more: faint lines are "
     "seeds, thick ones their mean with its 95 % t interval. A stage that arms share is drawn once, as the first of them.",
     training_data,
     draw_training,
+    takeaways.training,
+    still=still_lines,
 )
 CHARTS = (
     Chart(
@@ -230,6 +214,8 @@ CHARTS = (
         "line is guessing. Groups of fewer than 20 comparisons are left out.",
         numbered_data,
         draw_numbered,
+        takeaways.calibration,
+        by_family,
     ),
     Chart(
         "reward_model_groups",
@@ -239,5 +225,7 @@ CHARTS = (
         "line is guessing. Batches and pairs with fewer than 20 comparisons are left out.",
         grouped_data,
         draw_grouped,
+        takeaways.groups,
+        by_family,
     ),
 )

@@ -1,14 +1,18 @@
 """Learning curves of every seed and arm, and their differences to the reference during training."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from repro import record
-from repro.reports.figures import style
-from repro.reports.figures.chart import Chart
-from repro.reports.figures.layout import frame_limits, grid, in_order, legend, padded
+from repro.reports.figures import style, takeaways
+from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.layout import frame_limits, in_order, padded
+from repro.reports.figures.numbers import count
+from repro.reports.figures.sheet import Sheet, entries, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import student
@@ -38,6 +42,9 @@ PAIRED = (
 # Prefixes under which a test metric is measured during training: on validation posts, else on the training posts.
 DURING_TRAINING = ("eval/", "objective/")
 POINTS = 64  # of a curve of thousands of updates: more would not be visible, and make the page large
+HEIGHT = 1.75  # inches of a panel's axes
+NO_UNIT = "no unit"
+ZERO = (0.0,)
 MARKS = 5  # markers on an arm's mean, so that arms can be told apart in grey
 
 
@@ -60,36 +67,47 @@ def on_the_way(metric: str) -> str:
     return next((way + name for way in DURING_TRAINING if metric != name and way + name in PANELS), "")
 
 
-def draw_curves(data: pd.DataFrame, study: Study) -> Figure:
-    """A grid with one panel per metric: seeds thin, the arm's mean thick with its 95 % t interval."""
+def draw_curves(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """A panel per metric that varies: each arm's mean with its 95 % t interval, seeds faint below them."""
     curves = data[data["metric"].isin(PANELS)]
-    figure, panels = curve_panels(curves, study, "episodes")
     judged = data[data["metric"] == study.primary]
-    if study.primary in panels:
-        panels[study.primary].set_title(f"{terms.name(study.primary)} \N{MIDDLE DOT} verdict, on the mean of the curve")
-    elif not judged.empty:
+    verdict = {study.primary: " \N{MIDDLE DOT} verdict, on the mean of the curve"}
+    figure, panels = curve_panels(curves, study, "episodes", verdict)
+    if on_the_way(study.primary) in panels and not judged.empty:
         _mark_verdict(panels[on_the_way(study.primary)], judged, study)
     if "objective/kl" in panels:
         mark_cap(panels["objective/kl"], float(study.tags.get(record.KL_CAP, "nan")))
     return figure
 
 
-def curve_panels(data: pd.DataFrame, study: Study, steps: str) -> tuple[Figure, dict[str, Axes]]:
-    """The grid of curves, and each metric's panel in it; `steps` is what the horizontal axis counts."""
-    metrics = list(data["metric"].unique())
-    figure, axes_of = grid(len(metrics), columns=3, width=3.7, height=2.5)
+def curve_panels(
+    data: pd.DataFrame,
+    study: Study,
+    steps: str,
+    added: Mapping[str, str] = MappingProxyType({}),
+    beside: Sequence[float] = (),
+) -> tuple[Sheet | None, dict[str, Axes]]:
+    """The sheet of curves, and each metric's axes in it; none where no metric varies.
+
+    `steps` is what the horizontal axis counts; `added` follows a metric's name in the title; differences vary `beside` zero.
+    """
+    metrics = varying(data, beside=beside)
+    if not metrics:
+        return None, {}
+    seeds = data.groupby("arm")["seed"].nunique()
+    suffixes = {arm: f", {count(n, 'seed')}" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
+    shown = [arm for arm in study.arms if arm in seeds.index]
+    titles = {metric: terms.name(metric) + added.get(metric, "") for metric in metrics}
+    figure, axes_of = sheet(titles, HEIGHT, entries(shown, study.arms, suffixes))
     means = bands(data)
-    for axes, metric in zip(axes_of, metrics, strict=True):
+    for metric, axes in axes_of.items():
         rows = data[data["metric"] == metric]
         lines(axes, rows, means[means["metric"] == metric], study)
         _mark_early_ends(axes, rows, study)
-        axes.set(title=terms.name(metric), xlabel=steps, ylabel=terms.unit(metric))
+        axes.set(xlabel=steps, ylabel=terms.unit(metric) or NO_UNIT)
         frame_limits(axes, rows["value"])
         style.few_ticks(axes)
-    seeds = data.groupby("arm")["seed"].nunique()
-    suffixes = {arm: f", {n} seeds" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
-    legend(figure, tuple(arm for arm in study.arms if arm in seeds.index), study.arms, suffixes=suffixes)
-    return figure, dict(zip(metrics, axes_of, strict=True))
+    return figure, axes_of
 
 
 def bands(rows: pd.DataFrame) -> pd.DataFrame:
@@ -101,18 +119,26 @@ def bands(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> None:
-    """Every seed of one metric as a thin line, and each arm's mean over its seeds with its interval as a band."""
-    faint = 0.13 / max(2, rows["arm"].nunique())  # so that many bands over one another do not hide the lines
+    """Each arm's mean over its seeds with its interval as a band, and the seeds as thin lines that do not hide these."""
+    bare = rows["seed"].nunique() < 2  # then the seeds are all that there is
     for place, arm in enumerate(study.arms):
         colour = style.colours(study.arms)[arm]
-        for _, seed in rows[rows["arm"] == arm].dropna(subset="value").groupby("seed"):
-            axes.plot(seed["step"], seed["value"], color=colour, linewidth=0.6, alpha=0.4)
+        own = rows[rows["arm"] == arm].dropna(subset="value")
+        if own.empty:
+            continue
+        for _, seed in own.groupby("seed"):
+            axes.plot(seed["step"], seed["value"], color=colour, alpha=style.faint(own["seed"].nunique()), **style.SEED)
         mean = means[means["arm"] == arm]
-        axes.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=faint, linewidth=0)
+        if not bare:
+            # The edges tell bands that lie over one another apart.
+            face, edge = (colour, 0.34 / rows["arm"].nunique()), (colour, 0.6)
+            band = {"facecolor": face, "edgecolor": edge, "linewidth": 0.5, "zorder": 2.2}
+            axes.fill_between(mean["step"], mean["low"], mean["high"], **band)
         look = {"color": colour, "marker": style.markers(study.arms)[arm], "markersize": 4.5, "markeredgewidth": 0}
         every = max(1, len(mean) // MARKS)
         apart = (place * every // len(study.arms), every)  # so that no arm's mark hides another's
-        axes.plot(mean["step"], mean["mean"], linewidth=2, dashes=style.dash(arm, study.arms), markevery=apart, **look)
+        look |= {"dashes": style.dash(arm, study.arms), "markevery": apart, "linewidth": 2, "zorder": 3 - place / 100}
+        axes.plot(mean["step"], mean["mean"], **look)
 
 
 def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
@@ -131,7 +157,7 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
             end + (place + 1) * step, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, color=colour
         )
     axes.set_xlim(start, end + (len(study.arms) + 1) * step)
-    words = {"xytext": (3, 2), "textcoords": "offset points", "fontsize": 7.5, "color": "#666666"}
+    words = {"xytext": (3, 1), "textcoords": "offset points", **style.NOTE}
     axes.annotate("test", (end, 1), xycoords=("data", "axes fraction"), va="bottom", **words)
     low, high = padded(pd.concat(reached))
     axes.set_ylim(min(low, axes.get_ylim()[0]), max(high, axes.get_ylim()[1]))
@@ -141,7 +167,7 @@ def mark_cap(axes: Axes, cap: float) -> None:
     """A line at the KL cap [nats], past which a run counts as run away, if the panel reaches it."""
     if axes.get_ylim()[1] > cap:
         axes.axhline(cap, color="#555555", linewidth=0.9, linestyle=(0, (4, 2)))
-        axes.annotate("ran away", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5)
+        axes.annotate("ran away", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom", **style.NOTE)
 
 
 def _mark_early_ends(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
@@ -176,21 +202,26 @@ def paired_data(study: Study, findings: Findings) -> pd.DataFrame:
     return in_order(stretches(apart.rename(columns={"difference": "value"}), POINTS), PAIRED, study.arms)
 
 
-def draw_paired(data: pd.DataFrame, study: Study) -> Figure:
-    """The grid of curves, of differences: a line at zero is the reference."""
-    figure, panels = curve_panels(data, study, "episodes")
+def draw_paired(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """The sheet of curves, of differences: a line at zero is the reference."""
+    figure, panels = curve_panels(data, study, "episodes", beside=ZERO)
     for metric, axes in panels.items():
         axes.axhline(0, color="#555555", linewidth=0.9)
         axes.set_ylabel(f"difference{terms.bracketed(metric)}")
     return figure
 
 
+def still_curves(data: pd.DataFrame) -> list[str]:
+    """A sentence for each panel that would show a flat line."""
+    return still_lines(data[data["metric"].isin(PANELS)], "is {} in every run at every step")
+
+
 CHARTS = (
     Chart(
         "learning_curves",
         "Learning curves",
-        "Each seed is a thin line; thick lines are means over an arm's seeds while all of them run, bands their 95 % "
-        "t intervals (cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
+        "Thick lines are means over an arm's seeds while all of them run, bands their 95 % t intervals, faint lines single "
+        "seeds (bands are cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
         "early. The verdict is not based on these curves but on the primary metric that was declared before the runs; "
         "where a panel shows it during training, its value on the test posts is right of the dotted line. A dashed line in "
         "the panel of the KL is the cap, past which a run counts as run away. A curve of more "
@@ -198,13 +229,18 @@ CHARTS = (
         "legend says so: then their means are of different seeds, and only the paired differences compare them.",
         curve_data,
         draw_curves,
+        takeaways.learning_curves,
+        still=still_curves,
     ),
     Chart(
         "paired_curves",
         "Difference to the reference during training",
-        "Arm minus reference within each seed, at each step: thin lines are seeds, thick ones their mean, bands its 95 % "
-        "t interval, pointwise: each holds for one step only, so a curve that leaves zero somewhere is not a finding.",
+        "Arm minus reference within each seed, at each step: thick lines are the mean, bands its 95 % t interval, faint "
+        "lines single seeds. A band is pointwise: it holds for one step only, so a curve that leaves zero somewhere is not a "
+        "finding.",
         paired_data,
         draw_paired,
+        takeaways.paired_curves,
+        still=lambda data: still_lines(data, "does not differ from the reference's at any step", beside=ZERO),
     ),
 )

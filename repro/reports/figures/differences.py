@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from repro.reports.figures import style
-from repro.reports.figures.chart import Chart
-from repro.reports.figures.layout import grid, in_order
+from repro.reports.figures import style, takeaways
+from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.layout import in_order
+from repro.reports.figures.sheet import Sheet, name_lines, room, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import student
@@ -28,6 +28,8 @@ FINALS = (
     "test/covered_facts",
     "test/judge_agreement",
 )
+ZERO = (0.0,)
+ROW = 0.62  # inches of an arm's row: a name of two lines, or of three
 # Where the reference summaries were measured too.
 REFERENCES = dict.fromkeys(("test/gold", "test/sampled_gold"), "test/reference_gold")
 
@@ -45,34 +47,52 @@ def difference_data(study: Study, findings: Findings) -> pd.DataFrame:
     return in_order(paired[paired["metric"].isin(metrics)], metrics, study.arms)
 
 
-def draw_differences(data: pd.DataFrame, study: Study) -> Figure:
-    """A panel per metric: every seed's difference a dot, the mean with its 95 % t interval beside them."""
-    metrics = list(data["metric"].unique())
-    arms = study.arms[1:]
-    figure, panels = grid(len(metrics), columns=3, width=3.7, height=1.15 + 0.42 * len(arms))
-    for axes, metric in zip(panels, metrics, strict=True):
+def draw_differences(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """A panel per metric that varies: every seed's difference a dot, the mean with its 95 % t interval beside them."""
+    metrics, arms = varying(data, ("difference",), ZERO), study.arms[1:]
+    if not metrics:
+        return None
+    verdict = {study.primary: " \N{MIDDLE DOT} verdict"}
+    titles = {metric: terms.name(metric) + verdict.get(metric, "") for metric in metrics}
+    figure, panels = sheet(titles, ROW * len(arms) + 0.1, left=room(arms))
+    for metric, axes in panels.items():
         _differences(axes, data[data["metric"] == metric], study)
-        if metric == study.primary and np.isfinite(study.smallest_effect):
-            axes.axvspan(-study.smallest_effect, study.smallest_effect, color="#f0e6c8", zorder=0, linewidth=0)
-        title = terms.name(metric) + (" \N{MIDDLE DOT} verdict" if metric == study.primary else "")
-        axes.set(title=title, xlabel=f"difference{terms.bracketed(metric)}", ylabel="")
+        if metric == study.primary:
+            band(axes, study.smallest_effect)
+        axes.set(xlabel=f"difference{terms.bracketed(metric)}", ylabel="")
         style.few_ticks(axes, "x")
         style.quiet(axes)
     return figure
 
 
+def band(axes: Axes, smallest: float) -> None:
+    """The differences that are too small to matter, where a study says which these are."""
+    if np.isfinite(smallest):
+        axes.axvspan(-smallest, smallest, color="#f0e6c8", zorder=0, linewidth=0)
+
+
 def _differences(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """One arm per row: dots below, mean and interval above, a line at zero."""
-    arms = study.arms[1:]
     axes.axvline(0, color="#555555", linewidth=0.9)
-    for height, arm in enumerate(arms):
+    for height, arm in enumerate(study.arms[1:]):
         values = rows.loc[rows["arm"] == arm, "difference"]
-        low, high = student.t_interval(values)
-        look = {"color": style.colours(study.arms)[arm], "marker": style.markers(study.arms)[arm]}
-        axes.plot(values, np.full(len(values), height + 0.22), linestyle="", alpha=0.45, markersize=4, **look)
-        axes.hlines(height - 0.1, low, high, color=look["color"], linewidth=2)
-        axes.plot(values.mean(), height - 0.1, linestyle="", markersize=7, **look)
-    axes.set_yticks(range(len(arms)), arms)
+        effect_row(axes, height, values, student.t_interval(values), arm, study)
+    name_rows(axes, study.arms[1:])
+
+
+def effect_row(
+    axes: Axes, height: int, values: pd.Series, interval: tuple[float, float], arm: str, study: Study
+) -> None:
+    """An arm's row: its mean with an interval, and below them its seeds."""
+    look = {"color": style.colours(study.arms)[arm], "marker": style.markers(study.arms)[arm]}
+    axes.plot(values, np.full(len(values), height + 0.24), linestyle="", alpha=0.45, markersize=4, **look)
+    axes.hlines(height - 0.1, *interval, color=look["color"], linewidth=2)
+    axes.plot(values.mean(), height - 0.1, linestyle="", markersize=7, **look)
+
+
+def name_rows(axes: Axes, arms: tuple[str, ...]) -> None:
+    """The names of arms beside their rows, the first at the top."""
+    axes.set_yticks(range(len(arms)), [name_lines(arm) for arm in arms], linespacing=0.95)
     axes.set_ylim(len(arms) - 0.45, -0.55)
 
 
@@ -84,5 +104,7 @@ CHARTS = (
         "smallest effect of interest on the primary metric.",
         difference_data,
         draw_differences,
+        takeaways.paired_differences,
+        still=lambda data: still_lines(data, "does not differ from the reference's in any seed", ("difference",), ZERO),
     ),
 )

@@ -6,10 +6,10 @@ The same score at less KL is better, so arms are compared at equal KL as well as
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from repro.reports.figures import curves, layout, style
-from repro.reports.figures.chart import Chart
+from repro.reports.figures import curves, layout, style, takeaways
+from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.sheet import Sheet, entries, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing, student
@@ -22,6 +22,9 @@ SCORES = {
     "win_rate": ("eval/win_rate", "test/sampled_win_rate"),
 }
 TRAINING_KL, TEST_KL = "objective/kl", "test/kl"
+WAYS = 2  # scores whose way is drawn, each with a panel for every arm
+HEIGHT = 1.9  # inches of a panel's axes
+FIFTHS = 5  # parts of the mean's way
 STRETCHES = 10  # points of a path; single batches would show only noise
 COLUMNS = ["part", "metric", "arm", "seed", "step", "kl", "value"]
 
@@ -65,63 +68,91 @@ def _joined(frames: list[pd.DataFrame], metrics: list[str], study: Study) -> pd.
     return layout.in_order(pd.concat(known), tuple(metrics), study.arms) if known else frames[0]
 
 
-def draw(rows: pd.DataFrame, study: Study) -> Figure:
-    """A panel per score: above, the paths that training took; below, where it ended, on the test posts."""
-    way, end = rows[rows["part"] == "way"], rows[rows["part"] != "way"]
-    shown = [part for part in (way, end) if not part.empty]
-    columns = max(part["metric"].nunique() for part in shown)
-    figure, panels = layout.grid(columns * len(shown), columns=columns, width=11.1 / 3, height=3.1)
-    for row, part in enumerate(shown):
-        metrics = list(part["metric"].unique())
-        for axes, metric in zip(panels[row * columns :], metrics, strict=False):
-            _panel(axes, part[part["metric"] == metric], study)
-            axes.set(title=_title(metric), xlabel=terms.label(TRAINING_KL), ylabel=terms.unit(metric))
-        for spare in panels[row * columns + len(metrics) : (row + 1) * columns]:
-            spare.remove()
-    layout.legend(figure, tuple(arm for arm in study.arms if arm in set(rows["arm"])), study.arms)
+def rows_of(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of a panel: a score's ends, or one arm's way and the reference's beside it."""
+    metric, _, arm = key.partition(" ")
+    own = rows[rows["metric"] == metric]
+    return own[own["arm"].isin((arm, rows["arm"].iloc[0]))] if arm else own
+
+
+def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
+    """Panels of a score against the KL: the way of each arm through training, then where all arms ended."""
+    titles = _panels(rows, study)
+    if not titles:
+        return None
+    shown = [arm for arm in study.arms if arm in set(rows["arm"])]
+    figure, panels = sheet(titles, HEIGHT, entries(shown, study.arms), left=0.95)
+    for key, axes in panels.items():
+        metric, _, arm = key.partition(" ")
+        own = rows[rows["metric"] == metric]
+        if arm:
+            _way(axes, own, arm, study.arms)
+        else:
+            _ends(axes, own, study.arms)
+        limits = own[own["part"] != "start"]
+        axes.set(xlim=layout.padded(limits["kl"]), ylim=layout.padded(limits["value"]))
+        axes.set(xlabel=terms.label(TRAINING_KL), ylabel=_score(metric) + terms.bracketed(metric))
+        style.few_ticks(axes)
+        if own["kl"].max() > layout.WIDE * own["kl"].abs().median():
+            style.symmetric_log(axes, max(1.0, float(own["kl"].median())))
     return figure
 
 
-def _title(metric: str) -> str:
-    """A panel's title: the score, and on which posts."""
-    if metric.startswith("test/"):
-        return f"{terms.name(metric.replace('sampled_', ''))} \N{MIDDLE DOT} end, test posts"
-    return f"{terms.name(metric).removesuffix(' on validation posts')} \N{MIDDLE DOT} during training"
+def _panels(rows: pd.DataFrame, study: Study) -> dict[str, str]:
+    """Key -> title: each of two scores by arm on the way, and every score at the end, where score and KL vary."""
+    way, end = (rows[(rows["part"] == "way") == is_way] for is_way in (True, False))
+    moving = [metric for metric in varying(way) if metric in varying(way, ("kl",))][:WAYS]
+    titles = {
+        f"{metric} {arm}": f"{arm}, in training"
+        for metric in moving
+        for arm in study.arms
+        if arm in set(way.loc[way["metric"] == metric, "arm"])
+    }
+    ended = end[end["part"] == "end"]
+    apart = [metric for metric in varying(ended) if metric in varying(ended, ("kl",))]
+    return titles | dict.fromkeys(apart, "at the end, on test posts")
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
-    """One score against the KL: paths, or ends with the start that they share."""
-    mark = _path if (rows["part"] == "way").all() else _end
-    for arm in study.arms:
-        own = rows[(rows["arm"] == arm) & (rows["part"] != "start")]
-        mark(axes, own, arm, study.arms)
-    start = rows.loc[rows["part"] == "start", "value"]
-    if not start.empty:
-        axes.plot(0, start.mean(), "o", color=style.SFT, markerfacecolor="white", markersize=7, zorder=3)
-        axes.annotate("SFT", (0, start.mean()), (7, -3), textcoords="offset points", fontsize=7.5, va="top")
-    axes.set(xlim=layout.padded(rows["kl"]), ylim=layout.padded(rows["value"]))
-    style.few_ticks(axes)
-    if rows["kl"].max() > layout.WIDE * rows["kl"].abs().median():
-        style.symmetric_log(axes, max(1.0, float(rows["kl"].median())))
+def _score(metric: str) -> str:
+    """A score's name without the posts that it is measured on."""
+    return terms.name(metric.replace("sampled_", "")).removesuffix(" on validation posts")
 
 
-def _path(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
-    """One arm's way, every seed thin, their mean thick with its last point marked."""
-    colour = style.colours(arms)[arm]
-    for _, seed in rows.groupby("seed"):
-        axes.plot(seed["kl"], seed["value"], color=colour, linewidth=0.6, alpha=0.35)
-    mean = pairing.complete_steps(rows).groupby("step")[["kl", "value"]].mean()
-    axes.plot(mean["kl"], mean["value"], color=colour, linewidth=2, dashes=style.dash(arm, arms))
-    look = {"marker": style.markers(arms)[arm], "color": colour, "markeredgecolor": "white", "zorder": 3}
-    axes.plot(mean["kl"].tail(1), mean["value"].tail(1), linestyle="", markersize=8, **look)
+def _way(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
+    """One arm's way: an arrow along its mean, its seeds faint, and the reference's mean in grey to compare it with."""
+    if arm != arms[0]:
+        grey = _mean_path(rows[rows["arm"] == arms[0]])
+        axes.plot(grey["kl"], grey["value"], color="#9a9a9a", linewidth=1.6, zorder=2)
+    own, colour = rows[rows["arm"] == arm], style.colours(arms)[arm]
+    for _, seed in own.groupby("seed"):
+        axes.plot(seed["kl"], seed["value"], color=colour, alpha=0.7 * style.faint(own["seed"].nunique()), **style.SEED)
+    mean = _mean_path(own)
+    axes.plot(mean["kl"], mean["value"], color=colour, linewidth=2.2, dashes=style.dash(arm, arms), zorder=3)
+    axes.plot(mean["kl"].head(1), mean["value"].head(1), "o", color="white", markeredgecolor=colour, zorder=4)
+    points = mean[["kl", "value"]].drop_duplicates().to_numpy()
+    if len(points) > 1:
+        look = {"arrowstyle": "-|>,head_width=.35,head_length=.7", "color": colour, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", points[-1], points[-2], arrowprops=look | {"linewidth": 1.5, "zorder": 5})
+
+
+def _mean_path(rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean of KL and score over an arm's seeds, by fifths of the training: shorter parts turn about at random."""
+    means = pairing.complete_steps(rows).groupby("step")[["kl", "value"]].mean()
+    return means.groupby(np.arange(len(means)) * FIFTHS // max(1, len(means))).mean()
+
+
+def _ends(axes: Axes, rows: pd.DataFrame, arms: tuple[str, ...]) -> None:
+    """Where the arms ended; the SFT policy that they started from is too far off to be drawn with them."""
+    for arm in arms:
+        _end(axes, rows[(rows["arm"] == arm) & (rows["part"] == "end")], arm, arms)
 
 
 def _end(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
-    """Where one arm ended: seeds small, their mean large, its 95 % t intervals in both directions as a cross."""
+    """Where one arm ended: seeds faint, their mean large, its 95 % t intervals in both directions as a cross."""
     look = {"color": style.colours(arms)[arm], "marker": style.markers(arms)[arm], "linestyle": ""}
     if rows.empty:
         return
-    axes.plot(rows["kl"], rows["value"], markersize=3.5, alpha=0.45, **look)
+    axes.plot(rows["kl"], rows["value"], markersize=3.5, alpha=style.faint(len(rows)), **look)
     axes.plot(rows["kl"].mean(), rows["value"].mean(), markersize=8, markeredgecolor="white", zorder=3, **look)
     axes.vlines(rows["kl"].mean(), *student.t_interval(rows["value"]), color=look["color"], linewidth=1.3)
     axes.hlines(rows["value"].mean(), *student.t_interval(rows["kl"]), color=look["color"], linewidth=1.3)
@@ -159,11 +190,15 @@ CHARTS = (
     Chart(
         "score_against_kl",
         "Score against the KL to the SFT policy",
-        f"Up and left is better: a higher score, at less KL. Top row: training, as means over {STRETCHES} equally long parts "
-        "of it, the last one marked; thin lines are seeds, thick ones an arm's mean. Bottom row: after training, on the test "
-        "posts; small marks are seeds, large ones their mean, the cross its 95 % t intervals in both directions, cut off at "
-        "the panel's edge. A reward-model score that rises with the KL while the gold score falls is over-optimisation.",
+        "Up and left is better: a higher score, at less KL. Panels of an arm are training: the arrow is the mean over seeds "
+        f"by fifths of it, faint lines are seeds by {STRETCHES} parts, and the grey line is the reference's mean. "
+        "Panels of the end are the trained policies on the test posts: small marks are seeds, large ones their mean, the cross "
+        "its 95 % t intervals in both directions, cut off at the panel's edge. A reward-model score that rises with the KL "
+        "while the gold score falls is over-optimisation.",
         data,
         draw,
+        takeaways.score_against_kl,
+        rows_of,
+        lambda rows: still_lines(rows),
     ),
 )

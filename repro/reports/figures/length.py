@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationWarning
 
-from repro.reports.figures import layout, style
+from repro.reports.figures import layout, style, takeaways
 from repro.reports.figures.chart import Chart
 from repro.reports.figures.checks import first_users
+from repro.reports.figures.differences import ROW, name_rows
+from repro.reports.figures.sheet import Entry, Sheet, entries, room, sheet
 from repro.reports.reading.study import Study
 from repro.reports.statistics import student
 from repro.reports.statistics.findings import Findings
@@ -28,6 +28,13 @@ SFT = "SFT"
 BIN = 0.25  # width in natural logarithms: a bin's summaries differ in length by about a quarter
 FEWEST = 20  # comparisons that a bin needs to be drawn, and a run to be fitted
 GRID = 41  # points of a fitted curve
+# Panels: their parts of the data, and their titles.
+PANELS = {"over": ("bin", "fit"), "often": ("bin",), "beside": ("as it is", "equal length")}
+TITLES = {
+    "over": "win rate by length",
+    "often": "how often each length is written",
+    "beside": "as it is, and at equal length",
+}
 COLUMNS = ["part", "policy", "seed", "ratio", "posts", "win_rate"]
 
 
@@ -164,43 +171,58 @@ def _rates(study: Study) -> pd.DataFrame:
     return labelled.rename(columns={"arm": "policy", "value": "win_rate"})[COLUMNS]
 
 
-def draw(rows: pd.DataFrame, study: Study) -> Figure:
+def rows_of(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of a panel."""
+    return rows[rows["part"].isin(PANELS[key])]
+
+
+def draw(rows: pd.DataFrame, study: Study) -> Sheet:
     """Win rate over length, how often each length is written, and the win rate as it is beside that at equal length."""
-    figure = Figure(figsize=(11.1, 4.2), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.7, 1), height_ratios=(3, 1))
-    over = figure.add_subplot(grid[0, 0])
-    counts = figure.add_subplot(grid[1, 0], sharex=over)
-    _over_length(over, counts, rows, study)
-    words = f"ln(summary / reference length), in {unit_of(study)}"
-    over.set(title="win rate by length", ylabel="share", ylim=(-0.03, 1.03))
-    over.tick_params(labelbottom=False)
-    counts.set(xlabel=words, ylabel="summaries\n[share]", ylim=(0, None))
-    beside = figure.add_subplot(grid[:, 1])
-    _beside(beside, rows, study)
-    beside.set(title="as it is \N{RIGHTWARDS ARROW} at equal length", xlabel="win rate [share]")
-    before = Line2D([], [], color=style.SFT, dashes=(1, 1), linewidth=2, label="SFT policy, before PPO")
-    layout.legend(figure, study.arms, study.arms, [before] if SFT in set(rows["policy"]) else [])
+    titles = {key: title for key, title in TITLES.items() if set(PANELS[key]) & set(rows["part"])}
+    before = Entry("SFT policy, before PPO", style.SFT, (1, 1))
+    legend = [*entries(study.arms, study.arms), *([before] if SFT in set(rows["policy"]) else [])]
+    figure, panels = sheet(titles, max(2.0, ROW * len(study.arms)), legend, left=max(0.85, room(study.arms)))
+    binned = rows[rows["part"] == "bin"]
+    words = f"ln(length ratio), in {unit_of(study)}"
+    if "over" in panels:
+        _over_length(panels["over"], rows, binned, study)
+        panels["over"].set(xlabel=words, ylabel="win rate [share]", ylim=(-0.03, 1.03))
+    if "often" in panels:
+        _how_often(panels["often"], binned, study)
+        panels["often"].set(xlabel=words, ylabel="summaries [share]", ylim=(0, None))
+    if "beside" in panels:
+        _beside(panels["beside"], rows, study)
+        panels["beside"].set(xlabel="win rate [share]")
+    for axes in panels.values():
+        style.few_ticks(axes, "x")
     return figure
 
 
-def _over_length(over: Axes, counts: Axes, rows: pd.DataFrame, study: Study) -> None:
-    """Bins as marks as large as their count, the mean of the seeds' fits as a line; below, the shares of the bins."""
+def _over_length(over: Axes, rows: pd.DataFrame, binned: pd.DataFrame, study: Study) -> None:
+    """Bins as marks as large as their count, the mean of the seeds' fits as a line."""
     over.axhline(0.5, color="#bbbbbb", linewidth=0.9)
-    for axes in (over, counts):
-        axes.axvline(0, color="#555555", linewidth=0.9)
-    binned = rows[rows["part"] == "bin"]
+    over.axvline(0, color="#555555", linewidth=0.9)
     for policy in (SFT, *study.arms):
         colour, marker, dash = _look(policy, study)
         own = binned[binned["policy"] == policy]
         enough = own[own["posts"] >= FEWEST]
-        size = 10 + 90 * enough["posts"] / max(1, binned["posts"].max())
-        over.scatter(enough["ratio"], enough["win_rate"], s=size, color=colour, marker=marker, alpha=0.55, linewidths=0)
+        size = 10 + 60 * enough["posts"] / max(1, binned["posts"].max())
+        over.scatter(enough["ratio"], enough["win_rate"], s=size, color=colour, marker=marker, alpha=0.5, linewidths=0)
         fits = rows[(rows["part"] == "fit") & (rows["policy"] == policy)]
         if len(fits):
             mean = fits.groupby("ratio")["win_rate"].mean()
             over.plot(mean.index, mean, color=colour, linewidth=2, dashes=dash)
-        share = own["posts"] / own["posts"].sum()
-        counts.step(own["ratio"], share, where="mid", color=colour, linewidth=1.4, dashes=dash)
+
+
+def _how_often(axes: Axes, binned: pd.DataFrame, study: Study) -> None:
+    """The share of each policy's summaries in every bin of length."""
+    axes.axvline(0, color="#555555", linewidth=0.9)
+    for policy in (SFT, *study.arms):
+        colour, _, dash = _look(policy, study)
+        own = binned[binned["policy"] == policy]
+        axes.step(
+            own["ratio"], own["posts"] / own["posts"].sum(), where="mid", color=colour, linewidth=1.4, dashes=dash
+        )
 
 
 def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
@@ -218,8 +240,8 @@ def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
         axes.plot(equal.mean(), height - 0.12, markersize=7, **look)
         axes.plot(equal, np.full(len(equal), height + 0.2), markersize=3.5, alpha=0.45, **look)
         layout.interval(axes, student.t_interval(equal), height + 0.2, ends, color=colour, linewidth=1.3, alpha=0.8)
-    axes.set_yticks(range(len(study.arms)), study.arms)
-    axes.set(ylim=(len(study.arms) - 0.5, -0.5), xlim=ends)
+    name_rows(axes, study.arms)
+    axes.set(xlim=ends)
     style.quiet(axes)
 
 
@@ -234,13 +256,15 @@ CHARTS = (
     Chart(
         "win_rate_by_length",
         "Win rate by length",
-        "Left: how often a summary wins against its reference, by the logarithm of how many times longer it is; at the "
-        f"line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds together, the "
-        "larger the more of them; lines are logistic regressions, the mean of the seeds' own over the ratios that all of "
-        "them have: where marks leave a line, it does not describe them. Below, how frequent each length is. Right: "
-        "the mean raw win rate (open) and the win rate at equal length, from the regression (filled), with every seed and the "
-        "95 % t interval of the latter; an arrow head where that extends past the axis.",
+        "How often a summary wins against its reference, by the logarithm of the length ratio, how many times longer it is; at "
+        f"the vertical line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds "
+        "together, the larger the more of them; lines are logistic regressions, the mean of the seeds' own over ratios that "
+        "all of them have: where marks leave a line, it does not describe them. Then how frequent each length is, and the "
+        "mean raw win rate (open) beside the win rate at equal length, from the regression (filled), with every seed and "
+        "the 95 % t interval of the latter; an arrow head where that extends past the axis.",
         data,
         draw,
+        takeaways.win_rate_by_length,
+        rows_of,
     ),
 )

@@ -5,11 +5,22 @@ from contextlib import AbstractContextManager
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, safe for common colour blindness; the reference is always the dark one.
-PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's palette, with four colours moved a little so that they stay apart for common colour blindness on a dark page
+# too, which turns lightness round; the reference is always the dark one.
+PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#03ac7c", "#b793b3", "#eeb000", "#64aaf8")
 DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
 SFT = "#888888"  # the policy before PPO, which is no arm
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# The markers as outlines about the origin, three units to either side.
+SHAPES = (
+    "M3 0A3 3 0 1 1-3 0A3 3 0 1 1 3 0z",
+    "M-3-3h6v6h-6z",
+    "M0-3.4L3.4 3H-3.4z",
+    "M0-4L4 0 0 4-4 0z",
+    "M0 3.4L3.4-3H-3.4z",
+    "M-1.2-3.6h2.4v2.4h2.4v2.4h-2.4v2.4h-2.4v-2.4h-2.4v-2.4h2.4z",
+    "M-3.4-1.7L-1.7-3.4 0-1.7 1.7-3.4 3.4-1.7 1.7 0 3.4 1.7 1.7 3.4 0 1.7-1.7 3.4-3.4 1.7-1.7 0z",
+)
 RC = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -41,11 +52,47 @@ RC = {
     "svg.hashsalt": "reports",
     "svg.fonttype": "path",
 }  # a fixed salt: the same numbers give the same file
+# Of a study's figures: no letter is smaller than ten points, so that a panel can be read from a phone and in a talk.
+LEAST = 10  # points
+PANEL = RC | {
+    "savefig.dpi": 192,  # two pixels for each of a screen without magnification
+    "font.size": LEAST,
+    "axes.titlesize": LEAST,
+    "axes.labelsize": LEAST,
+    "xtick.labelsize": LEAST,
+    "ytick.labelsize": LEAST,
+    "legend.fontsize": LEAST,
+    "figure.dpi": 72,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.labelpad": 3,
+}
+TITLE = {"fontsize": LEAST + 0.5, "fontweight": "bold", "color": "#1a1a1a"}
+STRIP = {
+    "loc": "upper left",
+    "handlelength": 3.4,
+    "borderaxespad": 0.2,
+    "borderpad": 0.1,
+    "labelspacing": 0.35,
+    "columnspacing": 1.0,
+}
+SEED = {"linewidth": 0.6, "zorder": 1.5}
+NOTE = {"fontsize": LEAST, "color": "#555555"}
 
 
 def context() -> AbstractContextManager[None]:
     """The style's settings for as long as the context is open."""
     return mpl.rc_context(RC)
+
+
+def panel_context() -> AbstractContextManager[None]:
+    """The settings of a study's figures for as long as the context is open."""
+    return mpl.rc_context(PANEL)
+
+
+def faint(seeds: int) -> float:
+    """How opaque the line of one seed is: the more there are, the less, so that bands and means stay in front."""
+    return min(0.5, 0.1 + 0.6 / max(1, seeds))
 
 
 def colours(arms: tuple[str, ...]) -> dict[str, str]:

@@ -36,7 +36,7 @@ def compact(svg: str) -> str:
 
 def _flatten(node: Element) -> None:
     """Takes out metadata, ids without a reference, groups that only hold others, and what is empty then."""
-    told = {name for part in node.iter() for name in _references(part)}
+    told = {name for part in node.iter() for name in references(part)}
     for part in node.iter():
         if part.get("id") not in told:
             part.attrib.pop("id", None)
@@ -53,7 +53,7 @@ def _unwrap(node: Element) -> None:
     node[:] = children
 
 
-def _references(part: Element) -> Iterator[str]:
+def references(part: Element) -> Iterator[str]:
     """The ids that an element names, the classes of a style sheet included."""
     yield from REFERENCE.findall(part.text or "")
     for name, value in part.attrib.items():

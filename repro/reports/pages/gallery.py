@@ -3,7 +3,8 @@
 A page of `reports/build` has its style sheets, scripts and figures in it, so that it can be sent to somebody or shown by
 MLflow, and each figure lies beside it again, as PNG, SVG and CSV. A page of the gallery links to all these in `assets/`.
 The name of a file there ends with the beginning of its digest: nothing is there twice, and a page that is built again
-changes nothing that another one shows. PNGs are left out, and the episodes of all seeds but the first.
+changes nothing that another one shows. PNGs are left out, the files of single panels, which are views of the whole figure's
+there, and the episodes of all seeds but the first.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ LEAST = 400  # bytes of a style sheet or script that is worth a file
 DRAWING = "data:image/svg+xml,"
 STYLE = re.compile(r"<style>(.*?)</style>\n?", re.DOTALL)
 SCRIPT = re.compile(r"<script>(.*?)</script>\n?", re.DOTALL)  # one with a type is data, and the page's own
-FIGURE = re.compile(r"<figure>.*?</figure>", re.DOTALL)
+PANEL = re.compile(r'src="data:image/svg\+xml,[^"]*" style="[^"]*" data-whole="(\S+) (\S+) (\S+)"')
+FILES = re.compile(r'<p class="files">.*?</p>', re.DOTALL)  # of one panel
+FIGURE = re.compile(r"<figure[ >].*?</figure>", re.DOTALL)
 IMAGE = re.compile(r'src="(data:image/svg\+xml,[^"]*)"')
 DRAWN = re.compile(r'<a href="figures/([^"/]+)\.svg">')
 BITMAP = re.compile(r'<a href="figures/[^"]+\.png">PNG</a>,\s*')
@@ -100,15 +103,25 @@ def _trimmed(page: Path, folder: Path, left_out: set[str]) -> str:
 
 
 def _figure(text: str, page: Path, assets: Path) -> str:
-    """A figure whose drawing is a file of the assets, without the PNG."""
+    """A figure whose drawing is a file of the assets, without the PNG; its panels are views of that file."""
+    text = FILES.sub("", text)
     name = DRAWN.search(text)
     if not name:
         return text
-    drawing = IMAGE.search(text)
-    svg = vector.compact(unquote(drawing[1].removeprefix(DRAWING)))
+    svg = vector.compact(_drawing(text, page, name[1]))
     place = _address(_kept(svg.encode(), name[1], ".svg", assets), page)
-    text = text.replace(drawing[0], f'src="{place}"').replace(name[0], f'<a href="{place}">')
-    return BITMAP.sub("", text)
+    view = f'src="{place}" style="--across: \\1; --from: \\2; --top: \\3"'
+    text = IMAGE.sub(lambda each: f'src="{place}"', PANEL.sub(view, text))
+    return BITMAP.sub("", text.replace(name[0], f'<a href="{place}">'))
+
+
+def _drawing(text: str, page: Path, name: str) -> str:
+    """The SVG of a figure: the one in the page, or where that shows panels the file of the whole."""
+    file = page.parent / "figures" / f"{name}.svg"
+    if PANEL.search(text) and file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    shown = IMAGE.search(text)
+    return unquote(shown[1].removeprefix(DRAWING)) if shown else ""
 
 
 def _shared(text: str, page: Path, assets: Path) -> str:

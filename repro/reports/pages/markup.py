@@ -11,6 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from repro.reports.figures.chart import Drawn, Panel
 from repro.reports.figures.numbers import count, number, signed, span
 from repro.reports.reading import terms
 from repro.reports.statistics import words
@@ -52,6 +53,36 @@ def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str
     svg = (figures / f"{name}.svg").read_text(encoding="utf-8").strip()
     points = str(round(float(WIDTH.search(svg)[1])))
     return {"name": name, "title": title, "caption": caption, "source": data_address(svg), "points": points}
+
+
+def panels(drawn: Drawn, figures: Path) -> dict:
+    """A figure's words and its panels, each with its SVG as a data address and where it stands in its file and in the whole.
+
+    Places are in widths of the panel: how far its legend reaches, its height, and the width and origin of the whole.
+    """
+    chart = drawn.chart
+    return {
+        "name": chart.name,
+        "title": chart.title,
+        "caption": chart.caption,
+        "takeaway": drawn.takeaway,
+        "still": drawn.still,
+        "whole": bool(drawn.panels),
+        "legend": drawn.legend,
+        "panels": [_panel(each, drawn, figures) for each in drawn.panels],
+    }
+
+
+def _panel(panel: Panel, drawn: Drawn, figures: Path) -> dict:
+    x, y, width, height = panel.box
+    svg = (figures / f"{panel.stem}.svg").read_text(encoding="utf-8").strip()
+    return {
+        "stem": panel.stem,
+        "source": data_address(svg),
+        "strip": round(drawn.strip / width, 5),
+        "ratio": f"{width:g} / {height:g}",
+        "whole": " ".join(f"{part / width:.5g}" for part in (drawn.size[0], x, y)),
+    }
 
 
 def data_address(svg: str) -> Markup:

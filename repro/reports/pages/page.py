@@ -5,24 +5,34 @@ import math
 import shutil
 from pathlib import Path
 
-import pandas as pd
-
 from repro import record
-from repro.reports.figures import before_after, chart, checks, curves, differences, frontier, layout, length, style
+from repro.reports.figures import (
+    before_after,
+    chart,
+    checks,
+    curves,
+    differences,
+    effect,
+    frontier,
+    length,
+    style,
+)
 from repro.reports.figures.differences import FINALS, tested
 from repro.reports.figures.numbers import count, number, signed, span
-from repro.reports.pages import data, entries, inspect, judge, markup, provenance, samples
-from repro.reports.pages.markup import known, picture
+from repro.reports.pages import data, entries, inspect, judge, markup, opening, provenance, samples
+from repro.reports.pages.markup import known
 from repro.reports.pages.provenance import described, groups
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings, analyse
 from repro.reports.statistics.resampling import ENOUGH_SEEDS
 from repro.reports.statistics.sample_size import MOST_SEEDS
+from repro.reports.statistics.size import nothing_to_see
 from repro.reports.statistics.student import CONFIDENCE
 from repro.reports.statistics.words import UNDECIDED
 
 CHARTS = (
+    *effect.CHARTS,
     *curves.CHARTS,
     *differences.CHARTS,
     *before_after.CHARTS,
@@ -132,6 +142,9 @@ def remark(row, study: Study) -> str:
         )
     if row.n < 2:
         return f"{count(row.n, 'paired seed')}, and an interval needs two.".capitalize()
+    small = nothing_to_see(study) if row.verdict == UNDECIDED else ""
+    if small:
+        return small
     if row.reason:
         return f"{row.reason}.".capitalize()
     return what_would_decide(row, study) if row.verdict == UNDECIDED else ""
@@ -152,7 +165,7 @@ def what_would_decide(row, study: Study) -> str:
 def render(
     study: Study,
     findings: Findings,
-    charts: list[chart.Chart],
+    charts: list[chart.Drawn],
     folder: Path,
     links: dict[tuple[str, int], str],
     data_page: str = "",
@@ -161,8 +174,11 @@ def render(
 
     `data_page` is the link to the page on the data; empty where no run recorded its checks.
     """
-    drawn = {c.name: picture(c.name, c.title, c.caption, folder) for c in charts}
-    own_section = {c.name for c in (*frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
+    found = {each.chart.name: each for each in charts}
+    drawn = {name: markup.panels(each, folder) for name, each in found.items()}
+    own_section = {c.name for c in (*effect.CHARTS, *frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
+    posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
+    told = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
         "ablation.html.j2",
         study=study,
@@ -173,13 +189,16 @@ def render(
         curves=CURVES,
         judge=UNIT_OF_JUDGE.get(study.tags[record.JUDGE], study.tags[record.JUDGE]),
         colours=style.colours(study.arms),
+        takeaway=opening.takeaway(study, findings),
+        inside=opening.sections(study, findings, found, told),
+        effect=[drawn[c.name] for c in effect.CHARTS if c.name in drawn],
         verdicts=cards(study, findings),
         outcomes=outcomes(findings),
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),
         predictions=findings.predictions.to_dict("records"),
         prediction_results=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
-        differences=difference_rows(study, findings),
+        differences=rows,
         robust=findings.robust.to_dict("records"),
         levels=findings.levels.to_dict("records"),
         checkpoints=checkpoints(study, findings),
@@ -193,9 +212,9 @@ def render(
         length_unit=length.unit_of(study),
         checks=[drawn[c.name] for c in checks.CHARTS if c.name in drawn],
         agreement=agreement(study),
-        judgement=judge.section(study),
+        judgement=judgement,
         reward_models=reward_models(study),
-        posts=samples.posts(study),
+        posts=posts,
         stages=provenance.shared_stages(study),
         data_page=data_page,
         seconds=provenance.seconds_table(study),
@@ -207,12 +226,7 @@ def render(
 
 
 def cards(study: Study, findings: Findings) -> list[dict]:
-    """One card per arm: its verdict, and its interval as a drawing on an axis that all cards share."""
-    pairs = findings.differences[findings.differences["metric"] == study.primary]
-    seeds = pairs.groupby("arm")["difference"].agg(list)
-    rows = findings.verdicts.assign(smallest_effect=study.smallest_effect)
-    shown = pd.concat([pairs["difference"], rows["low"], rows["high"]]).dropna().tolist()
-    ends = layout.padded(pd.Series([*shown, -1.5 * study.smallest_effect, 1.5 * study.smallest_effect]))
+    """One card per arm: its verdict, in a word and in words; the interval is in the figure beside the cards."""
     return [
         {
             "arm": row.arm,
@@ -220,9 +234,8 @@ def cards(study: Study, findings: Findings) -> list[dict]:
             "conclusion": conclusion(row, study),
             "remark": remark(row, study),
             "row": row,
-            "whisker": markup.whisker(row._asdict(), *ends, seeds.get(row.arm, [])),
         }
-        for row in rows.itertuples()
+        for row in findings.verdicts.itertuples()
     ]
 
 

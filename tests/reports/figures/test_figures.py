@@ -27,7 +27,8 @@ NINE = tuple(f"arm{i}" for i in range(9))
 
 
 def test_csv_holds_what_is_drawn(study, tmp_path):
-    assert chart.save_all(page.CHARTS[:4], study, analyse(study), tmp_path) == list(page.CHARTS[:4])
+    drawn = chart.save_all(page.CHARTS[:4], study, analyse(study), tmp_path)
+    assert [each.chart for each in drawn] == list(page.CHARTS[:4])
     written = pd.read_csv(tmp_path / "learning_curves.csv").set_index(["metric", "arm", "seed", "step"])["value"]
     recorded = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
     assert set(written.index.levels[0]) == {*PANELS, "test/win_rate"}

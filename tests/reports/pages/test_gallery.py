@@ -31,6 +31,12 @@ def episodes(study, out: Path) -> dict[tuple[str, int], str]:
     return {(arm, seed): f"episodes/seed{seed}.html#{arm}-0" for arm in study.arms for seed in SEEDS}
 
 
+def recolour(folder: Path, old: str, new: str) -> None:
+    """Draws a built page's figures in another colour, in the page and in their files."""
+    for file in (folder / "index.html", *(folder / "figures").glob("*.svg")):
+        file.write_text(file.read_text().replace(f"%23{old}", f"%23{new}").replace(f"#{old}", f"#{new}"))
+
+
 @pytest.fixture(scope="module")
 def built(study, tmp_path_factory) -> Path:
     """A folder as `make figures` leaves it: two studies, whose figures are all but the same, and an index."""
@@ -40,8 +46,7 @@ def built(study, tmp_path_factory) -> Path:
         patch.setattr(page, "CHARTS", [chart for chart in page.CHARTS if chart.name in ("learning_curves", "training")])
         page.build(study, root / "one")
     shutil.copytree(root / "one", root / "two")
-    changed = root / "two" / "index.html"
-    changed.write_text(changed.read_text().replace("%230072b2", "%230072b3"))
+    recolour(root / "two", "0072b2", "0072b3")
     links = "".join(f'<a href="{name}/index.html">{name}</a>' for name in ("one", "two"))
     (root / "index.html").write_text(STYLE + links)
     return root
@@ -69,6 +74,21 @@ def digests(text: str, folder: Path) -> str:
     return re.sub(r'href="((?:figures|\.\./assets)/[^"]+\.(?:svg|csv|gz))"', told, text)
 
 
+def viewed(text: str, folder: Path) -> str:
+    """A built page with views of the whole figure in the place of its panels, and without the panels' files."""
+
+    def figure(found: re.Match) -> str:
+        name = re.search(r'href="figures/([^"/]+)\.svg">SVG</a>, <a href="[^"]+">data</a>\.</figcaption>', found[0])[1]
+        whole = markup.data_address((folder / "figures" / f"{name}.svg").read_text().strip())
+        place = re.compile(r'src="data:[^"]*" style="--top: [^"]*" data-whole="(\S+) (\S+) (\S+)"')
+        told = place.sub(
+            lambda each: f'src="{whole}" style="--across: {each[1]}; --from: {each[2]}; --top: {each[3]}"', found[0]
+        )
+        return re.sub(r'<p class="files">.*?</p>', "", told, flags=re.DOTALL)
+
+    return re.sub(r"<figure [^>]*>.*?</figure>", figure, text, flags=re.DOTALL)
+
+
 def packed(file: Path) -> str:
     """A page of a gallery with all that it shares put into it again."""
 
@@ -90,7 +110,17 @@ def test_a_page_is_what_it_was_but_for_the_pngs(built, tmp_path):
     before, after = ((folder / "one" / "index.html").read_text() for folder in (built, root))
     assert '<link rel="stylesheet" href="../assets/style-' in after and 'src="../assets/learning_curves-' in after
     assert len(after) < 0.8 * len(before)
-    assert packed(root / "one" / "index.html") == digests(re.sub(r"<a [^>]*>PNG</a>,\s*", "", before), built / "one")
+    expected = re.sub(r"<a [^>]*>PNG</a>,\s*", "", viewed(before, built / "one"))
+    assert packed(root / "one" / "index.html") == digests(expected, built / "one")
+
+
+def test_panels_are_views_of_one_file_that_do_not_meet(trimmed):
+    text = (trimmed / "one" / "index.html").read_text()
+    found = re.findall(r'src="([^"]+)" style="--across: (\S+); --from: (\S+); --top: (\S+)"', text)
+    curves = [each for each in found if "/learning_curves-" in each[0]]
+    assert len(curves) == len({each[2:] for each in curves}) == 9
+    assert len({file for file, *_ in curves}) == 1 and {across for _, across, *_ in curves} == {"2"}
+    assert "data-whole" not in text and not re.search(r'class="files"', text)
 
 
 def test_what_pages_share_is_there_once_and_what_differs_is_there_twice(trimmed):
@@ -136,8 +166,7 @@ def test_a_page_that_is_built_again_changes_no_other_and_what_it_showed_goes(tri
     other, shown = (trimmed / "one" / "index.html").read_bytes(), set((trimmed / "assets").iterdir())
     shutil.rmtree(trimmed / "two")
     shutil.copytree(built / "two", trimmed / "two")
-    again = trimmed / "two" / "index.html"
-    again.write_text(again.read_text().replace("%230072b3", "%230072b4"))
+    recolour(trimmed / "two", "0072b3", "0072b4")
     gallery.trim(trimmed, seeds=1)
     assert (trimmed / "one" / "index.html").read_bytes() == other
     gone, new = shown - set((trimmed / "assets").iterdir()), set((trimmed / "assets").iterdir()) - shown

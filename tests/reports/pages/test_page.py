@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from repro.reports.figures import numbers
+from repro.reports.figures import effect, numbers
 from repro.reports.pages import markup, page
 from repro.reports.reading.studies import read_study
 from tests.reports.made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
@@ -41,10 +42,22 @@ def test_the_page_links_to_each_file_of_its_figures_once(html, built):
 
 
 def test_pictures_in_the_page_are_the_files(built, html):
-    files = sorted(file.read_text().strip() for file in (built.parent / "figures").glob("*.svg"))
-    shown = re.findall(r'src="data:image/svg\+xml,([^"]*)"', html)
-    assert sorted(map(unquote, shown)) == files != []
-    assert all(ElementTree.fromstring(file).tag.endswith("svg") for file in files)
+    files = {file.name: file.read_text().strip() for file in (built.parent / "figures").glob("*.svg")}
+    shown = list(map(unquote, re.findall(r'src="data:image/svg\+xml,([^"]*)"', html)))
+    wholes = {name for name in files if any(other.startswith(f"{Path(name).stem}-") for other in files)}
+    assert sorted(shown) == sorted(svg for name, svg in files.items() if name not in wholes) != []
+    assert all(ElementTree.fromstring(file).tag.endswith("svg") for file in files.values())
+
+
+def test_each_panel_is_a_picture_of_its_own_at_two_pixels_a_point_with_the_data_of_it_alone(built):
+    folder = built.parent / "figures"
+    panels = sorted(folder.glob("learning_curves-*.svg"))
+    assert len(panels) == 9
+    for panel in panels:
+        width, height = map(float, re.search(r"viewBox='0 0 ([\d.]+) ([\d.]+)'", panel.read_text()).groups())
+        size = Image.open(panel.with_suffix(".png")).size
+        assert size == pytest.approx((width * 192 / 72, height * 192 / 72), abs=1.5)
+        assert panel.stem.endswith(pd.read_csv(panel.with_suffix(".csv"))["metric"].unique()[0].replace("/", "_"))
 
 
 def test_model_text_is_escaped(html):
@@ -158,12 +171,14 @@ def test_a_study_of_the_reference_alone_has_a_page(store, unrendered, tmp_path):
     assert "nothing to compare yet" in text and strict((tmp_path / "verdict.json").read_text())["arms"] == {}
 
 
-def test_verdict_cards_share_one_scale_that_holds_seeds_intervals_and_smallest_effect(study):
-    off, other = (card["whisker"] for card in page.cards(study, page.analyse(study)))
-    assert off["zero"] == other["zero"] and off["band"] == other["band"]
-    assert off["ends"]["high"] < off["zero"] and len(off["seeds"]) == len(other["seeds"]) == 3
-    lowest, *_, highest = sorted([*off["seeds"], *other["seeds"], *off["ends"].values(), *other["ends"].values()])
-    assert 0 < lowest < highest < 100
+def test_the_effects_of_all_arms_share_one_scale_that_holds_seeds_intervals_and_smallest_effect(study):
+    rows = effect.data(study, page.analyse(study))
+    figure = effect.draw(rows, study)
+    low, high = figure.axes[0].get_xlim()
+    shown = [*rows["difference"], *rows["low"], *rows["high"], 0.0, -study.smallest_effect, study.smallest_effect]
+    assert low < min(shown) and max(shown) < high and len(figure.axes) == 1
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["off", "scale_only"]
+    assert rows.groupby("arm")["seed"].nunique().tolist() == [3, 3]
 
 
 def test_a_study_without_a_smallest_effect_has_a_page_that_says_so(study, unrendered, tmp_path):

@@ -1,0 +1,192 @@
+"""What each figure shows, in a sentence computed from the data that it draws."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from repro import record
+from repro.reports.figures.numbers import count, number, signed
+from repro.reports.reading import terms
+from repro.reports.reading.study import Study
+from repro.reports.statistics import pairing
+
+LAST = 0.1  # of a training: what its end is taken to be
+MOST = 4  # things that a sentence names; the others are counted
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as they stand in a sentence, the first few of many."""
+    said = list(words)
+    if len(said) > MOST + 1:
+        said = [*said[:MOST], f"{len(said) - MOST} more"]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}" if said else "nothing"
+
+
+def said_of(metric: str) -> str:
+    """A metric's name as a sentence has it: sampled win rate, not win rate, sampled."""
+    name, comma, rest = terms.name(metric).partition(", ")
+    return f"{rest} {name}" if rest == "sampled" else name + comma + rest
+
+
+def effect(data: pd.DataFrame, study: Study) -> str:
+    """Each arm's mean difference beside the smallest effect of interest."""
+    rows = data.drop_duplicates("arm")
+    if not data["difference"].any():
+        return f"Every difference to {study.reference} is zero, in {count(data['seed'].nunique(), 'seed')}."
+    words = listed(f"{signed(row.mean)} for {row.arm}" for row in _named(rows))
+    limit = f", where ±{number(study.smallest_effect)} would matter" if math.isfinite(study.smallest_effect) else ""
+    return f"The mean difference in {said_of(study.primary)} to {study.reference} is {words}{limit}."
+
+
+def learning_curves(data: pd.DataFrame, study: Study) -> str:
+    """In which curves an arm ends apart from the reference, by the paired interval of the last tenth of training."""
+    curves = data[data["metric"] != study.primary] if study.primary.startswith("test/") else data
+    last = curves[curves["step"] >= (1 - LAST) * curves["step"].max()]
+    if set(data["arm"]) <= {study.reference} or study.reference not in set(last["arm"]):
+        return "No arm has a reference to be compared with."
+    paired = pairing.differences(last, study.reference)
+    found = _as_drawn(pairing.intervals(paired), curves)
+    if not (found["n"] > 1).any():
+        return f"One seed each: how the curves end says nothing of other seeds{_farthest(paired, study)}."
+    apart = found[(found["low"] > 0) | (found["high"] < 0)]
+    words = listed(f"{said_of(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    counted = f"of {count(len(found), 'comparison')} at the end of training"
+    if apart.empty:
+        return f"None {counted} excludes zero: no curve tells an arm from {study.reference}."
+    return f"{len(apart)} {counted} {'excludes' if len(apart) == 1 else 'exclude'} zero: {words}."
+
+
+def _farthest(paired: pd.DataFrame, study: Study) -> str:
+    """The first metric's differences of the arms, as an aside."""
+    first = paired[paired["metric"] == paired["metric"].iloc[0]] if len(paired) else paired
+    if first.empty:
+        return ""
+    words = listed(f"{signed(row.difference)} ({row.arm})" for row in _named(first))
+    return f"; here {said_of(first['metric'].iloc[0])} ends {words} from {study.reference}"
+
+
+def paired_curves(data: pd.DataFrame, study: Study) -> str:
+    """How far the mean difference ever gets, in the curve that leads to the verdict or the first one."""
+    plain = study.primary.removeprefix("test/").removeprefix("sampled_")
+    metrics = list(dict.fromkeys(data["metric"]))
+    metric = next((m for m in metrics if m.endswith(f"/{plain}")), metrics[0])
+    mean = data[data["metric"] == metric].groupby(["arm", "step"], sort=False)["value"].mean().dropna()
+    spans = mean.groupby("arm", sort=False).agg(lowest="min", highest="max")
+    if spans.empty:
+        return f"No difference in {said_of(metric)} was recorded."
+    if not spans.to_numpy().any():
+        return f"No arm ever differs from {study.reference} in {said_of(metric)}."
+    words = listed(f"{signed(row.lowest)} and {signed(row.highest)} ({arm})" for arm, row in _rows(spans))
+    return f"During training the mean difference in {said_of(metric)} stays between {words}."
+
+
+def paired_differences(data: pd.DataFrame, study: Study) -> str:
+    """In how many of the metrics a 95 % interval excludes zero, and in which."""
+    found = _as_drawn(pairing.intervals(data), data)
+    known = found[found["n"] > 1]
+    if known.empty:
+        return "One paired seed: there are differences, and no interval to judge them by."
+    apart = known[((known["low"] > 0) | (known["high"] < 0)) & (known["sd"] > 0)]
+    words = listed(f"{said_of(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    chance = f"about {number(0.05 * len(known))} would by chance"
+    if apart.empty:
+        return f"None of {count(len(known), 'interval')} excludes zero."
+    return f"{len(apart)} of {count(len(known), 'interval')} exclude zero, where {chance}: {words}."
+
+
+def before_after(data: pd.DataFrame, study: Study) -> str:
+    """What PPO makes of the first metric, arm by arm."""
+    rows = data[data["metric"] == data["metric"].iloc[0]].dropna(subset=["before", "after"])
+    name = said_of(data["metric"].iloc[0])
+    if rows.empty:
+        return f"The {name} is not known both before and after PPO."
+    means = rows.groupby("arm", sort=False)[["before", "after"]].mean().astype(float)
+    if np.allclose(means["before"], means["after"]):
+        return f"PPO leaves the {name} where it was in every arm ({number(means['after'].mean())})."
+    words = listed(f"{number(row.before)} to {number(row.after)} ({arm})" for arm, row in _rows(means))
+    ups = int((rows["after"] > rows["before"]).sum())
+    return f"PPO takes the {name} from {words}; it rises in {ups} of {count(len(rows), 'run')}."
+
+
+def score_against_kl(data: pd.DataFrame, study: Study) -> str:
+    """What each arm's last score costs in KL, and which seeds are so far out that they ran away."""
+    part = data[data["part"] == "end"]
+    way = data[data["part"] == "way"]
+    rows = part if not part.empty else way[way["step"] == way["step"].max()]
+    scores = list(dict.fromkeys(rows["metric"]))
+    if not scores:
+        return "No score was recorded together with the KL."
+    metric = study.primary if study.primary in scores else scores[0]
+    means = rows[rows["metric"] == metric].groupby("arm", sort=False)[["kl", "value"]].mean().astype(float)
+    words = listed(f"{number(row.value)} at {number(row.kl)} nats ({arm})" for arm, row in _rows(means))
+    return f"Training ends with a {said_of(metric)} of {words}{_runaways(rows, study)}."
+
+
+def _runaways(rows: pd.DataFrame, study: Study) -> str:
+    """The seeds whose KL is past the study's cap, as an aside."""
+    far = rows[rows["kl"] > float(study.tags.get(record.KL_CAP, "nan"))].drop_duplicates(["arm", "seed"])
+    words = listed(f"seed {row.seed} of {row.arm} ({number(row.kl)} nats)" for row in _named(far))
+    return "" if far.empty else f"; {words} ran away"
+
+
+def win_rate_by_length(data: pd.DataFrame, study: Study) -> str:
+    """How much of each arm's win rate is left at equal length."""
+    rates = data[data["part"].isin(("as it is", "equal length"))].astype({"win_rate": float})
+    wide = rates.pivot_table(index="policy", columns="part", values="win_rate", aggfunc="mean", sort=False)
+    if not {"as it is", "equal length"} <= set(wide) or wide.dropna().empty:
+        return "The win rate at equal length cannot be estimated: too few summaries, or all of them won or lost."
+    known = wide.dropna().reindex([arm for arm in study.arms if arm in wide.dropna().index])
+    words = listed(
+        f"{number(equal)} instead of {number(raw)} ({arm})"
+        for arm, raw, equal in zip(known.index, known["as it is"], known["equal length"], strict=True)
+    )
+    return f"At the length of the references the win rate is {words}."
+
+
+def training(data: pd.DataFrame, study: Study) -> str:
+    """Where each curve begins and ends, averaged over its runs."""
+    ends = []
+    for metric, rows in data.groupby("metric", sort=False):
+        mean = rows.groupby("step")["value"].mean().dropna()
+        if len(mean):
+            ends.append(f"{said_of(metric)} from {number(mean.iloc[0])} to {number(mean.iloc[-1])}")
+    return f"Training takes the {listed(ends)}." if ends else "No value of these curves is known."
+
+
+def calibration(data: pd.DataFrame, study: Study) -> str:
+    """Whether the reward model claims more than it is right, on average over the margins."""
+    rows = data[data["family"].str.contains("calibration")]
+    if rows.empty:
+        return "Accuracy was recorded by the labellers' confidence only."
+    gap = float((1 / (1 + np.exp(-rows["x"])) - rows["value"]).mean())
+    if abs(gap) < 0.01:
+        return "The reward model is as sure as it is right: claim and accuracy agree to one in a hundred."
+    word = "surer than it is right" if gap > 0 else "less sure than it is right"
+    return f"The reward model is {word}, by {number(abs(gap))} on average over the margins."
+
+
+def groups(data: pd.DataFrame, study: Study) -> str:
+    """The groups in which the reward model is most and least often right."""
+    means = data.groupby(["family", "label"], sort=False)["value"].mean().dropna()
+    if means.empty:
+        return "No group's accuracy is known."
+    best, worst = means.idxmax()[1], means.idxmin()[1]
+    if best == worst:
+        return f"The reward model is right in {number(means.max())} of {best}."
+    return f"The reward model is right most often in {best} ({number(means.max())}), least in {worst} ({number(means.min())})."
+
+
+def _as_drawn(rows: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order in which their metrics are drawn."""
+    place = {metric: i for i, metric in enumerate(dict.fromkeys(data["metric"]))}
+    return rows.sort_values("metric", key=lambda metric: metric.map(place), kind="stable")
+
+
+def _named(rows: pd.DataFrame) -> Iterable:
+    return rows.itertuples(index=False)
+
+
+def _rows(rows: pd.DataFrame) -> Iterable[tuple[str, pd.Series]]:
+    return rows.iterrows()

@@ -1,0 +1,86 @@
+"""What a page says first, and the line that says of each closed section what is inside."""
+
+from collections.abc import Mapping, Sequence
+
+from repro import record
+from repro.reports.figures.chart import Drawn
+from repro.reports.figures.numbers import count, number
+from repro.reports.figures.takeaways import listed, said_of
+from repro.reports.reading.study import Study
+from repro.reports.statistics.findings import Findings
+from repro.reports.statistics.size import nothing_to_see
+
+# A verdict's word -> how a sentence goes on after the arms that it is said of, in the singular and in the plural.
+SAID = {
+    "better": ("is better than", "are better than"),
+    "worse": ("is worse than", "are worse than"),
+    "no difference": ("makes no difference that matters beside", "make no difference that matters beside"),
+    "identical": ("is identical to", "are identical to"),
+    "undecided": ("is not yet told apart from", "are not yet told apart from"),
+}
+
+
+def takeaway(study: Study, findings: Findings) -> str:
+    """The verdict of the whole study in one sentence."""
+    small = nothing_to_see(study)
+    if small:
+        return small
+    arms: dict[str, list[str]] = {}
+    for row in findings.verdicts.itertuples():
+        arms.setdefault("identical" if row.identical else row.verdict, []).append(row.arm)
+    if not arms:
+        return "Only the reference arm has runs: there is nothing to compare yet."
+    words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
+    said = [f"{listed(arms[word])} {_said(word, len(arms[word]))} {study.reference}" for word in words]
+    return f"{'; '.join(said)}, by the {said_of(study.primary)}."
+
+
+def _said(word: str, arms: int) -> str:
+    """How a sentence on a number of arms goes on, up to the reference's name."""
+    return SAID.get(word, (f"is {word} beside", f"are {word} beside"))[arms > 1]
+
+
+def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], told: Mapping[str, int]) -> dict[str, str]:
+    """Id of a section -> a line on what is inside it and what it shows; `told` counts rows of tables."""
+
+    def first(names: Sequence[str], otherwise: str) -> str:
+        return next((drawn[name].takeaway for name in names if name in drawn), otherwise)
+
+    return {
+        "expected": _predictions(findings),
+        "figures": first(("learning_curves", "paired_differences"), "No curves or final values were recorded."),
+        "frontier": first(("score_against_kl",), ""),
+        "length": first(("win_rate_by_length",), ""),
+        "judge": f"{count(told['judged'], 'run')} judged by a language model."
+        if told["judged"]
+        else "No language model has judged this study.",
+        "differences": first(
+            ("paired_differences",), f"{count(told['differences'], 'metric')} beside the reference's."
+        ),
+        "seeds": _seeds(study),
+        "reward-models": first(("reward_model_calibration", "reward_model_groups"), "What was measured of them."),
+        "samples": f"What each policy wrote under {count(told['posts'], 'test post')}, to filter and to sort."
+        if told["posts"]
+        else "No samples were recorded.",
+        "ran": f"Code, data, shared stages, time and cost of {count(len(study.runs), 'run')}.",
+        "reproduce": "The command, every run's id, and how the verdict is reached.",
+    }
+
+
+def _predictions(findings: Findings) -> str:
+    """How the predictions turned out, in numbers."""
+    if not len(findings.predictions):
+        return "No predictions were recorded."
+    results = findings.predictions["result"].value_counts()
+    said = listed(f"{n} {word}" for word, n in results.items())
+    return f"Of {count(len(findings.predictions), 'prediction')} written down before the runs: {said}."
+
+
+def _seeds(study: Study) -> str:
+    """The primary metric's range over all runs, and how many of them finished."""
+    values = study.finals.loc[study.finals["metric"] == study.primary, "value"].dropna()
+    finished = int((study.runs["outcome"] == record.FINISHED).sum())
+    ended = f"{finished} of {count(len(study.runs), 'run')} finished"
+    if values.empty:
+        return f"{ended}; none has a {said_of(study.primary)}."
+    return f"{ended}; {said_of(study.primary)} from {number(values.min())} to {number(values.max())}."

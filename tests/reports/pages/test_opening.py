@@ -1,0 +1,84 @@
+"""What a page says first: the verdict in a sentence, that a tiny run is one, and what is inside each closed section."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from repro.reports.pages import opening, page
+from repro.reports.statistics.findings import analyse
+from repro.reports.statistics.size import nothing_to_see
+
+SECTIONS = ("expected", "figures", "judge", "differences", "seeds", "reward-models", "samples", "ran", "reproduce")
+
+
+def with_values(study, **values):
+    """The study with these final values in every run, by the metric's name after test/."""
+    told = study.finals["metric"].map({f"test/{name}": value for name, value in values.items()})
+    return replace(study, finals=study.finals.assign(value=told.fillna(study.finals["value"])))
+
+
+def test_the_takeaway_is_one_sentence_on_all_arms(study):
+    assert opening.takeaway(study, analyse(study)) == (
+        "off is worse than shift_and_scale; scale_only is not yet told apart from shift_and_scale, by the win rate."
+    )
+
+
+def test_arms_of_one_verdict_are_named_together(study):
+    wide = replace(study, tags=study.tags | {"smallest_effect": "0.5"})
+    assert opening.takeaway(wide, analyse(wide)) == (
+        "off and scale_only make no difference that matters beside shift_and_scale, by the win rate."
+    )
+    alone = replace(study, arms=study.arms[:1])
+    findings = replace(analyse(study), verdicts=analyse(study).verdicts.head(0))
+    assert "nothing to compare yet" in opening.takeaway(alone, findings)
+
+
+def test_names_with_braces_are_names(study):
+    verdicts = analyse(study).verdicts.replace({"off": "{0}"})
+    told = opening.takeaway(study, replace(analyse(study), verdicts=verdicts))
+    assert told.startswith("{0} is worse than shift_and_scale")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"eos_rate": 0.0}, "no summary of any run ended within the limit"),
+        ({"win_rate": 0.25}, "every run has the same win rate (0.25)"),
+        ({"eos_rate": 0.0, "win_rate": 0.0}, "ended within the limit and every run has the same win rate (0)"),
+        ({}, ""),
+        ({"eos_rate": 0.01}, ""),
+    ],
+)
+def test_a_run_in_which_nothing_can_be_seen_says_so_first_and_asks_for_no_more_seeds(study, values, why):
+    tiny = with_values(study, **values)
+    told, findings = nothing_to_see(tiny), analyse(tiny)
+    assert why in told and bool(told) == bool(why)
+    record = page.verdict_record(tiny, findings, page.Path("index.html"))
+    said = " ".join(arm["sentence"] for arm in record["arms"].values())
+    if why:
+        assert opening.takeaway(tiny, findings) == told and told in said and "more seed" not in said
+    else:
+        assert "This is a tiny run" not in said and "more seeds would decide it" in said
+
+
+def test_one_run_and_runs_without_values_are_not_called_tiny(study):
+    one = replace(study, finals=with_values(study, eos_rate=0.0).finals.query("arm == 'off' and seed == 1"))
+    assert nothing_to_see(one) == "" == nothing_to_see(replace(study, finals=study.finals.head(0)))
+
+
+def test_each_section_is_closed_and_says_what_is_inside(study, tmp_path):
+    text = page.render(study, analyse(study), [], tmp_path, {})
+    for name in SECTIONS:
+        head = (
+            rf'<section id="{name}"><details class="part"><summary><h2>([^<]+)</h2> <span class="inside">([^<]*)</span>'
+        )
+        found = re.search(head, text)
+        assert found and len(found[2]) > 15 and found[2].rstrip().endswith("."), name
+    assert text.count('<details class="part">') == len(re.findall(r'<section id="', text))
+
+
+def test_every_link_of_the_contents_leads_to_a_section(study, tmp_path):
+    text = page.render(study, analyse(study), [], tmp_path, {})
+    bar = re.search(r'<nav class="bar".*?</nav>', text, re.DOTALL)[0]
+    assert set(re.findall(r'href="#([\w-]+)"', bar)) == {*re.findall(r'<section id="([\w-]+)"', text), "top"}
