@@ -48,13 +48,14 @@ def render(study: Study, findings: Findings, figures: Path) -> str:
 def _picture(name: str, figures: Path) -> dict[str, str]:
     """A figure of the study's page; nothing where the study has no data for it."""
     chart = next((each for each in page.CHARTS if each.name == name), None)
-    there = chart is not None and (figures / f"{name}.svg").is_file()
-    return markup.picture(name, chart.title, chart.caption, figures) if there else {}
+    if chart is None or not (figures / f"{name}.svg").is_file():
+        return {}
+    return markup.picture(name, chart.title, chart.caption, figures)
 
 
 def _short(post: dict) -> dict:
     """A post of the first seed that has it, with texts that fit on a slide."""
-    row = post["rows"][0] if post["rows"] else {"seed": "", "cells": []}
+    row: dict = post["rows"][0] if post["rows"] else {"seed": "", "cells": []}
     title = TITLE.search(str(post["query"]))
     cells = [cell | {"text": shorten(str(cell["text"]), LONGEST, placeholder=" …")} for cell in row["cells"]]
     return {
