@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from repro.reports.figures import length
 from repro.reports.formats import latex, slides, tables
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings, analyse
@@ -20,6 +21,6 @@ def build(study: Study, page: Path, form: str) -> list[Path]:
 
     Slides show the SVG files of that page.
     """
-    folder = page.parent / FOLDER
+    study, folder = length.controlled(study), page.parent / FOLDER  # as the page has it
     folder.mkdir(exist_ok=True)
     return FORMATS[form](study, analyse(study), folder)

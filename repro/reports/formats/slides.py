@@ -55,7 +55,7 @@ def _picture(name: str, figures: Path) -> dict[str, str]:
 
 def _short(post: dict) -> dict:
     """A post of the first seed that has it, with texts that fit on a slide."""
-    row = post["rows"][0] if post["rows"] else {"seed": "", "cells": []}
+    row: dict = post["rows"][0] if post["rows"] else {"seed": "", "cells": []}
     title = TITLE.search(str(post["query"]))
     cells = [cell | {"text": shorten(str(cell["text"]), LONGEST, placeholder=" …")} for cell in row["cells"]]
     return {

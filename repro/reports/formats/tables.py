@@ -44,8 +44,8 @@ def verdicts(study: Study, findings: Findings) -> pd.DataFrame:
 
 
 def finals(study: Study) -> pd.DataFrame:
-    """One row per arm, seed and final value."""
-    return _with_unit(study.finals[["arm", "seed", "metric", "value"]])
+    """One row per arm, seed and final value that there is."""
+    return _with_unit(study.finals[["arm", "seed", "metric", "value"]].dropna(subset="value"))
 
 
 def curves(study: Study) -> pd.DataFrame:
