@@ -26,7 +26,7 @@ TEXTS = """(root) => {
 # Words of a drawing: scaled groups of glyphs, as those of marks are not, with the size of their em in pixels of the screen.
 GLYPHS = """(svg) => [...svg.querySelectorAll("g")]
   .filter((group) => /scale/.test(group.getAttribute("transform")))
-  .filter((group) => [...group.children].every((each) => each.tagName === "use"))
+  .filter((group) => group.querySelector(":scope > use"))
   .map((group) => {
     const box = group.getBoundingClientRect(), scale = group.getScreenCTM();
     return [box.left, box.top, box.right, box.bottom, 100 * Math.hypot(scale.a, scale.b)];

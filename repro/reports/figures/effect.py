@@ -34,7 +34,7 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
     """A row per arm: its mean with the verdict's interval, seeds below, and the smallest effect; none where all is zero."""
     if not rows["difference"].any():
         return None
-    arms, title = study.arms[1:], f"effect on the {takeaways.said_of(study.primary)}"
+    arms, title = study.arms[1:], f"effect on the {terms.said(study.primary)}"
     figure, panels = sheet({study.primary: title}, ROW * len(arms) + 0.1, left=room(arms), bottom=0.75)
     axes = panels[study.primary]
     axes.axvline(0, color="#555555", linewidth=0.9)
@@ -67,6 +67,6 @@ CHARTS = (
         data,
         draw,
         takeaways.effect,
-        still=lambda rows: [] if rows["difference"].any() else ["Every difference is zero."],
+        still=lambda rows: [] if rows["difference"].any() else ["There is no interval to draw."],
     ),
 )

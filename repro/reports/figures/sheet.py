@@ -19,6 +19,7 @@ from repro.reports.figures import style
 WIDTH, COLUMNS = 3.5, 2  # inches of a panel, and panels side by side in the whole: letters stay legible at half a page
 LEFT, RIGHT, BOTTOM, LINE = 0.85, 0.14, 0.56, 0.19  # inches around the axes, and of a line of text
 LETTERS, BOLD = 40, 34  # that fit across a panel, in the usual face and in a title's
+LABEL = 31  # letters of a line of the legend
 NAME, LETTER = 16, 0.084  # letters of a line of an arm's name beside its row, and the inches of one
 POINTS = 72  # of an inch
 EDGE = 0.08  # inches that text keeps from a panel's left edge
@@ -49,7 +50,8 @@ class Entry:
     def line(self) -> Line2D:
         """The line as matplotlib draws it."""
         look = {"color": self.colour, "marker": self.marker or "None", "markersize": 5, "linewidth": 2}
-        return Line2D([], [], dashes=self.dashes or (None, None), label=self.label, **look)
+        label = "\n".join(text_lines(self.label, LABEL))
+        return Line2D([], [], dashes=self.dashes or (None, None), label=label, **look)
 
 
 class Sheet(Figure):
@@ -77,10 +79,11 @@ def sheet(
 
     `height` [inches] is that of the axes alone; titles of two lines make all panels of a sheet higher.
     """
-    words = {key: textwrap.wrap(title, BOLD, break_long_words=False) or [""] for key, title in titles.items()}
+    words = {key: text_lines(title, BOLD) for key, title in titles.items()}
     top = LINE * max(map(len, words.values())) + 0.2
     columns = _legend_columns(legend)
-    strip = 0.22 * -(-len(legend) // columns) + 0.06 if legend else 0.0
+    lines = sum(len(text_lines(entry.label, LABEL)) for entry in legend)
+    strip = 0.22 * -(-lines // columns) + 0.06 if legend else 0.0
     figure = Sheet(list(titles), top + height + bottom, strip)
     figure.entries = tuple(legend)
     if legend:
@@ -128,6 +131,12 @@ def entries(
         )
         for arm in shown
     ]
+
+
+def text_lines(text: str, width: int) -> list[str]:
+    """A text in lines of a width, broken at spaces, and within a word only where a name may be."""
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [part for line in lines for part in (name_lines(line, width).split("\n") if len(line) > width else [line])]
 
 
 def name_lines(name: str, width: int = NAME) -> str:

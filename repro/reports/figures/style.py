@@ -77,6 +77,7 @@ STRIP = {
     "columnspacing": 1.0,
 }
 SEED = {"linewidth": 0.6, "zorder": 1.5}
+TICK = 0.55  # inches that a number of an axis takes across
 NOTE = {"fontsize": LEAST, "color": "#555555"}
 
 
@@ -122,10 +123,11 @@ def symmetric_log(axes: Axes, linear: float) -> None:
 
 
 def few_ticks(axes: Axes, axis: str = "both") -> None:
-    """At most five steps of numbers along an axis that is not logarithmic: small panels have no room for more."""
-    for name, one in (("x", axes.xaxis), ("y", axes.yaxis)):
+    """At most five steps of numbers along an axis that is not logarithmic, and across no more than have room side by side."""
+    across = int(axes.bbox.width / axes.figure.dpi / TICK)
+    for name, one, most in (("x", axes.xaxis, min(5, max(2, across))), ("y", axes.yaxis, 5)):
         if axis in (name, "both") and one.get_scale() == "linear":
-            axes.locator_params(axis=name, nbins=5)
+            axes.locator_params(axis=name, nbins=most)
 
 
 def quiet(axes: Axes) -> None:

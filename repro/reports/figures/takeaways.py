@@ -24,12 +24,6 @@ def listed(words: Iterable[str]) -> str:
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}" if said else "nothing"
 
 
-def said_of(metric: str) -> str:
-    """A metric's name as a sentence has it: sampled win rate, not win rate, sampled."""
-    name, comma, rest = terms.name(metric).partition(", ")
-    return f"{rest} {name}" if rest == "sampled" else name + comma + rest
-
-
 def effect(data: pd.DataFrame, study: Study) -> str:
     """Each arm's mean difference beside the smallest effect of interest."""
     rows = data.drop_duplicates("arm")
@@ -37,7 +31,7 @@ def effect(data: pd.DataFrame, study: Study) -> str:
         return f"Every difference to {study.reference} is zero, in {count(data['seed'].nunique(), 'seed')}."
     words = listed(f"{signed(row.mean)} for {row.arm}" for row in _named(rows))
     limit = f", where ±{number(study.smallest_effect)} would matter" if math.isfinite(study.smallest_effect) else ""
-    return f"The mean difference in {said_of(study.primary)} to {study.reference} is {words}{limit}."
+    return f"The mean difference in {terms.said(study.primary)} to {study.reference} is {words}{limit}."
 
 
 def learning_curves(data: pd.DataFrame, study: Study) -> str:
@@ -51,7 +45,7 @@ def learning_curves(data: pd.DataFrame, study: Study) -> str:
     if not (found["n"] > 1).any():
         return f"One seed each: how the curves end says nothing of other seeds{_farthest(paired, study)}."
     apart = found[(found["low"] > 0) | (found["high"] < 0)]
-    words = listed(f"{said_of(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
     counted = f"of {count(len(found), 'comparison')} at the end of training"
     if apart.empty:
         return f"None {counted} excludes zero: no curve tells an arm from {study.reference}."
@@ -64,7 +58,7 @@ def _farthest(paired: pd.DataFrame, study: Study) -> str:
     if first.empty:
         return ""
     words = listed(f"{signed(row.difference)} ({row.arm})" for row in _named(first))
-    return f"; here {said_of(first['metric'].iloc[0])} ends {words} from {study.reference}"
+    return f"; here {terms.said(first['metric'].iloc[0])} ends {words} from {study.reference}"
 
 
 def paired_curves(data: pd.DataFrame, study: Study) -> str:
@@ -75,11 +69,11 @@ def paired_curves(data: pd.DataFrame, study: Study) -> str:
     mean = data[data["metric"] == metric].groupby(["arm", "step"], sort=False)["value"].mean().dropna()
     spans = mean.groupby("arm", sort=False).agg(lowest="min", highest="max")
     if spans.empty:
-        return f"No difference in {said_of(metric)} was recorded."
+        return f"No difference in {terms.said(metric)} was recorded."
     if not spans.to_numpy().any():
-        return f"No arm ever differs from {study.reference} in {said_of(metric)}."
+        return f"No arm ever differs from {study.reference} in {terms.said(metric)}."
     words = listed(f"{signed(row.lowest)} and {signed(row.highest)} ({arm})" for arm, row in _rows(spans))
-    return f"During training the mean difference in {said_of(metric)} stays between {words}."
+    return f"During training the mean difference in {terms.said(metric)} stays between {words}."
 
 
 def paired_differences(data: pd.DataFrame, study: Study) -> str:
@@ -89,7 +83,7 @@ def paired_differences(data: pd.DataFrame, study: Study) -> str:
     if known.empty:
         return "One paired seed: there are differences, and no interval to judge them by."
     apart = known[((known["low"] > 0) | (known["high"] < 0)) & (known["sd"] > 0)]
-    words = listed(f"{said_of(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
     chance = f"about {number(0.05 * len(known))} would by chance"
     if apart.empty:
         return f"None of {count(len(known), 'interval')} excludes zero."
@@ -99,7 +93,7 @@ def paired_differences(data: pd.DataFrame, study: Study) -> str:
 def before_after(data: pd.DataFrame, study: Study) -> str:
     """What PPO makes of the first metric, arm by arm."""
     rows = data[data["metric"] == data["metric"].iloc[0]].dropna(subset=["before", "after"])
-    name = said_of(data["metric"].iloc[0])
+    name = terms.said(data["metric"].iloc[0])
     if rows.empty:
         return f"The {name} is not known both before and after PPO."
     means = rows.groupby("arm", sort=False)[["before", "after"]].mean().astype(float)
@@ -121,7 +115,7 @@ def score_against_kl(data: pd.DataFrame, study: Study) -> str:
     metric = study.primary if study.primary in scores else scores[0]
     means = rows[rows["metric"] == metric].groupby("arm", sort=False)[["kl", "value"]].mean().astype(float)
     words = listed(f"{number(row.value)} at {number(row.kl)} nats ({arm})" for arm, row in _rows(means))
-    return f"Training ends with a {said_of(metric)} of {words}{_runaways(rows, study)}."
+    return f"Training ends with a {terms.said(metric)} of {words}{_runaways(rows, study)}."
 
 
 def _runaways(rows: pd.DataFrame, study: Study) -> str:
@@ -151,7 +145,7 @@ def training(data: pd.DataFrame, study: Study) -> str:
     for metric, rows in data.groupby("metric", sort=False):
         mean = rows.groupby("step")["value"].mean().dropna()
         if len(mean):
-            ends.append(f"{said_of(metric)} from {number(mean.iloc[0])} to {number(mean.iloc[-1])}")
+            ends.append(f"{terms.said(metric)} from {number(mean.iloc[0])} to {number(mean.iloc[-1])}")
     return f"Training takes the {listed(ends)}." if ends else "No value of these curves is known."
 
 

@@ -10,7 +10,7 @@ from repro.reports.statistics.findings import Findings
 
 # Slide -> the figure of the study's page that it shows.
 FIGURES = {
-    "effect": "paired_differences",
+    "effect": "effect",
     "curves": "learning_curves",
     "before_after": "before_after",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from repro.reports.figures.chart import Drawn, Panel
 from repro.reports.figures.numbers import count, number, signed, span
@@ -20,6 +20,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 WIDTH = re.compile(r"""<svg [^>]*?width=["']([\d.]+)pt""")
 # Control characters, changes of direction, half surrogates: as repro/errors.py has it, which pages do not import.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+LONG = 24  # letters of a word that a line of a phone has no room for beside others
 UNQUOTED = " /:=;,()!?*+~<>'{}"  # what a data address may have as it is in a page, beside letters and digits
 
 
@@ -33,7 +34,7 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "counted": count, "when": when}
+    environment.filters |= {"breakable": breakable, "number": number, "signed": signed, "counted": count, "when": when}
     environment.globals |= {"name": terms.name, "label": terms.label, "span": span, "words": words}
     return environment.get_template(template).render(**values)
 
@@ -46,6 +47,15 @@ def harmless(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+
+
+def breakable(text: str) -> Markup:
+    """A text in which words too long for a phone may be broken after `_` and `=`, and so never within a number."""
+    words = re.split(r"(\s+)", str(harmless(text)))
+    told = [
+        re.sub(r"([_=])(?=.)", r"\1<wbr>", str(escape(each))) if len(each) > LONG else escape(each) for each in words
+    ]
+    return Markup("").join(map(Markup, told))
 
 
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from repro import record
 from repro.reports.figures.chart import Drawn
 from repro.reports.figures.numbers import count, number
-from repro.reports.figures.takeaways import listed, said_of
+from repro.reports.figures.takeaways import listed
+from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 from repro.reports.statistics.size import nothing_to_see
@@ -32,7 +33,7 @@ def takeaway(study: Study, findings: Findings) -> str:
         return "Only the reference arm has runs: there is nothing to compare yet."
     words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
     said = [f"{listed(arms[word])} {_said(word, len(arms[word]))} {study.reference}" for word in words]
-    return f"{'; '.join(said)}, by the {said_of(study.primary)}."
+    return f"{'; '.join(said)}, by the {terms.said(study.primary)}."
 
 
 def _said(word: str, arms: int) -> str:
@@ -82,5 +83,5 @@ def _seeds(study: Study) -> str:
     finished = int((study.runs["outcome"] == record.FINISHED).sum())
     ended = f"{finished} of {count(len(study.runs), 'run')} finished"
     if values.empty:
-        return f"{ended}; none has a {said_of(study.primary)}."
-    return f"{ended}; {said_of(study.primary)} from {number(values.min())} to {number(values.max())}."
+        return f"{ended}; none has a {terms.said(study.primary)}."
+    return f"{ended}; {terms.said(study.primary)} from {number(values.min())} to {number(values.max())}."

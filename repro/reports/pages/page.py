@@ -41,6 +41,7 @@ CHARTS = (
     checks.BEFORE_PPO,
     *checks.CHARTS,
 )
+OWN_SECTION = {chart.name for chart in (*effect.CHARTS, *frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
 VERDICT, CURVES = "verdict.json", "curves.csv.gz"
 AGREEMENT = (
     "sft_test/judge_agreement",
@@ -170,13 +171,9 @@ def render(
     links: dict[tuple[str, int], str],
     data_page: str = "",
 ) -> str:
-    """The HTML of a page; everything that came from a run is escaped. `links` lead to episodes, token by token.
-
-    `data_page` is the link to the page on the data; empty where no run recorded its checks.
-    """
+    """The HTML of a page, all that came from a run escaped. `links` lead to episodes, `data_page` to the page on the data."""
     found = {each.chart.name: each for each in charts}
     drawn = {name: markup.panels(each, folder) for name, each in found.items()}
-    own_section = {c.name for c in (*effect.CHARTS, *frontier.CHARTS, *length.CHARTS, *checks.CHARTS)}
     posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
     told = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
@@ -205,7 +202,7 @@ def render(
         seeds=seed_table(study),
         runs=run_rows(study, links),
         episodes={seed: link.partition("#")[0] for (_, seed), link in links.items()},
-        charts=[drawn[name] for name in drawn if name not in own_section],
+        charts=[drawn[name] for name in drawn if name not in OWN_SECTION],
         frontier=[drawn[c.name] for c in frontier.CHARTS if c.name in drawn],
         equal_kl=frontier.at_equal_kl(study).to_dict("records"),
         lengths=[drawn[c.name] for c in length.CHARTS if c.name in drawn],

@@ -73,6 +73,12 @@ def label(metric: str) -> str:
     return name(metric) + bracketed(metric)
 
 
+def said(metric: str) -> str:
+    """A metric's name as a sentence has it: sampled win rate, not win rate, sampled."""
+    words, comma, rest = name(metric).partition(", ")
+    return f"{rest} {words}" if rest == "sampled" else words + comma + rest
+
+
 def unit(metric: str) -> str:
     """A metric's unit; nothing where it has none."""
     return _entry(metric)[1]

@@ -17,7 +17,7 @@ def nothing_to_see(study: Study) -> str:
     if len(primary) > 1 and len(ended) and not ended.any():
         why.append("no summary of any run ended within the limit")
     if _all_alike(primary, study):
-        why.append(f"every run has the same {terms.name(study.primary)} ({primary['value'].iloc[0]:.3g})")
+        why.append(f"every run has the same {terms.said(study.primary)} ({primary['value'].iloc[0]:.3g})")
     if not why:
         return ""
     return f"This is a tiny run: {' and '.join(why)}. Nothing that depends on the score can be seen at this size."

@@ -28,6 +28,19 @@ def test_a_name_is_broken_between_its_words_and_never_in_a_number(name, lines):
     assert sheet.name_lines(name).replace("\n", "") == name
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("win rate", ["win rate"]),
+        ("replace_with_minus_one, in training", ["replace_with_", "minus_one,", "in training"]),
+        ("as it is, and at equal length", ["as it is, and at", "equal length"]),
+        ("", [""]),
+    ],
+)
+def test_a_title_is_broken_at_spaces_first_and_within_a_name_where_it_must(text, lines):
+    assert sheet.text_lines(text, 17) == lines
+
+
 def test_a_panel_has_all_that_it_refers_to_and_nothing_of_its_neighbours(study, tmp_path):
     data = curves.curve_data(study, analyse(study))
     with style.panel_context():
@@ -81,7 +94,8 @@ def test_a_figure_in_which_nothing_varies_has_words_and_data_and_no_picture(stud
     same = study.finals.groupby("metric")["value"].transform("first")
     alike = replace(study, finals=study.finals.assign(value=same))
     (drawn,) = chart.save_all(effect.CHARTS, alike, analyse(alike), tmp_path)
-    assert drawn.panels == () and drawn.still == ("Every difference is zero.",)
+    assert drawn.takeaway == "Every difference to shift_and_scale is zero, in 3 seeds."
+    assert drawn.panels == () and drawn.still == ("There is no interval to draw.",)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["effect.csv"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from repro.reports.pages import opening, page
+from repro.reports.pages import markup, opening, page
 from repro.reports.statistics.findings import analyse
 from repro.reports.statistics.size import nothing_to_see
 
@@ -82,3 +82,10 @@ def test_every_link_of_the_contents_leads_to_a_section(study, tmp_path):
     text = page.render(study, analyse(study), [], tmp_path, {})
     bar = re.search(r'<nav class="bar".*?</nav>', text, re.DOTALL)[0]
     assert set(re.findall(r'href="#([\w-]+)"', bar)) == {*re.findall(r'<section id="([\w-]+)"', text), "top"}
+
+
+def test_long_names_may_be_broken_after_a_word_and_are_escaped():
+    long = "replace_with_minus_one_<b>_0.0001"
+    assert markup.breakable(f"a_b and {long}") == (
+        "a_b and replace_<wbr>with_<wbr>minus_<wbr>one_<wbr>&lt;b&gt;_<wbr>0.0001"
+    )
