@@ -206,11 +206,16 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_worker(threads: int, places: multiprocessing.SimpleQueue, placed: bool) -> None:
-    """In the worker: its share of the machine, quiet libraries, and an end when the launcher has gone."""
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    """In the worker: its share of the machine, and what `prepare_worker` does."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if placed:  # before anything asks CUDA for its devices
         os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
+    prepare_worker(threads)
+
+
+def prepare_worker(threads: int) -> None:
+    """In a worker: quiet libraries, so many threads, and an end when the process that started it has gone."""
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     prepare_process(threads)
 
 
