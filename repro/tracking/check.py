@@ -18,6 +18,7 @@ from repro.stages.checkpoint import complete_checkpoints
 from repro.tracking import points, transfer
 from repro.tracking.address import shown, store_uri
 from repro.tracking.opening import Unusable, parsed, require_open, told
+from repro.tracking.runs import label
 from repro.tracking.sqlite_file import damage, is_sqlite, is_unfinished, require_schema
 from repro.tracking.store import runs_of, studies, usable_store
 
@@ -92,9 +93,9 @@ def _of_study(store: MlflowClient, study: str, recorded: list[Run], cache: Path)
         if record.ARM not in run.data.tags:
             continue
         for trouble in (*_of_run(store, run), *_of_points(store, run, cache)):
-            yield f"run {run.info.run_name} of {study} {trouble}"
+            yield f"run {label(run)} of {study} {trouble}"
         if named[run.data.tags.get(record.RECORD, "")] > 1:
-            yield f"run {run.info.run_name} of {study} is recorded twice ({run.info.run_id}); delete the one that began earlier"
+            yield f"run {label(run)} of {study} is recorded twice ({run.info.run_id}); delete the one that began earlier"
 
 
 def _of_run(store: MlflowClient, run: Run) -> Iterator[str]:

@@ -52,6 +52,13 @@ class Run:
         return self.unknown or self.attempts.get(stage, attempt) != attempt
 
 
+def label(run: Recorded) -> str:
+    """A run as messages name it; by its own name where it does not say its arm and seed."""
+    tags = run.data.tags
+    named = {record.ARM, record.SEED} <= tags.keys()
+    return f"{tags[record.ARM]} seed {tags[record.SEED]}" if named else run.info.run_name
+
+
 def attempts_of(tags: Mapping[str, str]) -> dict[str, str]:
     """Stage -> attempt, of the stages whose points a run has."""
     return {name: tags[tag] for name in record.STAGES if (tag := record.attempt_tag(name)) in tags}

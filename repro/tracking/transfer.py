@@ -157,7 +157,7 @@ def _import_study(source: Source, study: Experiment) -> list[Imported]:
 
 
 def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Experiment, known: list[Run]) -> Imported:
-    result = partial(Imported, experiment.name, _label(run))
+    result = partial(Imported, experiment.name, runs.label(run))
     if not _is_parent(run) and not {record.ARM, record.SEED, record.RECORD, *record.STUDY_TAGS} <= run.data.tags.keys():
         return result(SKIPPED, "it has no tags of an arm and seed")
     status = _status_of(run, known[0]) if known else IMPORTED
@@ -176,13 +176,6 @@ def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Exper
         return result(status, Copy(source, run, store, ours[0]).make())
     except UserError as error:
         return result(SKIPPED, str(error))
-
-
-def _label(run: Run) -> str:
-    """A run as messages name it; by its own name where it does not say its arm and seed."""
-    tags = run.data.tags
-    named = {record.ARM, record.SEED} <= tags.keys()
-    return f"{tags[record.ARM]} seed {tags[record.SEED]}" if named else run.info.run_name
 
 
 def _is_parent(run: Run) -> bool:

@@ -94,7 +94,7 @@ def test_a_question_of_a_study_is_printed_as_it_stands(text, place, capsys):
 @every
 def test_the_studies_of_another_store_are_named_as_text(text, place, monkeypatch, capsys):
     found = [transfer.Imported(text, text, transfer.SKIPPED, text)]
-    monkeypatch.setattr("repro.cli.store._check_address", lambda _: None)
+    monkeypatch.setattr(transfer, "source_of", lambda location: location)
     monkeypatch.setattr(transfer, "import_studies", lambda *_: found)
     assert main(["import", "elsewhere"]) == 1
     told = capsys.readouterr()

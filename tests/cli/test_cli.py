@@ -169,7 +169,7 @@ def test_a_plan_knows_what_is_cached_and_what_is_corrupt(tiny, place, capsys):
     [
         ([], "VERB"),
         (["rum"], "invalid choice: 'rum'"),
-        (["run"], "DETAIL"),
+        (["run"], "name a detail"),
         (["run", "whiten_avd"], "there is no detail 'whiten_avd'; did you mean 'whiten_adv'?"),
         (["details", "whiten_avd"], "there is no detail or check 'whiten_avd'; did you mean 'whiten_adv'?"),
         (["plan", "whiten_adv", "--scale", "smoek"], "there is no scale 'smoek'; did you mean 'smoke'?"),

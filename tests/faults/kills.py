@@ -24,10 +24,10 @@ PHASES = {
     "ppo": "cache/ppo-*.partial/metrics.jsonl",
     "checkpoint": "cache/ppo-*.partial/checkpoints/*/done.json",
     "evaluate": "cache/evaluate-*.partial",
-    "publishing": "mlflow.db-journal",
+    "publishing": "mlflow.db",
     "report": "reports/build/*/figures",
 }
-LONGEST = {"start": 6.0, "store": 3.0, "publishing": 0.02}  # seconds that pass at most before the blow, 1 elsewhere
+LONGEST = {"start": 6.0, "store": 3.0, "publishing": 8.0}  # seconds that pass at most before the blow, 1 elsewhere
 FULL = "full disk"
 
 
@@ -78,7 +78,7 @@ def _reached(phase: str, folder: Path, process: subprocess.Popen, began: float) 
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime > began or phase in ("start", "store"):
                     return True
-        time.sleep(0.001 if phase == "publishing" else 0.02)
+        time.sleep(0.02)
     return False
 
 

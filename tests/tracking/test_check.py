@@ -134,7 +134,7 @@ def test_runs_that_are_half_published_are_found_and_failed_ones_are_whole(
 
 def test_a_run_that_is_there_twice_and_one_without_its_files_are_found(place, store, capsys):
     off = runs(store)["off"]
-    store.create_run(off.info.experiment_id, tags={**off.data.tags, "outcome": "failed"}, run_name="off seed 1")
+    store.create_run(off.info.experiment_id, tags={**off.data.tags, "outcome": "failed"})
     with closing(sqlite3.connect(place / "mlflow.db")) as tables, tables:
         tables.execute("update runs set artifact_uri = '/gone' where run_uuid = ?", [off.info.run_id])
     said = troubles(place, capsys)

@@ -49,7 +49,7 @@ def test_the_legend_says_how_many_seeds_an_arm_has_where_arms_have_different_num
 
     def words(curves):
         figure = draw_curves(curve_data(replace(study, curves=curves), findings), study)
-        return [text.get_text() for text in figure.legends[0].get_texts()]
+        return [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
 
     assert words(study.curves) == [f"{study.reference} (reference)", *study.arms[1:]]
     first, *others = study.arms
