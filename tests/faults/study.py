@@ -46,7 +46,7 @@ NOTES = (stage.JOURNAL, stage.RESULT)  # files with times in them; what else the
 
 def start(folder: Path, words: Sequence[str] = WORDS) -> subprocess.Popen:
     """The study, started or continued in the folder, as a process group of its own."""
-    own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": "", "TMPDIR": str(folder)}
+    own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""}
     with (folder / "out").open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "repro", *words],
