@@ -88,7 +88,7 @@ test-detail: need-detail $(READY)  ## check DETAIL alone: declared, read, docume
 test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
 
-# A kill takes about 20 s of a core; a seed gives the same kills again.
+# A kill and its restart take about 17 s of a core; a seed gives the same kills again.
 faults: $(READY)  ## kill studies at random, let them end, and compare them with one that was not disturbed (KILLS=50 SEED=1)
 	@$(PY) -m tests.faults $(call option,kills,KILLS) $(call option,seed,SEED)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills import FULL, PHASES, Kill, Outcome, draw, strike
+from tests.faults.kills import PHASES, Kill, Outcome, draw, strike
 from tests.faults.study import check, end, remains, start
 
 DISK = "64m"  # a study leaves 17 MB
@@ -97,6 +97,3 @@ def undisturbed(folder: Path) -> dict[str, Any]:
     code = end(start(folder))
     assert code == 0, _last_words(folder)
     return remains(folder)
-
-
-__all__ = ["FULL", "Life", "differences", "live", "plan", "undisturbed"]
