@@ -50,13 +50,13 @@ def add_pretrain(verbs) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     from repro.engine import fetch
-    from repro.models import hub
+    from repro.models import starts
     from repro.study import scale
 
     budget = scale.find(arguments.scale, scale_changes(arguments))
     if "to" in arguments:  # told before gigabytes are downloaded
         writable_folder(arguments.to, "target", "choose another one")
-    wanted = fetch.needs(budget, hub.STARTS.values() if arguments.released else ())
+    wanted = fetch.needs(budget, starts.STARTS.values() if arguments.released else ())
     if not wanted:
         say(f"scale {budget.name} has no source on the hub: nothing to download")
         return 0

@@ -27,17 +27,17 @@ def _gallery(arguments: argparse.Namespace) -> int:
     from repro.tracking.address import shown, store_uri
 
     require_report_folder(GALLERY)
-    there = {page.parent.name for page in index.study_pages(GALLERY).values()}
-    found = _recorded(bool(there) and not arguments.studies)
-    wanted = arguments.studies or sorted(there & found.keys())
-    there_are = cut(", ".join(found), LISTED) or "none"
-    if unknown := [name for name in wanted if name not in found]:
-        raise UserError(f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; it holds {there_are}")
-    if not wanted and not there:
-        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {there_are}")
-    if wanted:
-        _build([found[name] for name in wanted], list(found.values()))
-    if kept := sorted(there - set(wanted)):
+    built = {page.parent.name for page in index.study_pages(GALLERY).values()}
+    found = _recorded(bool(built) and not arguments.studies)
+    requested = arguments.studies or sorted(built & found.keys())
+    listed = cut(", ".join(found), LISTED) or "none"
+    if unknown := [name for name in requested if name not in found]:
+        raise UserError(f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; it holds {listed}")
+    if not requested and not built:
+        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {listed}")
+    if requested:
+        _build([found[name] for name in requested], list(found.values()))
+    if kept := sorted(built - set(requested)):
         complain(f"left as they were: {', '.join(kept)}")
     build_index(GALLERY, stored=bool(found))
     files, size = gallery.trim(GALLERY, arguments.episodes)
@@ -55,11 +55,11 @@ def _recorded(optional: bool) -> dict[str, tuple[str, str]]:
     return {markup.folder(*study): study for study in recorded_studies()}
 
 
-def _build(wanted: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
-    """The pages of the wanted studies, the paper's, and each atlas of which the store holds every study."""
+def _build(requested: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
+    """The pages of the requested studies, the paper's, and each atlas of which the store holds every study."""
     from repro.reports.pages import entries, markup
 
-    for study in wanted:
+    for study in requested:
         build_study_page(*study, GALLERY)
     build_paper_page(GALLERY)
     for scale in several(found):

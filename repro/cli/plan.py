@@ -34,7 +34,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     cache = usable_cache_folder()
     dag = dag_of(study, cache, arguments.fresh)
     gpu = cost.for_gpu(study.scale)
-    workers, refusal = (1, "") if gpu and not cost.at_hand().here else _workers(study.scale)
+    workers, refusal = (1, "") if gpu and not cost.at_hand().present else _workers(study.scale)
     say_study(study)
     seeds = " ".join(map(str, study.seeds))
     say(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}")

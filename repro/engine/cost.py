@@ -141,9 +141,10 @@ def requirements(jobs: Iterable[Job], scale: Scale, cache_folder: Path, workers:
         return [f"the size of {scale.model} is unknown until it is downloaded: python -m repro fetch"]
     shares = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size > GIB / 20)
     left = sum(disk(job.stage, scale) for job in jobs)
+    absent = "" if device.present else " (none here)"
     room = "" if needed < device.gib else "; this does not fit: lower micro_batch or rollout_batch, or raise processes"
     return [
-        f"assuming {ranks}x {device.name}{'' if device.here else ' (none here)'} a worker, at {PEAK_SHARE:.0%} of its peak of "
+        f"assuming {ranks}x {device.name}{absent} a worker, at {PEAK_SHARE:.0%} of its peak of "
         f"{device.flops / 1e12:.0f} TFLOP/s in forward and backward passes, {BANDWIDTH_SHARE:.0%} of its bandwidth to sample",
         f"memory: about {needed:.0f} GiB of the {has} of each GPU ({shares}){room}",
         f"host memory: about {host(scale) / 1e9:,.0f} GB on the node while networks load{', for each worker' * (workers > 1)}",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro.engine import artefacts, outdated, pipeline
 from repro.engine.job import DONE, FAILED, FAULT, Job
-from repro.models import folders, hub
+from repro.models import folders, starts
 from repro.stages import stage
 from repro.study.ablation import Ablation
 
@@ -129,14 +129,14 @@ def check_starts(dag: Dag) -> None:
 
     What comes from the hub is here afterwards: the workers find it.
     """
-    fields = {name: field for field, name in hub.STARTS.items()}
+    fields = {name: field for field, name in starts.STARTS.items()}
     left = {(job.stage, job.seed): job.scale for key, job in dag.jobs.items() if key not in dag.done}
-    starts = [
+    checked = [
         (getattr(scale, fields[name]), scale.model, seed, name)
         for (name, seed), scale in left.items()
         if name in fields and getattr(scale, fields[name])
     ]
-    for start in starts:  # a seed that has none is told before gigabytes of the others come
-        hub.start_source(*start)
-    for value, model, seed, name in starts:
-        folders.check_network(f"the start of {name}, seed {seed},", hub.start_of(value, model, seed, name))
+    for start in checked:  # a seed that has none is told before gigabytes of the others come
+        starts.start_source(*start)
+    for value, model, seed, name in checked:
+        folders.check_network(f"the start of {name}, seed {seed},", starts.start_of(value, model, seed, name))

@@ -16,7 +16,7 @@ class Device:
     flops: float
     gib: float
     bandwidth: float
-    here: bool = False
+    present: bool = False
 
 
 # The vendors' figures, a more specific name before a general one; memory is what the driver shows.
@@ -41,7 +41,7 @@ def at_hand() -> Device:
         return ASSUMED
     shown = torch.cuda.get_device_properties(0)
     known = next((each for each in DEVICES if each.name in shown.name), Device(shown.name, *_measured()))
-    return replace(known, gib=shown.total_memory / GIB, here=True)
+    return replace(known, gib=shown.total_memory / GIB, present=True)
 
 
 def _measured() -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.errors import UserError, reason
-from repro.models import hub
+from repro.models import hub, starts
 from repro.models.pretrained import read_config
 from repro.models.shape import parse_shape
 from repro.study.scale import Scale
@@ -364,4 +364,4 @@ class Stages:
 
 def trains(name: str, scale: Scale) -> bool:
     """Whether the stage trains; it does not where its weights are loaded."""
-    return not any(getattr(scale, field) for field, stage_of in hub.STARTS.items() if stage_of == name)
+    return not any(getattr(scale, field) for field, stage_of in starts.STARTS.items() if stage_of == name)

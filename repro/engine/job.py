@@ -112,11 +112,11 @@ def check(scale: Scale, gpus: bool) -> None:
 
 def write_job(job: Job, cache: Path) -> Path:
     """The file that says which job it is; `read_job` gives it back, in any process that sees the cache."""
-    told = asdict(job) | {"recipe": job.recipe.choices, "cache": str(cache.absolute())}
+    content = asdict(job) | {"recipe": job.recipe.choices, "cache": str(cache.absolute())}
     path = cache.absolute() / "jobs" / f"{job.key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(told, indent=1, default=str))
+    partial.write_text(json.dumps(content, indent=1, default=str))
     os.replace(partial, path)
     return path
 
@@ -124,12 +124,17 @@ def write_job(job: Job, cache: Path) -> Path:
 def read_job(path: Path) -> tuple[Job, Path]:
     """A job and its cache; UserError where the file is none, or another version's."""
     try:
-        told = json.loads(path.read_text())
-        cache, recipe = Path(told.pop("cache")), Recipe(tuple((name, label) for name, label in told.pop("recipe")))
+        content = json.loads(path.read_text())
+        cache, recipe = (
+            Path(content.pop("cache")),
+            Recipe(tuple((name, label) for name, label in content.pop("recipe"))),
+        )
         # JSON knows no tuples.
-        budget = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("scale").items()}
+        budget = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.pop("scale").items()
+        }
         scale = Scale(**budget)
-        return Job(recipe=recipe, scale=scale, **told), cache
+        return Job(recipe=recipe, scale=scale, **content), cache
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is no job of this version ({type(error).__name__}: {error}); run the study again, which writes it"
@@ -149,7 +154,7 @@ def perform(path: Path) -> Ending:
     _end_with_starter()
     prepare_process(job.scale.threads)
     ending = attempt(job, cache, _check_key)
-    return _told(job, cache, ending) if ending.code else ending
+    return _write_ending(job, cache, ending) if ending.code else ending
 
 
 def attempt(job: Job, cache: Path, check_job: Callable[[Job], None] = lambda _: None) -> Ending:
@@ -202,10 +207,10 @@ def _preempt(*_: object) -> None:
 
 def _check_key(job: Job) -> None:
     """UserError where this process would compute something else than the key says."""
-    here = artefacts.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
-    if here != job.key:
+    key = artefacts.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
+    if key != job.key:
         raise UserError(
-            f"{job.label} is {job.key} where it was planned and {here} here: the code, the data or the device's "
+            f"{job.label} is {job.key} where it was planned and {key} here: the code, the data or the device's "
             "precision differ; plan where it runs, or set precision=float32 or precision=bfloat16"
         )
 
@@ -230,7 +235,7 @@ def endings_folder(cache: Path, key: str) -> Path:
     return cache / "jobs" / f"{key}.endings"
 
 
-def _told(job: Job, cache: Path, ending: Ending) -> Ending:
+def _write_ending(job: Job, cache: Path, ending: Ending) -> Ending:
     """Kept for whoever started the ranks: their launcher has one exit code for all that can happen to them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
     folder = endings_folder(cache, job.key)
@@ -250,11 +255,11 @@ def run_apart(path: Path, log: IO) -> Ending:
     forget(job, cache)
     environment = os.environ | {STARTED_BY: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(ENDING_SECONDS)}
     process = subprocess.Popen(_command(job, path), stdout=log, stderr=subprocess.STDOUT, env=environment)
-    with _terms_passed_on(process) as asked:
+    with _terms_passed_on(process) as terminated:
         process.wait()
     if process.returncode == 0:
         return Ending(DONE)
-    return Ending(PREEMPTED, "told to end") if asked.is_set() else ending_of(job, cache)
+    return Ending(PREEMPTED, "told to end") if terminated.is_set() else ending_of(job, cache)
 
 
 def _command(job: Job, path: Path) -> list[str]:
@@ -273,16 +278,16 @@ def config(sharding: str) -> Path:
 @contextmanager
 def _terms_passed_on(process: subprocess.Popen):
     """An event that is set once this process was told to end, and the other one told so too, once."""
-    asked = threading.Event()
+    terminated = threading.Event()
 
     def pass_on(*_: object) -> None:
-        if not asked.is_set():
-            asked.set()
+        if not terminated.is_set():
+            terminated.set()
             process.terminate()
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield asked
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -295,7 +300,7 @@ def forget(job: Job, cache: Path) -> None:
 def ending_of(job: Job, cache: Path) -> Ending:
     """What its ranks say: the earliest failure is the reason of the others', and of those that were then told to end."""
     found = [json.loads(file.read_text()) for file in endings_folder(cache, job.key).glob("*.json")]
-    found.sort(key=lambda told: (told["code"] == PREEMPTED, told.pop("time")))
+    found.sort(key=lambda each: (each["code"] == PREEMPTED, each.pop("time")))
     if not found:
         return Ending(FAILED, "its processes ended without a word; out of memory?")
     ending = Ending(**found[0])

@@ -205,11 +205,11 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
-def _start_worker(threads: int, places: multiprocessing.SimpleQueue, placed: bool) -> None:
+def _start_worker(threads: int, devices: multiprocessing.SimpleQueue, pinned: bool) -> None:
     """In the worker: its share of the machine, and what `prepare_worker` does."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if placed:  # before anything asks CUDA for its devices
-        os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
+    if pinned:  # before anything asks CUDA for its devices
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     prepare_worker(threads)
 
 

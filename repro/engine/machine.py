@@ -29,9 +29,9 @@ def commit(folder: Path) -> str:
     """The commit checked out in the folder, with a + if files differ from it; empty without git."""
     try:
         git = ["git", "-C", str(folder)]
-        asked = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **asked).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], **asked).stdout.strip()
+        options = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
     return named + "+" * bool(changed)

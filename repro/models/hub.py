@@ -2,20 +2,16 @@
 
 A source is a path, or `hub:OWNER/NAME@REVISION` for a model, or `hub:datasets/OWNER/NAME@REVISION` for data; `/FILE` or
 `/FOLDER` after the revision selects a part. The library's environment variables hold: HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT.
-Weights are read from safetensors, or from weights-only pickles where a repository has nothing else. Left out: remote code.
+Of weights, safetensors are preferred; weights-only pickles are taken where a repository has nothing else.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import os
-import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +20,6 @@ from repro.models import folders, strict_json
 
 if TYPE_CHECKING:  # imported where it is used, since a Scale is parsed without these libraries
     from huggingface_hub import DryRunFileInfo
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from repro.models.scalar_model import ScalarModel
 
 PREFIX = "hub:"
 FORM = "hub:OWNER/NAME@REVISION for a model, hub:datasets/OWNER/NAME@REVISION for data"
@@ -46,10 +38,6 @@ ESSENTIAL = {
     "data": ROWS,
 }
 NOT_ROWS = ("dataset_infos.json", "dataset_info.json", "state.json")  # metadata that `datasets` writes beside the rows
-RELEASED = Path(__file__).parents[1] / "data" / "released.csv"
-STARTS = {"sft_from": "sft", "rm_from": "rm", "policy_from": "ppo"}  # field of Scale -> stage in released.csv
-# Constant buffers of GPT-NeoX in transformers 4.33: causal mask, its fill value, rotary frequencies.
-OLD_BUFFERS = re.compile(r"lm_backbone\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)")
 
 
 @dataclass(frozen=True)
@@ -176,22 +164,22 @@ def _patterns(names: Sequence[str], what: str, part: str) -> list[str]:
     prefix = f"{part}/" if part else ""
     kinds = {"model": folders.WEIGHTS, "tokenizer": (), "data": ROWS}[what]
     texts = () if what == "data" else TEXTS
-    return [f"{prefix}{each}" for each in (*texts, *_first_kind(_candidates(names, what, part), kinds))]
+    return [f"{prefix}{each}" for each in (*texts, *first_kind(_candidates(names, what, part), kinds))]
 
 
-def _first_kind(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+def first_kind(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """The first pattern that matches a file, as a list; empty where none does."""
     return next(([kind] for kind in kinds if any(fnmatch(Path(name).name, kind) for name in names)), [])
 
 
 def _essential(files: Sequence[str], what: str, part: str) -> bool:
     """Whether an essential file is among them; a part that is a file needs no other."""
-    return bool(files) and (files == [part] or bool(_first_kind(files, ESSENTIAL[what])))
+    return bool(files) and (files == [part] or bool(first_kind(files, ESSENTIAL[what])))
 
 
 def _missing_shards(folder: Path, files: Sequence[str]) -> list[str]:
     """The files named in an index of the weights that are absent."""
-    suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in _first_kind(files, folders.WEIGHTS))
+    suffixes = tuple(f"{Path(kind).suffix}.index.json" for kind in first_kind(files, folders.WEIGHTS))
     indices = [file for file in files if file.endswith(suffixes)]
     named = {name for index in indices for name in _shards(folder / index)}
     return sorted(named - {Path(file).name for file in files})
@@ -245,139 +233,3 @@ def _hub_error(reference: Reference, error: Exception) -> UserError:
         f"({type(error).__name__}: {reason(error)}); run `python -m repro fetch SCALE` on a machine with a network, bring its "
         f"cache here with `rsync -a THERE:.cache/huggingface/ {constants.HF_HOME}/`, and set HF_HUB_OFFLINE=1"
     )
-
-
-# ---------------------------------------------------------------------------------------------- starting points
-
-
-@cache
-def released() -> dict[tuple[str, str, int], Reference]:
-    """(base model, stage, seed) -> the checkpoint that the paper's authors released (their release_runs.csv)."""
-    with RELEASED.open(newline="") as file:
-        return {
-            (row["model"], row["stage"], int(row["seed"])): Reference("model", row["repo"], row["revision"])
-            for row in csv.DictReader(file)
-        }
-
-
-def start_source(value: str, model_source: str, seed: int, stage: str) -> str:
-    """The source of a starting point for a seed: of "released" the authors' checkpoint of the stage (sft, rm, ppo, dpo)."""
-    if value != "released":
-        return value.replace("{seed}", str(seed))
-    base = parse(model_source).repo if is_reference(model_source) else str(model_source)
-    reference = released().get((base, stage, seed))
-    if not reference:
-        seeds = sorted(each for name, kind, each in released() if (name, kind) == (base, stage))
-        bases = dict.fromkeys(name for name, kind, _ in released() if kind == stage)
-        raise UserError(
-            f"the authors released no {stage} checkpoint of seed {seed} of {base}; there are seeds "
-            + (f"{' '.join(map(str, seeds))}" if seeds else f"only of {', '.join(f'hub:{name}' for name in bases)}")
-        )
-    return str(reference)
-
-
-def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
-    """The folder of a starting point, by the source of `start_source`; downloaded if the cache lacks it."""
-    if not value:
-        raise LookupError(f"there is no starting point for {stage}: it is trained here")
-    source = start_source(value, model_source, seed, stage)
-    folder = resolve(source, "model")
-    if not os.path.isdir(folder):
-        raise UserError(
-            f"{source!r}, where {stage} of seed {seed} starts, is no folder; give one with config.json and weights"
-        )
-    return folder
-
-
-def load_policy(source: str | Path) -> PreTrainedModel:
-    """A causal language model in float32, loaded strictly: weights that are missing or of another shape are an error."""
-    from repro.models import pretrained
-
-    folder = resolve(source, "model")
-    try:
-        policy, loading_info = pretrained.read_network(folder, trust_remote_code=False, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:  # transformers, safetensors, torch and pickle share no narrower class
-        raise UserError(f"{folder}: no causal language model ({reason(error)}); give another") from error
-    wrong = sorted({*loading_info["missing_keys"], *(str(each) for each in loading_info["mismatched_keys"])})
-    if wrong:
-        raise UserError(f"{folder}: weights are missing or do not fit: {folders.few(wrong)}; give a whole checkpoint")
-    return pretrained.patch_forward(policy)
-
-
-def load_released_reward_model(folder: Path) -> ScalarModel:
-    """The authors' reward model as a `ScalarModel`, loaded strictly: backbone, head with its bias, and normalisation.
-
-    Theirs is `scalar_head(hidden) - config.bias` on a GPT-NeoX trunk, at the last token that is not padding.
-    """
-    import torch
-    from transformers import AutoModel
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    from repro.models import pretrained
-    from repro.models.scalar_model import ScalarModel
-
-    config = _released_config(folder)
-    try:
-        shape = CONFIG_MAPPING[config["base_config"]["model_type"]].from_dict(config["base_config"])
-        network = ScalarModel(AutoModel.from_config(shape, dtype=torch.float32))
-    except Exception as error:  # as above
-        raise UserError(
-            f"{folder / 'config.json'}: no network's base_config ({reason(error)}); give another"
-        ) from error
-    weights = {name: value for name, value in _weights(folder).items() if not OLD_BUFFERS.fullmatch(name)}
-    expected = {
-        _released_name(name): value for name, value in network.state_dict().items() if name not in ("bias", "gain")
-    }
-    folders.require_same(folder, expected, weights)
-    renamed = {name: weights[_released_name(name)] for name in network.state_dict() if name not in ("bias", "gain")}
-    network.load_state_dict(
-        renamed | {"bias": torch.tensor(float(config["bias"])), "gain": torch.ones(())}, strict=True
-    )
-    return pretrained.patch_forward(network)
-
-
-def is_released_reward_model(folder: Path) -> bool:
-    """Whether a folder holds a reward model in the authors' format, and not in that of `pretrained.save_scalar`."""
-    return (folder / "config.json").is_file() and "base_config" in folders.read_config(folder)
-
-
-def _released_config(folder: Path) -> dict:
-    config = folders.read_config(folder)
-    missing = [name for name in ("base_config", "hidden_size", "bias") if name not in config]
-    if missing:
-        raise UserError(
-            f"{folder / 'config.json'}: {', '.join(missing)} is missing; a reward model as the paper's authors saved theirs, "
-            "with the bias that centres its reward, is needed"
-        )
-    if type(config["bias"]) not in (int, float) or not math.isfinite(config["bias"]):
-        raise UserError(f"{folder / 'config.json'}: bias is {quoted(config['bias'])}; it must be a finite number")
-    return config
-
-
-def _released_name(name: str) -> str:
-    return name.replace("trunk.", "lm_backbone.", 1) if name.startswith("trunk.") else f"scalar_{name}"
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, shard by shard."""
-    import torch
-    from safetensors.torch import load_file
-
-    kinds = _first_kind([file.name for file in folder.iterdir()], folders.WEIGHTS)
-    files = [file for kind in kinds for file in sorted(folder.glob(kind))]
-    if not files:
-        raise UserError(f"{folder}: no weights; {' or '.join(folders.WEIGHTS)} is needed")
-    try:
-        shards = [
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-            for file in files
-        ]
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{folder}: a pickle of more than weights, which is not opened; give safetensors") from error
-    except Exception as error:  # as above
-        raise UserError(f"{folder}: the weights cannot be read ({reason(error)}); copy them again") from error
-    return {name: value for shard in shards for name, value in shard.items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from repro.data import embedded
 from repro.errors import UserError
-from repro.models import compatibility, hub, pretrained
+from repro.models import compatibility, hub, pretrained, starts
 from repro.stages.corpus import Corpus
 from repro.stages.data import ARTICLES, require_vocabulary
 from repro.stages.stage import Stage, StageContext
@@ -32,7 +32,7 @@ def _run(context: StageContext) -> None:
     folder, corpus = hub.resolve(context.scale.model, "model"), Corpus(context.inputs["data"])
     positions = max(context.scale.query_tokens + context.scale.response_tokens, context.scale.query_pair_tokens)
     if folder.exists():
-        policy = compatibility.infer_position_ids(hub.load_policy(folder))
+        policy = compatibility.infer_position_ids(starts.load_policy(folder))
     else:
         vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
         policy = pretrained.initialise_policy(context.scale.model, vocabulary, positions, context.seed_of("weights"))

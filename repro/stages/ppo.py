@@ -16,7 +16,7 @@ from torch import Tensor
 from repro import details as d
 from repro import record
 from repro.detail import Pick
-from repro.models import critics, generate, hub, logprobs, mixed_precision, modes, padding, pretrained, scoring
+from repro.models import critics, generate, logprobs, mixed_precision, modes, padding, pretrained, scoring, starts
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
@@ -226,7 +226,7 @@ def ppo_loss(
 
 def import_policy(context: StageContext) -> None:
     """In place of training, copy the policy that Scale.policy_from names; it is evaluated like any other."""
-    pretrained.save_policy(hub.load_policy(context.start("policy_from")), context.out / "model")
+    pretrained.save_policy(starts.load_policy(context.start("policy_from")), context.out / "model")
     context.finish({"ppo/updates": 0.0})
 
 

@@ -15,7 +15,6 @@ from repro.errors import UserError
 from repro.models import (
     batching,
     forward_pass,
-    hub,
     mixed_precision,
     modes,
     padding,
@@ -23,6 +22,7 @@ from repro.models import (
     ranks,
     scalar_model,
     scoring,
+    starts,
     wrapping,
 )
 from repro.ops import preference
@@ -57,7 +57,7 @@ def _run(context: StageContext) -> None:
 def _import_reward_model(context: StageContext, corpus: Corpus, move_padding: MovePadding) -> None:
     """In place of training, copy the reward model that Scale.rm_from names, without its normalisation."""
     folder = context.start("rm_from")
-    load = hub.load_released_reward_model if hub.is_released_reward_model(folder) else pretrained.load_scalar
+    load = starts.load_released_reward_model if starts.is_released_reward_model(folder) else pretrained.load_scalar
     reward_model = load(folder)
     require_vocabulary(corpus.tokenizer, reward_model.trunk.config.get_text_config().vocab_size)
     reward_model.bias.zero_()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from repro import details as d
-from repro.models import hub, logprobs, modes, padding, pretrained, wrapping
+from repro.models import logprobs, modes, padding, pretrained, starts, wrapping
 from repro.ops.masked import keep
 from repro.stages import optimise
 from repro.stages.corpus import Corpus, column
@@ -35,7 +35,7 @@ def _run(context: StageContext) -> None:
 def _import_policy(context: StageContext) -> Metrics:
     """In place of training, copy the policy that Scale.sft_from names; its loss is that of the first batch of SFT texts."""
     corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
-    policy = modes.freeze(hub.load_policy(context.start("sft_from")))
+    policy = modes.freeze(starts.load_policy(context.start("sft_from")))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
     pretrained.save_policy(policy, context.out / "model")
     tokens = column(corpus.posts("train").select(range(scale.sft_batch)), "query_reference_response_token")

@@ -17,7 +17,7 @@ import torch
 
 from repro import details as d
 from repro.detail import Pick
-from repro.models import hub, ranks
+from repro.models import ranks, starts
 from repro.study.scale import Scale
 from repro.types import Metrics
 
@@ -97,7 +97,7 @@ class StageContext:
 
     def start(self, field: str) -> Path:
         """The folder of the checkpoint that Scale.`field` names, in the place of one that this stage would train."""
-        return hub.start_of(getattr(self.scale, field), self.model, self.seed, self.stage)
+        return starts.start_of(getattr(self.scale, field), self.model, self.seed, self.stage)
 
     def seed_of(self, purpose: str) -> int:
         """A seed of its own for each purpose: all arms share it, so that differences between arms are paired."""

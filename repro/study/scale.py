@@ -10,7 +10,7 @@ from typing import Any
 
 from repro.detail import nearest
 from repro.errors import UserError, cut, quoted
-from repro.models import folders, hub
+from repro.models import folders, hub, starts
 from repro.models.shape import parse_shape
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "embedded_assets"
@@ -92,7 +92,7 @@ WORDS = {
     "sharding": ("none", "fsdp", "zero2", "zero3"),
 }
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
-SOURCES = ("model", *PATHS, *hub.STARTS)
+SOURCES = ("model", *PATHS, *starts.STARTS)
 _EMBEDDED = Scale(
     name="mini",
     corpus="embedded",
@@ -327,8 +327,8 @@ def _check_sources(scale: Scale) -> None:
             _check_reference(field, source)
         elif field == "model" and not os.path.exists(source):
             parse_shape(source)
-        elif source == "released" and field in hub.STARTS:
-            hub.start_source(source, scale.model, scale.seeds[0], hub.STARTS[field])
+        elif source == "released" and field in starts.STARTS:
+            starts.start_source(source, scale.model, scale.seeds[0], starts.STARTS[field])
         elif source and "{seed}" not in source:
             folders.check(field, Path(source))
 

@@ -17,7 +17,7 @@ from repro.stages import stage
 from repro.stages.checkpoint import complete_checkpoints
 from repro.tracking import points, transfer
 from repro.tracking.address import shown, store_uri
-from repro.tracking.opening import Unusable, parsed, require_open, told
+from repro.tracking.opening import Unusable, explained, parsed, require_open
 from repro.tracking.runs import label
 from repro.tracking.sqlite_file import damage, is_sqlite, is_unfinished, require_schema
 from repro.tracking.store import runs_of, studies, usable_store
@@ -42,7 +42,7 @@ def check_store(cache: Path) -> Found:
     """The store in use, its runs beside the artefacts that they are copies of. Unusable where it cannot be opened."""
     name = f"store {shown(store_uri())}"
     if is_sqlite(store_uri()):
-        with told(store_uri()):
+        with explained(store_uri()):
             file = Path(parsed(store_uri()).database or "").resolve()
         if file.is_file() and (troubles := [*_of_file(file)]):
             return Found(name, troubles)
@@ -71,7 +71,7 @@ def check_cache(cache: Path) -> Found:
 
 def _of_file(file: Path) -> Iterator[str]:
     """Of a SQLite file: whether it is whole and MLflow's; and what was left beside it."""
-    with told(store_uri()):
+    with explained(store_uri()):
         if is_unfinished(file):
             yield f"{file}-journal has what a killed process had not finished; the next study rolls it back"
             return
@@ -170,8 +170,8 @@ def _of_artefact(folder: Path) -> Iterator[str]:
         yield f"{folder / stage.DONE} cannot be read; {remedy}"
         return
     present = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    there = sorted(listed.keys() & present)
-    changed = [name for name in there if artefacts.file_digest(folder / name) != listed[name]]
+    both = sorted(listed.keys() & present)
+    changed = [name for name in both if artefacts.file_digest(folder / name) != listed[name]]
     differ = {"missing": sorted(listed.keys() - present), "changed": changed}
     if any(differ.values()):
         words = [f"{len(names)} {what} ({_few(names)})" for what, names in differ.items() if names]

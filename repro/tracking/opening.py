@@ -40,7 +40,7 @@ ANSWERING = "start it, correct the address, or set MLFLOW_TRACKING_URI to anothe
 
 def require_open(uri: str, writing: bool = False, used: str = "used") -> None:
     """Unusable where a store cannot be opened, or not be written if `writing`; a sqlite file may be missing."""
-    with told(uri, used):
+    with explained(uri, used):
         scheme = uri.partition(":")[0].lower() if ":" in uri else ""
         kind = scheme.partition("+")[0]
         if kind == "sqlite":
@@ -55,7 +55,7 @@ def require_open(uri: str, writing: bool = False, used: str = "used") -> None:
 
 
 @contextmanager
-def told(uri: str, used: str = "used") -> Iterator[None]:
+def explained(uri: str, used: str = "used") -> Iterator[None]:
     """A Fault inside the block becomes an Unusable, a sentence that names the store."""
     try:
         yield
@@ -128,7 +128,7 @@ def _require_server(uri: str) -> None:
         raise Fault(f"it is no address of a server; {ADDRESSES}")
     if not requests.utils.get_environ_proxies(uri):  # else the proxy finds the host
         _require_host(host, port)
-    answer = _within(2 * ANSWER_SECONDS, lambda: _asked(uri))
+    answer = _within(2 * ANSWER_SECONDS, lambda: _server_answer(uri))
     if answer.status_code in (401, 403):
         raise Fault(
             "it does not let this user in; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"
@@ -139,7 +139,7 @@ def _require_server(uri: str) -> None:
         raise Fault(f"what answers there is no MLflow server ({answer.status_code}); correct the address")
 
 
-def _asked(uri: str) -> requests.Response:
+def _server_answer(uri: str) -> requests.Response:
     """What a server answers to MLflow's smallest question."""
     page = "/api/2.0/mlflow/experiments/search"
     question = {"params": {"max_results": 1}, "timeout": ANSWER_SECONDS, "max_retries": 0, "raise_on_status": False}

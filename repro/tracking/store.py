@@ -17,7 +17,7 @@ from repro.detail import nearest
 from repro.errors import UserError
 from repro.tracking.address import shown, store_uri, without_secrets
 from repro.tracking.locks import STUDIES_SECONDS, held
-from repro.tracking.opening import require_open, told
+from repro.tracking.opening import explained, require_open
 from repro.tracking.sqlite_file import (
     Fault,
     code_of,
@@ -58,7 +58,7 @@ def client() -> MlflowClient:
 def usable_store(writing: bool = False) -> Iterator[None]:
     """The store can be opened, and written if `writing`; errors of it inside the block become a UserError."""
     require_open(store_uri(), writing)
-    with told(store_uri()):
+    with explained(store_uri()):
         try:
             yield
         except STORE_ERRORS as error:

@@ -23,7 +23,7 @@ from repro import record
 from repro.errors import UserError
 from repro.tracking import attach, parent_run, policy, present, runs
 from repro.tracking.address import shown, store_uri
-from repro.tracking.opening import parsed, require_open, told
+from repro.tracking.opening import explained, parsed, require_open
 from repro.tracking.sqlite_file import Fault, is_sqlite, require_schema, require_whole, sqlite_path
 from repro.tracking.store import (
     METRICS_AT_ONCE,
@@ -71,7 +71,7 @@ class Source:
     @contextmanager
     def readable(self) -> Iterator[None]:
         """Errors of this store inside the block become a UserError."""
-        with told(self.uri, "read"):
+        with explained(self.uri, "read"):
             try:
                 yield
             except STORE_ERRORS as error:
@@ -123,13 +123,13 @@ def source_of(location: str) -> str:
     require_open(store_uri())
     uri = location.rstrip("/")
     if is_sqlite(location) or "://" not in location:
-        with told(location, "read"):
+        with explained(location, "read"):
             given = Path(parsed(location).database or "") if is_sqlite(location) else Path(location)
         file = given / "mlflow.db" if os.path.isdir(given) else given
         if not os.path.isfile(file):  # unlike Path.is_file, no error for a name that is too long
             raise UserError(f"there is no MLflow store {file}; give an mlflow.db, its folder, or a server's address")
         uri = f"sqlite:///{file.resolve()}"
-        with told(uri, "read"):
+        with explained(uri, "read"):
             require_schema(file)
             require_whole(file)
     in_use = f"sqlite:///{sqlite_path(store_uri()).resolve()}" if is_sqlite(store_uri()) else store_uri().rstrip("/")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from repro.__main__ import main
 from repro.data import local
 from repro.errors import UserError
-from repro.models import hub, pretrained
+from repro.models import hub, pretrained, starts
 from tests import tiny
 from tests.bad_input.case import check_sentence, fill, tree
 from tests.bad_input.networks import CONFIG, CONFIGURATIONS, NETWORKS, TOKENIZERS, WHOLE
@@ -101,7 +101,7 @@ CUTS = {
 def test_weights_that_are_damaged_are_refused(how, policy, scalar, place):
     spoil(policy / "model.safetensors", CUTS[how])
     spoil(scalar / "model.safetensors", CUTS[how])
-    refused(hub.load_policy, policy, "no causal language model|do not fit|cut or damaged", place)
+    refused(starts.load_policy, policy, "no causal language model|do not fit|cut or damaged", place)
     refused(pretrained.load_scalar, scalar, "no reward model|not the weights of its configuration", place)
 
 
@@ -131,14 +131,14 @@ RELEASES = [
 def test_a_released_reward_model_that_is_damaged_is_refused(change, says, place):
     fill(place, {"rm/config.json": json.dumps(RELEASED | change)})
     save_file({"w": torch.zeros(4)}, place / "rm" / "model.safetensors")
-    refused(hub.load_released_reward_model, place / "rm", says, place)
+    refused(starts.load_released_reward_model, place / "rm", says, place)
 
 
 @pytest.mark.parametrize("missing", list(RELEASED))
 def test_a_released_reward_model_without_a_field_is_refused(missing, place):
     config = {name: value for name, value in RELEASED.items() if name != missing}
     fill(place, {"rm/config.json": json.dumps(config), "rm/model.safetensors": WHOLE})
-    refused(hub.load_released_reward_model, place / "rm", f"config.json: {missing} is missing", place)
+    refused(starts.load_released_reward_model, place / "rm", f"config.json: {missing} is missing", place)
 
 
 @pytest.mark.parametrize("index", ["", "garbage", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, b"\xff\xfe"])

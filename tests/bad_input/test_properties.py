@@ -17,7 +17,7 @@ from repro.details import DETAILS
 from repro.engine import launch
 from repro.engine.slurm import options as slurm_options
 from repro.errors import UserError, printable, quoted, reason
-from repro.models import folders, hub, pretrained, strict_json
+from repro.models import folders, hub, pretrained, starts, strict_json
 from repro.models.shape import parse_shape
 from repro.stages.judge import answers, endpoint, prompt
 from repro.study import ablation, scale
@@ -259,11 +259,11 @@ def test_any_weights_are_refused_by_their_header_or_by_the_library(tmp_path, con
 def test_any_folder_where_a_stage_starts(tmp_path, config, weights):
     written(tmp_path, "config.json", config)
     written(tmp_path, "model.safetensors", weights)
-    told(hub.start_of, str(tmp_path), "", 1, "rm")
-    told(hub.is_released_reward_model, tmp_path)
-    told(hub.load_released_reward_model, tmp_path)
+    told(starts.start_of, str(tmp_path), "", 1, "rm")
+    told(starts.is_released_reward_model, tmp_path)
+    told(starts.load_released_reward_model, tmp_path)
     told(pretrained.load_scalar, tmp_path)
-    told(hub.load_policy, tmp_path)
+    told(starts.load_policy, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ a judge's answers

@@ -12,7 +12,7 @@ from repro.detail import Recipe
 from repro.engine import cost, devices, flops, footprint, pipeline
 from repro.engine.flops import Network, network_of, trains
 from repro.engine.launch import Job
-from repro.models import hub, logprobs, modes, pretrained, scalar_model
+from repro.models import logprobs, modes, pretrained, scalar_model, starts
 from repro.ops import vocabulary
 from repro.stages import optimise, ppo, ppo_setup, rm, sft, stage
 from repro.study.scale import SCALES
@@ -202,7 +202,7 @@ def moment(trained, work, mixed):
 
 def only(name, scale):
     """The scale where no stage but this one trains."""
-    return replace(scale, **{field: "somewhere" for field, stage_of in hub.STARTS.items() if stage_of != name})
+    return replace(scale, **{field: "somewhere" for field, stage_of in starts.STARTS.items() if stage_of != name})
 
 
 @pytest.mark.parametrize("block", [vocabulary.LARGE_BLOCK, 2**21])
@@ -333,7 +333,7 @@ def test_the_bound_of_the_paper_scale_is_met_at_the_assumed_share_of_the_peak():
 
 def test_the_plan_of_a_gpu_scale_says_what_it_needs_and_what_it_assumes(tmp_path):
     lines = " ".join(cost.requirements([job("sft", GPU), job("ppo", GPU)], GPU, tmp_path, workers=1))
-    assert "1x H100 80GB (none here)" in lines or devices.at_hand().here
+    assert "1x H100 80GB (none here)" in lines or devices.at_hand().present
     assert "40% of its peak" in lines and "GPU-hours in all" in lines and "GB of artefacts" in lines
     assert "does not fit" not in lines
     lines = " ".join(cost.requirements([job("ppo", GPU)], replace(GPU, micro_batch=512), tmp_path, workers=1))

@@ -73,7 +73,7 @@ def watch(dag):
 
 
 def look(watched):
-    watched.asked = 0.0
+    watched.queried = 0.0
     watched.poll()
 
 

@@ -21,13 +21,13 @@ from repro.models import (
     compatibility,
     forward_pass,
     generate,
-    hub,
     logprobs,
     modes,
     padding,
     pretrained,
     scalar_model,
     scoring,
+    starts,
 )
 from repro.models.scalar_model import ScalarModel
 from repro.stages import base
@@ -135,7 +135,7 @@ def test_what_is_saved_and_loaded_says_the_same_bit_for_bit(policy, tmp_path):
     pretrained.save_policy(policy, tmp_path / "policy")
     pretrained.save_scalar(critic, tmp_path / "critic")
     inputs = forward_pass.model_inputs(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
-    read = hub.load_policy(tmp_path / "policy").eval()
+    read = starts.load_policy(tmp_path / "policy").eval()
     assert torch.equal(read(**inputs).logits, policy(**inputs).logits)
     assert torch.equal(pretrained.load_scalar(tmp_path / "critic").eval()(**inputs), critic(**inputs))
     tied = [each.get_input_embeddings().weight is each.get_output_embeddings().weight for each in (read, policy)]
@@ -284,7 +284,7 @@ def test_a_gguf_is_read_bit_for_bit_and_saved_as_transformers_saves(gguf, tmp_pa
     folder, made = gguf
     inputs = forward_pass.model_inputs(queries(5).masked_fill(queries(5) == 63, PAD), PAD)
     for source in (folder, folder / "model.gguf"):
-        read = hub.load_policy(source).eval()
+        read = starts.load_policy(source).eval()
         assert torch.equal(read(**inputs).logits, made(**inputs).logits)
     pretrained.save_policy(read, tmp_path / "saved")
     assert {"config.json", "model.safetensors"} <= {file.name for file in (tmp_path / "saved").iterdir()}
@@ -306,18 +306,18 @@ def test_a_folder_with_no_model_or_with_two_is_refused(gguf):
     folder, _ = gguf
     (folder / "another.gguf").write_bytes((folder / "model.gguf").read_bytes())
     with pytest.raises(UserError, match="2 GGUF files and no config.json; a folder with one of either is needed"):
-        hub.load_policy(folder)
+        starts.load_policy(folder)
     for file in folder.iterdir():
         file.unlink()
     with pytest.raises(UserError, match="0 GGUF files and no config.json"):
-        hub.load_policy(folder)
+        starts.load_policy(folder)
 
 
 def test_what_is_no_gguf_is_refused(tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "model.gguf").write_text("weights")
     with pytest.raises(UserError, match="no causal language model"):
-        hub.load_policy(tmp_path)
+        starts.load_policy(tmp_path)
     with pytest.raises(UserError, match="not a tokenizer"):
         local.load_tokenizer(tmp_path)
 
@@ -331,7 +331,7 @@ needs_posts = pytest.mark.skipif(not POSTS.exists() or not COMPARISONS.exists(),
 def smol():
     """SmolLM2 and its tokenizer, as the base and data stages read them."""
     file = smollm2.file()
-    return hub.load_policy(file).eval(), local.load_tokenizer(file)
+    return starts.load_policy(file).eval(), local.load_tokenizer(file)
 
 
 @pytest.mark.nightly

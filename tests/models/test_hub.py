@@ -21,7 +21,7 @@ from repro.details import WHITEN_ADV
 from repro.engine import artefacts, fetch, pipeline
 from repro.engine.dag import check_starts, dag_of
 from repro.errors import UserError
-from repro.models import hub, modes, pretrained, scoring
+from repro.models import hub, modes, pretrained, scoring, starts
 from repro.stages import base, data, stage
 from repro.stages.corpus import Corpus
 from repro.study.ablation import Ablation
@@ -203,12 +203,12 @@ def test_what_is_missing_is_downloaded_once_and_nothing_that_is_not_needed(tmp_p
     extra = {"pytorch_model.bin": b"pickle", "optimizer.pt": b"x", "README.md": b"x", "tokenizer.json": b"{}"}
     with mirror.serving({"them/net": files | extra}) as (address, taken):
         mirror.use(monkeypatch, tmp_path / "home", offline=False, endpoint=address)
-        first = hub.load_policy("hub:them/net@main")
+        first = starts.load_policy("hub:them/net@main")
         assert sorted(taken) == ["config.json", "model.safetensors", "tokenizer.json"]
-        hub.load_policy("hub:them/net@main")
+        starts.load_policy("hub:them/net@main")
         assert len(taken) == 3
     mirror.use(monkeypatch, tmp_path / "home", offline=True)
-    again = hub.load_policy(f"hub:them/net@{COMMIT}")
+    again = starts.load_policy(f"hub:them/net@{COMMIT}")
     for name, value in made.state_dict().items():
         assert torch.equal(value, first.state_dict()[name]) and torch.equal(value, again.state_dict()[name])
 
@@ -234,21 +234,21 @@ def test_a_policy_of_which_weights_are_missing_is_refused(tmp_path):
     weights = {n: v.clone() for n, v in made.state_dict().items() if "dense_h_to_4h.weight" not in n}
     pretrained.save_policy(made, tmp_path / "cut")
     save_file(weights, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
-    hub.load_policy(tmp_path / "whole")
+    starts.load_policy(tmp_path / "whole")
     with refused("dense_h_to_4h.weight"):
-        hub.load_policy(tmp_path / "cut")
+        starts.load_policy(tmp_path / "cut")
     with refused("no config.json"):
-        hub.load_policy(tmp_path)
+        starts.load_policy(tmp_path)
     (tmp_path / "cut" / "config.json").write_text('{"model_type": "t5"}')
     with refused("no causal language model"):
-        hub.load_policy(tmp_path / "cut")
+        starts.load_policy(tmp_path / "cut")
 
 
 # ----------------------------------------------------------------------------- the authors' checkpoints
 
 
 def test_the_table_has_every_size_stage_and_seed_once():
-    table = hub.released()
+    table = starts.released()
     sizes, stages, seeds = ({key[place] for key in table} for place in range(3))
     assert len(table) == len(sizes) * len(stages) * len(seeds) == 3 * 4 * 4
     assert seeds == set(find("pythia-1b").seeds)
@@ -260,18 +260,18 @@ def test_the_table_has_every_size_stage_and_seed_once():
 
 
 def test_a_starting_point_is_the_authors_or_a_path_of_its_own_for_each_seed(home, tmp_path):
-    theirs = hub.start_source("released", SCALES["pythia-1b"].model, 55513, "rm")
+    theirs = starts.start_source("released", SCALES["pythia-1b"].model, 55513, "rm")
     assert theirs == "hub:vwxyzjn/EleutherAI_pythia-1b-deduped__reward__tldr@reward__55513__1708628552"
     (tmp_path / "3").mkdir()
-    assert hub.start_of(str(tmp_path / "{seed}"), "any", 3, "sft") == tmp_path / "3"
+    assert starts.start_of(str(tmp_path / "{seed}"), "any", 3, "sft") == tmp_path / "3"
     with refused("where sft of seed 4 starts, is no folder"):
-        hub.start_of(str(tmp_path / "{seed}"), "any", 4, "sft")
+        starts.start_of(str(tmp_path / "{seed}"), "any", 4, "sft")
     with refused(
         "no sft checkpoint of seed 1 of EleutherAI/pythia-1b-deduped; there are seeds 44413 55513 66613 77713"
     ):
-        hub.start_source("released", SCALES["pythia-1b"].model, 1, "sft")
+        starts.start_source("released", SCALES["pythia-1b"].model, 1, "sft")
     with refused("there are seeds only of hub:EleutherAI/pythia-1b-deduped"):
-        hub.start_source("released", "gpt-neox:32/2/2/64", 44413, "sft")
+        starts.start_source("released", "gpt-neox:32/2/2/64", 44413, "sft")
 
 
 def starts_board(tmp_path, seeds, **starts):
@@ -282,16 +282,16 @@ def starts_board(tmp_path, seeds, **starts):
 
 
 def test_released_starting_points_of_all_seeds_and_stages_are_here_before_anything_runs(home, tmp_path):
-    starts = {"sft_from": "released", "rm_from": "released", "policy_from": "released"}
-    named = hub.released()
+    fields = {"sft_from": "released", "rm_from": "released", "policy_from": "released"}
+    named = starts.released()
     origin = "EleutherAI/pythia-1b-deduped"
-    sources = [named[origin, kind, seed] for kind in hub.STARTS.values() for seed in (44413, 55513)]
+    sources = [named[origin, kind, seed] for kind in starts.STARTS.values() for seed in (44413, 55513)]
     for missing in sources:
         with refused(f"{missing} is not complete in"):
-            check_starts(starts_board(tmp_path, (44413, 55513), **starts))
+            check_starts(starts_board(tmp_path, (44413, 55513), **fields))
         commit = hashlib.sha1(str(missing).encode()).hexdigest()
         mirror.cache(home, missing.repo, network()[1], missing.revision, commit)
-    check_starts(starts_board(tmp_path, (44413, 55513), **starts))
+    check_starts(starts_board(tmp_path, (44413, 55513), **fields))
 
 
 def test_starting_points_that_are_missing_are_brought_by_the_launcher(tmp_path, monkeypatch):
@@ -361,7 +361,7 @@ def test_the_authors_policy_says_what_it_said(tmp_path, kind):
         save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     else:
         torch.save(weights, tmp_path / "pytorch_model.bin")
-    loaded = modes.freeze(hub.load_policy(tmp_path))
+    loaded = modes.freeze(starts.load_policy(tmp_path))
     ids = torch.arange(2, 12)[None]
     assert made.config.rope_parameters["partial_rotary_factor"] == 0.25
     torch.testing.assert_close(loaded(ids).logits, made(ids).logits)
@@ -392,7 +392,7 @@ def checkpoint(folder, kind="safetensors", drop=(), add=(), config=()):
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_the_authors_reward_model_says_what_its_formula_says(tmp_path, kind):
     folder, trunk, head, bias = checkpoint(tmp_path / "rm", kind)
-    loaded = modes.freeze(hub.load_released_reward_model(folder))
+    loaded = modes.freeze(starts.load_released_reward_model(folder))
     ids = torch.randint(1, 60, (3, 11), generator=torch.Generator().manual_seed(0))
     ids[1, 7:] = 63  # padding on the right, where they trained
     with torch.no_grad():
@@ -405,11 +405,11 @@ def test_the_authors_reward_model_says_what_its_formula_says(tmp_path, kind):
     pretrained.save_scalar(loaded, tmp_path / "ours")
     kept = modes.freeze(pretrained.load_scalar(tmp_path / "ours"))
     torch.testing.assert_close(scoring.score(kept, ids, torch.tensor([4, 2, 4]), pad=63), found)
-    assert hub.is_released_reward_model(folder) and not hub.is_released_reward_model(tmp_path / "ours")
+    assert starts.is_released_reward_model(folder) and not starts.is_released_reward_model(tmp_path / "ours")
 
 
 def test_the_old_configuration_turns_the_same_share_of_each_head(tmp_path):
-    loaded = hub.load_released_reward_model(checkpoint(tmp_path / "rm")[0])
+    loaded = starts.load_released_reward_model(checkpoint(tmp_path / "rm")[0])
     assert loaded.trunk.config.rope_parameters["partial_rotary_factor"] == 0.25
     assert loaded.trunk.config.rope_parameters["rope_theta"] == 10000
 
@@ -430,7 +430,7 @@ def test_the_old_configuration_turns_the_same_share_of_each_head(tmp_path):
 )
 def test_a_reward_model_that_is_not_whole_is_refused_by_name(tmp_path, damage, message):
     with refused(message):
-        hub.load_released_reward_model(checkpoint(tmp_path / "rm", **damage)[0])
+        starts.load_released_reward_model(checkpoint(tmp_path / "rm", **damage)[0])
 
 
 class Code:
@@ -444,11 +444,11 @@ def test_a_pickle_of_more_than_weights_is_not_opened(tmp_path, capsys):
     folder = checkpoint(tmp_path / "rm", "bin")[0]
     torch.save({"scalar_head.bias": Code()}, folder / "pytorch_model.bin")
     with refused("a pickle of more than weights, which is not opened"):
-        hub.load_released_reward_model(folder)
+        starts.load_released_reward_model(folder)
     assert capsys.readouterr().out == ""
     (folder / "pytorch_model.bin").unlink()
     with refused("no weights; *.safetensors or pytorch_model*.bin is needed"):
-        hub.load_released_reward_model(folder)
+        starts.load_released_reward_model(folder)
 
 
 # ----------------------------------------------------------------------------- fetch
@@ -525,7 +525,7 @@ def test_fetch_brings_all_that_a_scale_needs_and_says_what_it_was(
     mirror.use(monkeypatch, tmp_path / "nothing", offline=True)
     assert fetch.counts(plain)["comparisons validation"] == 8
     assert load_tokenizer(plain.tokenizer).get_vocab() == load_tokenizer(tokenizer_file).get_vocab()
-    hub.load_policy(plain.model)
+    starts.load_policy(plain.model)
     assert plain.name.startswith("pythia-160m-model=net@0123456789ab-posts-")
 
 
@@ -541,7 +541,7 @@ def test_what_was_fetched_is_all_that_the_first_stages_need(served, tmp_path, mo
     corpus = Corpus(tmp_path / "cache" / keys["data"])
     assert [len(corpus.posts(split)) for split in ("train", "validation", "test")] == [16, 4, 4]
     assert [len(corpus.pairs(split)) for split in ("train", "validation", data.ARTICLES)] == [12, 8, 1]
-    kept, given = pretrained.load_policy(tmp_path / "cache" / keys["base"] / "model"), hub.load_policy(scale.model)
+    kept, given = pretrained.load_policy(tmp_path / "cache" / keys["base"] / "model"), starts.load_policy(scale.model)
     assert all(torch.equal(value, given.state_dict()[name]) for name, value in kept.state_dict().items())
 
 
@@ -551,8 +551,8 @@ def test_a_scale_of_files_needs_nothing_of_the_hub(capsys):
 
 
 def test_released_checkpoints_are_asked_for_by_seed(home):
-    wanted = fetch.needs(find("pythia-1b"), hub.STARTS.values())
-    assert [need.field for need in wanted[4:]] == [f for f in hub.STARTS for _ in range(4)]
+    wanted = fetch.needs(find("pythia-1b"), starts.STARTS.values())
+    assert [need.field for need in wanted[4:]] == [f for f in starts.STARTS for _ in range(4)]
     assert wanted[4].source == "hub:vwxyzjn/EleutherAI_pythia-1b-deduped__sft__tldr@sft__44413__1708611267"
     assert len(fetch.needs(find("pythia-1b", {"rm_from": "released"}))) == 4 + 4
     assert len(fetch.needs(find("pythia-1b", {"rm_from": f"hub:a/b@{COMMIT}"}))) == 4 + 1
@@ -567,9 +567,9 @@ def test_checkpoints_of_several_seeds_become_one_path_with_the_seed_in_it(home, 
         mirror.cache(home, reference.repo, network()[1] | {"seed.txt": need.seed.encode()}, reference.revision, commit)
     paths = fetch.copy({need: fetch.survey(need) for need in wanted}, tmp_path / "plain")
     for seed in scale.seeds:
-        start = hub.start_of(paths["sft_from"], scale.model, seed, "sft")
+        start = starts.start_of(paths["sft_from"], scale.model, seed, "sft")
         assert (start / "seed.txt").read_text() == str(seed)
-        hub.load_policy(start)
+        starts.load_policy(start)
 
 
 def tokenised(tokenizer, wrong=""):

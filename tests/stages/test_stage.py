@@ -16,7 +16,7 @@ from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
 from repro.engine import artefacts, pipeline
 from repro.engine.artefacts import run_or_reuse
-from repro.models import hub
+from repro.models import starts
 from repro.stages import sft, stage
 from repro.stages.checkpoint import FORMAT, complete_checkpoints
 from repro.stages.stage import Budget, Stage, StageContext
@@ -107,7 +107,7 @@ def changed(scale, field, tmp_path):
         other.write_text("something else")
         return replace(scale, **{field: other})
     text = {"corpus": "local", "model": "gpt-neox:32/2/2/32", "frozen_weights": "bfloat16", "sampler": "static"}
-    text |= dict.fromkeys(hub.STARTS, "released")
+    text |= dict.fromkeys(starts.STARTS, "released")
     return replace(scale, **{field: text[field] if isinstance(value, str) else value + 1})
 
 

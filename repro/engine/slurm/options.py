@@ -58,5 +58,5 @@ def check_gpus(scale: Scale, options: Mapping[str, str | int]) -> None:
 
 def _gpus_of(gres: str) -> int:
     """The number of GPUs in a list of resources, each gpu[:TYPE][:COUNT] or another kind."""
-    asked = [entry.partition("(")[0].removeprefix("gres/").split(":") for entry in gres.split(",")]
-    return sum(int(words[-1]) if words[-1].isdigit() else 1 for words in asked if words[0] == "gpu")
+    requested = [entry.partition("(")[0].removeprefix("gres/").split(":") for entry in gres.split(",")]
+    return sum(int(words[-1]) if words[-1].isdigit() else 1 for words in requested if words[0] == "gpu")

@@ -30,13 +30,13 @@ class Watch:
     tickets: dict[str, Ticket] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
     absent: dict[str, float] = field(default_factory=dict)  # -> since when an artefact is expected
-    asked: float = 0.0
+    queried: float = 0.0
     answered: float = field(default_factory=time.time)
 
     def poll(self) -> None:
         for key in [key for key in self.tickets if self._is_done(key)]:
             self._finish(key)
-        if time.time() - self.asked < ASK_SECONDS:
+        if time.time() - self.queried < ASK_SECONDS:
             return
         try:
             self._update_all(states([ticket.id for ticket in self.tickets.values()]))
@@ -48,7 +48,7 @@ class Watch:
                     f"SLURM has not answered for {SILENT_SECONDS // 60} minutes ({silence}); its jobs continue, and the same "
                     "command finds them again"
                 ) from None
-        self.asked = time.time()
+        self.queried = time.time()
 
     def _is_done(self, key: str) -> bool:
         folder = self.dag.cache / key

@@ -85,11 +85,11 @@ def save_all(charts: Sequence[Chart], study: Study, findings: Findings, folder: 
 def _save_one(chart: Chart, data: pd.DataFrame, study: Study, folder: Path) -> Drawn:
     """Writes one chart and its panels; a figure of a single panel has no further files."""
     write_csv(data, folder / f"{chart.name}.csv")
-    told = chart.takeaway(data, study), tuple(chart.still(data))
+    described = chart.takeaway(data, study), tuple(chart.still(data))
     with style.panel_context():
         figure = chart.draw(data, study)
         if figure is None:
-            return Drawn(chart, *told)
+            return Drawn(chart, *described)
         several = len(figure.boxes) > 1
         panels = tuple(
             Panel(key, file_name(chart.name, key) if several else chart.name, box) for key, box in figure.boxes.items()
@@ -98,7 +98,7 @@ def _save_one(chart: Chart, data: pd.DataFrame, study: Study, folder: Path) -> D
     for panel in panels if several else ():
         write_csv(chart.rows(data, panel.key), folder / f"{panel.stem}.csv")
     across, down = figure.get_size_inches()
-    return Drawn(chart, *told, panels, (across * POINTS, down * POINTS), figure.strip, figure.entries)
+    return Drawn(chart, *described, panels, (across * POINTS, down * POINTS), figure.strip, figure.entries)
 
 
 def save(figure: Figure, stem: Path, panels: Sequence[str] = ()) -> None:

@@ -35,14 +35,14 @@ class Drawing:
     def _definitions(self, shown: list[Element]) -> list[Element]:
         """The style sheet, and the glyphs and clips that are referred to and stand elsewhere in the whole."""
         inside = {part.get("id") for each in shown for part in each.iter()}
-        needed = dict.fromkeys(self._told(shown, inside))
+        needed = dict.fromkeys(self._referenced(shown, inside))
         found = [self.named[name] for name in needed if name not in inside]
         sheet = self.root.find(f".//{SVG}style")
         defs = Element(f"{SVG}defs")
         defs.extend([*([] if sheet is None else [sheet]), *found])
         return [defs]
 
-    def _told(self, shown: Iterable[Element], inside: set[str | None]) -> Iterable[str]:
+    def _referenced(self, shown: Iterable[Element], inside: set[str | None]) -> Iterable[str]:
         """Names that the elements refer to, and those that these refer to."""
         waiting, seen = list(shown), set(inside)
         while waiting:

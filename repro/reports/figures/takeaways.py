@@ -18,10 +18,10 @@ MOST = 4  # things that a sentence names; the others are counted
 
 def listed(words: Iterable[str]) -> str:
     """Words as they stand in a sentence, the first few of many."""
-    said = list(words)
-    if len(said) > MOST + 1:
-        said = [*said[:MOST], f"{len(said) - MOST} more"]
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}" if said else "nothing"
+    shown = list(words)
+    if len(shown) > MOST + 1:
+        shown = [*shown[:MOST], f"{len(shown) - MOST} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "nothing"
 
 
 def effect(data: pd.DataFrame, study: Study) -> str:

@@ -2,7 +2,7 @@
 
 A drawing is looked at as a file and inside a page, so its bytes count twice. Kept are shapes, colours, clips and glyphs.
 Gone are metadata, ids without a reference, groups that say nothing and spaces; styles that repeat become classes, and
-points are told from the point before.
+coordinates are relative to the point before.
 """
 
 import re
@@ -36,9 +36,9 @@ def compact(svg: str) -> str:
 
 def _flatten(node: Element) -> None:
     """Takes out metadata, ids without a reference, groups that only hold others, and what is empty then."""
-    told = {name for part in node.iter() for name in references(part)}
+    used = {name for part in node.iter() for name in references(part)}
     for part in node.iter():
-        if part.get("id") not in told:
+        if part.get("id") not in used:
             part.attrib.pop("id", None)
     _unwrap(node)
 
@@ -62,24 +62,24 @@ def references(part: Element) -> Iterator[str]:
 
 def _shorten(part: Element) -> None:
     """Rounds an element's numbers and spells its attributes briefly."""
-    told = part.attrib
-    if HREF in told:
-        told["href"] = told.pop(HREF)
-    if "d" in told:
-        is_glyph = told.get("transform") == GLYPH
-        told["d"] = path(told["d"], 1 / 64 if is_glyph else 1.0, EM if is_glyph else POINT)
+    attributes = part.attrib
+    if HREF in attributes:
+        attributes["href"] = attributes.pop(HREF)
+    if "d" in attributes:
+        is_glyph = attributes.get("transform") == GLYPH
+        attributes["d"] = path(attributes["d"], 1 / 64 if is_glyph else 1.0, EM if is_glyph else POINT)
         if is_glyph:
-            del told["transform"]
-    shift = SHIFT.fullmatch(told.get("transform", ""))
-    if shift and part.tag == f"{SVG}use" and not {"x", "y"} & told.keys():
-        del told["transform"]
-        told |= {name: value for name, value in zip("xy", shift.groups(), strict=True) if float(value)}
-    if "transform" in told:
-        told["transform"] = SHIFT.sub(lambda each: NUMBER.sub(_rounded, each[0]), told["transform"])
-    for name in ATTRIBUTES & told.keys():
-        told[name] = NUMBER.sub(_rounded, told[name])
-    if "style" in told:
-        told["style"] = _style(told["style"])
+            del attributes["transform"]
+    shift = SHIFT.fullmatch(attributes.get("transform", ""))
+    if shift and part.tag == f"{SVG}use" and not {"x", "y"} & attributes.keys():
+        del attributes["transform"]
+        attributes |= {name: value for name, value in zip("xy", shift.groups(), strict=True) if float(value)}
+    if "transform" in attributes:
+        attributes["transform"] = SHIFT.sub(lambda each: NUMBER.sub(_rounded, each[0]), attributes["transform"])
+    for name in ATTRIBUTES & attributes.keys():
+        attributes[name] = NUMBER.sub(_rounded, attributes[name])
+    if "style" in attributes:
+        attributes["style"] = _style(attributes["style"])
 
 
 def _style(text: str) -> str:
@@ -90,9 +90,9 @@ def _style(text: str) -> str:
 
 
 def path(d: str, factor: float, steps: int) -> str:
-    """A path of M, L, Q, C and z, in steps of one over `steps`, each point told from where the command began.
+    """A path of M, L, Q, C and z, in steps of one over `steps`, each point relative to where the command began.
 
-    What is told already, as by this function, stays as it is.
+    A path that is relative already stays as it is.
     """
     if d.startswith("m"):
         return d
@@ -107,9 +107,9 @@ def path(d: str, factor: float, steps: int) -> str:
         while place < len(tokens) and not tokens[place].isalpha():
             whole = [round(float(word) * factor * steps) for word in tokens[place : place + size]]
             place += size
-            name, told = _relative(command, whole, at)
+            name, relative = _relative(command, whole, at)
             # A second pair after `m` would be a line: right for L, and M comes once.
-            out.append(_joined(told, steps) if name == last != "m" else name + _joined(told, steps))
+            out.append(_joined(relative, steps) if name == last != "m" else name + _joined(relative, steps))
             at, last = (whole[-2], whole[-1]), name
             start = at if command == "M" else start
     return _spaced(out)
@@ -117,17 +117,17 @@ def path(d: str, factor: float, steps: int) -> str:
 
 def _relative(command: str, whole: list[int], at: tuple[int, int]) -> tuple[str, list[int]]:
     """A command's relative form and its numbers; a line along an axis has one of them."""
-    told = [value - at[i % 2] for i, value in enumerate(whole)]
-    if command == "L" and told[1] == 0:
-        return "h", told[:1]
-    if command == "L" and told[0] == 0:
-        return "v", told[1:]
-    return command.lower(), told
+    relative = [value - at[i % 2] for i, value in enumerate(whole)]
+    if command == "L" and relative[1] == 0:
+        return "h", relative[:1]
+    if command == "L" and relative[0] == 0:
+        return "v", relative[1:]
+    return command.lower(), relative
 
 
-def _joined(steps_told: list[int], steps: int) -> str:
+def _joined(values: list[int], steps: int) -> str:
     """Numbers one after the other, with a space only where they would run together."""
-    return _spaced([_number(value / steps) for value in steps_told])
+    return _spaced([_number(value / steps) for value in values])
 
 
 def _spaced(words: list[str]) -> str:

@@ -78,8 +78,8 @@ def write(study: Study, findings: Findings, folder: Path) -> list[Path]:
 
 def escaped(text: object) -> str:
     """A text as LaTeX sets it; a character that standard fonts may lack stands as its code, U+1F600."""
-    told = re.sub("-(?=-)", "\0", str(harmless(str(text))))
-    shown = "".join(ESCAPES.get(letter, letter) for letter in told)
+    escaped = re.sub("-(?=-)", "\0", str(harmless(str(text))))
+    shown = "".join(ESCAPES.get(letter, letter) for letter in escaped)
     return "".join(each if ord(each) < 0x180 else f"U+{ord(each):04X}" for each in shown)
 
 

@@ -120,25 +120,25 @@ def read(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _of_verdict(told: dict) -> Entry:
+def _of_verdict(verdict: dict) -> Entry:
     """The study of a `verdict.json`; earlier versions kept no facts and had no word for identical arms."""
-    same = set(told.get("identical", ()))
-    arms = [row | {"variant": arm} for arm, row in told["arms"].items()]
+    same = set(verdict.get("identical", ()))
+    arms = [row | {"variant": arm} for arm, row in verdict["arms"].items()]
     arms = [row | {"verdict": IDENTICAL if row["variant"] in same else row["verdict"]} for row in arms]
-    own = told.get("index") or {"question": "", "seeds": len(told["seeds"]), "lost": 0, "differences": {}}
-    return _entry(told["detail"], told["scale"], told, arms, own)
+    own = verdict.get("index") or {"question": "", "seeds": len(verdict["seeds"]), "lost": 0, "differences": {}}
+    return _entry(verdict["detail"], verdict["scale"], verdict, arms, own)
 
 
-def _of_atlas(told: dict) -> list[Entry]:
+def _of_atlas(atlas: dict) -> list[Entry]:
     """The studies of an `atlas.json`; none of an earlier version, which kept no facts."""
     found = []
-    for detail, own in told.get("studies", {}).items():
-        arms = [row for row in told["effects"] if row["detail"] == detail]
-        found += [_entry(detail, told["scale"], arms[0], arms, own)] if arms else []
+    for detail, own in atlas.get("studies", {}).items():
+        arms = [row for row in atlas["effects"] if row["detail"] == detail]
+        found += [_entry(detail, atlas["scale"], arms[0], arms, own)] if arms else []
     return found
 
 
-def _entry(detail: str, scale: str, told: Mapping, arms: Sequence[Mapping], own: Mapping) -> Entry:
+def _entry(detail: str, scale: str, verdict: Mapping, arms: Sequence[Mapping], own: Mapping) -> Entry:
     number = {None: float("nan")}
     rows = [
         (
@@ -146,12 +146,12 @@ def _entry(detail: str, scale: str, told: Mapping, arms: Sequence[Mapping], own:
             arm["n"],
             *(number.get(each, each) for each in (arm["mean_difference"], *arm["ci95"])),
             arm["verdict"],
-            number.get(told["smallest_effect"], told["smallest_effect"]),
-            told["primary"],
+            number.get(verdict["smallest_effect"], verdict["smallest_effect"]),
+            verdict["primary"],
         )
         for arm in arms
     ]
-    pairs = [(told["primary"], arm, each) for arm, seeds in own["differences"].items() for each in seeds]
+    pairs = [(verdict["primary"], arm, each) for arm, seeds in own["differences"].items() for each in seeds]
     frame = pd.DataFrame(pairs, columns=["metric", "arm", "difference"]).astype({"difference": float})
     frames = pd.DataFrame(rows, columns=ROWS), frame
-    return Entry(detail, scale, told["reference"], told["primary"], own, *frames, stored=False)
+    return Entry(detail, scale, verdict["reference"], verdict["primary"], own, *frames, stored=False)

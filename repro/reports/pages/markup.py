@@ -52,10 +52,10 @@ def harmless(value: object) -> object:
 def breakable(text: str) -> Markup:
     """A text in which words too long for a phone may be broken after `_` and `=`, and so never within a number."""
     words = re.split(r"(\s+)", str(harmless(text)))
-    told = [
+    parts = [
         re.sub(r"([_=])(?=.)", r"\1<wbr>", str(escape(each))) if len(each) > LONG else escape(each) for each in words
     ]
-    return Markup("").join(map(Markup, told))
+    return Markup("").join(map(Markup, parts))
 
 
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:

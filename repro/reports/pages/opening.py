@@ -32,17 +32,17 @@ def takeaway(study: Study, findings: Findings) -> str:
     if not arms:
         return "Only the reference arm has runs: there is nothing to compare yet."
     words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
-    said = [f"{listed(arms[word])} {_said(word, len(arms[word]))} {study.reference}" for word in words]
-    return f"{'; '.join(said)}, by the {terms.said(study.primary)}."
+    parts = [f"{listed(arms[word])} {_in_words(word, len(arms[word]))} {study.reference}" for word in words]
+    return f"{'; '.join(parts)}, by the {terms.said(study.primary)}."
 
 
-def _said(word: str, arms: int) -> str:
+def _in_words(word: str, arms: int) -> str:
     """How a sentence on a number of arms goes on, up to the reference's name."""
     return SAID.get(word, (f"is {word} beside", f"are {word} beside"))[arms > 1]
 
 
-def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], told: Mapping[str, int]) -> dict[str, str]:
-    """Id of a section -> a line on what is inside it and what it shows; `told` counts rows of tables."""
+def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], counts: Mapping[str, int]) -> dict[str, str]:
+    """Id of a section -> a line on what is inside it and what it shows; `counts` counts rows of tables."""
 
     def first(names: Sequence[str], otherwise: str) -> str:
         return next((drawn[name].takeaway for name in names if name in drawn), otherwise)
@@ -52,16 +52,16 @@ def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], told:
         "figures": first(("learning_curves", "paired_differences"), "No curves or final values were recorded."),
         "frontier": first(("score_against_kl",), ""),
         "length": first(("win_rate_by_length",), ""),
-        "judge": f"{count(told['judged'], 'run')} judged by a language model."
-        if told["judged"]
+        "judge": f"{count(counts['judged'], 'run')} judged by a language model."
+        if counts["judged"]
         else "No language model has judged this study.",
         "differences": first(
-            ("paired_differences",), f"{count(told['differences'], 'metric')} beside the reference's."
+            ("paired_differences",), f"{count(counts['differences'], 'metric')} beside the reference's."
         ),
         "seeds": _seeds(study),
         "reward-models": first(("reward_model_calibration", "reward_model_groups"), "What was measured of them."),
-        "samples": f"What each policy wrote under {count(told['posts'], 'test post')}, to filter and to sort."
-        if told["posts"]
+        "samples": f"What each policy wrote under {count(counts['posts'], 'test post')}, to filter and to sort."
+        if counts["posts"]
         else "No samples were recorded.",
         "ran": f"Code, data, shared stages, time and cost of {count(len(study.runs), 'run')}.",
         "reproduce": "The command, every run's id, and how the verdict is reached.",
@@ -73,8 +73,8 @@ def _predictions(findings: Findings) -> str:
     if not len(findings.predictions):
         return "No predictions were recorded."
     results = findings.predictions["result"].value_counts()
-    said = listed(f"{n} {word}" for word, n in results.items())
-    return f"Of {count(len(findings.predictions), 'prediction')} written down before the runs: {said}."
+    parts = listed(f"{n} {word}" for word, n in results.items())
+    return f"Of {count(len(findings.predictions), 'prediction')} written down before the runs: {parts}."
 
 
 def _seeds(study: Study) -> str:

@@ -175,7 +175,7 @@ def render(
     found = {each.chart.name: each for each in charts}
     drawn = {name: markup.panels(each, folder) for name, each in found.items()}
     posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
-    told = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
+    counts = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
         "ablation.html.j2",
         study=study,
@@ -187,7 +187,7 @@ def render(
         judge=UNIT_OF_JUDGE.get(study.tags[record.JUDGE], study.tags[record.JUDGE]),
         colours=style.colours(study.arms),
         takeaway=opening.takeaway(study, findings),
-        inside=opening.sections(study, findings, found, told),
+        inside=opening.sections(study, findings, found, counts),
         effect=[drawn[c.name] for c in effect.CHARTS if c.name in drawn],
         verdicts=cards(study, findings),
         outcomes=outcomes(findings),

@@ -77,8 +77,8 @@ def identical(finals: pd.DataFrame, arm: str, reference: str, primary: str) -> b
 def complete_steps(curves: pd.DataFrame) -> pd.DataFrame:
     """The rows of each metric and arm at steps that all its seeds reached, so a mean is always of the same runs."""
     seeds = curves.groupby(["metric", "arm"])["seed"].transform("nunique")
-    here = curves.dropna(subset="value").groupby(["metric", "arm", "step"])["seed"].transform("nunique")
-    return curves[here.reindex(curves.index) == seeds]
+    runs = curves.dropna(subset="value").groupby(["metric", "arm", "step"])["seed"].transform("nunique")
+    return curves[runs.reindex(curves.index) == seeds]
 
 
 def rows_of(summary: pd.DataFrame, metric: str, arms: tuple[str, ...]) -> pd.DataFrame:

@@ -100,10 +100,10 @@ def verdicts(looks: pd.DataFrame, paired: pd.DataFrame, arms: Sequence[str], rul
     last = (
         looks.drop_duplicates("arm", keep="last").set_index("arm").reindex(list(arms)).rename_axis("arm").reset_index()
     )
-    there = paired.groupby("arm")["difference"].count().reindex(list(arms), fill_value=0).to_numpy()
+    counts = paired.groupby("arm")["difference"].count().reindex(list(arms), fill_value=0).to_numpy()
     known = last["look"].notna().to_numpy()
     return last.assign(
-        n=np.where(known, last["n"], there).astype(int),
+        n=np.where(known, last["n"], counts).astype(int),
         verdict=last["verdict"].fillna(UNDECIDED),
         reason=[_reason(row, rule) for row in last.itertuples()],
         seeds_needed=np.nan,

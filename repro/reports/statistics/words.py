@@ -43,5 +43,5 @@ def markdown() -> str:
 
 
 def _table(title: str, words: Mapping[str, str]) -> str:
-    rows = [f"| **{word}** | {told} |" for word, told in words.items()]
+    rows = [f"| **{word}** | {definition} |" for word, definition in words.items()]
     return "\n".join([f"| {title} | when |", "|---|---|", *rows, ""])
