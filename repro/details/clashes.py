@@ -5,12 +5,18 @@ from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
 from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS
 from repro.details.objective import (
     ADVANTAGE,
+    CLIP_ABOVE,
     CLIP_RANGE,
+    CRITIC_LAMBDA,
+    DUAL_CLIP,
     GAE_LAMBDA,
+    LAMBDA_BY_LENGTH,
     LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
+    RATIO_LEVEL,
     VALUE_CLIP,
     VALUE_COEF,
+    VALUE_LOSS,
 )
 from repro.details.optimisation import (
     GRADIENT_CLIP,
@@ -100,7 +106,18 @@ CLASHES: tuple[Clash, ...] = (
         others(CRITIC_INIT),
         "a critic on the policy's trunk has no trunk of its own to initialise, and its head starts at zero",
     ),
-    Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), GAE_LAMBDA, others(GAE_LAMBDA), "only GAE uses lambda"),
+    *(
+        Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), detail, others(detail), "only GAE uses lambda")
+        for detail in (GAE_LAMBDA, LAMBDA_BY_LENGTH)
+    ),
+    Clash(
+        LAMBDA_BY_LENGTH,
+        others(LAMBDA_BY_LENGTH),
+        GAE_LAMBDA,
+        others(GAE_LAMBDA),
+        "lambda then follows from the length alone",
+    ),
+    Clash(GAE_LAMBDA, ("1",), CRITIC_LAMBDA, ("1",), "the critic's returns have a lambda of 1 already"),
     *(
         Clash(
             ADVANTAGE,
@@ -110,17 +127,33 @@ CLASHES: tuple[Clash, ...] = (
             _NO_CRITIC,
             beside=((CRITIC_TRUNK, ("separate",)), (GRADIENT_CLIP, ("none",))),
         )
-        for detail in (CRITIC_INIT, VALUE_CLIP, VALUE_COEF)
+        for detail in (CRITIC_INIT, CRITIC_LAMBDA, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
     ),
     *(
         Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)),))
         for detail, labels in (
             (CLIP_RANGE, others(CLIP_RANGE)),
+            (CLIP_ABOVE, others(CLIP_ABOVE)),
+            (DUAL_CLIP, others(DUAL_CLIP)),
             (VALUE_CLIP, others(VALUE_CLIP)),
             (POLICY_OBJECTIVE, ("unclipped", "kl_penalty", "adaptive_kl_penalty")),
         )
     ),
-    Clash(POLICY_OBJECTIVE, _but(POLICY_OBJECTIVE, "clipped"), CLIP_RANGE, others(CLIP_RANGE), "nothing is clipped"),
+    *(
+        Clash(
+            POLICY_OBJECTIVE, _but(POLICY_OBJECTIVE, *clipping), detail, others(detail), "this objective clips nothing"
+        )
+        for detail, clipping in (
+            (CLIP_RANGE, ("clipped", "clipped_weight")),
+            (CLIP_ABOVE, ("clipped", "clipped_weight")),
+            (DUAL_CLIP, ("clipped",)),
+        )
+    ),
+    Clash(POLICY_OBJECTIVE, ("policy_gradient",), RATIO_LEVEL, others(RATIO_LEVEL), "this objective has no ratio"),
+    *(
+        Clash(RATIO_LEVEL, ("response_mean",), detail, others(detail), "its clip has a range of its own")
+        for detail in (CLIP_RANGE, CLIP_ABOVE)
+    ),
     *(
         Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
         for detail in (WHITEN_MOMENTS, WHITEN_SCOPE)

@@ -3,14 +3,14 @@
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import advantage, loss
+from repro.ops import advantage, loss, ratio
 
 GROUP = "Objective"
 
 POLICY_OBJECTIVE = Detail(
     name="policy_objective",
     stages=("ppo",),
-    paper="N+ section 7; Schulman et al. 2017, sections 3 and 4 and table 1",
+    paper="N+ section 7; Schulman et al. 2017, sections 3 and 4 and table 1; CISPO, arXiv 2506.13585",
     numbers=(20,),
     question="What should keep a step near the policy that sampled?",
     reference="clipped",
@@ -32,6 +32,10 @@ POLICY_OBJECTIVE = Detail(
         "policy_gradient": Variant(
             loss.Objective(ByName(loss.policy_gradient)),
             "log-probability times advantage, as if every pass were the first",
+        ),
+        "clipped_weight": Variant(
+            loss.Objective(ByName(loss.clipped_weight)),
+            "the same weighted by the ratio, clipped from above and without a gradient: no token drops out (CISPO)",
         ),
     },
     hypothesis="Four passes over a batch push a favoured token as far as the objective allows. Without a clip or a "
@@ -56,6 +60,61 @@ CLIP_RANGE = Detail(
     },
     hypothesis="A tighter clip slows the policy, a wider one lets it move further on stale advantages.",
     expected={"policy/clip_fraction": {"0.1": "up", "0.3": "down"}, "test/sampled_win_rate": "same"},
+)
+
+CLIP_ABOVE = Detail(
+    name="clip_above",
+    stages=("ppo",),
+    paper="not in N+; DAPO (Yu et al. 2025, arXiv 2503.14476, section 3.1)",
+    question="Should a token's probability be allowed to grow further than it may shrink?",
+    reference="same",
+    variants={
+        "same": Variant(ratio.same_above, "as far above 1 as below it: clip_range on both sides"),
+        "0.28": Variant(partial(ratio.wider_above, clip_high=0.28), "up to 1.28, and down to 1 less clip_range"),
+    },
+    hypothesis="The clip above stops good tokens that were unlikely after a few steps; with more room they grow, and "
+    "the policy keeps more entropy.",
+    expected={"policy/clip_fraction": "down", "objective/entropy": "up", "test/sampled_win_rate": "same"},
+)
+
+RATIO_LEVEL = Detail(
+    name="ratio_level",
+    stages=("ppo",),
+    paper="N+ section 7 (per token); GSPO (Zheng et al. 2025, arXiv 2507.18071)",
+    question="Should each token have a ratio of its own, or a response one for all?",
+    reference="token",
+    variants={
+        "token": Variant(ratio.Level(ratio.per_token), "each token's own ratio"),
+        "response_mean": Variant(
+            ratio.Level(ratio.mean_of_response, partial(ratio.of_its_own, widths=(3e-4, 4e-4))),
+            "the geometric mean over the response, clipped at 0.0003 below and 0.0004 above 1, the source's range (GSPO)",
+        ),
+        "response_product": Variant(
+            ratio.Level(ratio.product_of_response), "the product over the response: its probability's ratio"
+        ),
+    },
+    hypothesis="The mean of a response leaves a range of 0.0003 in the first step, so most of the later passes are "
+    "clipped and the policy moves less. The product leaves its range in a step too, with far more variance.",
+    expected={
+        "policy/clip_fraction": "up",
+        "policy/approx_kl": {"response_mean": "down"},
+        "test/sampled_win_rate": {"response_mean": "down"},
+    },
+)
+
+DUAL_CLIP = Detail(
+    name="dual_clip",
+    stages=("ppo",),
+    paper="not in N+; Ye et al. 2020, arXiv 1912.09729",
+    question="Should the loss of a bad token that has become likelier be bounded?",
+    reference="off",
+    variants={
+        "off": Variant(ratio.unbounded, "it grows with the ratio, without end"),
+        "3": Variant(partial(ratio.dual_clip, limit=3.0), "from a ratio of 3 on a bad token has no gradient"),
+    },
+    hypothesis="A ratio of 3 needs a token to become three times as likely within a batch: at the paper's learning rate "
+    "almost none does, and nothing changes.",
+    expected={"policy/approx_kl": "same", "test/sampled_win_rate": "same"},
 )
 
 ADVANTAGE = Detail(
@@ -118,6 +177,42 @@ GAE_LAMBDA = Detail(
     expected={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
 )
 
+LAMBDA_BY_LENGTH = Detail(
+    name="lambda_by_length",
+    stages=("ppo",),
+    paper="not in N+; VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.2)",
+    question="Should a longer response have a larger lambda?",
+    reference="same_for_all",
+    variants={
+        "same_for_all": Variant(advantage.same_lambda, "gae_lambda, whatever the length"),
+        "alpha_0.05": Variant(
+            partial(advantage.lambda_by_length, alpha=0.05),
+            "1 - 1 / (0.05 length), at least 0: the source's, for responses of thousands of tokens",
+        ),
+        "alpha_1": Variant(
+            partial(advantage.lambda_by_length, alpha=1.0), "1 - 1 / length: .95 at 20 tokens, .5 at two"
+        ),
+    },
+    hypothesis="The source's constant gives a summary of 20 tokens a lambda of 0, which rests on a critic that starts "
+    "wrong. A constant for this length gives short responses a little less of their score, and changes nothing.",
+    expected={"test/sampled_win_rate": {"alpha_0.05": "down", "alpha_1": "same"}},
+)
+
+CRITIC_LAMBDA = Detail(
+    name="critic_lambda",
+    stages=("ppo",),
+    paper="N+ code (the policy's); VC-PPO (Yuan et al. 2025, arXiv 2503.01491, section 4.2)",
+    question="Should the critic's returns have a lambda of their own?",
+    reference="of_policy",
+    variants={
+        "of_policy": Variant(advantage.returns_of_policy, "the returns that the advantages imply"),
+        "1": Variant(advantage.monte_carlo_returns, "what was paid from each token on (decoupled GAE)"),
+    },
+    hypothesis="At 0.95 and 20 tokens a return holds a third of the critic's own guesses at most: without them the "
+    "targets are right from the start, and a little noisier.",
+    expected={"value/explained_variance": "up", "test/sampled_win_rate": "same"},
+)
+
 VALUE_CLIP = Detail(
     name="value_clip",
     stages=("ppo",),
@@ -133,6 +228,21 @@ VALUE_CLIP = Detail(
     },
     hypothesis="Clipped, the critic moves at most 0.2 per batch where its targets are far off: it fits later.",
     expected={"loss/value": "down", "value/explained_variance": "up"},
+)
+
+VALUE_LOSS = Detail(
+    name="value_loss",
+    stages=("ppo",),
+    paper="N+ code (squared); Andrychowicz et al. 2020, arXiv 2006.05990, section 3.2",
+    question="Should the critic's loss be squared far from its target too?",
+    reference="squared",
+    variants={
+        "squared": Variant(loss.half_square, "half the squared error"),
+        "huber": Variant(partial(loss.huber, limit=1.0), "from an error of 1 on, linear: the gradient stops growing"),
+    },
+    hypothesis="Scores have a spread of about 1, so few errors are larger; those of responses that do not end are, and "
+    "they pull less. The source found the squared loss better.",
+    expected={"test/sampled_win_rate": "same"},
 )
 
 VALUE_COEF = Detail(
@@ -175,6 +285,40 @@ LOSS_AGGREGATION = Detail(
     },
     hypothesis="A sequence mean gives each token of a short response more weight than one of a long response.",
     expected={"test/length": "same", "test/sampled_win_rate": "same"},
+)
+
+TRUNCATED_RESPONSES = Detail(
+    name="truncated_responses",
+    stages=("ppo",),
+    paper="N+ detail 23.3 (they count, with a score of -1); DAPO (arXiv 2503.14476, section 3.4)",
+    numbers=(23,),
+    question="Should a response that does not end count in the loss?",
+    reference="counted",
+    variants={
+        "counted": Variant(loss.all_responses, "every response counts"),
+        "left_out": Variant(loss.ended_responses, "one without an end of text counts for nothing, in both losses"),
+    },
+    hypothesis="The score of -1 then reaches nobody: nothing teaches the policy to end within the limit but that "
+    "responses that do end are good or bad.",
+    expected={"objective/eos_rate": "down", "test/eos_rate": "down", "test/sampled_win_rate": "down"},
+)
+
+GOOD_RESPONSES = Detail(
+    name="good_responses",
+    stages=("ppo",),
+    paper="not in N+; VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.3)",
+    question="Should the policy also imitate its own good responses?",
+    reference="by_advantage",
+    variants={
+        "by_advantage": Variant(loss.no_imitation, "they are reinforced by their advantages alone"),
+        "imitated_0.1": Variant(
+            partial(loss.imitate_good_responses, coefficient=0.1),
+            "0.1 times the negative log-likelihood of responses with a positive mean advantage is added",
+        ),
+    },
+    hypothesis="Beside whitened advantages of size 1 a tenth is little: every token of a good response gets likelier, "
+    "whatever its own advantage is. The entropy falls a little sooner.",
+    expected={"objective/entropy": "down", "test/sampled_win_rate": "same"},
 )
 
 ENTROPY_BONUS = Detail(

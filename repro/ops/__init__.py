@@ -13,7 +13,8 @@ and where it departs from that. In the order of PPO:
 | `places` | which columns of each row are read |
 | `reward` | score and EOS trick, estimators of the KL, its coefficient, normalisation (N+ details 15 and 23.3, section 7) |
 | `masked` | mean, variance and whitening under a mask, over all ranks (N+ details 24 and 25) |
-| `advantage` | GAE, n-step returns, returns without a critic (N+ table 7) |
+| `advantage` | GAE, n-step returns, returns without a critic, the lambda of each response (N+ table 7) |
+| `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |
 | `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
 | `optim` | learning-rate schedules (N+ details 9 and 10, table 7) |
 

@@ -7,12 +7,12 @@ these functions take no mask.
 import torch
 from torch import Tensor
 
-from repro.types import PerToken
+from repro.types import PerEpisode, PerToken
 
 Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
 
 
-def gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> PerToken:
+def gae(reward: PerToken, value: PerToken, gamma: float, lam: float | PerEpisode) -> PerToken:
     """Generalised advantage estimation.
 
     A_t = sum_{l >= 0} (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t,  V = 0 past the last column.
@@ -21,7 +21,7 @@ def gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> PerToken
         reward: [episodes, tokens] r_t, paid for token t.
         value: [episodes, tokens] V_t, the critic's for the state before token t.
         gamma: discount of a reward that comes one token later.
-        lam: 1 is the Monte-Carlo return less the value, 0 the one-step temporal difference.
+        lam: 1 is the Monte-Carlo return less the value, 0 the one-step temporal difference; a number, or [episodes].
 
     Source: Schulman et al. 2016, equation 16; N+ table 7 has gamma 1 and lambda 0.95.
     """
@@ -34,7 +34,7 @@ def gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> PerToken
     return advantage
 
 
-def from_gae(reward: PerToken, value: PerToken, gamma: float, lam: float) -> Estimate:
+def from_gae(reward: PerToken, value: PerToken, gamma: float, lam: float | PerEpisode) -> Estimate:
     """The advantage by `gae`, and the return that it implies, the TD(lambda) return.
 
     G_t = A_t + V_t
@@ -95,6 +95,58 @@ def whole_return(reward: PerToken, gamma: float) -> Estimate:
     """
     returns = gae(reward, torch.zeros_like(reward), gamma, 1.0)
     return returns[:, :1].expand_as(returns).clone(), returns
+
+
+# ---------------------------------------------------------------------------------------------- lambda of each
+
+
+def same_lambda(lam: float, length: PerEpisode) -> float:
+    """One lambda for every response.
+
+    Stands where `lambda_by_length` may; `length` is not read. Source: N+ table 7.
+    """
+    return lam
+
+
+def lambda_by_length(lam: float, length: PerEpisode, alpha: float) -> PerEpisode:
+    """A lambda for each response: the longer, the nearer to 1, so that the score reaches its first tokens.
+
+    lambda = max(1 - 1 / (alpha length), 0)
+
+    Args:
+        lam: of the recipe.
+        length: [episodes] tokens of each response, its end of text included.
+        alpha: at 1 / alpha tokens and below, lambda is 0.
+
+    `lam` is not read. Source: VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.2: 0.05). Departure: their responses have
+    thousands of tokens, and need no bound at 0.
+    """
+    return (1 - 1 / (alpha * length)).clamp(min=0)
+
+
+def returns_of_policy(reward: PerToken, returns: PerToken, gamma: float) -> PerToken:
+    """The critic is drawn towards the returns that its advantages imply.
+
+    Stands where `monte_carlo_returns` may; `reward` and `gamma` are not read. Source: N+ code, `returns = advantages + values`.
+    """
+    return returns
+
+
+def monte_carlo_returns(reward: PerToken, returns: PerToken, gamma: float) -> PerToken:
+    """The critic is drawn towards what was paid from each token on, whatever lambda the policy has.
+
+    G_t = sum_{l >= 0} gamma^l r_{t+l}
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        returns: [episodes, tokens] that the advantages imply.
+        gamma: discount per token.
+
+    `returns` is not read. `gae` at lambda 1 implies the same.
+
+    Source: VC-PPO (Yuan et al. 2025, arXiv 2503.01491, section 4.2: decoupled GAE).
+    """
+    return reward_to_go(reward, gamma)[1]
 
 
 def _shift_left(values: PerToken, steps: int) -> Tensor:

@@ -12,44 +12,64 @@ from torch import Tensor
 
 from repro.ops import masked, text
 from repro.ops.masked import Reduce, one_rank
-from repro.types import PerToken, Scalar, TokenMask
+from repro.types import EpisodeMask, PerToken, Scalar, TokenMask
 
 # ---------------------------------------------------------------------------------------------- the policy
 
 
-def policy_loss(ratio: PerToken, advantage: PerToken, clip: float) -> PerToken:
+def policy_loss(ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
     """PPO's clipped surrogate objective, as a loss.
 
-    max(-A r, -A clip(r, 1 - clip, 1 + clip)),  r = p_new / p_old
+    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  r = p_new / p_old
 
     Args:
         ratio: [episodes, tokens] r, of the probabilities of the sampled token.
         advantage: [episodes, tokens] A, without a gradient.
-        clip: how far from 1 a ratio goes on earning; infinite, the loss is -A r.
+        clip_low: how far below 1 a ratio goes on earning, where A < 0.
+        clip_high: how far above 1, where A > 0; both infinite, the loss is -A r.
 
-    Source: Schulman et al. 2017, equation 7; N+ table 7 has 0.2.
+    Source: Schulman et al. 2017, equation 7; N+ table 7 has 0.2 for both.
     """
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
-def clipped(log_ratio: PerToken, advantage: PerToken, clip: float) -> PerToken:
+def clipped(log_ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
     """`policy_loss` of a log-ratio.
 
-    max(-A r, -A clip(r, 1 - clip, 1 + clip)),  r = exp(log p_new - log p_old)
+    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  r = exp(log p_new - log p_old)
 
     Args:
         log_ratio: [episodes, tokens] log r of the sampled token.
         advantage: [episodes, tokens] A, without a gradient.
-        clip: as in `policy_loss`; infinite, this is `unclipped`.
+        clip_low: as in `policy_loss`; both infinite, this is `unclipped`.
+        clip_high: as in `policy_loss`.
 
     Source: Schulman et al. 2017, equation 7.
     """
-    return policy_loss(log_ratio.exp(), advantage, clip)
+    return policy_loss(log_ratio.exp(), advantage, clip_low, clip_high)
 
 
-def policy_clipped(ratio: PerToken, advantage: PerToken, clip: float) -> PerToken:
+def policy_clipped(ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
     """1 where the clip of `policy_loss` decides the loss and stops the gradient, 0 elsewhere; arguments as there."""
-    return (-advantage * ratio.clamp(1 - clip, 1 + clip) > -advantage * ratio).float()
+    return (-advantage * ratio.clamp(1 - clip_low, 1 + clip_high) > -advantage * ratio).float()
+
+
+def clipped_weight(logprob: PerToken, log_ratio: PerToken, advantage: PerToken, clip_high: float) -> PerToken:
+    """The policy gradient's loss, each token weighted by its ratio, which is clipped and has no gradient of its own.
+
+    -A min(r, 1 + clip_high) log p_new,  r without a gradient
+
+    A token whose ratio is clipped goes on learning, which the clip of `policy_loss` stops.
+
+    Args:
+        logprob: [episodes, tokens] log p_new of the sampled token, in nats.
+        log_ratio: [episodes, tokens] log r.
+        advantage: [episodes, tokens] A, without a gradient.
+        clip_high: how far above 1 a weight may be; nothing holds it from below.
+
+    Source: CISPO (MiniMax 2025, arXiv 2506.13585, equations 4 and 5).
+    """
+    return -advantage * log_ratio.detach().exp().clamp(max=1 + clip_high) * logprob
 
 
 def unclipped(log_ratio: PerToken, advantage: PerToken) -> PerToken:
@@ -118,9 +138,8 @@ def adaptive_beta(beta: float, kl: float, target: float) -> float:
     return beta / 2 if kl < target / 1.5 else beta
 
 
-PolicyLoss = Callable[
-    ..., Tensor
-]  # logprob, log_ratio, advantage, clip, beta, by name: each of the losses above takes some
+# logprob, log_ratio, advantage, clip_low, clip_high, beta, by name: each of the losses above takes some
+PolicyLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,19 +154,51 @@ class Objective:
 # ---------------------------------------------------------------------------------------------- the critic
 
 
-def value_loss(value: PerToken, clipped: PerToken, returns: PerToken) -> PerToken:
-    """Half the larger squared error of the value and its clipped twin.
+def value_loss(
+    value: PerToken, clipped: PerToken, returns: PerToken, penalty: Callable[[PerToken], PerToken]
+) -> PerToken:
+    """The larger loss of the value and its clipped twin.
 
-    max((V - G)^2, (V_clip - G)^2) / 2
+    max(l(V - G), l(V_clip - G))
 
     Args:
         value: [episodes, tokens] V, the critic's as it is now.
-        clipped: [episodes, tokens] V_clip of `clip_value`; V itself leaves the plain squared error.
+        clipped: [episodes, tokens] V_clip of `clip_value`; V itself leaves the plain loss.
         returns: [episodes, tokens] G, without a gradient.
+        penalty: l, of an error: `half_square` or `huber`.
 
     Source: N+ code (`vf_losses1`, `vf_losses2`) and OpenAI's baselines; in no equation of Schulman et al. 2017.
     """
-    return 0.5 * torch.maximum((value - returns) ** 2, (clipped - returns) ** 2)
+    return torch.maximum(penalty(value - returns), penalty(clipped - returns))
+
+
+def half_square(error: PerToken) -> PerToken:
+    """Half the squared error.
+
+    x^2 / 2
+
+    Args:
+        error: [episodes, tokens] x.
+
+    Source: N+ code.
+    """
+    return 0.5 * error**2
+
+
+def huber(error: PerToken, limit: float) -> PerToken:
+    """Half the squared error, and from a limit on a straight line: far errors pull no harder than near ones.
+
+    x^2 / 2 where |x| <= d,  d (|x| - d / 2) elsewhere
+
+    Args:
+        error: [episodes, tokens] x.
+        limit: d, in the unit of the values; infinite, this is `half_square`.
+
+    Source: Andrychowicz et al. 2020, arXiv 2006.05990, section 3.2 and appendix B.2.
+    """
+    size = error.abs()
+    inside = size.clamp(max=limit)
+    return inside * (size - 0.5 * inside)
 
 
 def value_clipped(value: PerToken, clipped: PerToken, returns: PerToken) -> PerToken:
@@ -252,7 +303,51 @@ def weighted(terms: PerToken, weights: PerToken) -> Scalar:
     return (masked.keep(terms, weights > 0) * weights).sum()
 
 
+def all_responses(has_eos: EpisodeMask) -> EpisodeMask:
+    """Every response counts in the loss, whether it ends or not: true, [episodes].
+
+    Stands where `ended_responses` may; of `has_eos` the shape is read.
+    """
+    return torch.ones_like(has_eos)
+
+
+def ended_responses(has_eos: EpisodeMask) -> EpisodeMask:
+    """Only responses that end count in the loss: one that was cut off is neither good nor bad.
+
+    Args:
+        has_eos: [episodes] whether the response has an end of text.
+
+    Source: DAPO (Yu et al. 2025, arXiv 2503.14476, section 3.4: overlong filtering).
+    """
+    return has_eos
+
+
 # ---------------------------------------------------------------------------------------------- other terms
+
+
+def no_imitation(logprob: PerToken, advantage: PerToken, mask: TokenMask) -> PerToken:
+    """0 at every token: the policy learns from its advantages alone.
+
+    Stands where `imitate_good_responses` may; of `logprob` the shape is read, `advantage` and `mask` are not read.
+    """
+    return torch.zeros_like(logprob)
+
+
+def imitate_good_responses(logprob: PerToken, advantage: PerToken, mask: TokenMask, coefficient: float) -> PerToken:
+    """The negative log-likelihood of the policy's own good responses, times a coefficient: to be added to the loss.
+
+    -c log p  where the mean advantage of the response's tokens is positive
+
+    Args:
+        logprob: [episodes, tokens] log p of the sampled token, in nats.
+        advantage: [episodes, tokens] without a gradient.
+        mask: [episodes, tokens] the tokens that count.
+        coefficient: c.
+
+    Source: VAPO (Yue et al. 2025, arXiv 2504.05118, equation 9). Departure: theirs are responses whose answer was verified.
+    """
+    good = masked.keep(advantage, mask).sum(1, keepdim=True) > 0
+    return -coefficient * masked.keep(logprob, mask & good)
 
 
 def entropy_bonus(

@@ -92,9 +92,6 @@ def _place(score: PerEpisode, index: TokenIndex, shape: tuple[int, ...]) -> Tens
 
 # ---------------------------------------------------------------------------------------------- the KL to the reference
 
-# (logprob, ref_logprob) -> an estimate of KL(p, q) at each token, in nats
-Estimator = Callable[[Tensor, Tensor], Tensor]
-
 
 def k1(logprob: Float[Tensor, "*places"], ref_logprob: Float[Tensor, "*places"]) -> Float[Tensor, "*places"]:
     """The log-ratio: an unbiased estimate of KL(p, q) on samples of p, of either sign.
@@ -152,22 +149,40 @@ def no_kl(logprob: PerToken, ref_logprob: PerToken) -> PerToken:
     return torch.zeros_like(logprob)
 
 
-def charged(kl: PerToken) -> PerToken:
-    """What the reward is charged of the KL: all of `kl`, [episodes, tokens] in nats."""
+def k3_times_ratio(logprob: PerToken, ref_logprob: PerToken, log_ratio: PerToken) -> PerToken:
+    """`k3`, weighted by the ratio to the policy that sampled: the gradient is KL(p, q)'s after several steps too.
+
+    r k3,  with the gradient through r = exp(log p_new - log p_old)
+
+    Args:
+        logprob: [episodes, tokens] log p_new of the sampled token, in nats.
+        ref_logprob: [episodes, tokens] under the reference policy.
+        log_ratio: [episodes, tokens] log r.
+
+    Source: Liu et al. 2025, arXiv 2510.01555; DeepSeek-V3.2 (2025).
+    """
+    return log_ratio.exp() * k3(logprob, ref_logprob)
+
+
+def subtract_all(kl: PerToken) -> PerToken:
+    """The part of the KL that is subtracted from the reward: all of `kl`, [episodes, tokens] in nats."""
     return kl
 
 
-def free(kl: PerToken) -> PerToken:
-    """What the reward is charged of the KL: 0 whatever `kl`, [episodes, tokens], is, NaN too."""
+def subtract_nothing(kl: PerToken) -> PerToken:
+    """The part of the KL that is subtracted from the reward: 0 whatever `kl`, [episodes, tokens], is, NaN too."""
     return torch.zeros_like(kl)
 
 
 @dataclass(frozen=True)
 class KL:
-    """Where the KL to the reference acts: what the reward is charged of its estimate, and the term of the loss."""
+    """Where the KL to the reference acts: the part of its estimate that the reward loses, and the term of the loss.
+
+    `in_loss` takes logprob, ref_logprob and log_ratio by name, or some of them.
+    """
 
     in_reward: Callable[[Tensor], Tensor]
-    in_loss: Estimator
+    in_loss: Callable[..., Tensor]
 
 
 def kl_penalised_reward(score: PerToken, kl_cost: PerToken, mask: TokenMask) -> PerToken:

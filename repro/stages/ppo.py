@@ -148,10 +148,10 @@ def targets(
         pick(d.SCORE_POSITION)(score, r.last_token, kl.shape), kl_coefficient * kl, r.token_mask
     )
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
-    value = masked.keep(r.value, r.value_mask)
-    advantage, returns = pick(d.ADVANTAGE)(
-        reward=reward, value=value, gamma=pick(d.GAMMA), lam=pick(d.GAE_LAMBDA)
-    )  # [B, R] each
+    value, gamma = masked.keep(r.value, r.value_mask), pick(d.GAMMA)
+    lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
+    advantage, returns = pick(d.ADVANTAGE)(reward=reward, value=value, gamma=gamma, lam=lam)  # [B, R] each
+    returns = pick(d.CRITIC_LAMBDA)(reward, returns, gamma)
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     return target, ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
 
@@ -204,21 +204,30 @@ def ppo_loss(
     # Masked before the arithmetic, since the gradient in a masked place would be 0 times NaN, which is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
     value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
-    log_ratio, clip_range = logprob - old_logprob, pick(d.CLIP_RANGE)
+    token_log_ratio, level, clip_range = logprob - old_logprob, pick(d.RATIO_LEVEL), pick(d.CLIP_RANGE)
+    log_ratio = level.log_ratio(token_log_ratio, r.token_mask)
+    clip_low, clip_high = level.clip(clip_range, pick(d.CLIP_ABOVE)(clip_range))
     policy_loss = pick(d.POLICY_OBJECTIVE).loss(
-        logprob=logprob, log_ratio=log_ratio, advantage=target.advantage, clip=clip_range, beta=coefficients.sampler
+        logprob=logprob,
+        log_ratio=log_ratio,
+        advantage=target.advantage,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        beta=coefficients.sampler,
     )
+    policy_loss = pick(d.DUAL_CLIP)(policy_loss, target.advantage)
     clipped_value = pick(d.VALUE_CLIP)(value, old_value)
-    value_loss = loss.value_loss(value, clipped_value, target.returns)
-    kl = pick(d.KL_PLACEMENT).in_loss(logprob, ref_logprob)
-    per_token = policy_loss + coefficients.reference * kl - masked.keep(bonus, r.token_mask)
+    value_loss = loss.value_loss(value, clipped_value, target.returns, pick(d.VALUE_LOSS))
+    kl = pick(d.KL_PLACEMENT).in_loss(logprob=logprob, ref_logprob=ref_logprob, log_ratio=token_log_ratio)
+    imitation = pick(d.GOOD_RESPONSES)(logprob, target.advantage, r.token_mask)
+    per_token = policy_loss + coefficients.reference * kl + imitation - masked.keep(bonus, r.token_mask)
     total = loss.weighted(per_token, weights.policy) + pick(d.VALUE_COEF) * loss.weighted(value_loss, weights.critic)
     with torch.no_grad():
-        policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_range)
+        policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_low, clip_high)
         value_clipped = loss.value_clipped(value, clipped_value, target.returns)
         sampler_gap = logprob - masked.keep(r.sampler_logprob, r.token_mask)
     losses, is_clipped = (policy_loss, value_loss), (policy_clipped, value_clipped)
-    return total, ppo_metrics.micro_batch_metrics(losses, log_ratio, sampler_gap, is_clipped, weights)
+    return total, ppo_metrics.micro_batch_metrics(losses, token_log_ratio, sampler_gap, is_clipped, weights)
 
 
 # ---------------------------------------------------------------------------------------------- the stage

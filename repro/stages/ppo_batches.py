@@ -59,9 +59,10 @@ def sft_losses(run: Run, texts: Tensor, mix: loss.Mix) -> list[Callable[[], Tens
 def loss_weights(r: Rollout, micro_batch: int, pick: Pick, reduce: Reduce = one_rank) -> LossWeights:
     """The weights with which the B episodes of a step, over all ranks, sum to the loss that the arm aggregates."""
     aggregate = partial(pick(d.LOSS_AGGREGATION), micro_batch=micro_batch, reduce=reduce)
+    counted = pick(d.TRUNCATED_RESPONSES)(r.has_eos)[:, None]
     return LossWeights(
-        policy=aggregate(mask=r.token_mask),
-        critic=aggregate(mask=r.value_mask),
+        policy=aggregate(mask=r.token_mask & counted),
+        critic=aggregate(mask=r.value_mask & counted),
         token_mean=loss.token_mean(r.token_mask, reduce),
         state_mean=loss.token_mean(r.value_mask, reduce),
     )

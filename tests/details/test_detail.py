@@ -17,7 +17,18 @@ from repro.__main__ import main
 from repro.cli import catalogue
 from repro.cli.source import ROOT
 from repro.detail import Clash, Detail, Pick, Recipe, Variant, others
-from repro.details import AFTER_EOS, CLASHES, DETAILS, GAMMA, PROMPTS, WHITEN_ADV, clashes
+from repro.details import (
+    ADAM_EPSILON,
+    AFTER_EOS,
+    CLASHES,
+    DETAILS,
+    GAMMA,
+    MINIBATCHES,
+    PPO_EPOCHS,
+    PROMPTS,
+    WHITEN_ADV,
+    clashes,
+)
 from repro.engine import artefacts, pipeline
 from repro.errors import UserError
 from repro.models import pretrained
@@ -343,6 +354,8 @@ def test_a_new_detail_is_refused_where_it_is_not_declared_misspelt_or_in_bad_com
 
 # What all variants of a detail are run beside, since only there they differ.
 COMPANY = {
+    # Many steps on a batch, before a bad token is three times as likely as when it was sampled.
+    "dual_clip": Recipe().but(PPO_EPOCHS, "8").but(MINIBATCHES, "8").but(ADAM_EPSILON, "1e-8"),
     "sampling": Recipe().but(AFTER_EOS, "unmasked"),  # what follows the end is masked otherwise
 }
 # Variants that are the same here, whatever they are run beside, and where a test tells them apart.

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.details import ADVANTAGE
-from repro.ops.advantage import from_gae, gae, n_step, reward_to_go, whole_return
+from repro.ops.advantage import (
+    from_gae,
+    gae,
+    lambda_by_length,
+    monte_carlo_returns,
+    n_step,
+    returns_of_policy,
+    reward_to_go,
+    same_lambda,
+    whole_return,
+)
 
 
 @st.composite
@@ -129,3 +139,28 @@ def test_no_estimate_touches_what_it_was_given():
         advantage, _ = variant.value(reward=REWARD, value=VALUE, gamma=1.0, lam=0.95)
         advantage += 1.0
     assert (REWARD.tolist(), VALUE.tolist()) == ([[1, -1, 2]], [[2, 3, 1]])
+
+
+# ----------------------------------------------------------------------------- lambda of each response, and of the critic
+
+
+def test_lambda_grows_with_the_length_and_is_never_negative():
+    # alpha 0.5: 1 - 1 / 1 = 0 at two tokens, 1 - 1 / 2 at four, and below two tokens 0.
+    assert lambda_by_length(0.9, torch.tensor([1.0, 2.0, 4.0]), 0.5).tolist() == [0.0, 0.0, 0.5]
+    assert same_lambda(0.9, torch.tensor([1.0, 2.0])) == 0.9
+
+
+@given(episode(), st.sampled_from([0.0, 0.5, 0.95, 1.0]))
+def test_a_lambda_for_each_of_two_responses_is_the_lambda_of_both_where_it_is_the_same(case, lam):
+    reward, value = (torch.cat([part, 2 * part]) for part in case)
+    each = torch.full((2,), lam, dtype=reward.dtype)
+    torch.testing.assert_close(gae(reward, value, 0.9, each), gae(reward, value, 0.9, lam))
+
+
+@given(episode(), st.sampled_from([1.0, 0.9]))
+def test_the_critics_own_returns_are_those_that_lambda_1_implies(case, gamma):
+    reward, value = case
+    _, implied = from_gae(reward, value, gamma, 1.0)
+    own = monte_carlo_returns(reward, torch.full_like(reward, torch.nan), gamma)
+    torch.testing.assert_close(own, implied, atol=1e-4, rtol=1e-4)
+    assert returns_of_policy(reward, implied, gamma) is implied

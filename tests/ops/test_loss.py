@@ -39,14 +39,14 @@ def test_the_clip_stops_a_gain_and_never_a_loss():
     # A = -2:  2 * 0.5 = 1 against 2 * 0.8 = 1.6 -> 1.6;      2;    2 * 1.5 = 3 against 2 * 1.2 = 2.4 -> 3
     ratio = tensor(0.5, 1.0, 1.5, 0.5, 1.0, 1.5)
     advantage = tensor(2.0, 2.0, 2.0, -2.0, -2.0, -2.0)
-    torch.testing.assert_close(loss.policy_loss(ratio, advantage, 0.2), tensor(-1.0, -2.0, -2.4, 1.6, 2.0, 3.0))
-    assert loss.policy_clipped(ratio, advantage, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
+    torch.testing.assert_close(loss.policy_loss(ratio, advantage, 0.2, 0.2), tensor(-1.0, -2.0, -2.4, 1.6, 2.0, 3.0))
+    assert loss.policy_clipped(ratio, advantage, 0.2, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
 def test_the_objectives_of_a_token_twice_as_likely_and_one_half_as_likely_worked_by_hand():
     # log p is -1 then, so that log r is ln 2 and -ln 2; advantages 3 and 3, clip 0.2, beta 10.
     logprob, log_ratio, advantage = tensor(-1.0, -1.0), tensor(math.log(2), -math.log(2)), tensor(3.0, 3.0)
-    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 0.2), tensor(-3.6, -1.5))
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 0.2, 0.2), tensor(-3.6, -1.5))
     torch.testing.assert_close(loss.unclipped(log_ratio, advantage), tensor(-6.0, -1.5))
     # r - 1 - log r is 1 - 0.693147 = 0.306853 and -0.5 + 0.693147 = 0.193147.
     torch.testing.assert_close(loss.kl_penalised(log_ratio, advantage, 10.0), tensor(-6 + 3.06853, -1.5 + 1.93147))
@@ -57,8 +57,8 @@ def test_the_objectives_of_a_token_twice_as_likely_and_one_half_as_likely_worked
 def test_a_range_without_end_and_a_beta_of_zero_leave_the_unclipped_objective(log_ratio, advantage):
     log_ratio, advantage = tensor(log_ratio), tensor(advantage)
     plain = loss.unclipped(log_ratio, advantage)
-    torch.testing.assert_close(loss.clipped(log_ratio, advantage, math.inf), plain)
-    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 10.0), plain)
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, math.inf, math.inf), plain)
+    torch.testing.assert_close(loss.clipped(log_ratio, advantage, 10.0, 10.0), plain)
     torch.testing.assert_close(loss.kl_penalised(log_ratio, advantage, 0.0), plain)
 
 
@@ -67,8 +67,10 @@ def test_a_range_without_end_and_a_beta_of_zero_leave_the_unclipped_objective(lo
 def test_at_ratio_one_every_objective_has_the_slope_of_the_policy_gradient(objective, advantage):
     logprob = tensor(-1.0).requires_grad_()
     objective = POLICY_OBJECTIVE.variants[objective].value
-    given = {"logprob": logprob, "log_ratio": logprob + 1.0, "advantage": tensor(advantage), "clip": 0.2, "beta": 5.0}
-    objective.loss(**given).sum().backward()
+    clip = {"clip_low": 0.2, "clip_high": 0.2}
+    objective.loss(
+        logprob=logprob, log_ratio=logprob + 1.0, advantage=tensor(advantage), beta=5.0, **clip
+    ).sum().backward()
     assert logprob.grad.item() == pytest.approx(-advantage, abs=1e-6)
 
 
@@ -90,15 +92,15 @@ def test_beta_doubles_above_one_and_a_half_targets_and_halves_below_two_thirds(k
 @given(st.floats(0.05, 5), st.floats(-3, 3))
 def test_an_infinite_clip_range_is_no_clip(ratio, advantage):
     ratio, advantage = tensor(ratio), tensor(advantage)
-    torch.testing.assert_close(loss.policy_loss(ratio, advantage, math.inf), -advantage * ratio)
-    assert loss.policy_clipped(ratio, advantage, math.inf).sum() == 0
+    torch.testing.assert_close(loss.policy_loss(ratio, advantage, math.inf, math.inf), -advantage * ratio)
+    assert loss.policy_clipped(ratio, advantage, math.inf, math.inf).sum() == 0
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3), st.floats(0.01, 0.9))
 def test_the_gradient_is_gone_exactly_where_the_clip_is_counted(ratio, advantage, clip):
     ratio = tensor(ratio).requires_grad_()
-    loss.policy_loss(ratio, tensor(advantage), clip).sum().backward()
-    clipped = loss.policy_clipped(ratio.detach(), tensor(advantage), clip)
+    loss.policy_loss(ratio, tensor(advantage), clip, clip).sum().backward()
+    clipped = loss.policy_clipped(ratio.detach(), tensor(advantage), clip, clip)
     if clipped.sum() > 0:
         assert ratio.grad.abs().sum() == 0
     elif not math.isclose(abs(ratio.item() - 1), clip, rel_tol=1e-5):
@@ -111,17 +113,20 @@ def test_the_value_loss_is_half_the_larger_squared_error():
     value, old = tensor(2.0, 2.0), tensor(1.0, 1.0)
     clipped = loss.clip_value(value, old, 0.2)
     torch.testing.assert_close(clipped, tensor(1.2, 1.2))
-    torch.testing.assert_close(loss.value_loss(value, clipped, tensor(3.0, 0.0)), tensor(1.62, 2.0))
+    torch.testing.assert_close(loss.value_loss(value, clipped, tensor(3.0, 0.0), loss.half_square), tensor(1.62, 2.0))
     assert loss.value_clipped(value, clipped, tensor(3.0, 0.0)).tolist() == [[1, 0]]
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
 def test_an_infinite_value_clip_is_the_plain_squared_error(value, old, returns):
     value, old, returns = tensor(value), tensor(old), tensor(returns)
-    free = loss.value_loss(value, loss.free_value(value, old), returns)
+    free = loss.value_loss(value, loss.free_value(value, old), returns, loss.half_square)
     torch.testing.assert_close(free, 0.5 * (value - returns) ** 2)
     torch.testing.assert_close(
-        loss.value_loss(value, loss.clip_value(value, old, math.inf), returns), free, atol=1e-5, rtol=1e-5
+        loss.value_loss(value, loss.clip_value(value, old, math.inf), returns, loss.half_square),
+        free,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -207,3 +212,29 @@ def test_the_gradient_of_the_bonus_is_that_of_finite_differences():
         )
         found = logits.grad.flatten()[place].item()
         assert found == pytest.approx(0.01 * (ahead - behind).item() / 2e-4, abs=1e-6)
+
+
+# ----------------------------------------------------------------------------- which responses count, and what is imitated
+
+
+def test_a_huber_loss_is_half_the_square_up_to_its_limit_and_then_a_line():
+    # |x| = 0.5: 0.125. |x| = 3 at limit 1: 1 * (3 - 0.5) = 2.5; at no limit 4.5.
+    error = tensor(0.5, -3.0)
+    torch.testing.assert_close(loss.huber(error, 1.0), tensor(0.125, 2.5))
+    torch.testing.assert_close(loss.huber(error, math.inf), loss.half_square(error))
+
+
+def test_only_responses_that_end_count_where_the_others_are_left_out():
+    has_eos = torch.tensor([True, False])
+    assert loss.all_responses(has_eos).tolist() == [True, True]
+    assert loss.ended_responses(has_eos).tolist() == [True, False]
+
+
+def test_only_good_responses_are_imitated_every_token_of_them_that_counts():
+    # The first response's advantages add up to 1 over the tokens that count, the second's to -1.
+    logprob = torch.tensor([[-1.0, -2.0, -4.0, -8.0], [-1.0, -2.0, -4.0, -8.0]])
+    advantage = torch.tensor([[2.0, -9.0, -9.0, -9.0], [3.0, -2.0, -2.0, 9.0]])
+    imitated = loss.imitate_good_responses(logprob, advantage, MASK, 0.1)
+    torch.testing.assert_close(imitated, torch.tensor([[0.1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    assert loss.imitate_good_responses(logprob, advantage, MASK, 0.0).abs().sum() == 0
+    assert loss.no_imitation(logprob, advantage, MASK).tolist() == [[0.0] * 4] * 2

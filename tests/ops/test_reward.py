@@ -70,7 +70,7 @@ def test_the_kl_is_charged_up_to_the_end_of_text_and_not_after():
 @given(st.floats(-3, 3), st.floats(-3, 3))
 def test_without_a_kl_the_reward_is_the_score(score, kl):
     placed, cost, token = torch.tensor([[0.0, score]]), torch.tensor([[kl, kl]]), torch.tensor([[True, True]])
-    assert torch.equal(reward.kl_penalised_reward(placed, reward.free(cost), token), placed)
+    assert torch.equal(reward.kl_penalised_reward(placed, reward.subtract_nothing(cost), token), placed)
     assert torch.equal(reward.kl_penalised_reward(placed, cost, ~token), placed)
 
 
@@ -184,8 +184,8 @@ def test_the_sum_over_the_vocabulary_is_computed_where_it_is_asked_for():
 
 def test_a_kl_that_is_free_costs_nothing_not_even_where_it_is_not_a_number():
     kl = torch.tensor([[0.5, float("nan")]])
-    assert reward.free(kl).tolist() == [[0, 0]]
-    assert reward.charged(kl) is kl
+    assert reward.subtract_nothing(kl).tolist() == [[0, 0]]
+    assert reward.subtract_all(kl) is kl
     assert reward.no_kl(kl, kl).tolist() == [[0, 0]]
 
 
@@ -256,3 +256,15 @@ def test_the_score_falls_where_the_value_mask_has_its_extra_state():
     placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
     assert (placed & ~rollout.value_mask).sum() == 0
     assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]
+
+
+def test_a_k3_that_is_weighted_by_the_ratio_is_k3_at_the_first_step_and_its_gradient_is_the_kls():
+    # p = (0.5, 0.5) at logits 0, q = (0.8, 0.2). Samples of p: r = 1 everywhere, so the value is k3's.
+    logits = torch.zeros(2, requires_grad=True)
+    logprob, ref_logprob = logits.log_softmax(0)[None], torch.tensor([[0.8, 0.2]]).log()
+    weighted = reward.k3_times_ratio(logprob, ref_logprob, logprob - logprob.detach())
+    torch.testing.assert_close(weighted, reward.k3(logprob, ref_logprob))
+    expected_kl = (logprob.exp() * (logprob - ref_logprob)).sum()
+    (wanted,) = torch.autograd.grad(expected_kl, logits, retain_graph=True)
+    (got,) = torch.autograd.grad((weighted * 0.5).sum(), logits)
+    torch.testing.assert_close(got, wanted)

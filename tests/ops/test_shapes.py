@@ -19,7 +19,7 @@ import torch
 from jaxtyping import AbstractArray, TypeCheckError
 
 from repro import ops
-from repro.ops import masked
+from repro.ops import loss, masked
 from repro.types import LossWeights, Targets
 from tests.fresh_python import printed
 from tests.tiny import made_up_rollout
@@ -38,8 +38,12 @@ SIZES |= {"comparisons": 5, "references": 5, "_": 3, "*shape": (2, 3), "*places"
 OTHERS = {
     "gamma": 0.9,
     "lam": 0.95,
+    "alpha": 0.5,
     "steps": 2,
     "clip": 0.2,
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "widths": (0.1, 0.1),
     "beta": 1.0,
     "temperature": 0.7,
     "coefficient": 0.1,
@@ -55,6 +59,7 @@ OTHERS = {
     "never": -1,
     "shape": (2, 3),
     "whiten": masked.whiten,
+    "penalty": loss.half_square,
     "reduce": masked.one_rank,
     "endings": (torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.long)),
     "generator": torch.Generator(),
@@ -197,7 +202,7 @@ import repro.ops
 brought = "torch" in sys.modules or "jaxtyping" in sys.modules
 import torch
 from repro.ops import loss
-one = loss.policy_loss(torch.ones(()), torch.ones(()), 0.2)
+one = loss.policy_loss(torch.ones(()), torch.ones(()), 0.2, 0.2)
 print(json.dumps({"brought": brought, "loss": float(one), "beartype": "beartype" in sys.modules,
                   "wrapped": hasattr(loss.policy_loss, "__wrapped__")}))
 """

@@ -274,7 +274,8 @@ def test_at_the_first_pass_the_gradient_is_that_of_the_policy_gradient(objective
 
 def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
     # The token is twice as likely as it was, and its advantage is 3: the surrogate is -2 * 3, its slope in log p too.
-    # The penalty at price 1 adds r - 1 - log r = 1 - ln 2 and its slope r - 1 = 1. REINFORCE: -log p * 3, slope -3.
+    # The penalty at price 1 adds r - 1 - log r = 1 - ln 2 and its slope r - 1 = 1. REINFORCE: -log p * 3, slope -3;
+    # CISPO has it 1.2 times.
     r, log_2 = one_token(), torch.tensor(2.0).log()
     expected = {
         "clipped": (-1.2 * 3, 0),
@@ -282,6 +283,7 @@ def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
         "kl_penalty": (-6 + 1 - log_2, -6 + 1),
         "adaptive_kl_penalty": (-6 + 1 - log_2, -6 + 1),
         "policy_gradient": (-3 * (log_2 - 1), -3),
+        "clipped_weight": (-3 * 1.2 * (log_2 - 1), -3 * 1.2),
     }
     assert expected.keys() == POLICY_OBJECTIVE.variants.keys()
     for objective, (loss, slope) in expected.items():
