@@ -6,6 +6,7 @@ of its part and read it where it acts, as `pick(d.WHITEN_ADV)` with `from repro 
 """
 
 # Stars, so that a declaration is all that a new detail needs here.
+from repro.details.advantages import *  # noqa: F403
 from repro.details.clashes import *  # noqa: F403
 from repro.details.control import *  # noqa: F403
 from repro.details.data import *  # noqa: F403

@@ -1,16 +1,20 @@
 """Which choices make no sense together and why; which ones need whole weights, one rank, or the embedded corpus."""
 
 from repro.detail import Clash, Detail, Recipe, others
+from repro.details.advantages import (
+    ADVANTAGE,
+    BASELINE,
+    CRITIC_LAMBDA,
+    GAE_LAMBDA,
+    LAMBDA_BY_LENGTH,
+    RESPONSES_PER_QUERY,
+)
 from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
 from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS
 from repro.details.objective import (
-    ADVANTAGE,
     CLIP_ABOVE,
     CLIP_RANGE,
-    CRITIC_LAMBDA,
     DUAL_CLIP,
-    GAE_LAMBDA,
-    LAMBDA_BY_LENGTH,
     LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
     RATIO_LEVEL,
@@ -130,6 +134,20 @@ CLASHES: tuple[Clash, ...] = (
         for detail in (CRITIC_INIT, CRITIC_LAMBDA, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
     ),
     *(
+        Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic, and none is trained")
+        for detail in (
+            ADVANTAGE,
+            GAE_LAMBDA,
+            LAMBDA_BY_LENGTH,
+            CRITIC_LAMBDA,
+            CRITIC_INIT,
+            CRITIC_TRUNK,
+            VALUE_CLIP,
+            VALUE_LOSS,
+            VALUE_COEF,
+        )
+    ),
+    *(
         Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)),))
         for detail, labels in (
             (CLIP_RANGE, others(CLIP_RANGE)),
@@ -214,6 +232,23 @@ def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
             f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs all weights on each rank, and sharding={sharding} shards "
             "them; use sharding=none where the model fits on one device"
         )
+
+
+def check_batch(recipe: Recipe, episodes: int, ranks: int) -> None:
+    """UserError where a batch of so many episodes cannot be shared out in whole groups of responses to one query."""
+    group = responses_in_group(recipe)
+    if group > 1 and episodes % (group * ranks):
+        among = f" on each of {ranks} ranks" if ranks > 1 else ""
+        raise UserError(
+            f"a batch of {episodes} episodes has no whole number of queries with {group} responses each{among}; set "
+            f"ppo_batch to a multiple of {group * ranks}"
+        )
+
+
+def responses_in_group(recipe: Recipe) -> int:
+    """How many responses to a query the arm samples."""
+    baseline = BASELINE.variants[recipe.label(BASELINE)].value
+    return baseline.responses(RESPONSES_PER_QUERY.variants[recipe.label(RESPONSES_PER_QUERY)].value)
 
 
 # These need the facts of a post or the annotators of its comparisons, which only the embedded corpus knows.

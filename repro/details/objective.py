@@ -1,9 +1,9 @@
-"""PPO's objective: advantage, clipping, value loss, and how the losses of tokens are averaged."""
+"""PPO's objective: ratio and clip, value loss, and how the losses of tokens are averaged."""
 
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import advantage, loss, ratio
+from repro.ops import loss, ratio
 
 GROUP = "Objective"
 
@@ -115,102 +115,6 @@ DUAL_CLIP = Detail(
     hypothesis="A ratio of 3 needs a token to become three times as likely within a batch: at the paper's learning rate "
     "almost none does, and nothing changes.",
     expected={"policy/approx_kl": "same", "test/sampled_win_rate": "same"},
-)
-
-ADVANTAGE = Detail(
-    name="advantage",
-    stages=("ppo",),
-    paper="N+ table 7 (GAE); Schulman et al. 2016; Mnih et al. 2016",
-    numbers=(20,),
-    question="How should a token's advantage be estimated?",
-    reference="gae",
-    variants={
-        "gae": Variant(
-            ByName(advantage.from_gae),
-            "all n-step estimates, weighted by powers of lambda; gae_lambda 0 is one-step TD, 1 Monte Carlo",
-        ),
-        "n_step": Variant(ByName(partial(advantage.n_step, steps=5)), "five rewards, then the critic"),
-        "reward_to_go": Variant(ByName(advantage.reward_to_go), "all rewards from here on, without the critic"),
-        "whole_return": Variant(
-            ByName(advantage.whole_return), "the whole episode's return on every token, without the critic"
-        ),
-    },
-    hypothesis="Without the critic every token of a good episode is reinforced alike: more variance per batch, so "
-    "slower learning at the same number of episodes. Whitening over the batch is then all the baseline there is.",
-    expected={
-        "objective/score": {"reward_to_go": "down", "whole_return": "down"},
-        "test/sampled_win_rate": {"whole_return": "down"},
-    },
-)
-
-GAMMA = Detail(
-    name="gamma",
-    stages=("ppo",),
-    paper="N+ table 7; Stiennon et al. 2020, footnote 8",
-    numbers=(20,),
-    question="Should rewards be discounted?",
-    reference="1",
-    variants={
-        "1": Variant(1.0, "no discount: a score counts the same however late it comes"),
-        "0.99": Variant(0.99, "1 % less per token"),
-        "0.95": Variant(0.95, "5 % less per token: after 20 tokens a third is left"),
-    },
-    hypothesis="A discount rewards ending sooner.",
-    expected={"test/length": "down"},
-)
-
-GAE_LAMBDA = Detail(
-    name="gae_lambda",
-    stages=("ppo",),
-    paper="N+ table 7; Schulman et al. 2016",
-    numbers=(20,),
-    question="How much should the advantage rely on the critic?",
-    reference="0.95",
-    variants={
-        "0.95": Variant(0.95, "mostly on the rewards"),
-        "0": Variant(0.0, "the one-step temporal difference: all on the critic"),
-        "0.9": Variant(0.9, "a little more on the critic"),
-        "1": Variant(1.0, "the Monte-Carlo return less the value: the critic is a baseline only"),
-    },
-    hypothesis="At 0 every token rests on a critic that starts wrong; at 1 the score reaches all tokens with all its "
-    "noise.",
-    expected={"test/sampled_win_rate": "down", "value/explained_variance": "down"},
-)
-
-LAMBDA_BY_LENGTH = Detail(
-    name="lambda_by_length",
-    stages=("ppo",),
-    paper="not in N+; VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.2)",
-    question="Should a longer response have a larger lambda?",
-    reference="same_for_all",
-    variants={
-        "same_for_all": Variant(advantage.same_lambda, "gae_lambda, whatever the length"),
-        "alpha_0.05": Variant(
-            partial(advantage.lambda_by_length, alpha=0.05),
-            "1 - 1 / (0.05 length), at least 0: the source's, for responses of thousands of tokens",
-        ),
-        "alpha_1": Variant(
-            partial(advantage.lambda_by_length, alpha=1.0), "1 - 1 / length: .95 at 20 tokens, .5 at two"
-        ),
-    },
-    hypothesis="The source's constant gives a summary of 20 tokens a lambda of 0, which rests on a critic that starts "
-    "wrong. A constant for this length gives short responses a little less of their score, and changes nothing.",
-    expected={"test/sampled_win_rate": {"alpha_0.05": "down", "alpha_1": "same"}},
-)
-
-CRITIC_LAMBDA = Detail(
-    name="critic_lambda",
-    stages=("ppo",),
-    paper="N+ code (the policy's); VC-PPO (Yuan et al. 2025, arXiv 2503.01491, section 4.2)",
-    question="Should the critic's returns have a lambda of their own?",
-    reference="of_policy",
-    variants={
-        "of_policy": Variant(advantage.returns_of_policy, "the returns that the advantages imply"),
-        "1": Variant(advantage.monte_carlo_returns, "what was paid from each token on (decoupled GAE)"),
-    },
-    hypothesis="At 0.95 and 20 tokens a return holds a third of the critic's own guesses at most: without them the "
-    "targets are right from the start, and a little noisier.",
-    expected={"value/explained_variance": "up", "test/sampled_win_rate": "same"},
 )
 
 VALUE_CLIP = Detail(

@@ -1,10 +1,22 @@
 """The registry: every detail and check by its name, and the groups in the paper's order."""
 
 from repro.detail import Check, Detail, nearest
-from repro.details import control, data, general, objective, optimisation, ppo, reward_and_kl, reward_model, sft
+from repro.details import (
+    advantages,
+    control,
+    data,
+    general,
+    objective,
+    optimisation,
+    ppo,
+    reward_and_kl,
+    reward_model,
+    sft,
+)
 from repro.errors import UserError, quoted
 
-PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, objective, optimisation, control)  # the paper's order
+# In the paper's order.
+PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, advantages, objective, optimisation, control)
 
 ENTRIES = tuple(each for part in PARTS for each in vars(part).values() if isinstance(each, Detail | Check))
 DETAILS: dict[str, Detail] = {each.name: each for each in ENTRIES if isinstance(each, Detail)}

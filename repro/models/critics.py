@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from repro.models import forward_pass, pretrained
 from repro.models.scalar_model import ScalarModel, head_normal, head_zeros
-from repro.ops.places import last
+from repro.ops.places import Places, at, last
 
 if TYPE_CHECKING:  # imported where it is used, since the registry is read without these libraries
     from transformers import PreTrainedModel
@@ -44,6 +44,30 @@ def _on_sft(
     critic = ScalarModel(pretrained.load_policy(sft).base_model)
     initialise(critic.head, generator)
     return critic
+
+
+def needed(construct: Callable[[], ScalarModel]) -> ScalarModel:
+    """The critic that the recipe describes."""
+    return construct()
+
+
+def not_needed(construct: Callable[[], ScalarModel]) -> NoCritic:
+    """No critic, where no advantage reads its values: none is loaded and none is trained."""
+    return NoCritic()
+
+
+class NoCritic(nn.Module):
+    """Stands where a critic may: the value of every state is 0, at no cost in memory or time."""
+
+    def forward(self, input_ids: Tensor, places: Places, **_: Tensor) -> Tensor:
+        """[B, T] -> [B, K] float32 zeros at these places."""
+        return at(torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device), places)
+
+
+def save(critic: nn.Module, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Save the critic; nothing where there is none."""
+    if not isinstance(critic, NoCritic):
+        pretrained.save_scalar(critic, folder, weights)
 
 
 def with_own_trunk(critic: ScalarModel, policy: nn.Module) -> ScalarModel:

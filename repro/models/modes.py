@@ -28,7 +28,8 @@ def freeze(network: nn.Module) -> nn.Module:
 @contextmanager
 def recompute_activations(networks: Iterable[nn.Module], unit: str) -> Iterator[None]:
     """Activation checkpointing within the context: the backward pass recomputes each of the "layers", or "nothing"."""
-    trunks = [trunk_of(network) for network in networks] if unit == "layers" else []
+    with_weights = [network for network in networks if any(True for _ in network.parameters())]
+    trunks = [trunk_of(network) for network in with_weights] if unit == "layers" else []
     for trunk in trunks:
         trunk.gradient_checkpointing_enable({"use_reentrant": False})
     try:

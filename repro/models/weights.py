@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------- adapters
 
 
-PolicyCriticReference = tuple[nn.Module, ScalarModel, nn.Module]
+PolicyCriticReference = tuple[nn.Module, nn.Module, nn.Module]
 
 
 def full_weights(
-    policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int
+    policy: PreTrainedModel, critic: nn.Module, reference: PreTrainedModel, seed: int
 ) -> PolicyCriticReference:
     """Train all weights of policy and critic; the reference is a network of its own."""
     return policy, critic, reference
 
 
-def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedModel, seed: int) -> PolicyCriticReference:
+def lora(policy: PreTrainedModel, critic: nn.Module, reference: PreTrainedModel, seed: int) -> PolicyCriticReference:
     """Train low-rank adapters (r 8, alpha 32) on all linear layers of policy and critic, and all of the critic's head.
 
     The reference is the policy with its adapter disabled. Saving merges the adapters into the weights.
@@ -42,7 +42,9 @@ def lora(policy: PreTrainedModel, critic: ScalarModel, reference: PreTrainedMode
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy, critic.trunk = adapted(policy), adapted(critic.trunk)
+        policy = adapted(policy)
+        if isinstance(critic, ScalarModel):  # an arm without a critic has none to adapt
+            critic.trunk = adapted(critic.trunk)
     return policy, critic, AdapterOff(policy)
 
 

@@ -4,9 +4,14 @@ All inputs are 0 past the terminal state (`masked.keep`), and so are the results
 these functions take no mask.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from repro.ops import masked
+from repro.ops.masked import Reduce, one_rank
 from repro.types import PerEpisode, PerToken
 
 Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
@@ -95,6 +100,113 @@ def whole_return(reward: PerToken, gamma: float) -> Estimate:
     """
     returns = gae(reward, torch.zeros_like(reward), gamma, 1.0)
     return returns[:, :1].expand_as(returns).clone(), returns
+
+
+# ---------------------------------------------------------------------------------------------- baselines without a critic
+#
+# Each gives every token of a response the same advantage: the response's return less a baseline. Responses to the same query
+# are `episodes / responses` rows apart, so row i of the view [responses, queries] has one response to each query.
+
+
+def critics_advantage(advantage: PerToken, returns: PerToken) -> Estimate:
+    """The advantage stays the one that was estimated with the critic.
+
+    Args:
+        advantage: [episodes, tokens].
+        returns: [episodes, tokens] that the critic is drawn towards.
+
+    Source: N+ section 7.
+    """
+    return advantage, returns
+
+
+def leave_one_out(reward: PerToken, gamma: float, responses: int) -> Estimate:
+    """The baseline of a response is the mean return of the other responses to its query.
+
+    A_i = R_i - sum_{j != i} R_j / (k - 1),  R_i = sum_t gamma^t r_t
+
+    Args:
+        reward: [episodes, tokens] r_t; the KL penalty in it is summed into R_i.
+        gamma: discount per token.
+        responses: k, at least 2.
+
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 8).
+    """
+    total = _totals(reward, gamma, responses)
+    others = (total.sum(0) - total) / (responses - 1)
+    return _on_every_token(total - others, reward, gamma)
+
+
+def group_mean(reward: PerToken, gamma: float, responses: int) -> Estimate:
+    """The baseline of a response is the mean return of all responses to its query, its own among them.
+
+    A_i = R_i - sum_j R_j / k,  which is (k - 1) / k times `leave_one_out`
+
+    Arguments as in `leave_one_out`. Source: Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, equation 3).
+    """
+    total = _totals(reward, gamma, responses)
+    return _on_every_token(total - total.mean(0), reward, gamma)
+
+
+def group_standardised(reward: PerToken, gamma: float, responses: int) -> Estimate:
+    """`group_mean` in units of the spread among the responses to the query, so that every query weighs alike.
+
+    A_i = (R_i - mean_j R_j) / (std_j R_j + 1e-4),  std with Bessel's correction
+
+    Arguments as in `leave_one_out`. Source: GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1.2). Departure: 1e-4 and the
+    correction are TRL's.
+    """
+    total = _totals(reward, gamma, responses)
+    return _on_every_token((total - total.mean(0)) / (total.std(0) + 1e-4), reward, gamma)
+
+
+def batch_mean(reward: PerToken, gamma: float, reduce: Reduce = one_rank) -> Estimate:
+    """The baseline of a response is the mean return of the batch.
+
+    A_i = R_i - mean_j R_j  over all episodes of all ranks
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+        reduce: sums over ranks.
+
+    Source: Williams 1992, section 4 (a reinforcement baseline); REINFORCE++ (Hu 2025, arXiv 2501.03262) without its division.
+    """
+    total = _totals(reward, gamma, 1)
+    return _on_every_token(total - masked.mean(total, torch.ones_like(total, dtype=torch.bool), reduce), reward, gamma)
+
+
+def _totals(reward: PerToken, gamma: float, responses: int) -> Tensor:
+    """[responses, queries] R, the discounted sum of each response's rewards."""
+    return reward_to_go(reward, gamma)[1][:, 0].view(responses, -1)
+
+
+def _on_every_token(advantage: Tensor, reward: PerToken, gamma: float) -> Estimate:
+    """[responses, queries] -> the same advantage on every token of a response, and the returns."""
+    return advantage.reshape(-1, 1).expand_as(reward).clone(), reward_to_go(reward, gamma)[1]
+
+
+def as_many_as_chosen(responses: int) -> int:
+    """As many responses to a query as the recipe says: `responses`."""
+    return responses
+
+
+def at_least_two(responses: int, otherwise: int) -> int:
+    """As many `responses` to a query as the recipe says, and `otherwise` where it says one: a group has others in it."""
+    return responses if responses > 1 else otherwise
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a return is compared with: the estimate, how many responses to a query it takes, and whose values it needs.
+
+    `estimate` takes advantage, returns, reward, gamma, responses and reduce by name, or some of them. `critic` maps a function
+    that constructs the critic to the critic.
+    """
+
+    estimate: Callable[..., Estimate]
+    critic: Callable
+    responses: Callable[[int], int] = as_many_as_chosen
 
 
 # ---------------------------------------------------------------------------------------------- lambda of each

@@ -30,6 +30,7 @@ from repro.stages.ppo_setup import (
     minibatches,
     next_coefficients,
     prepare,
+    responses_per_query,
     save_weights,
 )
 from repro.stages.stage import Stage, StageContext
@@ -152,6 +153,14 @@ def targets(
     lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
     advantage, returns = pick(d.ADVANTAGE)(reward=reward, value=value, gamma=gamma, lam=lam)  # [B, R] each
     returns = pick(d.CRITIC_LAMBDA)(reward, returns, gamma)
+    advantage, returns = pick(d.BASELINE).estimate(
+        advantage=advantage,
+        returns=returns,
+        reward=reward,
+        gamma=gamma,
+        responses=responses_per_query(pick),
+        reduce=reduce,
+    )
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     return target, ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.detail import Pick
-from repro.models import generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
+from repro.models import critics, generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
 from repro.stages import evaluate, optimise
 from repro.stages.checkpoint import RandomState
 from repro.stages.corpus import Corpus, column
@@ -28,10 +28,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
 
+    from repro.models.scalar_model import ScalarModel
+
 
 @dataclass(frozen=True)
 class Networks:
-    """The four networks of PPO; policy and critic are trained, reference and reward model are frozen."""
+    """The four networks of PPO; policy and critic are trained, reference and reward model are frozen.
+
+    Where no advantage reads it, the critic is `critics.NoCritic`.
+    """
 
     policy: nn.Module
     critic: nn.Module
@@ -136,7 +141,7 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         loop=loop,
         posts=posts,
         queries=queries,
-        batches=islice(optimise.endless_batches(len(queries), scale.ppo_batch, shuffle_rng), updates),
+        batches=islice(prompt_batches(len(queries), scale.ppo_batch, responses_per_query(pick), shuffle_rng), updates),
         sampling_rng=sampling_rng,
         minibatch_rng=minibatch_rng,
         sft_texts=sft_text_sampler(corpus, text_rng),
@@ -145,6 +150,21 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         validation=validation,
         traces=traces,
     )
+
+
+def responses_per_query(pick: Pick) -> int:
+    """How many of an update's episodes answer the same prompt."""
+    return pick(d.BASELINE).responses(pick(d.RESPONSES_PER_QUERY))
+
+
+def prompt_batches(prompts: int, episodes: int, responses: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row indices of each update's prompts, [episodes], all of its prompts `responses` times over.
+
+    The prompts follow each other, and then once more: episodes i and i + episodes / responses answer the same one. So a rank,
+    which owns every Nth episode, has all responses to a prompt or none.
+    """
+    batches = optimise.endless_batches(prompts, episodes // responses, generator)
+    return (rows.repeat(responses) for rows in batches)
 
 
 def load_run(context: StageContext) -> Run:
@@ -158,7 +178,12 @@ def load_run(context: StageContext) -> Run:
     reference = with_positions(pretrained.load_policy(context.inputs[start.stage] / "model"))
     reference = mixed_precision.cast_weights(reference, start.dtype(frozen_dtype))
     policy = with_positions(pretrained.load_policy(sft))
-    critic = pick(d.CRITIC_TRUNK)(with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic"))), policy)
+
+    def construct_critic() -> ScalarModel:
+        initial = with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic")))
+        return pick(d.CRITIC_TRUNK)(initial, policy)
+
+    critic = pick(d.BASELINE).critic(construct_critic)
     policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, context.seed_of("adapter"))
     policy, critic = (modes.set_dropout(network, dropout) for network in (policy, critic))
     reference = wrapping.place_on_device(modes.freeze(reference), context.accelerator)
@@ -258,6 +283,4 @@ def save_weights(run: Run, average: nn.Module, folder: Path) -> None:
     """Save the (averaged) policy under `model` and the critic under `critic`; every rank has to call it."""
     weights = wrapping.gather_weights(run.accelerator, run.networks.learners)
     pretrained.save_policy(average.module, folder / "model", wrapping.submodule_weights(weights, "policy"))
-    pretrained.save_scalar(
-        run.networks.critic.network, folder / "critic", wrapping.submodule_weights(weights, "critic")
-    )
+    critics.save(run.networks.critic.network, folder / "critic", wrapping.submodule_weights(weights, "critic"))

@@ -97,6 +97,7 @@ def load(
     chosen = _arms(detail, arms or declared.get("arms", detail.variants), shared)
     for recipe in chosen.values():
         details.check_sharing(recipe, budget.sharding, budget.precision)
+        details.check_batch(recipe, budget.ppo_batch, budget.processes)
     return Ablation(
         detail=detail,
         question=declared.get("question", detail.question),

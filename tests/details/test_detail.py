@@ -279,6 +279,31 @@ def test_two_choices_that_no_clash_is_about_go_together():
             details.check(Recipe().but(one, list(one.variants)[-1]).but(other, list(other.variants)[-1]))
 
 
+@pytest.mark.parametrize(
+    ("choices", "episodes", "ranks", "multiple"),
+    [
+        ({"responses_per_query": "8"}, 60, 1, 8),
+        ({"baseline": "leave_one_out"}, 60, 2, 8),
+        ({"baseline": "group_mean", "responses_per_query": "2"}, 62, 4, 8),
+    ],
+    ids=str,
+)
+def test_a_batch_without_whole_groups_of_responses_on_each_rank_is_refused(choices, episodes, ranks, multiple):
+    recipe = Recipe()
+    for name, label in choices.items():
+        recipe = recipe.but(DETAILS[name], label)
+    with pytest.raises(UserError, match=f"batch of {episodes} episodes .* to a multiple of {multiple}$"):
+        details.check_batch(recipe, episodes, ranks)
+    details.check_batch(recipe, 8 * episodes, ranks)
+    details.check_batch(Recipe(), episodes, ranks)
+
+
+def test_a_study_of_groups_that_its_batch_cannot_hold_is_refused_before_it_begins(tokenizer_file, tmp_path):
+    with pytest.raises(UserError, match="set ppo_batch to a multiple of 8"):
+        budget = {"tokenizer": str(tokenizer_file), "ppo_batch": "12", "episodes": "24"}
+        ablation.load("responses_per_query", "smoke", ["1"], budget, folder=tmp_path)
+
+
 # ----------------------------------------------------------------------------- one declaration and one call site
 
 

@@ -186,6 +186,24 @@ HELD = {  # every state that a checkpoint has to hold has an arm that needs it
 ADAPTED = {"adapter": "lora", "entropy_bonus": "0.01"}  # saving merges an adapter, and training goes on
 
 
+@pytest.mark.parametrize("sharing", ["ddp", pytest.param("fsdp", marks=pytest.mark.nightly)])
+def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, tmp_path, sharing):
+    cache, keys = alone()
+    grouped = {"baseline": "leave_one_out", "responses_per_query": "2", "ratio_level": "response_mean"}
+    made = {}
+    for processes in (1, 2):
+        place = tmp_path / str(processes)
+        beside(cache, keys, place, "data", "base", "sft", "rm")
+        each = run(place, ["ppo"], processes, sharing, grouped, scale={"ppo_batch": 16, "episodes": 48})
+        made[processes] = place / each["ppo"]
+        assert not (made[processes] / "critic").exists()
+    for expected, found in zip(numbers(made[1]), numbers(made[2]), strict=True):
+        smooth = {k: v for k, v in expected.items() if "clip_fraction" not in k and "explained" not in k}
+        assert {k: found[k] for k in smooth} == pytest.approx(smooth, abs=2e-4, rel=1e-3)
+    for place, tensor in weights(made[1]).items():
+        torch.testing.assert_close(weights(made[2])[place], tensor, atol=2e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("how", "code", "at", "choices"),
     [

@@ -7,9 +7,16 @@ from hypothesis import strategies as st
 
 from repro.details import ADVANTAGE
 from repro.ops.advantage import (
+    as_many_as_chosen,
+    at_least_two,
+    batch_mean,
+    critics_advantage,
     from_gae,
     gae,
+    group_mean,
+    group_standardised,
     lambda_by_length,
+    leave_one_out,
     monte_carlo_returns,
     n_step,
     returns_of_policy,
@@ -164,3 +171,68 @@ def test_the_critics_own_returns_are_those_that_lambda_1_implies(case, gamma):
     own = monte_carlo_returns(reward, torch.full_like(reward, torch.nan), gamma)
     torch.testing.assert_close(own, implied, atol=1e-4, rtol=1e-4)
     assert returns_of_policy(reward, implied, gamma) is implied
+
+
+# ----------------------------------------------------------------------------- baselines without a critic
+
+
+@st.composite
+def groups(draw):
+    """Rewards of `responses` responses to each of some queries, and `responses`."""
+    responses, queries, tokens = draw(st.integers(2, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    size = responses * queries * tokens
+    numbers = draw(st.lists(st.floats(-3, 3, width=32), min_size=size, max_size=size))
+    return torch.tensor(numbers).view(responses * queries, tokens), responses
+
+
+def test_three_responses_to_each_of_two_queries_worked_by_hand():
+    # Rows are responses to queries a, b, a, b, a, b. Returns of a: 1, 2, 6; of b: 0, 0, 3.
+    # leave_one_out of a: 1 - 4 = -3, 2 - 3.5 = -1.5, 6 - 1.5 = 4.5; of b: 0 - 1.5, 0 - 1.5, 3 - 0.
+    reward = torch.tensor([[0.0, 1.0], [0.0, 0.0], [3.0, -1.0], [1.0, -1.0], [0.0, 6.0], [3.0, 0.0]])
+    advantage, returns = leave_one_out(reward, 1.0, 3)
+    assert advantage[:, 0].tolist() == advantage[:, 1].tolist() == [-3.0, -1.5, -1.5, -1.5, 4.5, 3.0]
+    assert returns[:, 0].tolist() == [1.0, 0.0, 2.0, 0.0, 6.0, 3.0]
+    assert group_mean(reward, 1.0, 3)[0][:, 0].tolist() == [-2.0, -1.0, -1.0, -1.0, 3.0, 2.0]
+    # Variances with Bessel's correction: of a (4 + 1 + 9) / 2 = 7, of b (1 + 1 + 4) / 2 = 3.
+    standardised = group_standardised(reward, 1.0, 3)[0][:, 1]
+    torch.testing.assert_close(standardised[[0, 1]], torch.tensor([-2 / 7**0.5, -1 / 3**0.5]), atol=1e-3, rtol=0)
+    assert batch_mean(reward, 1.0)[0][:, 0].tolist() == [-1.0, -2.0, 0.0, -2.0, 4.0, 1.0]
+
+
+@given(groups(), st.sampled_from([1.0, 0.9]))
+def test_the_groups_mean_is_leave_one_out_made_smaller(case, gamma):
+    reward, k = case
+    expected = leave_one_out(reward, gamma, k)[0] * (k - 1) / k
+    torch.testing.assert_close(group_mean(reward, gamma, k)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@given(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32))
+def test_of_two_responses_leave_one_out_is_their_difference_and_the_groups_mean_half_of_it(one, other):
+    reward = torch.tensor([[one], [other]])
+    difference = torch.tensor([[one - other], [other - one]])
+    torch.testing.assert_close(leave_one_out(reward, 1.0, 2)[0], difference)
+    torch.testing.assert_close(group_mean(reward, 1.0, 2)[0], difference / 2)
+
+
+@given(groups(), st.floats(-3, 3, width=32))
+def test_a_constant_return_has_no_advantage_under_any_baseline(case, constant):
+    reward, k = case
+    reward = torch.zeros_like(reward)
+    reward[:, -1] = constant
+    for each in (leave_one_out, group_mean, group_standardised):
+        torch.testing.assert_close(each(reward, 1.0, k)[0], torch.zeros_like(reward), atol=1e-3, rtol=0)
+    torch.testing.assert_close(batch_mean(reward, 1.0)[0], torch.zeros_like(reward), atol=1e-5, rtol=0)
+
+
+@given(groups())
+def test_a_group_of_the_whole_batch_has_the_batchs_mean(case):
+    reward, _ = case
+    whole = group_mean(reward, 1.0, len(reward))[0]
+    torch.testing.assert_close(batch_mean(reward, 1.0)[0], whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_group_has_others_in_it():
+    assert [at_least_two(k, otherwise=4) for k in (1, 2, 8)] == [4, 2, 8]
+    assert [as_many_as_chosen(k) for k in (1, 2, 8)] == [1, 2, 8]
+    kept = torch.ones(2, 3), torch.zeros(2, 3)
+    assert critics_advantage(*kept) == kept

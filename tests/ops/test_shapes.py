@@ -40,6 +40,8 @@ OTHERS = {
     "lam": 0.95,
     "alpha": 0.5,
     "steps": 2,
+    "responses": 2,
+    "otherwise": 4,
     "clip": 0.2,
     "clip_low": 0.2,
     "clip_high": 0.2,
