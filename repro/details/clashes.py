@@ -10,7 +10,7 @@ from repro.details.advantages import (
     RESPONSES_PER_QUERY,
 )
 from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
-from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS
+from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS, PRECISION
 from repro.details.objective import (
     CLIP_ABOVE,
     CLIP_RANGE,
@@ -23,10 +23,12 @@ from repro.details.objective import (
     VALUE_LOSS,
 )
 from repro.details.optimisation import (
+    CRITIC_LEARNING_RATE,
     GRADIENT_CLIP,
     LOGPROB_TEMPERATURE,
     MINIBATCHES,
     PPO_EPOCHS,
+    SAMPLER_PRECISION,
     TEMPERATURE,
     WEIGHT_AVERAGE,
 )
@@ -37,7 +39,9 @@ from repro.details.reward_and_kl import (
     KL_CONTROLLER,
     KL_ESTIMATOR,
     KL_PLACEMENT,
+    KL_POSITION,
     REFERENCE_POLICY,
+    REWARD_SHAPE,
     REWARD_SOURCE,
 )
 from repro.details.reward_model import ALGORITHM, PADDING_SIDE
@@ -74,7 +78,10 @@ CLASHES: tuple[Clash, ...] = (
     Clash(KL_PLACEMENT, ("none",), REFERENCE_POLICY, others(REFERENCE_POLICY), _NO_KL),
     Clash(KL_COEF, ("0",), KL_CONTROLLER, ("adaptive",), "the controller multiplies the coefficient, and 0 remains 0"),
     Clash(KL_COEF, ("0",), KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward", "none"), _NO_KL),
-    *(Clash(KL_COEF, ("0",), detail, others(detail), _NO_KL) for detail in (KL_ESTIMATOR, REFERENCE_POLICY)),
+    *(
+        Clash(KL_COEF, ("0",), detail, others(detail), _NO_KL)
+        for detail in (KL_ESTIMATOR, KL_POSITION, REFERENCE_POLICY)
+    ),
     Clash(
         TEMPERATURE,
         ("1",),
@@ -131,7 +138,7 @@ CLASHES: tuple[Clash, ...] = (
             _NO_CRITIC,
             beside=((CRITIC_TRUNK, ("separate",)), (GRADIENT_CLIP, ("none",))),
         )
-        for detail in (CRITIC_INIT, CRITIC_LAMBDA, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
+        for detail in (CRITIC_INIT, CRITIC_LAMBDA, CRITIC_LEARNING_RATE, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
     ),
     *(
         Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic, and none is trained")
@@ -142,6 +149,7 @@ CLASHES: tuple[Clash, ...] = (
             CRITIC_LAMBDA,
             CRITIC_INIT,
             CRITIC_TRUNK,
+            CRITIC_LEARNING_RATE,
             VALUE_CLIP,
             VALUE_LOSS,
             VALUE_COEF,
@@ -176,6 +184,24 @@ CLASHES: tuple[Clash, ...] = (
         Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
         for detail in (WHITEN_MOMENTS, WHITEN_SCOPE)
     ),
+    Clash(
+        CRITIC_TRUNK,
+        ("shared",),
+        CRITIC_LEARNING_RATE,
+        others(CRITIC_LEARNING_RATE),
+        "policy and critic share their weights",
+    ),
+    Clash(
+        KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward"), KL_POSITION, others(KL_POSITION), "there is no KL in the reward"
+    ),
+    Clash(
+        REWARD_SOURCE,
+        ("gold",),
+        REWARD_SHAPE,
+        others(REWARD_SHAPE),
+        "the references have scores of the reward model, and gold ones are in another unit",
+    ),
+    Clash(PRECISION, ("bfloat16",), SAMPLER_PRECISION, ("bfloat16",), "the trainer computes in bfloat16 too"),
     *(
         Clash(
             ALGORITHM,
@@ -208,7 +234,10 @@ RANK_DEPENDENT = {
     (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
 }
 # These average or wrap whole weights; a rank of a sharded network holds a part of each.
-NEEDS_WHOLE_WEIGHTS = (ADAPTER, WEIGHT_AVERAGE), ((REFERENCE_POLICY.name, "moving_average"),)
+NEEDS_WHOLE_WEIGHTS = (
+    (ADAPTER, WEIGHT_AVERAGE),
+    ((REFERENCE_POLICY.name, "moving_average"), (SAMPLER_PRECISION.name, "int8_weights")),
+)
 
 
 def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:

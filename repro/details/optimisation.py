@@ -6,8 +6,8 @@ from functools import partial
 import torch
 
 from repro.detail import ByName, Detail, Variant
-from repro.models import weights
-from repro.ops import optim, text
+from repro.models import mixed_precision, weights
+from repro.ops import optim, ratio, text
 
 GROUP = "Optimisation and sampling"
 
@@ -45,6 +45,91 @@ MINIBATCHES = Detail(
     },
     hypothesis="More and noisier steps at the same learning rate: the policy goes further per batch, and clips more.",
     expected={"policy/approx_kl": "up", "policy/clip_fraction": "up", "objective/kl": "up"},
+)
+
+EARLY_STOP = Detail(
+    name="early_stop",
+    stages=("ppo",),
+    paper="N+ code (none); Spinning Up (Achiam 2018)",
+    numbers=(20,),
+    question="Should the passes over a batch end once the policy has moved far enough?",
+    reference="off",
+    variants={
+        "off": Variant(optim.all_epochs, "all passes are made"),
+        "0.02": Variant(
+            partial(optim.past_a_limit, limit=0.02),
+            "until KL(old, new) exceeds 0.02 nats a token, Spinning Up's 0.01 to 0.05",
+        ),
+        "0.002": Variant(partial(optim.past_a_limit, limit=0.002), "until it exceeds a tenth of that"),
+    },
+    hypothesis="At the paper's learning rate four passes move the policy by less than 0.02, so that limit is not "
+    "reached. A tenth of it ends most batches early, which is fewer passes.",
+    expected={
+        "policy/approx_kl": {"0.02": "same", "0.002": "down"},
+        "test/sampled_win_rate": {"0.02": "same", "0.002": "down"},
+    },
+)
+
+SAMPLER_PRECISION = Detail(
+    name="sampler_precision",
+    stages=("ppo",),
+    paper="N+ code (the trainer's); Qi et al. 2025, arXiv 2510.26788",
+    numbers=(8,),
+    question="May responses be sampled in a coarser precision than the update computes in?",
+    reference="of_trainer",
+    variants={
+        "of_trainer": Variant(mixed_precision.sample_as_trained, "the sampler computes as the update does"),
+        "bfloat16": Variant(mixed_precision.sample_in_bfloat16, "it computes in bfloat16"),
+        "int8_weights": Variant(
+            mixed_precision.sample_with_int8_weights, "its weights are rounded to 8 bits, row by row of each matrix"
+        ),
+    },
+    hypothesis="The old log-probabilities are the sampler's own, so the ratio knows of the rounding: nothing is lost but "
+    "a first ratio of 1. With old_logprob=recomputed nothing knows of it.",
+    expected={"policy/first_ratio_error": "up", "test/sampled_win_rate": "same"},
+)
+
+SAMPLER_CORRECTION = Detail(
+    name="sampler_correction",
+    stages=("ppo",),
+    paper="not in N+; Yao et al. 2025 (truncated importance sampling); Qi et al. 2025, arXiv 2510.26788",
+    question="Should a token's loss be corrected for a sampler that is not quite the policy?",
+    reference="none",
+    variants={
+        "none": Variant(ratio.uncorrected, "every token weighs the same"),
+        "truncated_2": Variant(
+            partial(ratio.truncated_weight, limit=2.0),
+            "its policy loss is multiplied by its probability under the trainer over that under the sampler, at most 2",
+        ),
+        "masked_2": Variant(
+            partial(ratio.masked_weight, limit=2.0), "it is left out where the two differ by more than a factor of 2"
+        ),
+    },
+    hypothesis="With old_logprob=from_sampler there is nothing to correct, and every weight is 1. Beside recomputed "
+    "ones and a sampler in bfloat16 the weights differ from 1 by a hundredth: too little to see.",
+    expected={"test/sampled_win_rate": "same"},
+)
+
+TRUNCATED_SAMPLING = Detail(
+    name="truncated_sampling",
+    stages=("ppo",),
+    paper="N+ code (none); Holtzman et al. 2020, arXiv 1904.09751; Fan et al. 2018, arXiv 1805.04833",
+    numbers=(20, 23),
+    question="May unlikely tokens be left out when episodes are sampled?",
+    reference="off",
+    variants={
+        "off": Variant(text.every_token, "every token may be drawn"),
+        "top_p_0.9": Variant(
+            partial(text.top_p, mass=0.9),
+            "only the likeliest that have 0.9 of the probability together; log-probabilities stay those over all tokens",
+        ),
+        "top_k_10": Variant(
+            partial(text.top_k, count=10), "only the ten likeliest; log-probabilities stay those over all tokens"
+        ),
+    },
+    hypothesis="What is never drawn is never learnt about, good or bad: the policy explores less, and its KL rises for "
+    "the tokens that remain. Of 512 tokens ten are nearly all of the probability.",
+    expected={"objective/entropy": "down", "test/sampled_win_rate": {"top_p_0.9": "down", "top_k_10": "same"}},
 )
 
 OLD_LOGPROB = Detail(
@@ -94,6 +179,27 @@ TEMPERATURE = Detail(
     },
     hypothesis="At 1 more samples are poor and more are new: the score in training is lower, the entropy higher.",
     expected={"objective/entropy": "up", "objective/score": "down"},
+)
+
+CRITIC_LEARNING_RATE = Detail(
+    name="critic_learning_rate",
+    stages=("ppo",),
+    paper="N+ code (the policy's); Zheng et al. 2023, arXiv 2307.04964, table 4",
+    numbers=(20,),
+    question="Should the critic learn faster than the policy?",
+    reference="same",
+    variants={
+        "same": Variant(1.0, "one learning rate for both"),
+        "3x": Variant(3.0, "three times the policy's"),
+        "10x": Variant(10.0, "ten times the policy's"),
+    },
+    hypothesis="The critic has the reward model's outputs before the end to unlearn, in as many steps as the policy "
+    "has: three times the rate fits sooner, ten times overshoots.",
+    expected={
+        "loss/value": {"3x": "down"},
+        "value/explained_variance": {"3x": "up"},
+        "test/sampled_win_rate": {"3x": "up"},
+    },
 )
 
 ADAM_EPSILON = Detail(

@@ -139,6 +139,62 @@ REWARD_SOURCE = Detail(
     expected={"test/sampled_win_rate": "up", "test/sampled_gold": "up", "test/judge_agreement": "same"},
 )
 
+REWARD_SHAPE = Detail(
+    name="reward_shape",
+    stages=("ppo",),
+    paper="N+ (as scored); PAR (Fu et al. 2025, arXiv 2502.18770); Wang et al. 2024, arXiv 2402.00742",
+    question="Should a score count less the further it is above the reference summary's?",
+    reference="as_scored",
+    variants={
+        "as_scored": Variant(reward.as_scored, "a point of score counts the same everywhere"),
+        "sigmoid_over_reference": Variant(
+            reward.sigmoid_over_reference, "the probability of beating the post's reference summary"
+        ),
+        "log_sigmoid_over_reference": Variant(
+            reward.log_sigmoid_over_reference, "its logarithm: all that matters is not to be worse"
+        ),
+    },
+    hypothesis="Flat far above the reference, a score that is hacked earns nothing more: less over-optimisation. The "
+    "rewards are smaller beside the same KL penalty, so the policy stays nearer.",
+    expected={"objective/kl": "down", "test/sampled_win_rate": "down"},
+)
+
+LENGTH_PRICE = Detail(
+    name="length_price",
+    stages=("ppo",),
+    paper="not in N+; Singhal et al. 2023, arXiv 2310.03716; DAPO (arXiv 2503.14476, section 3.4)",
+    question="Should length cost reward?",
+    reference="free",
+    variants={
+        "free": Variant(reward.length_is_free, "a response's length costs nothing"),
+        "0.02_per_token": Variant(
+            partial(reward.price_per_token, price=0.02), "0.02 of score for each token: 0.4 at 20 tokens"
+        ),
+        "ramp_from_0.8": Variant(
+            partial(reward.ramp_to_the_limit, start=0.8), "nothing up to 0.8 of the limit, then a line up to 1 (DAPO)"
+        ),
+    },
+    hypothesis="Facts cost tokens: at 0.02 a token a summary leaves out the facts that are worth less.",
+    expected={"test/length": "down", "test/sampled_win_rate": {"0.02_per_token": "down"}},
+)
+
+KL_POSITION = Detail(
+    name="kl_position",
+    stages=("ppo",),
+    paper="N+ section 7 (at each token); RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 3)",
+    question="Should each token pay for its own KL, or the response for all of it at the end?",
+    reference="each_token",
+    variants={
+        "each_token": Variant(reward.each_at_its_token, "a token's KL is subtracted from that token's reward"),
+        "with_the_score": Variant(
+            reward.all_with_the_score, "the response's KL is subtracted from its score, where that is paid"
+        ),
+    },
+    hypothesis="With lambda .95 over 20 tokens the two credit nearly the same; at the end the critic has more to guess "
+    "from the start on.",
+    expected={"objective/kl": "up", "test/sampled_win_rate": "same"},
+)
+
 REWARD_CLIP = Detail(
     name="reward_clip",
     stages=("ppo",),

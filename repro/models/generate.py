@@ -48,7 +48,7 @@ def eager(
             input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
         ).logits
         logits = logprobs.mask_pad_logit(logits, pad, eos)
-        drawn = draw(logits[:, -1].float() / (sampling.temperature + text.TEMPERATURE_EPSILON), uniform[:, t])
+        drawn = draw(scaled(logits, sampling), uniform[:, t])
         tokens[:, t] = sampling.after_eos(drawn, finished, pad)
         drawn_logprob = text.logprob_of(logits, drawn[:, None], sampling.logprob_temperature)[:, 0]
         logprob[:, t] = torch.where(tokens[:, t] == drawn, drawn_logprob, 0.0)
@@ -64,12 +64,14 @@ class Sampling:
     """How responses are sampled.
 
     `temperature` is that of sampling, `logprob_temperature` that of the returned log-probabilities. `after_eos` maps
-    ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response.
+    ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response. `truncate` maps [B, V] logits at the sampling
+    temperature to those that a token is drawn from; the returned log-probabilities are over all tokens all the same.
     """
 
     temperature: float
     logprob_temperature: float
     after_eos: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
+    truncate: Callable[[Tensor], Tensor] = text.every_token
     sampler: Sampler = eager
 
 
@@ -94,6 +96,11 @@ def unwrap_ddp(policy: nn.Module) -> nn.Module:
     """The policy without its DDP wrapper, which would broadcast buffers at every token; other wrappers stay."""
     wrapped = getattr(policy, "wrapped", policy)
     return Learner(wrapped.module, policy.name) if isinstance(wrapped, DistributedDataParallel) else policy
+
+
+def scaled(logits: Tensor, sampling: Sampling) -> Tensor:
+    """[B, T, V] -> [B, V] the last place's logits at the sampling temperature, -inf for what may not be drawn."""
+    return sampling.truncate(logits[:, -1].float() / (sampling.temperature + text.TEMPERATURE_EPSILON))
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -192,7 +199,7 @@ class _Decoder:
         """[B, 1, V] -> draw token `t` of every row and write it, its log-probability and its mask in place."""
         logits = logprobs.mask_pad_logit(logits, self.pad, self.eos)
         uniform = self.uniform.index_select(1, self.t)[:, 0]
-        drawn = draw(logits[:, -1].float() / (self.sampling.temperature + text.TEMPERATURE_EPSILON), uniform)
+        drawn = draw(scaled(logits, self.sampling), uniform)
         token = self.sampling.after_eos(drawn, self.finished, self.pad)
         drawn_logprob = text.logprob_of(logits, drawn[:, None], self.sampling.logprob_temperature)[:, 0]
         self.tokens.index_copy_(1, self.t, token[:, None])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from repro.models.scalar_model import ScalarModel, trunk_of
 
@@ -38,6 +39,38 @@ def cast_weights(network: nn.Module, weights: str) -> nn.Module:
     for parameter in trunk_of(network).parameters() if isinstance(network, ScalarModel) else network.parameters():
         parameter.data = parameter.data.to(getattr(torch, weights))
     return network
+
+
+def sample_as_trained(accelerator: Accelerator, policy: nn.Module) -> AbstractContextManager:
+    """The sampler computes as the update does."""
+    return cached_autocast(accelerator)
+
+
+def sample_in_bfloat16(accelerator: Accelerator, policy: nn.Module) -> AbstractContextManager:
+    """The sampler computes in bfloat16, whatever the update does."""
+    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def sample_with_int8_weights(accelerator: Accelerator, policy: nn.Module) -> Iterator[None]:
+    """The sampler's matrices are rounded to 8 bits with a scale for each row; afterwards they are as before."""
+    before = {weight: weight.detach().clone() for weight in policy.parameters() if weight.dim() == 2}
+    try:
+        with torch.no_grad():
+            for weight in before:
+                weight.copy_(rounded_to_int8(weight))
+        with cached_autocast(accelerator):
+            yield
+    finally:
+        with torch.no_grad():
+            for weight, value in before.items():
+                weight.copy_(value)
+
+
+def rounded_to_int8(weight: Tensor) -> Tensor:
+    """[rows, columns] -> the nearest of 255 evenly spaced numbers from -max to max of each row."""
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+    return (weight / scale).round() * scale
 
 
 def cached_autocast(accelerator: Accelerator) -> AbstractContextManager:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from repro.errors import UserError
 from repro.models import ranks, wrapping
 from repro.models.generate import Sampling
+from repro.ops import text
 
 GPU_MEMORY_UTILIZATION = 0.3  # of the GPU, which vLLM reserves for its weights and its KV cache
 LOWEST_LOGIT_BIAS = -100.0
@@ -61,6 +62,8 @@ def _network(policy: nn.Module, sampling: Sampling) -> nn.Module:
         raise UserError(
             "vLLM takes log-probabilities at the sampling temperature, and this arm does not; set sampler=static"
         )
+    if sampling.truncate is not text.every_token:
+        raise UserError("sampler=vllm draws from all tokens, and this arm does not; set sampler=static")
     if hasattr(network, "peft_config"):
         raise UserError("sampler=vllm loads full weights, and this arm trains an adapter; set sampler=static")
     return network

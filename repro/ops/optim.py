@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of the base rate at the start of step k of K, k = 0 to K - 1."""
+"""Learning-rate schedules, the factor of the base rate at the start of step k of K, k = 0 to K - 1; when a batch is done."""
 
 import math
 
@@ -37,3 +37,23 @@ def constant(step: int, steps: int) -> float:
     Stands where `linear_to_zero` may; `step` and `steps` are not read. Source: InstructGPT, appendix C.4.
     """
     return 1.0
+
+
+def all_epochs(kl: float) -> bool:
+    """A batch is done when all of its epochs are: never before.
+
+    Stands where `past_a_limit` may; `kl` is not read.
+    """
+    return False
+
+
+def past_a_limit(kl: float, limit: float) -> bool:
+    """A batch is done as soon as the policy has moved further than a limit from the one that sampled it.
+
+    Args:
+        kl: KL(old, new) that the last optimizer step started from, in nats per token.
+        limit: in the same unit; infinite, this is `all_epochs`.
+
+    Source: Spinning Up (Achiam 2018), PPO's `target_kl`. Departure: it looks before a step, this after it.
+    """
+    return kl > limit

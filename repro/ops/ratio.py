@@ -1,5 +1,6 @@
 """The ratio of a response's probability under the policy to that when it was sampled: of which unit, and how far it may go."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -128,3 +129,39 @@ def dual_clip(loss: PerToken, advantage: PerToken, limit: float) -> PerToken:
     Source: Ye et al. 2020, arXiv 1912.09729, equation 3.
     """
     return torch.where(advantage < 0, torch.minimum(loss, -limit * advantage), loss)
+
+
+# ---------------------------------------------------------------------------------------------- another sampler than trainer
+
+
+def uncorrected(gap: PerToken) -> PerToken:
+    """Every token weighs 1, whatever the sampler thought of it.
+
+    Stands where `truncated_weight` may; of `gap` the shape is read.
+    """
+    return torch.ones_like(gap)
+
+
+def truncated_weight(gap: PerToken, limit: float) -> PerToken:
+    """How much likelier a token was under the trainer's policy than under the sampler's, at most a limit.
+
+    min(exp(log p_old - log p_sampler), c)
+
+    Args:
+        gap: [episodes, tokens] log p_old - log p_sampler of the sampled token, without a gradient.
+        limit: c; 1 is reached where sampler and trainer agree.
+
+    Source: truncated importance sampling (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training"); Qi et al. 2025, arXiv 2510.26788.
+    """
+    return gap.exp().clamp(max=limit)
+
+
+def masked_weight(gap: PerToken, limit: float) -> PerToken:
+    """1 where trainer and sampler agree to a factor, 0 where they do not.
+
+    1 where 1 / c <= exp(log p_old - log p_sampler) <= c,  0 elsewhere
+
+    Arguments as in `truncated_weight`. Source: IcePop (2025); Qi et al. 2025, arXiv 2510.26788.
+    """
+    return (gap.abs() <= math.log(limit)).to(gap.dtype)

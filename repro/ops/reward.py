@@ -59,6 +59,82 @@ def clip_score(score: PerEpisode, limit: float) -> PerEpisode:
     return score.clamp(-limit, limit)
 
 
+# ---------------------------------------------------------------------------------------------- its shape and its price
+
+
+def as_scored(score: PerEpisode, of_references: Callable[[], PerEpisode]) -> PerEpisode:
+    """The score as the reward model gives it.
+
+    Stands where `sigmoid_over_reference` may; `of_references` is not read.
+    """
+    return score
+
+
+def sigmoid_over_reference(score: PerEpisode, of_references: Callable[[], PerEpisode]) -> PerEpisode:
+    """The reward model's probability that the response beats the post's reference: between 0 and 1, and flat far above it.
+
+    sigmoid(s - s_ref)
+
+    Args:
+        score: [episodes] s.
+        of_references: computes s_ref, [episodes]: another pass of the reward model, made only where it is asked for.
+
+    Source: PAR (Fu et al. 2025, arXiv 2502.18770, equation 6).
+    """
+    return torch.sigmoid(score - of_references())
+
+
+def log_sigmoid_over_reference(score: PerEpisode, of_references: Callable[[], PerEpisode]) -> PerEpisode:
+    """The logarithm of that probability: at most 0, a straight line far below the reference.
+
+    log sigmoid(s - s_ref)
+
+    Arguments as in `sigmoid_over_reference`. Source: Wang et al. 2024, arXiv 2402.00742, equation 5. Departure: theirs is over
+    a quantile of the SFT policy's scores.
+    """
+    return torch.nn.functional.logsigmoid(score - of_references())
+
+
+def length_is_free(score: PerEpisode, length: PerEpisode, most: int) -> PerEpisode:
+    """The score, whatever the response's length.
+
+    Stands where `price_per_token` may; `length` and `most` are not read.
+    """
+    return score
+
+
+def price_per_token(score: PerEpisode, length: PerEpisode, most: int, price: float) -> PerEpisode:
+    """The score, less a price for each token.
+
+    s - c length
+
+    Args:
+        score: [episodes] s.
+        length: [episodes] tokens of each response, its end of text included.
+        most: M, the most tokens that a response can have.
+        price: c, in the score's unit.
+
+    `most` is not read. Source: Singhal et al. 2023, arXiv 2310.03716, section 4 (reward shaping against length).
+    """
+    return score - price * length
+
+
+def ramp_to_the_limit(score: PerEpisode, length: PerEpisode, most: int, start: float) -> PerEpisode:
+    """The score, less up to 1 for a response that comes near the limit.
+
+    s - max(length - start M, 0) / (M - start M)
+
+    Args:
+        score: [episodes] s.
+        length: [episodes] tokens of each response, its end of text included.
+        most: M, the most tokens that a response can have.
+        start: where the price begins, as a fraction of the limit, below 1.
+
+    Source: DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13: start 0.8).
+    """
+    return score - (length - start * most).clamp(min=0) / ((1 - start) * most)
+
+
 def score_after_eos(
     score: PerEpisode, last: TokenIndex, shape: tuple[int, ...]
 ) -> Float[Tensor, "{shape[0]} {shape[1]}"]:
@@ -198,6 +274,29 @@ def kl_penalised_reward(score: PerToken, kl_cost: PerToken, mask: TokenMask) -> 
     Source: Ziegler et al. 2019, equation 2; N+ section 7.
     """
     return score - masked.keep(kl_cost, mask)
+
+
+def each_at_its_token(score: PerEpisode, kl_cost: PerToken, mask: TokenMask) -> tuple[PerEpisode, PerToken]:
+    """Every token pays for its own KL: score and cost as they are.
+
+    Stands where `all_with_the_score` may; `mask` is not read. Source: Ziegler et al. 2019; N+ section 7.
+    """
+    return score, kl_cost
+
+
+def all_with_the_score(score: PerEpisode, kl_cost: PerToken, mask: TokenMask) -> tuple[PerEpisode, PerToken]:
+    """The whole response's KL is taken from its score, and no token pays for its own.
+
+    s - sum_t beta KL_t,  and 0 at every token
+
+    Args:
+        score: [episodes] s.
+        kl_cost: [episodes, tokens] beta KL; NaN too where the mask is false.
+        mask: [episodes, tokens] the response's tokens.
+
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 3: the response as one action).
+    """
+    return score - masked.keep(kl_cost, mask).sum(1), torch.zeros_like(kl_cost)
 
 
 def fixed_coefficient(coefficient: float, kl: float, episodes: int) -> float:

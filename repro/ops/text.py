@@ -155,6 +155,39 @@ def kl_of(
     return (logprob.exp() * apart).sum(-1)
 
 
+def every_token(logits: Float[Tensor, "texts vocabulary"]) -> Float[Tensor, "texts vocabulary"]:
+    """Every token may be drawn: `logits`, [texts, vocabulary], as they are."""
+    return logits
+
+
+def top_k(logits: Float[Tensor, "texts vocabulary"], count: int) -> Float[Tensor, "texts vocabulary"]:
+    """Only the likeliest tokens may be drawn; the others have a logit of -inf.
+
+    Args:
+        logits: [texts, vocabulary] at the sampling temperature.
+        count: how many remain; of equal ones all.
+
+    Source: Fan et al. 2018, arXiv 1805.04833.
+    """
+    least = logits.topk(min(count, logits.shape[-1]), -1).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def top_p(logits: Float[Tensor, "texts vocabulary"], mass: float) -> Float[Tensor, "texts vocabulary"]:
+    """Only the fewest tokens that have a probability mass together may be drawn; the others have a logit of -inf.
+
+    Args:
+        logits: [texts, vocabulary] at the sampling temperature.
+        mass: above 0; at 1 or more every token remains.
+
+    Source: nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751).
+    """
+    ordered, index = logits.sort(-1, descending=True)
+    probability = ordered.softmax(-1)
+    drop = probability.cumsum(-1) - probability >= mass  # of what stands before a token; the first is never dropped
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
+
+
 def from_sampler(sampled: PerToken) -> PerToken:
     """The old log-probabilities of the ratio, as the sampler computed them in its decoding steps.
 

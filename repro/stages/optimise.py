@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -22,18 +23,31 @@ if TYPE_CHECKING:
 MicroBatch = TypeVar("MicroBatch")
 
 
-def adamw(networks: Iterable[nn.Module], learning_rate: float, pick: Pick) -> Optimizer:
-    """AdamW over the trainable weights of all networks; a shared weight enters once (N+ details 9, 10 and 20)."""
-    trained = dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
+def adamw(
+    networks: Iterable[nn.Module], learning_rate: float, pick: Pick, factors: Iterable[float] = repeat(1.0)
+) -> Optimizer:
+    """AdamW over the trainable weights of all networks; a shared weight enters once (N+ details 9, 10 and 20).
+
+    `factors` multiply the learning rate of each network; those with the same one are one group.
+    """
+    trained: dict[nn.Parameter, float] = {}
+    for network, factor in zip(networks, factors):
+        for weight in network.parameters():
+            if weight.requires_grad:
+                trained.setdefault(weight, factor)
+    groups = [
+        {"params": [p for p, own in trained.items() if own == factor], "factor": factor}
+        for factor in dict.fromkeys(trained.values())
+    ]
     # Fused, since the default launches a dozen kernels per weight on a CPU.
     return pick(d.ADAM_FLAVOUR)(
-        list(trained), lr=learning_rate, eps=pick(d.ADAM_EPSILON), weight_decay=pick(d.WEIGHT_DECAY), fused=True
+        groups, lr=learning_rate, eps=pick(d.ADAM_EPSILON), weight_decay=pick(d.WEIGHT_DECAY), fused=True
     )
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)  # a checkpoint of before there were factors has none
 
 
 def step(

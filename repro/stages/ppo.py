@@ -1,8 +1,7 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
 `ppo_setup.py` constructs what the phases share, `ppo_batches.py` splits an optimizer step into micro-batches, and
-`ppo_metrics.py` measures. Left out of published variants, since the paper's code has neither: early stopping on the KL, and
-a learning rate of the critic's own.
+`ppo_metrics.py` measures.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from repro import details as d
 from repro import record
 from repro.detail import Pick
-from repro.models import critics, generate, logprobs, mixed_precision, modes, padding, pretrained, scoring, starts
+from repro.models import critics, generate, logprobs, modes, padding, pretrained, scoring, starts
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
@@ -53,10 +52,12 @@ def train(context: StageContext) -> None:
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
         # 4. Several epochs over minibatches, an optimizer step each.
-        steps = []
+        steps, has_moved_enough = [], pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(rows)):
             steps.append(ppo_step(run, *minibatch, coefficients))
             training.average.update_parameters(networks.policy.network)
+            if has_moved_enough(steps[-1]["policy/approx_kl"]):
+                break
         # 5. Log metrics, and trace a few episodes token by token.
         metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
@@ -103,7 +104,7 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     trimmed = padding.trim_left(query, pad)
-    with mixed_precision.cached_autocast(run.accelerator):
+    with pick(d.SAMPLER_PRECISION)(run.accelerator, networks.policy):
         response, sampler_logprob = generate.sample(networks.policy, trimmed, uniform, run.sampling, eos, pad)
     last_token, has_eos = text.last_token(response, eos)
     truncated = text.truncate_after_eos(response, eos, pad)
@@ -143,14 +144,15 @@ def targets(
         corrected = partial(whiten, correction=pick(d.WHITEN_MOMENTS))
         return pick(d.WHITEN_SCOPE)(whiten=corrected, values=values, mask=mask, micro_batch=micro_batch, reduce=reduce)
 
+    length, limit = r.last_token + 1.0, r.response.shape[1]
     score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)  # [B]
-    kl = pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
-    reward = kl_penalised_reward(
-        pick(d.SCORE_POSITION)(score, r.last_token, kl.shape), kl_coefficient * kl, r.token_mask
-    )
+    score = pick(d.LENGTH_PRICE)(score, length, limit)
+    kl_cost = kl_coefficient * pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
+    paid, kl_cost = pick(d.KL_POSITION)(score, kl_cost, r.token_mask)
+    reward = kl_penalised_reward(pick(d.SCORE_POSITION)(paid, r.last_token, kl_cost.shape), kl_cost, r.token_mask)
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value, gamma = masked.keep(r.value, r.value_mask), pick(d.GAMMA)
-    lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
+    lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), length)
     advantage, returns = pick(d.ADVANTAGE)(reward=reward, value=value, gamma=gamma, lam=lam)  # [B, R] each
     returns = pick(d.CRITIC_LAMBDA)(reward, returns, gamma)
     advantage, returns = pick(d.BASELINE).estimate(
@@ -225,6 +227,7 @@ def ppo_loss(
         beta=coefficients.sampler,
     )
     policy_loss = pick(d.DUAL_CLIP)(policy_loss, target.advantage)
+    policy_loss = policy_loss * pick(d.SAMPLER_CORRECTION)(old_logprob - masked.keep(r.sampler_logprob, r.token_mask))
     clipped_value = pick(d.VALUE_CLIP)(value, old_value)
     value_loss = loss.value_loss(value, clipped_value, target.returns, pick(d.VALUE_LOSS))
     kl = pick(d.KL_PLACEMENT).in_loss(logprob=logprob, ref_logprob=ref_logprob, log_ratio=token_log_ratio)

@@ -9,14 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from repro import details as d
 from repro.detail import Pick
 from repro.models import critics, generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
-from repro.stages import evaluate, optimise
+from repro.stages import evaluate, optimise, ppo_rewards
 from repro.stages.checkpoint import RandomState
 from repro.stages.corpus import Corpus, column
 from repro.stages.episodes import EpisodeTraces
@@ -82,9 +81,6 @@ class Batch:
     posts: Dataset  # of the real rows
 
 
-RewardSource = Callable[[Rollout, "Dataset"], Rollout]  # (episodes, their posts) -> the episodes with their final score
-
-
 @dataclass(frozen=True)
 class Training:
     """What the loop needs beside a `Run`: data, random number generators, validation and traces."""
@@ -96,7 +92,7 @@ class Training:
     sampling_rng: torch.Generator
     minibatch_rng: torch.Generator
     sft_texts: Callable[[int], Tensor]
-    reward: RewardSource
+    reward: ppo_rewards.Reward
     average: nn.Module  # of the policy's weights, over optimizer steps
     validation: evaluate.Validation
     traces: EpisodeTraces
@@ -119,7 +115,7 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     )
     text_rng = context.generator("texts")
     average = pick(d.WEIGHT_AVERAGE)(run.networks.policy.network)
-    reward = REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus)
+    reward = ppo_rewards.reward_of_episodes(pick, corpus, run.networks.reward_model, scale.rollout_batch)
     validation = evaluate.Validation(run.networks, corpus, context)
     traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
     stateful = {
@@ -190,7 +186,7 @@ def load_run(context: StageContext) -> Run:
     learners, optimizer = wrapping.prepare_for_training(
         context.accelerator,
         wrapping.Learners(policy=policy, critic=critic),
-        optimise.adamw([policy, critic], scale.ppo_learning_rate, pick),
+        optimise.adamw([policy, critic], scale.ppo_learning_rate, pick, (1.0, pick(d.CRITIC_LEARNING_RATE))),
     )
     policy, critic = (wrapping.Learner(learners, name) for name in ("policy", "critic"))
     return Run(
@@ -213,6 +209,7 @@ def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
         temperature=temperature,
         logprob_temperature=pick(d.LOGPROB_TEMPERATURE)(temperature),
         after_eos=pick(d.SAMPLING),
+        truncate=pick(d.TRUNCATED_SAMPLING),
         sampler=samplers.sampler_named(sampler),
     )
 
@@ -221,29 +218,6 @@ def sft_text_sampler(corpus: Corpus, generator: torch.Generator) -> Callable[[in
     """A function, count -> [count, T], that draws SFT texts with replacement; for recipes that mix them into PPO."""
     tokens = column(corpus.posts("train"), "query_reference_response_token")
     return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
-
-
-def score_by_reward_model(_: Corpus) -> RewardSource:
-    """The score of an episode is the reward model's, which the rollout already has."""
-    return lambda rollout, posts: rollout
-
-
-def score_by_gold(corpus: Corpus) -> RewardSource:
-    """The score of an episode is its gold score less the mean gold score of the SFT references.
-
-    Subtracting that mean is what `reward_normalisation` does to the reward model's scores (N+ detail 15).
-    """
-    posts = corpus.posts("train")
-    reference_mean = evaluate.gold_grades(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
-
-    def reward(rollout: Rollout, posts: Dataset) -> Rollout:
-        gold = evaluate.rollout_gold_grades(posts, rollout, corpus)["gold"]
-        return replace(rollout, score=torch.tensor(gold.to_numpy() - reference_mean).to(rollout.score))
-
-    return reward
-
-
-REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
 
 
 def minibatches(

@@ -22,8 +22,10 @@ from repro.details import (
     AFTER_EOS,
     CLASHES,
     DETAILS,
+    DROPOUT,
     GAMMA,
     MINIBATCHES,
+    OLD_LOGPROB,
     PPO_EPOCHS,
     PROMPTS,
     WHITEN_ADV,
@@ -377,10 +379,14 @@ def test_a_new_detail_is_refused_where_it_is_not_declared_misspelt_or_in_bad_com
 # for every variant of every detail that is declared for it, and the numbers that it leaves for the next stage are
 # compared.
 
+# So many steps on a batch that a ratio reaches 3 and the KL to the policy that sampled a limit.
+MANY_STEPS = Recipe().but(PPO_EPOCHS, "8").but(MINIBATCHES, "8").but(ADAM_EPSILON, "1e-8")
 # What all variants of a detail are run beside, since only there they differ.
 COMPANY = {
-    # Many steps on a batch, before a bad token is three times as likely as when it was sampled.
-    "dual_clip": Recipe().but(PPO_EPOCHS, "8").but(MINIBATCHES, "8").but(ADAM_EPSILON, "1e-8"),
+    "dual_clip": MANY_STEPS,
+    "early_stop": MANY_STEPS,
+    # Log-probabilities of the sampler's own leave nothing to correct; dropout makes others differ a lot.
+    "sampler_correction": Recipe().but(OLD_LOGPROB, "recomputed").but(DROPOUT, "on_everywhere"),
     "sampling": Recipe().but(AFTER_EOS, "unmasked"),  # what follows the end is masked otherwise
 }
 # Variants that are the same here, whatever they are run beside, and where a test tells them apart.

@@ -1,6 +1,7 @@
 """Samplers: whatever the cache and its shapes, the same numbers draw the same tokens with the same log-probabilities."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -38,7 +39,9 @@ def both(network, how, rows=8, tokens=6, pad=PAD):
 
 
 @pytest.mark.parametrize(
-    "how", [HOW, GOING_ON, replace(HOW, logprob_temperature=1.0)], ids=["stop", "go_on", "measured_at_1"]
+    "how",
+    [HOW, GOING_ON, replace(HOW, logprob_temperature=1.0), replace(HOW, truncate=partial(text.top_p, mass=0.5))],
+    ids=["stop", "go_on", "measured_at_1", "top_p"],
 )
 @pytest.mark.parametrize("end_logit", [-1e3, 2.0, 1e3])
 @pytest.mark.parametrize("tokens", [1, 2, 9])
@@ -46,6 +49,14 @@ def test_a_fixed_cache_draws_the_same_tokens_with_the_same_logprobs(how, end_log
     (tokens_e, logprob_e), (tokens_s, logprob_s) = both(tiny.policy(0, end_logit), how, tokens=tokens)
     assert torch.equal(tokens_e, tokens_s)
     torch.testing.assert_close(logprob_s, logprob_e, atol=1e-5, rtol=0)
+
+
+def test_of_one_token_that_may_be_drawn_each_response_is_the_likeliest_and_its_logprob_is_over_all_tokens():
+    network, how = tiny.policy(0), replace(GOING_ON, truncate=partial(text.top_k, count=1))
+    (drawn, logprob), _ = both(network, how)
+    (again, _), _ = both(network, replace(how, temperature=1e-4))
+    assert torch.equal(drawn, again)
+    assert (logprob < 0).all()
 
 
 def test_positions_counted_from_the_mask_are_the_same_over_a_fixed_cache():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
@@ -572,3 +573,25 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
 def test_a_shape_that_is_none_is_refused_with_an_example(shape):
     with pytest.raises(UserError, match="gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE"):
         pretrained.initialise_policy(shape, VOCABULARY, 32, 0)
+
+
+def test_a_sampler_with_rounded_weights_leaves_the_policys_as_they_were():
+    network, accelerator = policy(0), Accelerator(cpu=True)
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    with mixed_precision.sample_with_int8_weights(accelerator, network):
+        inside = {name: weight.clone() for name, weight in network.state_dict().items()}
+    matrices = [name for name, weight in network.named_parameters() if weight.dim() == 2]
+    for name, weight in before.items():
+        step = weight.abs().amax(-1, keepdim=True) / 127
+        assert ((inside[name] - weight).abs() <= step / 2 + 1e-7).all()
+        assert torch.equal(inside[name], weight) != (name in matrices), name
+    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+
+
+def test_a_row_rounded_to_eight_bits_has_at_most_255_values_and_keeps_its_extremes_and_its_zeros():
+    weight = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    weight[0] = 0.0
+    rounded = mixed_precision.rounded_to_int8(weight)
+    assert all(len(row.unique()) <= 255 for row in rounded)
+    assert rounded[0].abs().sum() == 0
+    torch.testing.assert_close(rounded.abs().amax(1), weight.abs().amax(1))

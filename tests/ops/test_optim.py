@@ -1,10 +1,12 @@
 """Learning-rate schedules at their ends and in the middle."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.ops.optim import constant, cosine_to_zero, linear_to_zero
+from repro.ops.optim import all_epochs, constant, cosine_to_zero, linear_to_zero, past_a_limit
 
 
 def test_the_linear_schedule_starts_at_one_and_ends_one_step_above_zero():
@@ -39,3 +41,9 @@ def test_the_cosine_is_as_far_above_the_line_as_it_is_below_it_the_same_way_from
     step %= steps
     above = cosine_to_zero(step, steps) - linear_to_zero(step, steps)
     assert above == pytest.approx(linear_to_zero(steps - step, steps) - cosine_to_zero(steps - step, steps), abs=1e-12)
+
+
+@given(st.floats(0, 10))
+def test_a_batch_ends_early_past_the_limit_and_never_where_there_is_none(kl):
+    assert past_a_limit(kl, limit=1.0) == (kl > 1.0)
+    assert past_a_limit(kl, limit=math.inf) == all_epochs(kl) is False

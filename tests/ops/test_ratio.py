@@ -93,3 +93,27 @@ def test_a_clipped_weight_has_the_policy_gradient_of_every_token_times_its_weigh
     ratios = logprob - logprob.detach() + log_ratio
     loss.clipped_weight(logprob, ratios, tensor([2.0]), 0.2).sum().backward()
     torch.testing.assert_close(logprob.grad, tensor([-2.0 * weight]))
+
+
+# ----------------------------------------------------------------------------- another sampler than trainer
+
+
+def test_where_sampler_and_trainer_agree_every_weight_is_one():
+    agree = torch.zeros(2, 3)
+    for weight in (ratio.uncorrected(agree), ratio.truncated_weight(agree, 2.0), ratio.masked_weight(agree, 2.0)):
+        assert weight.tolist() == [[1.0] * 3] * 2
+
+
+def test_a_token_that_the_sampler_thought_too_likely_or_too_unlikely_weighs_less_or_not_at_all():
+    gap = tensor([math.log(3), math.log(1.5), math.log(0.75), math.log(0.25)])
+    torch.testing.assert_close(ratio.truncated_weight(gap, 2.0), tensor([2.0, 1.5, 0.75, 0.25]))
+    assert ratio.masked_weight(gap, 2.0).tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
+@given(st.lists(st.floats(0.0625, 1, width=32), min_size=2, max_size=5))
+def test_truncated_weights_are_right_on_average_where_none_is_truncated(sampler):
+    # E_sampler[w f] = E_trainer[f]: with weights p / q under samples of q.
+    q = torch.tensor(sampler) / sum(sampler)
+    p, f = q.flip(0), torch.arange(len(sampler)).float()
+    weight = ratio.truncated_weight((p.log() - q.log())[None], math.inf)[0]
+    torch.testing.assert_close((q * weight * f).sum(), (p * f).sum(), atol=1e-4, rtol=1e-4)

@@ -268,3 +268,37 @@ def test_a_k3_that_is_weighted_by_the_ratio_is_k3_at_the_first_step_and_its_grad
     (wanted,) = torch.autograd.grad(expected_kl, logits, retain_graph=True)
     (got,) = torch.autograd.grad((weighted * 0.5).sum(), logits)
     torch.testing.assert_close(got, wanted)
+
+
+# ----------------------------------------------------------------------------- shape, length, and where the KL is paid
+
+
+def test_a_score_over_the_reference_is_the_probability_of_beating_it_or_its_logarithm():
+    # 2 above, equal, 2 below: sigmoid(2) = 0.880797, 0.5, 0.119203.
+    score, references = torch.tensor([3.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, 1.0])
+    chances = torch.tensor([0.880797, 0.5, 0.119203])
+    torch.testing.assert_close(reward.sigmoid_over_reference(score, lambda: references), chances)
+    torch.testing.assert_close(reward.log_sigmoid_over_reference(score, lambda: references), chances.log())
+    assert reward.as_scored(score, lambda: pytest.fail("asked for the references")) is score
+
+
+def test_length_costs_by_the_token_or_near_the_limit():
+    # Ten tokens are the limit and the ramp begins at 8: 0, half way, all of it.
+    score, length = torch.zeros(3), torch.tensor([8.0, 9.0, 10.0])
+    torch.testing.assert_close(reward.price_per_token(score, length, 10, 0.02), torch.tensor([-0.16, -0.18, -0.2]))
+    torch.testing.assert_close(reward.ramp_to_the_limit(score, length, 10, 0.8), torch.tensor([0.0, -0.5, -1.0]))
+    assert reward.price_per_token(score, length, 10, 0.0).tolist() == reward.length_is_free(score, length, 10).tolist()
+
+
+def test_a_response_pays_the_same_kl_with_its_score_as_token_by_token():
+    score, cost = torch.tensor([1.0, 2.0]), torch.tensor([[0.1, 0.2, torch.nan], [0.3, torch.nan, torch.nan]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    paid, left = reward.all_with_the_score(score, cost, mask)
+    torch.testing.assert_close(paid, torch.tensor([0.7, 1.7]))
+    assert left.abs().sum() == 0
+    last = torch.tensor([1, 0])
+    totals = [
+        reward.kl_penalised_reward(reward.score_after_eos(s, last, (2, 3)), c, mask).sum(1)
+        for s, c in ((paid, left), reward.each_at_its_token(score, cost, mask))
+    ]
+    torch.testing.assert_close(*totals)

@@ -193,3 +193,26 @@ def test_a_response_that_is_the_whole_text_is_all_that_is_not_padding(lengths):
     ids = torch.where(torch.arange(6) < length[:, None], 5, PAD)
     assert torch.equal(text.response_only(ids, length, PAD), text.whole_text(ids, length, PAD))
     assert text.whole_text(ids, length, PAD).sum(1).tolist() == lengths
+
+
+# ----------------------------------------------------------------------------- which tokens may be drawn
+
+
+def test_the_likeliest_tokens_that_have_the_mass_together_may_be_drawn():
+    # Probabilities 0.1, 0.5, 0.15, 0.25: 0.5 + 0.25 reach 0.7, and 0.5 alone reaches 0.5.
+    logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
+    drawn = {mass: text.top_p(logits, mass).isfinite().tolist() for mass in (0.1, 0.5, 0.7, 0.8, 1.0)}
+    assert drawn[0.1] == drawn[0.5] == [[False, True, False, False]]
+    assert drawn[0.7] == [[False, True, False, True]]
+    assert drawn[0.8] == [[False, True, True, True]]
+    assert drawn[1.0] == [[True, True, True, True]]
+    assert text.top_k(logits, 2).isfinite().tolist() == [[False, True, False, True]]
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=6))
+def test_what_may_be_drawn_keeps_its_logit_and_all_of_the_mass_or_of_the_tokens_is_every_token(values):
+    logits = torch.tensor([values])
+    for kept in (text.top_p(logits, 0.5), text.top_k(logits, 1)):
+        assert torch.equal(kept[kept.isfinite()], logits[kept.isfinite()]) and kept.isfinite().any()
+    assert torch.equal(text.top_p(logits, 1.1), text.every_token(logits))
+    assert torch.equal(text.top_k(logits, len(values) + 3), logits)

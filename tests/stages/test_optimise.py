@@ -86,6 +86,14 @@ def test_every_network_is_trained_at_the_rate_that_is_set():
         assert network.weight.item() == pytest.approx(old * (1 - 0.01 * 0.01) - 0.01, abs=1e-5)
 
 
+def test_networks_of_one_factor_are_one_group_and_each_has_its_own_rate():
+    networks = [nn.Linear(1, 1, bias=False) for _ in range(3)]
+    optimizer = optimise.adamw(networks, 0.1, pick(), (1.0, 3.0, 1.0))
+    optimise.set_learning_rate(optimizer, 0.01)
+    assert [(group["lr"], len(group["params"])) for group in optimizer.param_groups] == [(0.01, 2), (0.03, 1)]
+    assert len(adamw(networks).param_groups) == 1
+
+
 # ----------------------------------------------------------------------------- steps
 
 

@@ -14,7 +14,7 @@ from repro.data import embedded
 from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.models import critics, forward_pass, logprobs, modes, pretrained, ranks
 from repro.ops.masked import one_rank
-from repro.stages import optimise, ppo, ppo_batches, ppo_setup
+from repro.stages import optimise, ppo, ppo_batches, ppo_rewards
 from repro.stages.corpus import Corpus
 from repro.stages.ppo_setup import KLCoefficients
 from repro.types import Rollout, Targets
@@ -885,7 +885,7 @@ def paid_by_gold(corpus, texts, ended=True):
     response = torch.tensor([row + [corpus.pad] * (room - len(row)) for row in tokens])
     last = (response == corpus.eos).int().argmax(1)
     made = made_up_rollout(last.tolist(), [ended] * len(texts), tokens=room)
-    return ppo_setup.REWARD_SOURCES["gold"](corpus)(replace(made, response=response), corpus.posts("train")).score
+    return ppo_rewards.REWARD_SOURCES["gold"](corpus)(replace(made, response=response), corpus.posts("train")).score
 
 
 def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_what_the_gold_score_takes(tiny_run):
@@ -906,7 +906,7 @@ def test_paid_by_gold_the_references_earn_nothing_in_the_mean_and_a_lie_costs_wh
 
 
 def test_unless_a_recipe_says_so_episodes_are_paid_the_reward_models_score(tiny_run):
-    assert ppo_setup.REWARD_SOURCES["reward_model"](Corpus(tiny_run["data"]))(AWKWARD, None) is AWKWARD
+    assert ppo_rewards.REWARD_SOURCES["reward_model"](Corpus(tiny_run["data"]))(AWKWARD, None) is AWKWARD
 
 
 def test_the_first_pass_of_every_update_starts_at_ratio_one(tiny_scale, run_stage):

@@ -1,0 +1,68 @@
+"""The score of an episode: who gives it, and in which shape it enters PPO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repro import details as d
+from repro.detail import Pick
+from repro.models import scoring
+from repro.stages import evaluate
+from repro.stages.corpus import Corpus, column
+from repro.types import Rollout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Reward = Callable[[Rollout, "Dataset"], Rollout]  # (episodes, their posts) -> the episodes with their final score
+
+
+def reward_of_episodes(pick: Pick, corpus: Corpus, reward_model: nn.Module, batch: int) -> Reward:
+    """The arm's reward: the score of its source, in its shape; `batch` texts are scored at once."""
+    source, shape = REWARD_SOURCES[pick(d.REWARD_SOURCE)](corpus), pick(d.REWARD_SHAPE)
+
+    def reward(rollout: Rollout, posts: Dataset) -> Rollout:
+        rollout = source(rollout, posts)
+        of_references = partial(reference_scores, reward_model, posts, corpus.pad, batch)
+        return replace(rollout, score=shape(rollout.score, of_references))
+
+    return reward
+
+
+def score_by_reward_model(_: Corpus) -> Reward:
+    """The score of an episode is the reward model's, which the rollout already has."""
+    return lambda rollout, posts: rollout
+
+
+def score_by_gold(corpus: Corpus) -> Reward:
+    """The score of an episode is its gold score less the mean gold score of the SFT references.
+
+    Subtracting that mean is what `reward_normalisation` does to the reward model's scores (N+ detail 15).
+    """
+    posts = corpus.posts("train")
+    reference_mean = evaluate.gold_grades(posts, posts["reference"], np.ones(len(posts)))["gold"].mean()
+
+    def reward(rollout: Rollout, posts: Dataset) -> Rollout:
+        gold = evaluate.rollout_gold_grades(posts, rollout, corpus)["gold"]
+        return replace(rollout, score=torch.tensor(gold.to_numpy() - reference_mean).to(rollout.score))
+
+    return reward
+
+
+REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
+
+
+@torch.no_grad()
+def reference_scores(reward_model: nn.Module, posts: Dataset, pad: int, batch: int) -> Tensor:
+    """[B] the reward model's scores of the posts' reference summaries, `batch` at a time."""
+    device = next(reward_model.parameters()).device
+    ids, lengths = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
+    parts = zip(ids.to(device).split(batch), lengths.to(device).split(batch))
+    return torch.cat([scoring.score(reward_model, texts, tokens, pad) for texts, tokens in parts])
