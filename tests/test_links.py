@@ -66,6 +66,12 @@ def test_what_leads_nowhere_is_found(tmp_path):
     }
 
 
+def test_a_notebook_is_kept_without_what_it_printed():
+    for name in tracked("docs/*.ipynb"):
+        cells = json.loads((ROOT / name).read_text())["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), name
+
+
 @pytest.fixture(scope="module")
 def links():
     """The module that checks the site."""
