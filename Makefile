@@ -4,7 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEER   := .venv-peer
-CODE   := repro tests benchmarks
+CODE   := repro tests benchmarks docs
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
 unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
 unexport FORMAT MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
@@ -26,7 +26,7 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs site fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm sphinx dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
@@ -65,6 +65,9 @@ details: $(READY)  ## list the registry of implementation details; with DETAIL, 
 docs: $(READY)  ## write docs/details.md from the registry
 	@$(PY) -m repro docs
 
+site: $(READY) sphinx  ## build the documentation as a site in site/, run its notebook, and check every link within it (a minute or two)
+	@$(PY) docs/site/build.py
+
 fetch: need-scale $(READY)  ## download the models and data of SCALE from the hub, also for a machine that cannot reach it (TO=folder RELEASED=1 CHECK=1)
 	@$(PY) -m repro fetch $(call quoted,SCALE) $(call options,set,SET) $(call option,to,TO) $(if $(RELEASED),--released) $(if $(CHECK),--check)
 
@@ -85,7 +88,7 @@ test: $(READY)  ## run the tests
 test-detail: need-detail $(READY)  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
 	@$(PY) -m pytest tests --detail $(call quoted,DETAIL) -q --no-header --tb=short -rN -o console_output_style=classic
 
-test-all: $(READY) browser smollm2 slurm  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
+test-all: $(READY) browser smollm2 slurm sphinx  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'
 
 # A kill and its restart take about 17 s of a core; a seed gives the same kills again.
@@ -116,6 +119,10 @@ slurm: $(READY)  ## install what ENGINE=slurm and its tests need, if missing
 	  || { test "$$(id -u)" = 0 && apt-get update -qq \
 	       && apt-get install -qq --yes --no-install-recommends slurmctld slurmd munge slurm-client; } \
 	  || echo 'no SLURM here, and none to be had without root and apt-get: its tests are skipped'
+
+sphinx: $(READY)  ## install what make site needs, if missing
+	@$(PY) -c 'import furo, myst_nb, sphinx_copybutton' 2>/dev/null \
+	  || $(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[site]'
 
 dev: $(READY)  ## install what make lint and make coverage need, if missing
 	@$(PY) -c 'import mypy, pytest_cov' 2>/dev/null \
@@ -158,8 +165,8 @@ lock:  ## pin the newest versions that pyproject.toml allows
 	 .lock-venv/bin/pip freeze --exclude nplus-repro | sed 's/+cpu//') > requirements.lock
 	rm -rf .lock-venv
 
-clean:  ## remove the environment, the cache, the store and the reports
-	rm -rf $(VENV) cache mlflow.db* mlartifacts reports/build
+clean:  ## remove the environment, the cache, the store, the reports and the site
+	rm -rf $(VENV) cache mlflow.db* mlartifacts reports/build site
 
 # The peer's environment: torch first, so that nothing chooses another, and all that both have at the same version.
 $(PEER)/.ready: requirements.lock

@@ -113,6 +113,7 @@ class Recipe:
         return Recipe(tuple(sorted(rest.items())))
 
     def label(self, detail: Detail) -> str:
+        """The label of the variant that this arm has of a detail."""
         return dict(self.choices).get(detail.name, detail.reference)
 
 

@@ -1,7 +1,10 @@
 """What a person types after `make TARGET` reaches the program as it stands, and nothing in it is run."""
 
+import re
+
 import pytest
 
+from tests.paths import ROOT
 from tests.stub_make import called, in_folder
 
 HOSTILE = (
@@ -52,3 +55,10 @@ def test_a_list_is_its_words(word, make):
 def test_what_is_missing_is_said_with_exit_code_2(target, missing, make):
     ended = make(target)
     assert ended.returncode == 2 and f"error: say which {missing}" in ended.stderr and not ended.stdout
+
+
+def test_every_target_is_on_a_page_of_the_documentation():
+    helped = dict(re.findall(r"^([a-z-]+):.*## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = "".join((ROOT / page).read_text() for page in ("docs/commands.md", "CONTRIBUTING.md"))
+    targets = [target for target, text in helped.items() if not text.startswith("install ")]
+    assert len(targets) > 25 and [target for target in targets if not re.search(rf"`make {target}\b", told)] == []

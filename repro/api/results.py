@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from repro.reports.reading.study import Study
 
 SUMMARY = ("difference", "low", "high", "n")  # of the verdicts, those that are numbers
+EPISODE = ["logprob", "ref_logprob", "value", "reward", "advantage", "returns"]
 VERDICT = ["n", "difference", "low", "high", "verdict", "sentence"]
 
 
@@ -82,8 +84,33 @@ class Results:
     def samples(self, arm: str, seed: int) -> pd.DataFrame:
         """Test posts with the summaries of one run's policy: post_id, query, reference, summary, score, length, ended."""
         if (arm, seed) not in self.recorded.samples:
-            raise UserError(f"no samples of {arm} seed {seed} are recorded; there are those of {self._known()}")
+            raise UserError(
+                f"no samples of {arm} seed {seed} are recorded; there are those of {_listed(self.recorded.samples)}"
+            )
         return self.recorded.samples[arm, seed]
+
+    def episodes(self, arm: str, seed: int) -> pd.DataFrame:
+        """Training episodes of one run that were kept token by token: a row per token, and one for the terminal state if any.
+
+        Columns: episode, update, token, logprob, ref_logprob, value, reward, advantage (as in the loss), returns.
+        """
+        import pandas as pd
+
+        from repro.reports.pages.tokens import policy_numbers
+        from repro.reports.reading.episodes import read_traces
+
+        traces = read_traces(self.recorded)
+        if (arm, seed) not in traces:
+            raise UserError(f"no episodes of {arm} seed {seed} are recorded; there are those of {_listed(traces)}")
+        rows = []
+        for each in traces[arm, seed].episodes:
+            numbers = pd.DataFrame(policy_numbers(each["policy"]))[EPISODE]
+            tokens = dict(enumerate(each["policy"]["tokens"]))
+            numbers.insert(0, "token", [tokens.get(place, "") for place in numbers.index])
+            numbers.insert(0, "update", each.get("update"))
+            numbers.insert(0, "episode", each["episode"])
+            rows.append(numbers)
+        return pd.concat(rows, ignore_index=True)
 
     def page(self, folder: Path | str = "") -> Path:
         """Build the study's page with its figures in `folder` (under reports/build/ by default); its index.html."""
@@ -99,14 +126,15 @@ class Results:
         runs = self.recorded.runs
         found = runs.loc[(runs["arm"] == arm) & (runs["seed"] == seed), "run_id"].tolist()
         if not found:
-            raise UserError(f"there is no run of {arm} seed {seed}; there are {self._known()}")
+            raise UserError(f"there is no run of {arm} seed {seed}; there are {_listed(self.recorded.samples)}")
         return Policy(*policy.load(found[0]))
-
-    def _known(self) -> str:
-        return ", ".join(f"{arm} seed {seed}" for arm, seed in self.recorded.samples)
 
     def __str__(self) -> str:
         return "\n".join(self.verdicts["sentence"])
+
+
+def _listed(runs: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{arm} seed {seed}" for arm, seed in runs) or "none"
 
 
 def read_results(detail: Detail | str, scale: str = "mini") -> Results:

@@ -38,15 +38,18 @@ def run_study(
 ) -> Results:
     """Run the study of a detail on this machine's cores or GPUs, and give its results; what the cache has is not run again.
 
-    detail: what the arms differ in, as `details.WHITEN_ADV` or "whiten_adv".
-    scale: the budget; a `Scale` of your own needs a name of its own, since results are recorded under it.
-    seeds: training seeds that all arms share; by default those of the study's file or of the scale.
-    arms: labels of the variants to run beside the reference; by default all.
-    until, looks: "decided" runs more seeds, look by look, until every arm is decided; the looks are numbers of seeds.
-    shared: detail -> label, of choices that all arms make, the reference too.
-    changes: field of the scale -> value.
-    cache: the folder of artefacts; by default REPRO_CACHE, or `cache`.
-    fresh: make cached stages again whose code has changed since.
+    Args:
+        detail: what the arms differ in, as `details.WHITEN_ADV` or "whiten_adv".
+        scale: the budget; a `Scale` of your own needs a name of its own, since results are recorded under it.
+        seeds: training seeds that all arms share; by default those of the study's file or of the scale.
+        arms: labels of the variants to run beside the reference; by default all.
+        until: "decided" runs more seeds, look by look, until every arm is decided.
+        looks: the numbers of seeds at which that is tested.
+        shared: detail -> label, of choices that all arms make, the reference too.
+        changes: field of the scale -> value.
+        cache: the folder of artefacts; by default REPRO_CACHE, or `cache`.
+        fresh: make cached stages again whose code has changed since.
+        progress: whether the progress is shown.
 
     The results are recorded in the MLflow store in use (MLFLOW_TRACKING_URI, or mlflow.db here). UserError for what makes no
     sense; a stage that fails is a warning, and in `Results.failures`: the verdicts are then about what did not.

@@ -20,7 +20,7 @@ Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
 def gae(reward: PerToken, value: PerToken, gamma: float, lam: float | PerEpisode) -> PerToken:
     """Generalised advantage estimation.
 
-    A_t = sum_{l >= 0} (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t,  V = 0 past the last column.
+    A_t = sum_{l >= 0} (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t,  V = 0 past the last column
 
     Args:
         reward: [episodes, tokens] r_t, paid for token t.
