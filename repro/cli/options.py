@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from repro.cli.parser import pairs_of
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
 
 def add_study_options(verb: argparse.ArgumentParser) -> None:
@@ -80,7 +80,6 @@ def common_choices(arguments: argparse.Namespace) -> dict[str, str]:
 
 def choose_engine(arguments: argparse.Namespace, studies):
     """The engine that runs the jobs of the studies: this machine or SLURM."""
-    from repro.detail import nearest
     from repro.engine import launch
     from repro.engine.slurm import engine as slurm
     from repro.engine.slurm.options import FORM

@@ -1,8 +1,8 @@
 """The registry: every detail and check by its name, and the groups in the paper's order."""
 
-from repro.detail import Check, Detail, nearest
+from repro.detail import Check, Detail
 from repro.details import control, data, general, objective, optimisation, ppo, reward_and_kl, reward_model, sft
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
 PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, objective, optimisation, control)  # the paper's order
 
@@ -26,5 +26,5 @@ def find(name: str) -> Detail:
     if name in CHECKS:
         raise UserError(f"{name} is a check, not a choice: every run makes it, and the report of any detail shows it")
     if name not in DETAILS:
-        raise UserError(f"there is no detail {quoted(name)}; {nearest(name, DETAILS)}; make details lists all")
+        raise UserError(f"there is no detail {quoted(name)}; {nearest(name, DETAILS, 'make details lists all')}")
     return DETAILS[name]
