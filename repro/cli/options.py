@@ -106,7 +106,7 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
     for option in ("seeds", "looks", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
-    words += ["--fresh"] if getattr(arguments, "fresh", False) else []
+    words += [f"--{option}" for option in ("fresh", "register") if getattr(arguments, option, False)]
     return shlex.join(words + _set_words(arguments))
 
 

@@ -48,8 +48,8 @@ def build_format(detail: str, scale: str, page: Path, form: str) -> None:
     say(f"{form}: {', '.join(map(str, files))}")
 
 
-def build_and_publish(detail: str, scale: str) -> None:
-    """Build a study's page and the index, and store the page with the study's parent run."""
+def build_and_publish(detail: str, scale: str, register: bool = False) -> None:
+    """Build a study's page and the index, store the page with the study's parent run, and `register` its policies if asked."""
     from repro.tracking.attach import publish_report
 
     with building():
@@ -62,6 +62,10 @@ def build_and_publish(detail: str, scale: str) -> None:
         finally:  # the report is there, whatever became of the store
             _say_verdict(path, verdict)
         say(f"index: {index}", whole=True)
+        if register:
+            with phase("registering the policies"):
+                registered = results.register()
+            say(registered, whole=True)
 
 
 def build_index(root: Path = REPORTS, stored: bool = True) -> int:

@@ -23,6 +23,11 @@ def add_run(verbs) -> None:
     add_study_options(verb)
     add_fresh_option(verb)
     add_engine_options(verb)
+    verb.add_argument(
+        "--register",
+        action="store_true",
+        help="register the final policies in MLflow's model registry, as seed-1 and so on",
+    )
     verb.set_defaults(run=_run)
 
 
@@ -41,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     dag = run_to_verdict(study, cache, engine, command, arguments.fresh)
     print_failures(dag)
     try:
-        build_and_publish(study.detail.name, study.scale.name)
+        build_and_publish(study.detail.name, study.scale.name, arguments.register)
     except UserError as error:
         if not dag.failed:
             raise
