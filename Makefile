@@ -31,11 +31,12 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [FRESH=1]'
+	@echo '            [REGISTER=1]: final policies become versions in the model registry of MLflow, one model for each arm'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.json of a run, to its verdict; repeated, it continues
-	@$(PY) -m repro run $(STUDIED) $(OPTIONS) $(ANEW) $(RUNS)
+ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.json of a run, to its verdict; repeated, it continues (REGISTER=1)
+	@$(PY) -m repro run $(STUDIED) $(OPTIONS) $(ANEW) $(RUNS) $(if $(REGISTER),--register)
 
 plan: need-study $(READY)  ## show what the study of DETAIL would run, what is cached, how long it takes
 	@$(PY) -m repro plan $(STUDIED) $(OPTIONS) $(ANEW)

@@ -3,17 +3,14 @@
 A Check is something that the paper measures rather than chooses; a Clash is a combination of choices that makes no sense.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
-LISTED = 100  # characters of known names that an error lists; of more it lists FEW
-FEW = 3
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
 
 
@@ -134,7 +131,8 @@ class Clash:
         clashes = all(recipe.label(detail) in labels for detail, labels in choices)
         if clashes:
             remedies = [f"{detail.name}={detail.reference}" for detail in (self.other, self.one)]
-            remedies += [f"{detail.name} to another variant than {recipe.label(detail)}" for detail, _ in self.beside]
+            if self.beside:
+                remedies = [", ".join(remedies), f"change {' or '.join(detail.name for detail, _ in self.beside)}"]
             raise UserError(
                 f"{self.one.name}={recipe.label(self.one)} and {self.other.name}={recipe.label(self.other)} make no sense "
                 f"together: {self.why}; set {' or '.join(remedies)}"
@@ -166,14 +164,3 @@ def _no_variant(detail: Detail, label: str) -> str:
 def others(detail: Detail) -> tuple[str, ...]:
     """A detail's labels, without the reference."""
     return tuple(label for label in detail.variants if label != detail.reference)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """For an error message: the known name most similar to a mistyped one, then all known names, or of many the nearest."""
-    names = list(known)
-    close = difflib.get_close_matches(word[:LISTED], names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    if len(listed := ", ".join(names)) <= LISTED:
-        return f"{hint}known: {listed or 'none'}"
-    few = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
-    return f"{hint}known: {', '.join(few)} and {len(names) - len(few)} more"

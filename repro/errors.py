@@ -3,10 +3,14 @@
 The command line prints a UserError's message as one line and exits with code 2.
 """
 
+import difflib
 import errno
 import re
+from collections.abc import Iterable
 
 LONGEST = 40  # characters of a person's word that a message repeats
+LISTED = 100  # characters of known names that an error lists; of more it lists FEW
+FEW = 3
 SENTENCE = 90  # characters of a library's message that ours repeats
 # What a terminal obeys instead of showing it, or cannot encode: control characters, changes of direction, half surrogates.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -53,6 +57,20 @@ def quoted(given: object) -> str:
     """What a person gave, in quotes; of something long the beginning."""
     text = str(given)
     return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
+
+
+def nearest(word: str, known: Iterable[str], where: str = "") -> str:
+    """For an error message: the known name most similar to a mistyped one, then all known names, or of many the nearest.
+
+    `where` says where all of many are listed, as "make details lists all".
+    """
+    names = list(known)
+    close = difflib.get_close_matches(word[:LISTED], names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    if len(listed := ", ".join(names)) <= LISTED:
+        return f"{hint}known: {listed or 'none'}"
+    few = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
+    return f"{hint}known: {', '.join(few)} and {len(names) - len(few)} more{where and f'; {where}'}"
 
 
 def reason(error: BaseException) -> str:

@@ -43,6 +43,7 @@ LONG = (
     "details/test_detail.py",
     "test_contributing.py",
     "models/test_any_model.py",
+    "test_your_own_data.py",
     "test_together.py",
     "engine/test_atlas.py",
     "repro/reports/pages/test_page.py",

@@ -1,13 +1,19 @@
 """Whole studies through the command line: run, run again, rebuilt, interrupted, and taken up."""
 
 import contextlib
+import fcntl
 import io
+import itertools
 import json
 import os
+import pty
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -203,6 +209,39 @@ def test_the_report_is_kept_with_the_study_in_the_store(place):
     assert {"report/index.html", "report/verdict.json", "report/figures", "report/episodes"} <= names
     sentence = json.loads((place / REPORT / "verdict.json").read_text())["arms"]["at_eos"]["sentence"]
     assert sentence in parent.data.tags["mlflow.note.content"]
+
+
+def test_a_terminal_is_never_silent_for_five_seconds_and_no_line_is_wider_than_it(place):
+    """A new store, a stage to run, everything to publish and to build: each phase shows itself, and takes itself back."""
+    shutil.rmtree(max((place / "cache").glob("evaluate-*[0-9a-f]")))
+    code, written = in_terminal(80, place, {"MLFLOW_TRACKING_URI": "sqlite:///terminal.db"}, "run", *WORDS)
+    assert code == 0, written
+    times = [0.0, *(at for at, _ in written)]
+    assert max(later - at for at, later in itertools.pairwise(times)) < 5
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(text for _, text in written))
+    assert told.count("done    evaluate") == 1 and "15 of 16 stages are done" in told
+    for phase in ("reading the study", "opening the MLflow store", "publishing to MLflow", "building the report"):
+        assert f"{phase} 0:00:0" in told, phase
+    path = f"report: {REPORT}/index.html"
+    assert max(len(line.rstrip()) for line in re.split(r"[\r\n]+", told) if line != path) <= 80
+    assert told.splitlines()[-2:] == [path, "index: reports/build/index.html"], (
+        "what a person copies stays in one piece"
+    )
+
+
+def in_terminal(columns, folder, variables, *words):
+    """`python -m repro ...` in a terminal of so many columns: its exit code, and what it wrote, each with its seconds."""
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(folder)
+        unset = {"COLUMNS": "", "LINES": "", "REPRO_CACHE": "", "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, "-m", "repro", *words], os.environ | unset | variables)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    began, written = time.monotonic(), []
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody writes to any more
+        while text := os.read(terminal, 65_536):
+            written.append((time.monotonic() - began, text.decode(errors="replace")))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written
 
 
 # -------------------------------------------------------------------------------------------------- interrupted

@@ -29,9 +29,9 @@ def make(tmp_path):
 
 def test_every_option_of_a_study_reaches_the_program(make):
     words = ["DETAIL=kl_coef", "SCALE=smoke", "SEEDS=1 2", "SET=episodes=512 posts=64", "UNTIL=decided", "LOOKS=4 6"]
-    words += ["ARMS=0 0.2", "WITH=a=b", "FRESH=1", "ENGINE=slurm", "SLURM=p=x t=1"]
+    words += ["ARMS=0 0.2", "WITH=a=b", "FRESH=1", "REGISTER=1", "ENGINE=slurm", "SLURM=p=x t=1"]
     expected = "-m repro run kl_coef --scale smoke --seeds 1 2 --set episodes=512 posts=64 --until decided --looks 4 6"
-    expected += " --arms 0 0.2 --with a=b --fresh --engine slurm --slurm p=x t=1"
+    expected += " --arms 0 0.2 --with a=b --fresh --engine slurm --slurm p=x t=1 --register"
     assert called(make("ablation", *words)) == expected.split()
     assert called(make("ablation", "CONFIG=a b.json")) == ["-m", "repro", "run", "--config", "a b.json"]
 

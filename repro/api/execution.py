@@ -10,6 +10,7 @@ from repro.api import terminal
 from repro.api.terminal import (
     complain,
     joined_numbers,
+    phase,
     say,
     say_study,
     tell_of_outdated_code,
@@ -25,8 +26,9 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
     """
     from repro.study import ablation
 
-    _require_same_looks(study)
     say_study(study, console)
+    with phase("reading the MLflow store", console):
+        _require_same_looks(study)
     say(ablation.source(study.detail.name), console)
     if study.looks:
         return run_until_decided(study, cache, engine, command, fresh, console)
@@ -37,7 +39,8 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
     """Run all arms and seeds of a study; its DAG afterwards."""
     from repro.engine.dag import dag_of
 
-    dag = dag_of(study, cache, fresh)
+    with phase("looking up what is cached", console):
+        dag = dag_of(study, cache, fresh)
     say(
         f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(dag.done)} of {len(dag.jobs)} stages "
         f"are cached; {engine}",
@@ -45,7 +48,8 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
     )
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
-    check_data([study], dag)
+    with phase("checking the data", console):
+        check_data([study], dag)
     cache.mkdir(parents=True, exist_ok=True)
     warn_of_missing_gpu(study.scale, engine, dag)
     execute(study, dag, engine, command, console)
@@ -60,7 +64,8 @@ def run_until_decided(study, cache: Path, engine, command: str, fresh: bool, con
         dag = run_seeds(study.at(look, undecided), cache, engine, command, fresh, console)
         if dag.failed:
             break
-        still = undecided_arms(study)
+        with phase("judging what is decided", console):
+            still = undecided_arms(study)
         undecided = [label for label in undecided if label in still]
         if not undecided:
             break
@@ -131,11 +136,13 @@ def execute(study, dag, engine, command: str, console: Console = terminal.consol
     """Run the remaining jobs of a study, with progress and tracking."""
     if not dag.over:
         engine.prepare()
-    from repro.engine.dag import set_aside
-    from repro.tracking.track import Tracker
+    with phase("opening the MLflow store", console):
+        from repro.engine.dag import set_aside
+        from repro.tracking.track import Tracker
 
-    set_aside(dag)
-    run_jobs(dag, engine, Tracker(study, dag, command), console)
+        set_aside(dag)
+        tracker = Tracker(study, dag, command)
+    run_jobs(dag, engine, tracker, console)
 
 
 def run_jobs(dag, engine, tracker, console: Console = terminal.console) -> None:
@@ -143,16 +150,17 @@ def run_jobs(dag, engine, tracker, console: Console = terminal.console) -> None:
     from repro.api.progress import Progress
     from repro.engine.dag import Dag
 
-    with Progress(dag, engine.workers, console) as progress:
+    try:
+        with Progress(dag, engine.workers, console) as progress:
 
-        def tick(_: Dag) -> None:
-            tracker.update()
-            progress.update(tracker.trouble)
+            def tick(_: Dag) -> None:
+                tracker.update()
+                progress.update(tracker.trouble)
 
-        try:
             engine.run(dag, tick)
-        except BaseException:  # whatever ended it, jobs on a cluster continue
-            print(engine.parting(dag), end="", file=sys.stderr)
-            raise
-        finally:
+    except BaseException:  # whatever ended it, jobs on a cluster continue
+        print(engine.parting(dag), end="", file=sys.stderr)
+        raise
+    finally:
+        with phase("publishing to MLflow", console):
             tracker.close()

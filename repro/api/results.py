@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from repro.reports.reading.study import Study
+    from repro.tracking.registry import Registered
 
 SUMMARY = ("difference", "low", "high", "n")  # of the verdicts, those that are numbers
 EPISODE = ["logprob", "ref_logprob", "value", "reward", "advantage", "returns"]
@@ -128,6 +129,17 @@ class Results:
         if not found:
             raise UserError(f"there is no run of {arm} seed {seed}; there are {_listed(self.recorded.samples)}")
         return Policy(*policy.load(found[0]))
+
+    def register(self) -> Registered:
+        """Register every final policy in MLflow's model registry: a model for each arm, a version for each seed.
+
+        `mlflow.transformers.load_model("models:/whiten_adv-mini-off@seed-1")` loads one. Each version has detail, scale, arm,
+        seed and the arm's verdict as tags. Done again, it adds what is new and no second version of anything.
+        """
+        from repro.tracking import registry
+
+        words = self.verdicts["verdict"].to_dict()
+        return registry.register_policies(self.recorded.detail, self.recorded.scale, words, REPORTS)
 
     def __str__(self) -> str:
         return "\n".join(self.verdicts["sentence"])

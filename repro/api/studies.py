@@ -35,6 +35,7 @@ def run_study(
     cache: Path | str = "",
     fresh: bool = False,
     progress: bool = True,
+    register: bool = False,
 ) -> Results:
     """Run the study of a detail on this machine's cores or GPUs, and give its results; what the cache has is not run again.
 
@@ -49,7 +50,8 @@ def run_study(
         changes: field of the scale -> value.
         cache: the folder of artefacts; by default REPRO_CACHE, or `cache`.
         fresh: make cached stages again whose code has changed since.
-        progress: whether the progress is shown.
+        progress: print what is done, and on a terminal a live table.
+        register: register the final policies in MLflow's model registry, as `Results.register` does.
 
     The results are recorded in the MLflow store in use (MLFLOW_TRACKING_URI, or mlflow.db here). UserError for what makes no
     sense; a stage that fails is a warning, and in `Results.failures`: the verdicts are then about what did not.
@@ -64,7 +66,11 @@ def run_study(
         dag = run_to_verdict(study, folder, launch.local(study.scale), f"run_study({name!r})", fresh, console)
     for job, why in dag.broken.items():
         warnings.warn(f"{job} failed: {why}", stacklevel=2)
-    return replace(read_results(study.detail, study.scale.name), failures=dag.broken)
+    results = replace(read_results(study.detail, study.scale.name), failures=dag.broken)
+    if register:
+        with terminal.phase("registering the policies", console):
+            results.register()
+    return results
 
 
 def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "") -> dict[str, Path]:

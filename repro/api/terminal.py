@@ -1,6 +1,9 @@
-"""The console that verbs print to, formats of durations and numbers, and messages on failed jobs and a corrupt cache."""
+"""The console that verbs print to, its lines for what takes long, and messages on failed jobs and a corrupt cache."""
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -8,17 +11,49 @@ from rich.text import Text
 from repro.errors import printable
 
 console = Console(soft_wrap=not sys.stdout.isatty())
+SILENT_SECONDS = 3.0  # of what takes longer a pipe is told, too
 
 
-def say(text: object, to: Console = console) -> None:
-    """Print a text as it stands: what looks like markup is text, and what a terminal would obey is escaped."""
-    to.print(Text(printable(text)), highlight=False)
+def say(text: object, to: Console = console, whole: bool = False) -> None:
+    """Print a text as it stands: what looks like markup is text, and what a terminal would obey is escaped.
+
+    A `whole` one, such as a path, is not broken at the terminal's edge, so that it can be copied.
+    """
+    to.print(Text(printable(text)), highlight=False, soft_wrap=whole or None)
 
 
 def say_study(study, to: Console = console) -> None:
     """Print a study's detail, scale and question, the line that opens what is said of it."""
     words = printable(f" at scale {study.scale.name}: {study.question}")
     to.print(Text.assemble((study.detail.name, "bold"), words), highlight=False)
+
+
+def is_live(to: Console) -> bool:
+    """Whether a console can take back what it shows: a terminal, and no pipe or file."""
+    return to.is_terminal and not to.is_dumb_terminal
+
+
+@contextmanager
+def phase(doing: str, to: Console = console) -> Iterator[None]:
+    """What is being done, shown with its seconds while the block runs; a pipe gets a line of it where it takes long.
+
+    The spinner turns in a thread of its own, so that a terminal shows life whatever a library does meanwhile.
+    """
+    if is_live(to):
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = SpinnerColumn(), TextColumn("{task.description}", style="dim", markup=False), TimeElapsedColumn()
+        with Progress(*columns, console=to, transient=True, refresh_per_second=4) as shown:
+            shown.add_task(doing)
+            yield
+        return
+    told = threading.Timer(SILENT_SECONDS, say, (f"{doing} ...", to))
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
 
 
 def complain(text: object) -> None:

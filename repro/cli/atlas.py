@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro.api.execution import check_data, run_jobs, warn_of_missing_gpu
 from repro.api.folders import cache_path, require_report_folder, usable_cache_folder
-from repro.api.terminal import duration, print_failures, say, tell_of_outdated_code, warn_of_corrupt_cache
+from repro.api.terminal import duration, phase, print_failures, say, tell_of_outdated_code, warn_of_corrupt_cache
 from repro.cli.options import add_engine_options, add_fresh_option, choose_engine, command_of, scale_changes
 from repro.cli.pages import build_atlas_page, build_index
 from repro.errors import UserError
@@ -28,15 +28,18 @@ def add_atlas(verbs) -> None:
 
 
 def _atlas(arguments: argparse.Namespace) -> int:
-    from repro.engine import atlas, cost
+    with phase("reading the studies"):
+        from repro.engine import atlas, cost
 
-    studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, scale_changes(arguments), cache_path())
+        changes = scale_changes(arguments)
+        studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, changes, cache_path())
     require_report_folder()
     if arguments.page:
         build_atlas_page(studies[0].scale.name)
         return build_index()
     engine, cache = choose_engine(arguments, studies), usable_cache_folder()
-    dag = atlas.dag_of(studies, cache, arguments.fresh)
+    with phase("looking up what is cached"):
+        dag = atlas.dag_of(studies, cache, arguments.fresh)
     remaining = [job for key, job in dag.jobs.items() if key not in dag.done]
     say(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
@@ -47,7 +50,8 @@ def _atlas(arguments: argparse.Namespace) -> int:
     tell_of_outdated_code(dag)
     if arguments.plan:
         return 0
-    check_data(studies, dag)
+    with phase("checking the data"):
+        check_data(studies, dag)
     cache.mkdir(parents=True, exist_ok=True)
     warn_of_missing_gpu(studies[0].scale, engine, dag)
     _run_atlas(studies, dag, engine, command_of(arguments, "atlas", *arguments.details), cache)
@@ -59,11 +63,12 @@ def _atlas(arguments: argparse.Namespace) -> int:
 
 def _run_atlas(studies, dag, engine, command: str, cache: Path) -> None:
     """Run the remaining jobs; an interrupted atlas still gets a page, on the runs that have finished."""
-    from repro.engine.dag import set_aside
-    from repro.tracking.atlas_tracker import AtlasTracker
-    from repro.tracking.store import require_store
+    with phase("opening the MLflow store"):
+        from repro.engine.dag import set_aside
+        from repro.tracking.atlas_tracker import AtlasTracker
+        from repro.tracking.store import require_store
 
-    require_store(cache)
+        require_store(cache)
     set_aside(dag)
     try:
         run_jobs(dag, engine, AtlasTracker(studies, dag, command))

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from repro.cli.source import ROOT, Place, Source
-from repro.detail import Check, Detail, nearest, others
+from repro.detail import Check, Detail, others
 from repro.details import CHECKS, CLASHES, DETAILS, GROUPS
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 from repro.study import ablation
 from repro.study.metrics import METRICS
 
@@ -80,7 +80,9 @@ def _reads() -> dict[str, tuple[Place, ...]]:
 def find(name: str) -> Entry:
     """The entry of that name; a UserError names the nearest when there is none."""
     if name not in entries():
-        raise UserError(f"there is no detail or check {quoted(name)}; {nearest(name, entries())}")
+        raise UserError(
+            f"there is no detail or check {quoted(name)}; {nearest(name, entries(), 'make details lists all')}"
+        )
     return entries()[name]
 
 

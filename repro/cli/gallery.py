@@ -7,8 +7,7 @@ from repro.api.terminal import complain, say
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.cli.parser import positive_integer
 from repro.cli.report import several
-from repro.detail import LISTED
-from repro.errors import UserError, cut
+from repro.errors import LISTED, UserError, cut, nearest
 
 
 def add_gallery(verbs) -> None:
@@ -30,11 +29,14 @@ def _gallery(arguments: argparse.Namespace) -> int:
     built = {page.parent.name for page in index.study_pages(GALLERY).values()}
     found = _recorded(bool(built) and not arguments.studies)
     requested = arguments.studies or sorted(built & found.keys())
-    listed = cut(", ".join(found), LISTED) or "none"
     if unknown := [name for name in requested if name not in found]:
-        raise UserError(f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; it holds {listed}")
+        raise UserError(
+            f"the MLflow store {shown(store_uri())} holds no study {cut(unknown[0])}; {nearest(unknown[0], found)}"
+        )
     if not requested and not built:
-        raise UserError(f"name a study; the MLflow store {shown(store_uri())} holds {listed}")
+        raise UserError(
+            f"name a study; the MLflow store {shown(store_uri())} holds {cut(', '.join(found), LISTED) or 'none'}"
+        )
     if requested:
         _build([found[name] for name in requested], list(found.values()))
     if kept := sorted(built - set(requested)):

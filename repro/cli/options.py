@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from repro.cli.parser import pairs_of
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
 
 def add_study_options(verb: argparse.ArgumentParser) -> None:
@@ -80,7 +80,6 @@ def common_choices(arguments: argparse.Namespace) -> dict[str, str]:
 
 def choose_engine(arguments: argparse.Namespace, studies):
     """The engine that runs the jobs of the studies: this machine or SLURM."""
-    from repro.detail import nearest
     from repro.engine import launch
     from repro.engine.slurm import engine as slurm
     from repro.engine.slurm.options import FORM
@@ -107,7 +106,7 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
     for option in ("seeds", "looks", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
-    words += ["--fresh"] if getattr(arguments, "fresh", False) else []
+    words += [f"--{option}" for option in ("fresh", "register") if getattr(arguments, option, False)]
     return shlex.join(words + _set_words(arguments))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from repro.api.folders import REPORTS
 from repro.api.results import Results, read_results
-from repro.api.terminal import console, say
+from repro.api.terminal import console, phase, say
 
 
 def building() -> AbstractContextManager[None]:
@@ -18,16 +18,26 @@ def building() -> AbstractContextManager[None]:
 
 def build_study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str, Results]:
     """Build a study's page and print its verdict; returns the file, the verdict and the results."""
-    from repro.reports.pages import markup, page
+    path, verdict, results = _study_page(detail, scale, root)
+    _say_verdict(path, verdict)
+    return path, verdict, results
 
-    results = read_results(detail, scale)
-    with building():
-        path = results.page(root / markup.folder(detail, scale))
-    verdict = page.headline(path)
+
+def _study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, str, Results]:
+    """A study's page, built: its file, its verdict and the results."""
+    with phase("building the report"):
+        from repro.reports.pages import markup, page
+
+        results = read_results(detail, scale)
+        with building():
+            path = results.page(root / markup.folder(detail, scale))
+        return path, page.headline(path), results
+
+
+def _say_verdict(path: Path, verdict: str) -> None:
     console.print()
     say(verdict)
-    say(f"report: {path}")
-    return path, verdict, results
+    say(f"report: {path}", whole=True)
 
 
 def build_format(detail: str, scale: str, page: Path, form: str) -> None:
@@ -38,14 +48,24 @@ def build_format(detail: str, scale: str, page: Path, form: str) -> None:
     say(f"{form}: {', '.join(map(str, files))}")
 
 
-def build_and_publish(detail: str, scale: str) -> None:
-    """Build a study's page and the index, and store the page with the study's parent run."""
+def build_and_publish(detail: str, scale: str, register: bool = False) -> None:
+    """Build a study's page and the index, store the page with the study's parent run, and `register` its policies if asked."""
     from repro.tracking.attach import publish_report
 
     with building():
-        path, verdict, results = build_study_page(detail, scale)
-        publish_report(detail, scale, path.parent, verdict, results.summary, results.verdicts["verdict"].to_dict())
-        build_index()
+        path, verdict, results = _study_page(detail, scale)
+        try:
+            words = results.verdicts["verdict"].to_dict()
+            with phase("publishing the report to MLflow"):
+                publish_report(detail, scale, path.parent, verdict, results.summary, words)
+            index = _built_index()
+        finally:  # the report is there, whatever became of the store
+            _say_verdict(path, verdict)
+        say(f"index: {index}", whole=True)
+        if register:
+            with phase("registering the policies"):
+                registered = results.register()
+            say(registered, whole=True)
 
 
 def build_index(root: Path = REPORTS, stored: bool = True) -> int:
@@ -53,23 +73,30 @@ def build_index(root: Path = REPORTS, stored: bool = True) -> int:
 
     Where nothing is `stored`, it has the studies whose pages are in the folder.
     """
-    from repro.cli.source import ROOT, Source
-    from repro.reports.pages import index
-    from repro.tracking.store import store_uri, usable_store
-
-    registered = Source(ROOT).outline()  # without the registry's functions, which need torch
-    with usable_store(), building():
-        say(f"index: {index.build(root, store_uri() if stored else '', registered)}")
+    say(f"index: {_built_index(root, stored)}", whole=True)
     return 0
+
+
+def _built_index(root: Path = REPORTS, stored: bool = True) -> Path:
+    with phase("building the index"):
+        from repro.cli.source import ROOT, Source
+        from repro.reports.pages import index
+        from repro.tracking.store import store_uri, usable_store
+
+        registered = Source(ROOT).outline()  # without the registry's functions, which need torch
+        with usable_store(), building():
+            return index.build(root, store_uri() if stored else "", registered)
 
 
 def build_paper_page(root: Path = REPORTS) -> None:
     """Build the page of the paper's figures beside ours."""
-    from repro.reports.pages import paper
-    from repro.tracking.store import store_uri, usable_store
+    with phase("building the comparison with the paper"):
+        from repro.reports.pages import paper
+        from repro.tracking.store import store_uri, usable_store
 
-    with usable_store():
-        say(f"\ncomparison with the paper: {paper.build(store_uri(), root / 'paper')}")
+        with usable_store():
+            built = paper.build(store_uri(), root / "paper")
+    say(f"\ncomparison with the paper: {built}", whole=True)
 
 
 def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
@@ -77,13 +104,13 @@ def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
     from repro.reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
-    registered = _registered()
     out = root / markup.folder("atlas", scale)
-    with usable_store():
+    with phase("building the atlas"), usable_store():
+        registered = _registered()
         path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
     console.print()
     say(atlas.headline(path))
-    say(f"atlas: {path}")
+    say(f"atlas: {path}", whole=True)
 
 
 def _registered() -> list[dict]:

@@ -10,7 +10,7 @@ from repro.api.terminal import complain, console, say
 from repro.cli.options import add_study_options, common_choices, load_study, scale_changes
 from repro.cli.pages import build_atlas_page, build_format, build_index, build_paper_page, build_study_page
 from repro.cli.parser import episode_number
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
 
 def add_report(verbs) -> None:
@@ -61,7 +61,6 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _known_format(form: str) -> str:
     """The form of a study that --format asks for, or nothing; UserError where there is no such form."""
-    from repro.detail import nearest
     from repro.reports.formats.formats import FORMATS
 
     if form and form not in FORMATS:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from repro.api.execution import run_to_verdict
 from repro.api.folders import require_report_folder, usable_cache_folder
-from repro.api.terminal import complain, print_failures
+from repro.api.terminal import complain, phase, print_failures
 from repro.cli.options import (
     add_engine_options,
     add_fresh_option,
@@ -23,6 +23,11 @@ def add_run(verbs) -> None:
     add_study_options(verb)
     add_fresh_option(verb)
     add_engine_options(verb)
+    verb.add_argument(
+        "--register",
+        action="store_true",
+        help="register the final policies in MLflow's model registry, as seed-1 and so on",
+    )
     verb.set_defaults(run=_run)
 
 
@@ -33,14 +38,15 @@ def add_stage(verbs) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    study = load_study(arguments)
-    engine, command = choose_engine(arguments, [study]), command_of(arguments, "run", *filter(None, [arguments.study]))
-    cache = usable_cache_folder()
+    with phase("reading the study"):
+        study = load_study(arguments)
+        engine = choose_engine(arguments, [study])
+    command, cache = command_of(arguments, "run", *filter(None, [arguments.study])), usable_cache_folder()
     require_report_folder()
     dag = run_to_verdict(study, cache, engine, command, arguments.fresh)
     print_failures(dag)
     try:
-        build_and_publish(study.detail.name, study.scale.name)
+        build_and_publish(study.detail.name, study.scale.name, arguments.register)
     except UserError as error:
         if not dag.failed:
             raise

@@ -55,8 +55,8 @@ def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
 
 _NO_KL = "there is no KL term, so it changes nothing"
 _NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
-_FIRST_STEP = "with one optimizer step per batch every ratio is 1 and every value is the old one, so it changes nothing"
-_NO_CRITIC = "this advantage does not use the critic, so it does not change the policy"
+_FIRST_STEP = "a batch's only step has ratio 1 and old values"
+_NO_CRITIC = "no critic is used"
 
 CLASHES: tuple[Clash, ...] = (
     Clash(
@@ -64,8 +64,7 @@ CLASHES: tuple[Clash, ...] = (
         _but(KL_PLACEMENT, "in_reward"),
         KL_ESTIMATOR,
         others(KL_ESTIMATOR),
-        "kl_estimator is for the KL in the reward, and there is none; the name of kl_placement says which estimator "
-        "the loss uses",
+        "kl_estimator is for the KL in the reward, and there is none",
     ),
     Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "there is no KL term for the coefficient to multiply"),
     Clash(
@@ -94,28 +93,28 @@ CLASHES: tuple[Clash, ...] = (
         ("lora",),
         CRITIC_TRUNK,
         ("shared",),
-        "policy and critic would share one adapter, and each would merge it into the same weights",
+        "policy and critic would share one adapter, and merge it twice",
     ),
     Clash(
         ADAPTER,
         ("lora",),
         REFERENCE_POLICY,
         others(REFERENCE_POLICY),
-        "the reference is the policy without its adapter, which is always the SFT policy",
+        "the reference is the policy without its adapter: always the SFT policy",
     ),
     Clash(
         ADAPTER,
         ("lora",),
         DROPOUT,
         ("on_everywhere",),
-        "the reference is the policy without its adapter, so its forward pass would have dropout too",
+        "the reference is the policy without its adapter, and would have dropout",
     ),
     Clash(
         CRITIC_TRUNK,
         ("shared",),
         CRITIC_INIT,
         others(CRITIC_INIT),
-        "a critic on the policy's trunk has no trunk of its own to initialise, and its head starts at zero",
+        "the critic has no trunk of its own to initialise",
     ),
     *(
         Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), detail, others(detail), "only GAE uses lambda")
@@ -208,7 +207,7 @@ CLASHES: tuple[Clash, ...] = (
             ("dpo",),
             detail,
             others(detail),
-            "DPO has neither episodes nor a critic, so it does not read this",
+            "DPO, without episodes or critic, does not read this",
         )
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail is not ALGORITHM

@@ -1,6 +1,6 @@
 """The registry: every detail and check by its name, and the groups in the paper's order."""
 
-from repro.detail import Check, Detail, nearest
+from repro.detail import Check, Detail
 from repro.details import (
     advantages,
     control,
@@ -13,7 +13,7 @@ from repro.details import (
     reward_model,
     sft,
 )
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 
 # In the paper's order.
 PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, advantages, objective, optimisation, control)
@@ -38,5 +38,5 @@ def find(name: str) -> Detail:
     if name in CHECKS:
         raise UserError(f"{name} is a check, not a choice: every run makes it, and the report of any detail shows it")
     if name not in DETAILS:
-        raise UserError(f"there is no detail {quoted(name)}; {nearest(name, DETAILS)}; make details lists all")
+        raise UserError(f"there is no detail {quoted(name)}; {nearest(name, DETAILS, 'make details lists all')}")
     return DETAILS[name]

@@ -26,6 +26,9 @@ class Dag:
     failed: dict[str, str] = field(default_factory=dict)  # -> why
     faults: set[str] = field(default_factory=set)  # of those, the ones that failed by a fault in the code
     running: dict[str, float] = field(default_factory=dict)  # -> since when
+    queued: dict[str, str] = field(
+        default_factory=dict
+    )  # in a cluster's queue -> why it is not started, if that is known
     suspect: set[str] = field(default_factory=set)  # jobs whose worker has died
 
     @property

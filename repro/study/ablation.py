@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from repro.detail import Detail, Recipe, nearest
-from repro.errors import UserError, cut, quoted, reason
+from repro.detail import Detail, Recipe
+from repro.errors import UserError, cut, nearest, quoted, reason
 from repro.study import metrics, scale
 from repro.study.scale import Scale, check_seeds, whole_number
 
@@ -92,7 +92,9 @@ def load(
     smallest_effect = _above_zero(declared.get("smallest_effect", 0.05))
     primary = declared.get("primary", "test/sampled_win_rate")
     if not metrics.known(primary):
-        raise UserError(f"there is no metric {quoted(primary)} to be primary; {nearest(primary, metrics.METRICS)}")
+        raise UserError(
+            f"repro/study/metrics.py has no metric {quoted(primary)} to be primary; {nearest(primary, metrics.METRICS)}"
+        )
     schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
     chosen = _arms(detail, arms or declared.get("arms", detail.variants), shared)
     for recipe in chosen.values():

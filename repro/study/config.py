@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from repro.detail import Detail, Recipe, nearest
-from repro.errors import UserError, cut, quoted, reason
+from repro.detail import Detail, Recipe
+from repro.errors import UserError, cut, nearest, quoted, reason
 from repro.study import metrics
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SOURCES, Scale, checked

@@ -13,8 +13,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from repro import record
-from repro.detail import nearest
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.tracking.address import shown, store_uri, without_secrets
 from repro.tracking.locks import STUDIES_SECONDS, held
 from repro.tracking.opening import explained, require_open
@@ -139,7 +138,7 @@ def find_study(detail: str, scale: str) -> Experiment:
             return _last_started(store, list(known.values()))
         name = record.study_name(detail, scale)
         if name not in known:
-            raise UserError(f"there is no recorded study {name}; {nearest(name, known)}")
+            raise UserError(f"there is no recorded study {name}; {nearest(name, known, 'make ui shows all')}")
         return known[name]
 
 

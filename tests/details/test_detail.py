@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import replace
 from functools import cache, partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,7 @@ from repro.stages import data, stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
 from repro.study import ablation
+from tests.bad_input.case import WIDEST
 from tests.one_detail import constant_of, labels_as_written, place_of
 
 # ----------------------------------------------------------------------------- recipes
@@ -245,6 +246,19 @@ def test_a_refusal_says_why_and_what_would_be_right(clash):
     assert clash.why in str(told.value) and len(clash.why.split()) > 2
     clash.check(recipe.but(clash.one, clash.one.reference))
     clash.check(recipe.but(clash.other, clash.other.reference))
+
+
+@each_clash
+def test_a_refusal_is_a_line_whichever_labels_clash(clash):
+    """Every pair of its labels, beside every choice that it takes for granted; with `error: ` before it."""
+    for one, other, *beside in product(clash.labels, clash.other_labels, *(labels for _, labels in clash.beside)):
+        recipe = Recipe().but(clash.one, one).but(clash.other, other)
+        for (detail, _), label in zip(clash.beside, beside):
+            recipe = recipe.but(detail, label)
+        with pytest.raises(UserError) as told:
+            clash.check(recipe)
+        assert f"{clash.one.name}={one} and {clash.other.name}={other} " in str(told.value)
+        assert len(f"error: {told.value}") <= WIDEST, str(told.value)
 
 
 # What is chosen, and what nothing reads beside it: the second leaves every weight as it was.

@@ -180,9 +180,10 @@ def test_each_job_is_submitted_once_after_what_it_needs(dag, cluster):
     watched = watch(dag)
     look(watched)
     assert cluster.submitted == {"1": (SFT, []), "2": (RM, ["1"])}
+    assert dag.queued == {of(dag, SFT).key: "Dependency", of(dag, RM).key: "Dependency"}
     cluster.states["1"] = ("RUNNING", "None")
     look(watched)
-    assert list(dag.running) == [of(dag, SFT).key]
+    assert list(dag.running) == [of(dag, SFT).key] and list(dag.queued) == [of(dag, RM).key]
     finish(dag.cache, of(dag, SFT))
     look(watched)
     assert of(dag, SFT).key in dag.done and not dag.running

@@ -19,6 +19,8 @@ from repro.reports.pages import atlas, index, page, paper
 from repro.reports.reading import artifacts, studies
 from repro.reports.reading.episodes import read_traces
 from repro.reports.reading.study import Study
+from repro.tracking.store import find_study
+from tests.bad_input.case import WIDEST
 from tests.reports.made_up import ARMS, Fake, experiment, log, log_light
 
 OLD_SCHEMA = "acf3f17fdcc7"  # of MLflow 2.x; newer ones have four times as many tables
@@ -63,12 +65,25 @@ def light(uri: str, name: str, runs: dict[tuple[str, int], dict[str, float]], **
 
 
 def test_an_empty_store_says_that_it_holds_nothing(spare, tmp_path):
-    with pytest.raises(UserError, match="no study whiten_adv-mini; recorded are: none"):
+    with pytest.raises(UserError, match="no recorded study whiten_adv-mini; known: none"):
         studies.read_study("whiten_adv", "mini", spare)
-    with pytest.raises(UserError, match="no study at scale mini; recorded scales are: none"):
+    with pytest.raises(UserError, match="no recorded study at scale mini; known: none"):
         atlas.build("mini", (), (), spare, tmp_path)
     assert "The store holds no study yet" in index.build(tmp_path, spare, ()).read_text()
     assert "no run at a scale that the paper has" in paper.build(spare, tmp_path / "paper").read_text()
+
+
+def test_of_many_studies_the_nearest_are_named_and_where_all_are(own_store):
+    for number in range(60):
+        name = f"detail_{number}"
+        own_store.create_experiment(f"{name}-mini", tags={record.DETAIL: name, record.SCALE: f"mini-posts={number}"})
+    near = r"'detail_7-mini'\? known: (\S+, ){2}\S+ and 57 more; make ui shows all$"
+    for read in (studies.read_study, find_study):
+        with pytest.raises(UserError, match=rf"no recorded study detail7-mini; did you mean {near}") as told:
+            read("detail7", "mini", *[own_store.tracking_uri] * (read is studies.read_study))
+        assert len(str(told.value)) < WIDEST
+    with pytest.raises(UserError, match="no recorded study at scale mini; .* and 57 more; make ui shows all"):
+        studies.read_outlines("mini", own_store.tracking_uri)
 
 
 def test_what_is_no_store_is_named_and_left_as_it_is(tmp_path):

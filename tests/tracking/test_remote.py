@@ -18,7 +18,7 @@ from repro.__main__ import main
 from repro.engine import pipeline
 from repro.errors import UserError
 from repro.reports.reading import studies
-from repro.tracking import attach, ui
+from repro.tracking import attach, registry, ui
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.recorded import artifacts, everything, parent, points, publish, runs
@@ -101,6 +101,14 @@ def test_a_report_is_built_from_a_server(remote, server):
     assert (study.arms, study.seeds) == (("shift_and_scale", "off"), (1,))
     assert {len(samples) for samples in study.samples.values()} == {4} and len(study.samples) == 2
     assert {"objective/kl", "loss/policy"} <= set(study.curves["metric"])
+
+
+def test_a_server_registers_the_policies_too(remote, tmp_path):
+    for _ in range(2):
+        told = registry.register_policies("whiten_adv", "tiny", {"off": "undecided"}, tmp_path)
+    assert told.seeds == {"whiten_adv-tiny-off": ["1"], "whiten_adv-tiny-shift_and_scale": ["1"]}
+    (version,) = remote.search_model_versions("name = 'whiten_adv-tiny-off'")
+    assert (version.run_id, version.tags["verdict"]) == (runs(remote)["off"].info.run_id, "undecided")
 
 
 def test_a_policy_is_loaded_from_a_server(remote, tiny_study, tiny_cache):

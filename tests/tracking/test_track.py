@@ -211,6 +211,12 @@ def test_runs_hang_under_one_that_reports_do_not_see(published):
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(published).values()} == {parent(published).info.run_id}
 
 
+def test_both_arms_have_their_curves_under_the_same_names(published):
+    """So that MLflow's page of a comparison draws them into one chart, and colours them by run."""
+    one, other = ({name for name, *_ in points(published, run)} for run in runs(published).values())
+    assert one == other and {"objective/gold", "eval/win_rate", "sft/loss", "rm/loss"} < one
+
+
 def test_the_saved_view_shows_what_runs_have_and_sorts_by_the_primary_metric(study, published):
     tags = published.get_experiment_by_name("whiten_adv-tiny").tags
     state = json.loads(json.loads(tags["mlflow.sharedViewState.study"])["state"])

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from repro.detail import nearest
-from repro.errors import UserError, quoted
+from repro.errors import UserError, nearest, quoted
 from repro.study.scale import Scale
 
 MINUTES = 1_440  # default time limit of a job

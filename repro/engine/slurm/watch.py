@@ -29,11 +29,18 @@ class Watch:
     gpus: bool
     tickets: dict[str, Ticket] = field(default_factory=dict)
     tries: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)  # -> why the cluster has not started it
     absent: dict[str, float] = field(default_factory=dict)  # -> since when an artefact is expected
     queried: float = 0.0
     answered: float = field(default_factory=time.time)
 
     def poll(self) -> None:
+        """See which jobs have ended; now and then ask the cluster how the others stand, and submit what is not submitted."""
+        self._poll()
+        waiting = self.tickets.keys() - self.dag.running.keys()
+        self.dag.queued = {key: self.reasons.get(key, "") for key in self.dag.jobs if key in waiting}
+
+    def _poll(self) -> None:
         for key in [key for key in self.tickets if self._is_done(key)]:
             self._finish(key)
         if time.time() - self.queried < ASK_SECONDS:
@@ -65,6 +72,7 @@ class Watch:
                 del self.tickets[key]
                 continue
             state, reason = found.get(self.tickets[key].id, ("FORGOTTEN", ""))
+            self.reasons[key] = reason if state == "PENDING" and reason != "None" else ""
             if state == "RUNNING":
                 self.dag.running.setdefault(key, time.time())
             else:

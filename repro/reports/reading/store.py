@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from repro import record
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
@@ -102,8 +102,9 @@ def unknown_study(client: MlflowClient, name: str, found: Sequence[Experiment]) 
     if deleted is not None and deleted.lifecycle_stage == "deleted":
         remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
         return UserError(f"the study {name} is deleted; restore it with: {remedy}")
-    names = ", ".join(each.name for each in found) or "none"
-    return UserError(f"there is no study {name}; recorded are: {names}")
+    return UserError(
+        f"there is no recorded study {name}; {nearest(name, [each.name for each in found], 'make ui shows all')}"
+    )
 
 
 def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
 from repro import record
-from repro.errors import UserError
+from repro.errors import UserError, nearest
 from repro.reports.reading.artifacts import samples_of
 from repro.reports.reading.store import (
     age,
@@ -63,7 +63,7 @@ def read_outlines(scale: str, tracking_uri: str) -> tuple[list[Study], dict[str,
     experiments = [each for each in found if each.tags[record.SCALE] == scale]
     if not experiments:
         scales = sorted({each.tags[record.SCALE] for each in found})
-        raise UserError(f"there is no study at scale {scale}; recorded scales are: {', '.join(scales) or 'none'}")
+        raise UserError(f"there is no recorded study at scale {scale}; {nearest(scale, scales, 'make ui shows all')}")
     studies, left_out = _outlines(client, tracking_uri, experiments)
     return studies, {name: why for (name, _), why in left_out.items()}
 

@@ -251,7 +251,7 @@ def test_its_index_and_its_atlas_count_the_same_words(own):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["gone"], "holds no study gone; it holds"),
+        (["gone"], "holds no study gone; known: "),
         ([], "name a study; the MLflow store"),
         (["--episodes", "0"], "not a whole"),
     ],
