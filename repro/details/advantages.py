@@ -6,7 +6,7 @@ from repro.detail import ByName, Detail, Variant
 from repro.models import critics
 from repro.ops import advantage
 
-GROUP = "Advantage"
+GROUP = "Advantage and baseline"
 
 ADVANTAGE = Detail(
     name="advantage",
