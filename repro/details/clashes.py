@@ -29,7 +29,9 @@ from repro.details.optimisation import (
     MINIBATCHES,
     PPO_EPOCHS,
     SAMPLER_PRECISION,
+    STALENESS,
     TEMPERATURE,
+    UPDATE_DROPOUT,
     WEIGHT_AVERAGE,
 )
 from repro.details.ppo import CRITIC_INIT, CRITIC_TRUNK, WHITEN_ADV, WHITEN_MOMENTS, WHITEN_REWARD, WHITEN_SCOPE
@@ -155,7 +157,7 @@ CLASHES: tuple[Clash, ...] = (
         )
     ),
     *(
-        Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)),))
+        Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)), (STALENESS, ("0",))))
         for detail, labels in (
             (CLIP_RANGE, others(CLIP_RANGE)),
             (CLIP_ABOVE, others(CLIP_ABOVE)),
@@ -200,6 +202,7 @@ CLASHES: tuple[Clash, ...] = (
         others(REWARD_SHAPE),
         "the references have scores of the reward model, and gold ones are in another unit",
     ),
+    Clash(DROPOUT, ("on_everywhere",), UPDATE_DROPOUT, others(UPDATE_DROPOUT), "updates have dropout already"),
     Clash(PRECISION, ("bfloat16",), SAMPLER_PRECISION, ("bfloat16",), "the trainer computes in bfloat16 too"),
     *(
         Clash(

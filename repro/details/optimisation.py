@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from repro.detail import ByName, Detail, Variant
-from repro.models import mixed_precision, weights
+from repro.models import mixed_precision, modes, weights
 from repro.ops import optim, ratio, text
 
 GROUP = "Optimisation and sampling"
@@ -45,6 +45,28 @@ MINIBATCHES = Detail(
     },
     hypothesis="More and noisier steps at the same learning rate: the policy goes further per batch, and clips more.",
     expected={"policy/approx_kl": "up", "policy/clip_fraction": "up", "objective/kl": "up"},
+)
+
+UPDATE_DROPOUT = Detail(
+    name="update_dropout",
+    stages=("ppo",),
+    paper="N+ detail 7 (none anywhere)",
+    numbers=(7,),
+    question="Does dropout hurt PPO where only the updates have it?",
+    reference="as_in_rollouts",
+    variants={
+        "as_in_rollouts": Variant(modes.dropout_as_it_is, "updates have the dropout of the rollouts, which is none"),
+        "0.1": Variant(
+            partial(modes.dropout_within, probability=0.1), "0.1 in the updates' forward passes, none in rollouts"
+        ),
+    },
+    hypothesis="The old log-probabilities are then right, and the new ones noisy: the ratio is not 1 before the first "
+    "step, and part of every gradient is about the noise.",
+    expected={
+        "policy/first_ratio_error": "up",
+        "policy/clip_fraction": "up",
+        "test/sampled_win_rate": "down",
+    },
 )
 
 EARLY_STOP = Detail(
@@ -179,6 +201,29 @@ TEMPERATURE = Detail(
     },
     hypothesis="At 1 more samples are poor and more are new: the score in training is lower, the entropy higher.",
     expected={"objective/entropy": "up", "objective/score": "down"},
+)
+
+STALENESS = Detail(
+    name="staleness",
+    stages=("ppo",),
+    paper="N+ code (0); asynchronous RLHF (Noukhovitch et al. 2024, arXiv 2410.18252)",
+    numbers=(20,),
+    question="May episodes be older than the policy that learns from them?",
+    reference="0",
+    variants={
+        "0": Variant(0, "an update learns from what the policy before it sampled"),
+        "1": Variant(
+            1, "from what the policy of an update earlier sampled, as where sampler and trainer run side by side"
+        ),
+        "4": Variant(4, "from what the policy of four updates earlier sampled"),
+    },
+    hypothesis="The ratio knows who sampled, so one update costs little. Four move the policy further than the clip "
+    "allows before the first pass begins: more is clipped, and less is learnt from each batch.",
+    expected={
+        "policy/first_ratio_error": "up",
+        "policy/clip_fraction": "up",
+        "test/sampled_win_rate": {"1": "same", "4": "down"},
+    },
 )
 
 CRITIC_LEARNING_RATE = Detail(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
@@ -18,6 +18,30 @@ def set_dropout(network: nn.Module, probability: float) -> nn.Module:
         for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
             setattr(module, name, 0.0 if name == "layerdrop" else probability)  # layerdrop drops whole layers
     return network.train()
+
+
+def dropout_as_it_is(networks: Iterable[nn.Module]) -> AbstractContextManager:
+    """No other dropout within the context than outside of it."""
+    return nullcontext()
+
+
+@contextmanager
+def dropout_within(networks: Iterable[nn.Module], probability: float) -> Iterator[None]:
+    """Within the context every dropout of the networks is at `probability`; afterwards each is as it was."""
+    before = [
+        (module, name, value)
+        for network in networks
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and ("drop" in name or (isinstance(module, nn.Dropout) and name == "p"))
+    ]
+    for network in networks:
+        set_dropout(network, probability)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from repro.stages import optimise
 from repro.stages.checkpoint import Checkpoints, Stateful
 from repro.stages.stage import StageContext
 from repro.types import Metrics
+
+Rows = TypeVar("Rows")  # the row indices of a step, in whatever form its stage has them
 
 
 class TrainingLoop:
@@ -38,7 +39,7 @@ class TrainingLoop:
         # Plain numbers that one step passes to the next; a checkpoint holds them.
         self.state: dict[str, Any] = dict(self.checkpoints.loop_state)
 
-    def steps(self, batches: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    def steps(self, batches: Iterable[Rows]) -> Iterator[tuple[int, Rows]]:
         """Yields (step, its row indices) for every step that is not done yet; `batches` starts at step 0 in any case."""
         for step, rows in islice(enumerate(batches), self.steps_done, None):
             optimise.set_learning_rate(self.optimizer, self.learning_rate(step))

@@ -41,11 +41,13 @@ def train(context: StageContext) -> None:
     run, training = prepare(context)
     pick, scale, networks, loop = run.pick, context.scale, run.networks, training.loop
     loop.state = initial_coefficients(pick) | loop.state
-    for update, rows in loop.steps(training.batches):
+    for update, to_sample in loop.steps(training.batches):
         coefficients = KLCoefficients(**loop.state)
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
-        batch = training.batch(rows, scale.response_tokens)
-        rollout = training.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
+        for batch in map(training.new_batch, to_sample):
+            rollout = roll_out(run, batch.query, batch.uniform)[batch.real]
+            training.queue.put(batch, training.reward(rollout, batch.posts))
+        batch, rollout = training.queue.take()
         # 2. Reward, advantage and return of every token.
         target, metrics = targets(rollout, coefficients.reference, run.micro_batch, pick, run.accelerator.reduce)
         # 3. Every few updates, evaluate the policy on validation posts, before it learns from this batch.
@@ -53,8 +55,9 @@ def train(context: StageContext) -> None:
             metrics |= validate(training)
         # 4. Several epochs over minibatches, an optimizer step each.
         steps, has_moved_enough = [], pick(d.EARLY_STOP)
-        for minibatch in minibatches(run, training, rollout, target, len(rows)):
-            steps.append(ppo_step(run, *minibatch, coefficients))
+        for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
+            with pick(d.UPDATE_DROPOUT)(networks.trained):
+                steps.append(ppo_step(run, *minibatch, coefficients))
             training.average.update_parameters(networks.policy.network)
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
@@ -69,7 +72,7 @@ def train(context: StageContext) -> None:
         # 6. Update the reference policy and the KL coefficients, where the recipe does.
         pick(d.REFERENCE_POLICY).update(networks.reference, networks.policy)
         kl = metrics["objective/kl"], steps[-1]["policy/approx_kl"]
-        loop.state = next_coefficients(pick, coefficients, *kl, len(rows))
+        loop.state = next_coefficients(pick, coefficients, *kl, len(batch.rows))
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
     context.finish({"ppo/updates": float(loop.steps_done)}, loop.outcome)

@@ -16,16 +16,16 @@ from repro import details as d
 from repro.detail import Pick
 from repro.models import critics, generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
 from repro.stages import evaluate, optimise, ppo_rewards
-from repro.stages.checkpoint import RandomState
+from repro.stages.checkpoint import RandomState, Stateful
 from repro.stages.corpus import Corpus, column
 from repro.stages.episodes import EpisodeTraces
 from repro.stages.loop import TrainingLoop
+from repro.stages.ppo_queue import Batch, RolloutQueue, sampled_ahead
 from repro.stages.stage import StageContext
 from repro.types import Rollout, Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from datasets import Dataset
 
     from repro.models.scalar_model import ScalarModel
 
@@ -41,6 +41,11 @@ class Networks:
     critic: nn.Module
     reference: nn.Module
     reward_model: nn.Module
+
+    @property
+    def trained(self) -> tuple[nn.Module, nn.Module]:
+        """Policy and critic, without a wrapper."""
+        return getattr(self.policy, "network", self.policy), getattr(self.critic, "network", self.critic)
 
     @property
     def learners(self) -> nn.Module:
@@ -72,36 +77,19 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """This rank's shard of the prompts of one update; every rank has b rows, some of them filler."""
-
-    query: Tensor  # [b, Q]
-    uniform: Tensor  # [b, R] in [0, 1): the random numbers that sample the responses
-    real: Tensor  # [b] bool: false on filler rows
-    posts: Dataset  # of the real rows
-
-
-@dataclass(frozen=True)
 class Training:
     """What the loop needs beside a `Run`: data, random number generators, validation and traces."""
 
     loop: TrainingLoop
-    posts: Dataset
-    queries: Tensor  # [N, Q]
-    batches: Iterator[Tensor]  # row indices of each update's prompts
-    sampling_rng: torch.Generator
+    new_batch: Callable[[Tensor], Batch]
+    batches: Iterator[list[Tensor]]  # for each update, row indices of the prompts of each batch that it samples first
+    queue: RolloutQueue
     minibatch_rng: torch.Generator
     sft_texts: Callable[[int], Tensor]
     reward: ppo_rewards.Reward
     average: nn.Module  # of the policy's weights, over optimizer steps
     validation: evaluate.Validation
     traces: EpisodeTraces
-
-    def batch(self, rows: Tensor, response_tokens: int) -> Batch:
-        """This rank's shard of the prompts in `rows`. Every rank draws the random numbers of all rows."""
-        uniform = torch.rand(len(rows), response_tokens, generator=self.sampling_rng)
-        own, real = ranks.shard(torch.arange(len(rows)))
-        return Batch(self.queries[rows[own]], uniform[own], real, self.posts.select(rows[own[real]].tolist()))
 
 
 def prepare(context: StageContext) -> tuple[Run, Training]:
@@ -110,6 +98,17 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     corpus, updates = run.corpus, scale.episodes // scale.ppo_batch
     posts = corpus.posts(pick(d.PROMPTS))
     queries = column(posts, "query_token")
+
+    def batch_of(rows: Tensor, uniform: Tensor) -> Batch:
+        own, real = ranks.shard(torch.arange(len(rows)))
+        return Batch(rows, queries[rows[own]], uniform, real, posts.select(rows[own[real]].tolist()))
+
+    def new_batch(rows: Tensor) -> Batch:
+        """This rank's shard of the prompts in `rows`. Every rank draws the random numbers of all rows."""
+        uniform = torch.rand(len(rows), scale.response_tokens, generator=sampling_rng)
+        return batch_of(rows, uniform[ranks.shard(torch.arange(len(rows)))[0]])
+
+    queue = RolloutQueue(batch_of, run.accelerator.device)
     shuffle_rng, sampling_rng, minibatch_rng = (
         context.generator(pick(d.DRAWS) + purpose) for purpose in ("shuffle", "sampling", "order")
     )
@@ -118,10 +117,11 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     reward = ppo_rewards.reward_of_episodes(pick, corpus, run.networks.reward_model, scale.rollout_batch)
     validation = evaluate.Validation(run.networks, corpus, context)
     traces = EpisodeTraces(run.networks, run.sampling, corpus, updates, scale.ppo_batch)
-    stateful = {
+    stateful: dict[str, Stateful] = {
         "sampled": RandomState(sampling_rng),
         "order": RandomState(minibatch_rng),
         "texts": RandomState(text_rng),
+        "queue": queue,
     }
     stateful |= average.stateful() | pick(d.REFERENCE_POLICY).stateful(run.networks.reference) | {"traces": traces}
     torch.manual_seed(context.seed_of("dropout"))  # before the loop, which restores the random state of a checkpoint
@@ -133,12 +133,12 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         partial(save_weights, run, average),
         **stateful,
     )
+    batches = prompt_batches(len(queries), scale.ppo_batch, responses_per_query(pick), shuffle_rng)
     return run, Training(
         loop=loop,
-        posts=posts,
-        queries=queries,
-        batches=islice(prompt_batches(len(queries), scale.ppo_batch, responses_per_query(pick), shuffle_rng), updates),
-        sampling_rng=sampling_rng,
+        new_batch=new_batch,
+        batches=islice(sampled_ahead(islice(batches, updates), pick(d.STALENESS)), updates),
+        queue=queue,
         minibatch_rng=minibatch_rng,
         sft_texts=sft_text_sampler(corpus, text_rng),
         reward=reward,

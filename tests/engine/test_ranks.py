@@ -172,20 +172,6 @@ def test_dpo_on_two_ranks_is_dpo_on_one(alone, tmp_path):
         assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
 
 
-# ----------------------------------------------------------------------------- ended and started again
-
-
-HELD = {  # every state that a checkpoint has to hold has an arm that needs it
-    "kl_controller": "adaptive",
-    "ptx_mix": "1",
-    "weight_average": "0.992",
-    "reference_policy": "moving_average",
-    "dropout": "on_everywhere",
-    "adam_flavour": "tensorflow",
-}
-ADAPTED = {"adapter": "lora", "entropy_bonus": "0.01"}  # saving merges an adapter, and training goes on
-
-
 @pytest.mark.parametrize("sharing", ["ddp", pytest.param("fsdp", marks=pytest.mark.nightly)])
 def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, tmp_path, sharing):
     cache, keys = alone()
@@ -202,6 +188,21 @@ def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, 
         assert {k: found[k] for k in smooth} == pytest.approx(smooth, abs=2e-4, rel=1e-3)
     for place, tensor in weights(made[1]).items():
         torch.testing.assert_close(weights(made[2])[place], tensor, atol=2e-4, rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------- ended and started again
+
+
+HELD = {  # every state that a checkpoint has to hold has an arm that needs it
+    "kl_controller": "adaptive",
+    "ptx_mix": "1",
+    "weight_average": "0.992",
+    "reference_policy": "moving_average",
+    "dropout": "on_everywhere",
+    "adam_flavour": "tensorflow",
+    "staleness": "1",
+}
+ADAPTED = {"adapter": "lora", "entropy_bonus": "0.01"}  # saving merges an adapter, and training goes on
 
 
 @pytest.mark.parametrize(
