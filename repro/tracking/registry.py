@@ -4,6 +4,7 @@
 has logged, so nothing is copied.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run as Recorded
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from repro import record
 from repro.tracking.address import store_uri
@@ -93,5 +95,13 @@ def _register(store: MlflowClient, name: str, run: Recorded, verdict: str) -> No
     for key, value in shared.items():
         if registered.tags.get(key) != value:
             store.set_registered_model_tag(name, key, value)
+    _link(store, model, {"name": name, "version": known.version})
     if str(registered.aliases.get(alias(told[record.SEED]))) != str(known.version):
         store.set_registered_model_alias(name, alias(told[record.SEED]), known.version)
+
+
+def _link(store: MlflowClient, model: str, version: Mapping[str, str | int]) -> None:
+    """Have the page of a policy name its version, as MLflow's own function for registering does."""
+    known = json.loads(store.get_logged_model(model).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if version not in known:
+        store.set_logged_model_tags(model, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, version])})

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment, LoggedModel, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from repro import record
 from repro.errors import UserError
@@ -257,7 +258,9 @@ class Copy:
         for model in found:
             if model.status == LoggedModelStatus.READY:
                 save = partial(self._save, model)
-                policy.publish(self.store, self.ours.info.experiment_id, self.ours.info.run_id, model.tags, save)
+                # What it is registered as is of their store.
+                tags = {name: value for name, value in model.tags.items() if name != MLFLOW_MODEL_VERSIONS}
+                policy.publish(self.store, self.ours.info.experiment_id, self.ours.info.run_id, tags, save)
 
     def _save(self, model: LoggedModel, folder: Path) -> None:
         with TemporaryDirectory() as place:

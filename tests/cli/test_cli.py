@@ -342,7 +342,7 @@ class Grown:
             return pd.DataFrame({"arm": verdicts.keys(), "verdict": verdicts.values()}), None
 
         monkeypatch.setattr("repro.api.execution.execute", execute)
-        monkeypatch.setattr("repro.cli.run.build_and_publish", lambda detail, scale: None)
+        monkeypatch.setattr("repro.cli.run.build_and_publish", lambda *_: None)
         monkeypatch.setattr(
             "repro.reports.reading.studies.read_outline", lambda *_: argparse.Namespace(looks=(), seeds=())
         )

@@ -1,5 +1,7 @@
 """Final policies in MLflow's model registry: what is registered, under which names, and once, however often it is asked for."""
 
+import shutil
+
 import mlflow
 import mlflow.transformers
 import pytest
@@ -90,6 +92,18 @@ def test_a_run_without_a_policy_in_the_store_is_told(store, tmp_path, monkeypatc
     told = registry.register_policies("whiten_adv", "tiny", {}, tmp_path)
     assert told.seeds.keys() == {"whiten_adv-tiny-shift_and_scale"} and told.without == ["off seed 1"]
     assert str(told).endswith("; off seed 1: no policy in the store, it was too large or could not be packed")
+
+
+def test_a_copy_in_another_store_is_not_said_to_be_registered_there(store, empty_store, tmp_path, monkeypatch):
+    registry.register_policies("whiten_adv", "tiny", {}, tmp_path)
+    shutil.copy(empty_store, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert main(["import", str(tmp_path / "mlflow.db")]) == 0
+    other = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/other.db")
+    for run in runs(other).values():
+        (output,) = other.get_run(run.info.run_id).outputs.model_outputs
+        assert "mlflow.modelVersions" not in other.get_logged_model(output.model_id).tags
+    assert registry.register_policies("whiten_adv", "tiny", {}, tmp_path).seeds == MODELS
 
 
 def test_a_name_has_nothing_that_mlflow_refuses():
