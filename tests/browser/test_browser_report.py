@@ -178,32 +178,48 @@ def test_samples_are_found_by_a_word_of_the_post_or_of_any_summary(column, place
     assert ids(page) == expected and "test-0" in expected
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_samples_are_ordered_as_the_data_says(order, place, wrote, visit):
-    page = visit(samples_of(place.study))
-    assert set(options(page, "#sort")) == {"", "length", *ORDERS}
-    seed, key = SEEDS[0], ORDERS[order]
-    page.locator("#sort").select_option(order)
-    first = {post: max(key(arms[arm], arms[REFERENCE]) for arm in arms) for post, arms in wrote[seed].items()}
-    assert len(set(first.values())) > 3 and set(ids(page)) == first.keys()
-    shown = [first[post] for post in ids(page)]
-    assert shown == sorted(shown, reverse=True)
-    page.locator("#sort").select_option("")
-    assert ids(page) == list(wrote[seed])
-
-
 SCRIPT = "<script>alert('summary')</script>"
 
 
 @pytest.fixture(scope="module")
-def changed(place, tmp_path_factory):
-    """The study's page, had its arm won, tied and written differently: under the first post a script."""
+def changed_samples(place):
+    """Six posts, had the arm won, tied and lost, with other lengths, scores and KLs, and under the first post a script."""
     study = read_study(DETAIL, SCALE, place.store)
-    table = study.samples[ARM, SEEDS[0]].head(6)
-    told = table.assign(win=[1, 0.5, 0, 1, 0, 0], length=[5, 40, 3, 30, 6, 7], summary=[SCRIPT, *table["summary"][1:]])
-    base = study.samples[REFERENCE, SEEDS[0]].head(6).assign(win=0, length=4)
-    samples = {(REFERENCE, SEEDS[0]): base, (ARM, SEEDS[0]): told}
-    return study_page.build(replace(study, samples=samples), tmp_path_factory.mktemp("changed"))
+    base = study.samples[REFERENCE, SEEDS[0]].head(6).assign(win=0, length=4, score=0.0, kl=1.0)
+    own = (
+        study.samples[ARM, SEEDS[0]]
+        .head(6)
+        .assign(
+            win=[1, 0.5, 0, 1, 0, 0],
+            length=[5, 40, 3, 30, 6, 7],
+            score=[1.0, 3.0, -1.0, 2.0, -3.0, -2.0],
+            kl=[2, 1, 5, 3, 0, 4],
+        )
+    )
+    own["summary"] = [SCRIPT, *own["summary"][1:]]
+    return {(REFERENCE, SEEDS[0]): base, (ARM, SEEDS[0]): own}
+
+
+@pytest.fixture(scope="module")
+def changed(place, changed_samples, tmp_path_factory):
+    """The study's page with those samples."""
+    study = read_study(DETAIL, SCALE, place.store)
+    return study_page.build(replace(study, samples=changed_samples), tmp_path_factory.mktemp("changed"))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_samples_are_ordered_as_the_data_says(order, changed_samples, changed, visit):
+    arm, reference = (changed_samples[each, SEEDS[0]].set_index("post_id") for each in (ARM, REFERENCE))
+    key = ORDERS[order]
+    first = {post: max(key(own.loc[post], reference.loc[post]) for own in (arm, reference)) for post in arm.index}
+    page = visit(samples_of(changed.parent))
+    assert set(options(page, "#sort")) == {"", "length", *ORDERS}
+    page.locator("#sort").select_option(order)
+    assert len(set(first.values())) > 3 and set(ids(page)) == first.keys()
+    shown = [first[post] for post in ids(page)]
+    assert shown == sorted(shown, reverse=True) and ids(page) != list(first)
+    page.locator("#sort").select_option("")
+    assert ids(page) == list(first)
 
 
 def test_a_summary_that_is_a_script_is_text(changed, visit):
