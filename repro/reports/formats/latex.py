@@ -116,7 +116,7 @@ def settings(study: Study) -> str:
         *((kind, "; ".join(ran[kind])) for kind in ("commit", "versions", "machine", "command") if ran[kind]),
     ]
     caption = f"Settings of the study of {study.detail}."
-    return table(("setting", "value"), rows, r"lp{.68\linewidth}", caption, f"tab:{study.detail}-settings")
+    return table(("setting", "value"), rows, r"lp{.62\linewidth}", caption, f"tab:{study.detail}-settings")
 
 
 def _choices(study: Study) -> list[tuple[str, str]]:

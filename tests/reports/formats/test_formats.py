@@ -1,6 +1,8 @@
 """A study as slides, LaTeX and CSV: the same words and numbers as its page, and nothing that a reader's machine lacks."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pandas as pd
@@ -101,6 +103,16 @@ def test_a_name_that_is_a_command_stays_a_name(study, findings):
     told = replace(study, tags=study.tags | {"question": EVIL}, detail="x_$")
     text = latex.verdicts(told, findings)
     assert r"\input{secret}" not in text and r"\label{tab:x---verdicts}" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
+def test_the_example_article_is_set_without_an_error_and_within_its_margins(built, tmp_path):
+    for file in built["latex"].values():
+        shutil.copy(file, tmp_path)
+    words = ["pdflatex", "-interaction=nonstopmode", "example.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith(("!", "Overfull"))] == []
 
 
 # ------------------------------------------------------------------------------------------------ slides
