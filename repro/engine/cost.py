@@ -22,6 +22,7 @@ from repro.engine.flops import PASSES, Lengths, Network, Passes, Stages, network
 from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
 from repro.engine.launch import Job
 from repro.engine.speed import Speeds
+from repro.models import critics
 from repro.stages import stage
 from repro.study.scale import Scale
 
@@ -91,7 +92,14 @@ def for_gpu(scale: Scale) -> bool:
 
 # ---------------------------------------------------------------------------------------------- time on GPUs
 def passes_of(recipe: Recipe) -> Passes:
-    return Passes(Pick(recipe, "sft")(d.SFT_EPOCHS), Pick(recipe, "rm")(d.RM_EPOCHS), Pick(recipe, "ppo")(d.PPO_EPOCHS))
+    """The passes and critics of an arm, which its time depends on."""
+    ppo = Pick(recipe, "ppo")
+    return Passes(
+        sft=Pick(recipe, "sft")(d.SFT_EPOCHS),
+        rm=Pick(recipe, "rm")(d.RM_EPOCHS),
+        ppo=ppo(d.PPO_EPOCHS),
+        critics=int(ppo(d.BASELINE).critic is critics.needed),
+    )
 
 
 def rollout_flops(network: Network, query: float, response: float) -> float:

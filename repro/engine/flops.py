@@ -224,20 +224,27 @@ def answer(n: Network, rows: float, query: float, response: float, economy: Econ
     return sampled(n, rows, query, response, economy) + read + forward(n, rows, query + response, 1, economy=economy)
 
 
-def rollout(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
-    """Episodes: `answer`, and a forward pass of the critic."""
-    return answer(n, rows, query, response, economy) + forward(n, rows, query + response - 1, response, economy=economy)
+def rollout(
+    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, critics: int = 1
+) -> list[Product]:
+    """Episodes: `answer`, and a forward pass of the critic, if there is one."""
+    values = critics * forward(n, rows, query + response - 1, response, economy=economy)
+    return answer(n, rows, query, response, economy) + values
 
 
 def update(
-    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, again: float = 0
+    n: Network,
+    rows: float,
+    query: float,
+    response: float,
+    economy: Economy = CURRENT,
+    again: float = 0,
+    critics: int = 1,
 ) -> list[Product]:
-    """An optimizer step of PPO on so many episodes: policy and critic, forward and backward."""
+    """An optimizer step of PPO on so many episodes: policy and critic, if there is one, forward and backward."""
     text = query + response - 1
-    read = forward(n, rows, text, response, response, economy=economy) + forward(
-        n, rows, text, response, economy=economy
-    )
-    return forward_backward(read, again, economy)
+    values = critics * forward(n, rows, text, response, economy=economy)
+    return forward_backward(forward(n, rows, text, response, response, economy=economy) + values, again, economy)
 
 
 def sft(n: Network, rows: float, text: float, economy: Economy = CURRENT, again: float = 0) -> list[Product]:
@@ -283,11 +290,12 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Passes:
-    """How many passes over its data each stage of an arm makes."""
+    """How many passes over its data each stage of an arm makes, and how many critics PPO has: one or none."""
 
     sft: int = 1
     rm: int = 1
     ppo: int = 4
+    critics: int = 1
 
 
 PASSES = Passes()  # the paper's
@@ -337,8 +345,9 @@ class Stages:
             return {}
         rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
-        step = update(n, rows, lengths.query, lengths.response, self.economy, self._again)
-        rolled = rollout(n, some, lengths.query, lengths.response, self.economy)
+        critics = self.passes.critics
+        step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
+        rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
         return {
             "roll out": repeated(rolled, s.episodes / some),
             "update": repeated(step, s.episodes * self.passes.ppo / rows),

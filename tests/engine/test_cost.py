@@ -315,6 +315,14 @@ def test_an_arm_that_learns_twice_as_often_from_a_batch_takes_longer():
     )
 
 
+def test_an_arm_without_a_critic_takes_less_time_and_no_less_than_half():
+    with_critic, without = (cost.passes_of(tiny.pick(baseline=label).recipe) for label in ("critic", "leave_one_out"))
+    assert (with_critic.critics, without.critics) == (1, 0)
+    many = replace(GPU, episodes=1_000_000, sampler="static")
+    seconds = [cost.gpu_seconds("ppo", many, devices.ASSUMED, passes) for passes in (without, with_critic)]
+    assert seconds[1] / 2 < seconds[0] < 0.8 * seconds[1]
+
+
 def test_a_pythia_is_known_by_name_before_it_is_here(monkeypatch, tmp_path):
     monkeypatch.setattr(flops.hub, "is_local", lambda *_: False)
     known = network_of.__wrapped__("hub:EleutherAI/pythia-1b-deduped@main")
