@@ -39,6 +39,7 @@ docs/paper-scale
 :caption: What is known
 
 docs/results
+docs/claims
 docs/gallery
 docs/details
 docs/embedded
