@@ -215,7 +215,7 @@ CLASHES: tuple[Clash, ...] = (
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail is not ALGORITHM
     ),
-    Clash(ALGORITHM, ("dpo",), PROMPTS, others(PROMPTS), "DPO trains on comparisons and samples from no prompts"),
+    Clash(ALGORITHM, ("dpo", "sft"), PROMPTS, others(PROMPTS), "without PPO nothing is sampled from prompts"),
     Clash(
         ALGORITHM,
         ("dpo",),
@@ -224,8 +224,10 @@ CLASHES: tuple[Clash, ...] = (
         "DPO joins prompt and summary as tokens, and the summary starts with its own space",
     ),
     Clash(ALGORITHM, ("dpo",), POSITION_IDS, others(POSITION_IDS), "DPO does not read this"),
-    Clash(ALGORITHM, ("dpo",), PADDING_SIDE, ("right_then_right",), "DPO scores no responses"),
-    Clash(ALGORITHM, ("dpo",), DROPOUT, ("on_everywhere",), "DPO trains without dropout"),
+    Clash(
+        ALGORITHM, ("dpo", "sft"), PADDING_SIDE, ("right_then_right",), "without PPO no response is scored in training"
+    ),
+    Clash(ALGORITHM, ("dpo", "sft"), DROPOUT, ("on_everywhere",), "without PPO it is on_in_sft_and_rm"),
 )
 
 

@@ -237,6 +237,7 @@ ALGORITHM = Detail(
     reference="ppo",
     variants={
         "ppo": Variant("ppo", "the policy is optimised against the reward model"),
+        "sft": Variant("sft", "nothing: the SFT policy is the last one, to be evaluated or to choose samples from"),
         "dpo": Variant(
             "dpo",
             "the policy is trained on the comparisons as if its log-ratio to SFT were the reward (DPO, beta 0.05)",
@@ -244,5 +245,21 @@ ALGORITHM = Detail(
     },
     hypothesis="DPO has to change the probability of every token of a summary to express what the reward model says "
     "with one output: its implicit reward is less accurate. And it never trains on its own samples.",
-    expected={"test/sampled_win_rate": "down", "test/length": "up"},
+    expected={"test/sampled_win_rate": "down", "test/length": {"dpo": "up"}},
+)
+
+SELECTION = Detail(
+    name="selection",
+    stages=("evaluate",),
+    paper="not in N+; Stiennon et al. 2020, appendix G.3; Gao et al. 2022, arXiv 2210.10760",
+    question="What is gained where the reward model chooses among several samples?",
+    reference="one_sample",
+    variants={
+        "one_sample": Variant(1, "each summary is the only one that was sampled"),
+        "best_of_4": Variant(4, "of four samples the one that the reward model scores highest"),
+        "best_of_16": Variant(16, "of sixteen samples the one that the reward model scores highest"),
+    },
+    hypothesis="On top of PPO there is little left to choose: its samples are alike. Beside algorithm=sft, where PPO is "
+    "what it competes with, sixteen samples come near PPO at a KL of 1.8 nats, and pay at every summary.",
+    expected={"test/sampled_win_rate": "up", "test/sampled_score": "up", "test/kl": "up"},
 )

@@ -92,13 +92,14 @@ def for_gpu(scale: Scale) -> bool:
 
 # ---------------------------------------------------------------------------------------------- time on GPUs
 def passes_of(recipe: Recipe) -> Passes:
-    """The passes and critics of an arm, which its time depends on."""
+    """The passes, critics and samples of an arm, which its time depends on."""
     ppo = Pick(recipe, "ppo")
     return Passes(
         sft=Pick(recipe, "sft")(d.SFT_EPOCHS),
         rm=Pick(recipe, "rm")(d.RM_EPOCHS),
         ppo=ppo(d.PPO_EPOCHS),
         critics=int(ppo(d.BASELINE).critic is critics.needed),
+        samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
 
 
@@ -116,7 +117,8 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     """Seconds of a stage on its ranks' GPUs; gradient communication is taken to overlap with computation."""
     training = trains(name, scale)
     parts = Stages(scale, network_of(scale.model), Lengths.most(scale), passes).of(name, training)
-    flops, answers = sum(map(total, parts.values())), 2 * scale.test_posts if name in ("baseline", "evaluate") else 0
+    flops = sum(map(total, parts.values()))
+    answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
     if name == "ppo" and training:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
         answers = scale.episodes + evaluations * scale.validation_posts

@@ -290,12 +290,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Passes:
-    """How many passes over its data each stage of an arm makes, and how many critics PPO has: one or none."""
+    """How many passes over its data each stage of an arm makes, how many critics PPO has, and samples of a test post."""
 
     sft: int = 1
     rm: int = 1
     ppo: int = 4
     critics: int = 1
+    samples: int = 1
 
 
 PASSES = Passes()  # the paper's
@@ -317,7 +318,7 @@ class Stages:
 
     def of(self, name: str, training: bool = True) -> dict[str, list[Product]]:
         """Part -> products of a stage; `training` is false where its weights are loaded instead."""
-        parts = {"sft": self.sft, "rm": self.rm, "ppo": self.ppo, "baseline": self.evaluate, "evaluate": self.evaluate}
+        parts = {"sft": self.sft, "rm": self.rm, "ppo": self.ppo, "baseline": self.baseline, "evaluate": self.evaluate}
         return parts[name](training) if name in parts else {}
 
     def sft(self, training: bool) -> dict[str, list[Product]]:
@@ -355,10 +356,17 @@ class Stages:
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }
 
-    def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
+    def baseline(self, training: bool = True) -> dict[str, list[Product]]:
         """Two sets of responses to the test posts, and scores of the references."""
+        return self._evaluated(1)
+
+    def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
+        """As the baseline, with as many sampled responses to a post as the arm chooses from."""
+        return self._evaluated(self.passes.samples)
+
+    def _evaluated(self, samples: int) -> dict[str, list[Product]]:
         posts = self.scale.test_posts
-        return {"answer": self._answered(2 * posts), "read": self._read(posts, self.lengths.text)}
+        return {"answer": self._answered((1 + samples) * posts), "read": self._read(posts, self.lengths.text)}
 
     def _answered(self, posts: float) -> list[Product]:
         rows = self.scale.rollout_batch

@@ -1,5 +1,6 @@
 """The reward of every token: the reward model's score, the penalty for not ending, and the KL to the reference policy."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -321,6 +322,19 @@ def adaptive_coefficient(coefficient: float, kl: float, episodes: int) -> float:
     """
     error = min(max(kl / ADAPTIVE_TARGET - 1.0, -0.2), 0.2)
     return coefficient * (1.0 + error * episodes / ADAPTIVE_HORIZON)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n samples, one sample) in nats: what choosing the best of n adds, wherever no two samples tie.
+
+    log n - (n - 1) / n
+
+    Args:
+        n: samples, at least 1; of one the KL is 0.
+
+    Source: Stiennon et al. 2020, appendix G.3. Where samples tie it is an upper bound (Beirami et al. 2024, arXiv 2401.01879).
+    """
+    return math.log(n) - (n - 1) / n
 
 
 # ---------------------------------------------------------------------------------------------- the score's unit

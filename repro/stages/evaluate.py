@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from repro.models import (
     scoring,
     wrapping,
 )
-from repro.ops import text
+from repro.ops import reward, text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus, column
@@ -193,6 +193,15 @@ class Validation:
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
+def best_of(candidates: Sequence[Summaries]) -> Summaries:
+    """Of several summaries of each post the one that the reward model scores highest; of equal ones the first."""
+    best = np.stack([each.score for each in candidates]).argmax(0)
+    columns = {field.name: [getattr(each, field.name) for each in candidates] for field in fields(Summaries)}
+    texts = [columns["texts"][which][post] for post, which in enumerate(best)]
+    numbers = {name: np.stack(each)[best, np.arange(len(best))] for name, each in columns.items() if name != "texts"}
+    return Summaries(texts, **numbers)
+
+
 def _summarise(
     networks: EvaluationNetworks,
     posts: Dataset,
@@ -200,7 +209,9 @@ def _summarise(
     corpus: Corpus,
     context: StageContext,
     kl_estimator: KLEstimator,
+    draw: str = "",
 ) -> Summaries:
+    """Each post's summary; `draw` names other random numbers."""
     with mixed_precision.cached_autocast(context.accelerator):
         return sample_summaries(
             networks.policy,
@@ -211,7 +222,7 @@ def _summarise(
             corpus,
             context.scale.response_tokens,
             context.scale.rollout_batch,
-            context.generator(f"evaluate at {temperature}"),
+            context.generator(f"evaluate at {temperature}{draw}"),
             samplers.sampler_named({"vllm": "static"}.get(context.scale.sampler, context.scale.sampler)),
         )
 
@@ -248,8 +259,11 @@ class FrozenNetworks:
     reward_model: nn.Module
 
 
-def _evaluate(context: StageContext, stage: str) -> tuple[Metrics, pd.DataFrame]:
-    """Metrics and samples on the test posts of the policy that `stage` trained."""
+def _evaluate(context: StageContext, stage: str, samples: int = 1) -> tuple[Metrics, pd.DataFrame]:
+    """Metrics and samples on the test posts of the policy that `stage` trained.
+
+    A sampled summary is the best of so many samples by the reward model; a near-greedy one is the only one.
+    """
     import pandas as pd
 
     corpus = Corpus(context.inputs["data"])
@@ -270,16 +284,21 @@ def _evaluate(context: StageContext, stage: str) -> tuple[Metrics, pd.DataFrame]
     posts = corpus.posts("test")
     references = reference_scores(networks.reward_model, posts, corpus, context)
     kl = kl_to(networks.reference, corpus)
+    draws = ["", *(f" again {number}" for number in range(1, samples))]
     greedy, sampled = (
-        compare_with_references(posts, _summarise(networks, posts, temperature, corpus, context, kl), references)
-        for temperature in (GREEDY, SAMPLED)
+        compare_with_references(
+            posts,
+            best_of([_summarise(networks, posts, temperature, corpus, context, kl, each) for each in some]),
+            references,
+        )
+        for temperature, some in ((GREEDY, draws[:1]), (SAMPLED, draws))
     )
     greedy["sampled_win_rate"] = sampled["win"]
     if "gold" in sampled:
         greedy["sampled_gold"] = sampled["gold"]
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
     metrics = mean_metrics(greedy, "") | mean_metrics(sampled, "sampled_")
-    metrics["kl"] = metrics.pop("sampled_kl")
+    metrics["kl"] = metrics.pop("sampled_kl") + reward.best_of_n_kl(samples)
     if "gold" in greedy:
         metrics["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
     post_columns = {
@@ -332,7 +351,7 @@ def _run_baseline(context: StageContext) -> None:
 def _run_evaluate(context: StageContext) -> None:
     import pandas as pd
 
-    metrics, table = _evaluate(context, "ppo")
+    metrics, table = _evaluate(context, "ppo", context.pick(d.SELECTION))
     before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     _save(pd.concat([table, before], axis=1), context)

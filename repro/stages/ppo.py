@@ -254,8 +254,14 @@ def import_policy(context: StageContext) -> None:
     context.finish({"ppo/updates": 0.0})
 
 
+def keep_sft_policy(context: StageContext) -> None:
+    """In place of training, the SFT policy."""
+    pretrained.save_policy(pretrained.load_policy(context.inputs["sft"] / "model"), context.out / "model")
+    context.finish({"ppo/updates": 0.0})
+
+
 def _run(context: StageContext) -> None:
-    algorithms = {"ppo": train, "dpo": dpo.train}
+    algorithms = {"ppo": train, "dpo": dpo.train, "sft": keep_sft_policy}
     (algorithms[context.pick(d.ALGORITHM)] if not context.scale.policy_from else import_policy)(context)
 
 

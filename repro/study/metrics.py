@@ -108,7 +108,7 @@ METRICS: dict[str, str] = {
     "test/score": "reward model's score of a summary, without the rule for responses that do not end; mean over the "
     "test posts",
     "test/kl": "log policy - log SFT policy, summed over a response's tokens, in nats; mean over responses to the test "
-    "posts sampled at temperature 0.7",
+    "posts sampled at temperature 0.7. Where each is the best of n samples, plus log n - (n - 1) / n",
     "test/length": "tokens of a summary, its end of text included; mean over the test posts",
     "test/eos_rate": "share of summaries that end within the length limit",
     "test/covered_facts": "number of right facts in a summary, of 9; mean over the test posts",

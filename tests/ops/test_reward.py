@@ -302,3 +302,12 @@ def test_a_response_pays_the_same_kl_with_its_score_as_token_by_token():
         for s, c in ((paid, left), reward.each_at_its_token(score, cost, mask))
     ]
     torch.testing.assert_close(*totals)
+
+
+def test_the_best_of_n_is_as_far_from_one_sample_as_its_distribution_is():
+    # Of n samples the best has the density n u^(n-1) of its rank u: KL = integral of n u^(n-1) log(n u^(n-1)).
+    rank = (torch.arange(200_000) + 0.5).double() / 200_000
+    for n in (2, 4, 16):
+        density = n * rank ** (n - 1)
+        assert reward.best_of_n_kl(n) == pytest.approx((density * density.log()).mean().item(), abs=1e-4)
+    assert reward.best_of_n_kl(1) == 0

@@ -43,6 +43,7 @@ OTHERS = {
     "responses": 2,
     "otherwise": 4,
     "price": 0.1,
+    "n": 4,
     "most": 4,
     "of_references": lambda: torch.ones(2),
     "start": 0.8,

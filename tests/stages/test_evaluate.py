@@ -11,10 +11,12 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
+from repro.detail import Pick
 from repro.models import forward_pass, generate, logprobs, modes, padding
 from repro.stages import evaluate
 from repro.stages.corpus import Corpus
 from repro.stages.evaluate import Summaries
+from repro.stages.stage import Budget, StageContext
 from tests import tiny
 
 FACTS = {
@@ -235,3 +237,35 @@ def test_the_curve_follows_the_policy_as_it_is_now(validation):
 
 def test_nobody_is_told_a_kl_that_was_not_measured():
     assert evaluate.skip_kl(tiny.queries(2), torch.zeros(2, 3), torch.zeros(2, 3)).isnan().all()
+
+
+# ----------------------------------------------------------------------------- the best of several samples
+
+
+def test_of_several_summaries_the_one_with_the_highest_score_is_chosen_post_by_post_and_of_equals_the_first():
+    first, second = written("a", "b", "c", score=[1.0, 2.0, 0.5]), written("d", "e", "f", score=[3.0, 1.0, 0.5])
+    best = evaluate.best_of([first, second])
+    assert best.texts == ["d", "b", "c"] and best.score.tolist() == [3.0, 2.0, 0.5]
+    alone = evaluate.best_of([first])
+    assert alone.texts == first.texts and all(
+        np.array_equal(getattr(alone, name), getattr(first, name)) for name in ("has_eos", "length", "score", "kl")
+    )
+
+
+def test_the_best_of_more_samples_never_scores_lower_and_its_first_is_the_only_one_of_one(
+    tiny_run, tiny_scale, tmp_path
+):
+    scores = {}
+    for label in ("one_sample", "best_of_4"):
+        inputs = {name: tiny_run[name] for name in evaluate.STAGE.upstream} | {"ppo": tiny_run["sft"]}
+        recipe = tiny.pick("evaluate", selection=label).recipe
+        out = tmp_path / label
+        out.mkdir()
+        pick, budget = Pick(recipe, "evaluate"), Budget(tiny_scale, evaluate.STAGE.fields)
+        evaluate.STAGE.run(StageContext("evaluate", pick, budget, "float32", 1, inputs, out))
+        scores[label] = json.loads((out / "result.json").read_text())["metrics"]
+    one, four = scores["one_sample"], scores["best_of_4"]
+    assert four["test/sampled_score"] > one["test/sampled_score"]
+    assert four["test/score"] == one["test/score"]  # near-greedy
+    assert one["test/kl"] == pytest.approx(0, abs=1e-4)  # it is the SFT policy
+    assert four["test/kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-3)
