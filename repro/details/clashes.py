@@ -57,7 +57,7 @@ def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
 
 _NO_KL = "there is no KL term, so it changes nothing"
 _NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
-_FIRST_STEP = "a batch's only step has ratio 1 and old values"
+_FIRST_STEP = "a batch's only step has ratio 1"
 _NO_CRITIC = "no critic is used"
 
 CLASHES: tuple[Clash, ...] = (
@@ -66,7 +66,7 @@ CLASHES: tuple[Clash, ...] = (
         _but(KL_PLACEMENT, "in_reward"),
         KL_ESTIMATOR,
         others(KL_ESTIMATOR),
-        "kl_estimator is for the KL in the reward, and there is none",
+        "it is for the KL in the reward, and there is none",
     ),
     Clash(KL_PLACEMENT, ("none",), KL_COEF, others(KL_COEF), "there is no KL term for the coefficient to multiply"),
     Clash(
@@ -142,7 +142,7 @@ CLASHES: tuple[Clash, ...] = (
         for detail in (CRITIC_INIT, CRITIC_LAMBDA, CRITIC_LEARNING_RATE, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
     ),
     *(
-        Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic, and none is trained")
+        Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic")
         for detail in (
             ADVANTAGE,
             GAE_LAMBDA,
@@ -200,7 +200,7 @@ CLASHES: tuple[Clash, ...] = (
         ("gold",),
         REWARD_SHAPE,
         others(REWARD_SHAPE),
-        "the references have scores of the reward model, and gold ones are in another unit",
+        "references are scored by the reward model, in another unit",
     ),
     Clash(DROPOUT, ("on_everywhere",), UPDATE_DROPOUT, others(UPDATE_DROPOUT), "updates have dropout already"),
     Clash(PRECISION, ("bfloat16",), SAMPLER_PRECISION, ("bfloat16",), "the trainer computes in bfloat16 too"),
