@@ -200,7 +200,7 @@ CLASHES: tuple[Clash, ...] = (
         ("gold",),
         REWARD_SHAPE,
         others(REWARD_SHAPE),
-        "references are scored by the reward model, in another unit",
+        "references have no gold score here",
     ),
     Clash(DROPOUT, ("on_everywhere",), UPDATE_DROPOUT, others(UPDATE_DROPOUT), "updates have dropout already"),
     Clash(PRECISION, ("bfloat16",), SAMPLER_PRECISION, ("bfloat16",), "the trainer computes in bfloat16 too"),
