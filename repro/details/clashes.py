@@ -14,6 +14,7 @@ from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS, PRECISION
 from repro.details.objective import (
     CLIP_ABOVE,
     CLIP_RANGE,
+    CONSTRAINED_STEP,
     DUAL_CLIP,
     LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
@@ -182,6 +183,25 @@ CLASHES: tuple[Clash, ...] = (
         for detail in (CLIP_RANGE, CLIP_ABOVE)
     ),
     *(
+        Clash(CONSTRAINED_STEP, ("trpo",), detail, others(detail), "TRPO has an objective of its own, without a clip")
+        for detail in (CLIP_RANGE, CLIP_ABOVE, DUAL_CLIP, POLICY_OBJECTIVE)
+    ),
+    Clash(CONSTRAINED_STEP, ("trpo",), MINIBATCHES, others(MINIBATCHES), "TRPO's one step is over the whole batch"),
+    Clash(
+        CONSTRAINED_STEP,
+        ("trpo",),
+        CRITIC_TRUNK,
+        ("shared",),
+        "the critic's steps would move the policy past the radius",
+    ),
+    Clash(
+        CONSTRAINED_STEP,
+        ("trpo",),
+        DROPOUT,
+        ("on_everywhere",),
+        "two passes of one policy would have a KL, and no step stays within the radius",
+    ),
+    *(
         Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
         for detail in (WHITEN_MOMENTS, WHITEN_SCOPE)
     ),
@@ -237,10 +257,14 @@ RANK_DEPENDENT = {
     (WHITEN_SCOPE.name, "each_micro_batch"),
     (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
 }
-# These average or wrap whole weights; a rank of a sharded network holds a part of each.
+# These average, wrap or move whole weights; a rank of a sharded network holds a part of each.
 NEEDS_WHOLE_WEIGHTS = (
     (ADAPTER, WEIGHT_AVERAGE),
-    ((REFERENCE_POLICY.name, "moving_average"), (SAMPLER_PRECISION.name, "int8_weights")),
+    (
+        (REFERENCE_POLICY.name, "moving_average"),
+        (SAMPLER_PRECISION.name, "int8_weights"),
+        (CONSTRAINED_STEP.name, "trpo"),
+    ),
 )
 
 

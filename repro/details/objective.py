@@ -3,7 +3,7 @@
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import loss, ratio
+from repro.ops import loss, ratio, trust_region
 
 GROUP = "Objective"
 
@@ -115,6 +115,30 @@ DUAL_CLIP = Detail(
     hypothesis="A ratio of 3 needs a token to become three times as likely within a batch: at the paper's learning rate "
     "almost none does, and nothing changes.",
     expected={"policy/approx_kl": "same", "test/sampled_win_rate": "same"},
+)
+
+CONSTRAINED_STEP = Detail(
+    name="constrained_step",
+    stages=("ppo",),
+    paper="N+ section 7 (the clip); TRPO (Schulman et al. 2015, arXiv 1502.05477, section 6 and appendix C)",
+    numbers=(20,),
+    question="Should a step of the policy be held within a KL radius, rather than clipped?",
+    reference="clip",
+    variants={
+        "clip": Variant(trust_region.Step("adamw"), "AdamW on policy and critic, in as many steps as a batch has"),
+        "trpo": Variant(
+            trust_region.Step(
+                "trpo",
+                loss.Objective(ByName(loss.unclipped)),
+                trust_region.TrustRegion(radius=0.01, damping=0.1, iterations=10, factor=0.8, most=10),
+            ),
+            "on the first pass the natural gradient of ratio times advantage, to a KL of 0.01 nats a token at most; "
+            "AdamW, its learning rate and the further passes are the critic's alone",
+        ),
+    },
+    hypothesis="The step has a length in nats that neither the learning rate nor its schedule changes: at the paper's "
+    "rate it goes further than four clipped passes, and as far in the last batch as in the first.",
+    expected={"policy/approx_kl": "up", "objective/kl": "up", "test/sampled_win_rate": "same"},
 )
 
 VALUE_CLIP = Detail(

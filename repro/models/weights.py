@@ -1,11 +1,11 @@
-"""How weights are trained, in full or as an adapter; how they are averaged; and AdamW with TensorFlow's epsilon."""
+"""How weights are trained, in full or as an adapter; what they were; how they are averaged; AdamW with TensorFlow's epsilon."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,39 @@ class AdapterOff(nn.Module):
     def forward(self, **inputs: Tensor) -> Tensor:
         with self.policy[0].disable_adapter():
             return self.policy[0](**inputs)
+
+
+# ---------------------------------------------------------------------------------------------- moved, and as they were
+
+
+class EarlierWeights:
+    """A network with the weights that it has now, for when it will have others; the weights exist twice, nothing else does."""
+
+    def __init__(self, network: nn.Module, weights: Sequence[nn.Parameter]) -> None:
+        self.network, self.weights = network, weights
+        self.earlier = [weight.detach().clone() for weight in weights]
+
+    def __call__(self, **inputs: Any) -> Any:
+        now = [weight.data for weight in self.weights]
+        self._point_at(self.earlier)
+        try:
+            return self.network(**inputs)
+        finally:
+            self._point_at(now)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    @torch.no_grad()
+    def move(self, step: Tensor) -> None:
+        """The network gets its earlier weights plus a step, [all weights] in their order."""
+        parts = step.split([weight.numel() for weight in self.weights])
+        for weight, earlier, part in zip(self.weights, self.earlier, parts, strict=True):
+            weight.copy_(earlier + part.view_as(earlier))
+
+    def _point_at(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.data = value
 
 
 # ---------------------------------------------------------------------------------------------- averages of weights

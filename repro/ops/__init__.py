@@ -16,6 +16,7 @@ and where it departs from that. In the order of PPO:
 | `advantage` | GAE, n-step returns, returns without a critic, the lambda of each response (N+ table 7) |
 | `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |
 | `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
+| `trust_region` | the natural gradient, its scale in KL, and the search along it (TRPO) |
 | `optim` | learning-rate schedules (N+ details 9 and 10, table 7) |
 
 Shapes are jaxtyping annotations; `repro/types.py` has the names of dimensions and the short names of common shapes. A variant

@@ -58,6 +58,16 @@ def step(
     Each loss is already divided by the denominator of the whole step over all ranks, so the split changes nothing. Where
     the loss or the gradient norm is not finite, the weights stay as they are and the result is NaN.
     """
+    loss = gradients(accelerator, optimizer, losses, max_grad_norm)
+    if math.isfinite(loss):
+        optimizer.step()
+    return loss
+
+
+def gradients(
+    accelerator: Accelerator, optimizer: Optimizer, losses: Iterable[Tensor], max_grad_norm: float = math.inf
+) -> float:
+    """The first half of `step`: the weights have their gradients, and the result is that of `step`."""
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for loss in losses:
@@ -69,7 +79,6 @@ def step(
     loss = accelerator.reduce(total).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         return math.nan
-    optimizer.step()
     return loss
 
 

@@ -1,7 +1,7 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
-`ppo_setup.py` constructs what the phases share, `ppo_batches.py` splits an optimizer step into micro-batches, and
-`ppo_metrics.py` measures.
+`ppo_setup.py` constructs what the phases share, `ppo_batches.py` splits an optimizer step into micro-batches,
+`ppo_trust_region.py` takes it, and `ppo_metrics.py` measures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from repro.models import critics, generate, logprobs, modes, padding, pretrained
 from repro.ops import loss, masked, text
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
-from repro.stages import dpo, evaluate, optimise, ppo_metrics
+from repro.stages import dpo, evaluate, optimise, ppo_metrics, ppo_trust_region
 from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
 from repro.stages.ppo_setup import (
     KLCoefficients,
@@ -57,7 +57,7 @@ def train(context: StageContext) -> None:
         steps, has_moved_enough = [], pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
             with pick(d.UPDATE_DROPOUT)(networks.trained):
-                steps.append(ppo_step(run, *minibatch, coefficients))
+                steps.append(ppo_step(run, *minibatch, coefficients, len(steps)))
             training.average.update_parameters(networks.policy.network)
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
@@ -173,8 +173,13 @@ def targets(
 # ---------------------------------------------------------------------------------------------- 4. one optimizer step
 
 
-def ppo_step(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: KLCoefficients) -> Metrics:
-    """One optimizer step on a minibatch, [N, T] SFT texts mixed in; the micro-batch size changes memory, not the result."""
+def ppo_step(
+    run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: KLCoefficients, steps_before: int = 0
+) -> Metrics:
+    """One optimizer step on a minibatch, [N, T] SFT texts mixed in; the micro-batch size changes memory, not the result.
+
+    `steps_before` counts those that the batch has had.
+    """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     weights, metric_terms = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
 
@@ -192,11 +197,14 @@ def ppo_step(run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients:
 
     # SFT texts come first: ranks reduce gradients in the last micro-batch, whose loss has to reach every weight.
     parts = sft_losses(run, texts, pick(d.PTX_MIX))
-    parts += [partial(micro_batch_loss, *part) for part in micro_batches_by_length(r, run.micro_batch, pad)]
+    micro_batches = micro_batches_by_length(r, run.micro_batch, pad)
+    parts += [partial(micro_batch_loss, *part) for part in micro_batches]
+    step = ppo_trust_region.STEPS[pick(d.CONSTRAINED_STEP).kind]
     with modes.recompute_activations((networks.policy, networks.critic), run.recompute):
         losses = (part() for part in optimise.accumulation_steps(run.accelerator, networks.learners, parts))
-        total = optimise.step(run.accelerator, run.optimizer, losses, pick(d.GRADIENT_CLIP))
-    local = torch.stack([torch.stack(list(terms.values())) for terms in metric_terms]).sum(0)
+        total = step(run, losses, parts, r, steps_before)
+    measured = metric_terms[: len(micro_batches)]  # before the step; a line search measures again
+    local = torch.stack([torch.stack(list(terms.values())) for terms in measured]).sum(0)
     return dict(zip(metric_terms[0], run.accelerator.reduce(local).tolist())) | {"loss/total": total}
 
 
@@ -221,7 +229,8 @@ def ppo_loss(
     token_log_ratio, level, clip_range = logprob - old_logprob, pick(d.RATIO_LEVEL), pick(d.CLIP_RANGE)
     log_ratio = level.log_ratio(token_log_ratio, r.token_mask)
     clip_low, clip_high = level.clip(clip_range, pick(d.CLIP_ABOVE)(clip_range))
-    policy_loss = pick(d.POLICY_OBJECTIVE).loss(
+    objective = pick(d.CONSTRAINED_STEP).objective(pick(d.POLICY_OBJECTIVE))
+    policy_loss = objective.loss(
         logprob=logprob,
         log_ratio=log_ratio,
         advantage=target.advantage,

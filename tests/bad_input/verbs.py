@@ -148,6 +148,9 @@ CASES = [
     Case("run whiten_adv --set sharding=fsdp", "sharding=fsdp is among several ranks; set processes to 2 or more"),
     Case("run whiten_adv --set sharding=zero2 processes=2 precision=float32", "sharding=zero2 needs GPUs"),
     Case("plan weight_average --set sharding=fsdp processes=2", "needs all weights on each rank, and sharding=fsdp"),
+    Case(
+        "plan constrained_step --set sharding=fsdp processes=2", "constrained_step=trpo needs all weights on each rank"
+    ),
     Case("plan whiten_adv --set sharding=zero3", "would round the reward's bias and the rotary frequencies"),
     # Episodes, pages, files
     *(

@@ -33,7 +33,7 @@ OPERATIONS = {
 }
 # Of each dimension, all different; a number that may be of any rank is one of each token.
 SIZES = {"episodes": 2, "tokens": 3, "vocabulary": 7, "rows": 2, "columns": 3, "width": 3, "places": 4, "texts": 2}
-SIZES |= {"comparisons": 5, "references": 5, "_": 3, "*shape": (2, 3), "*places": (2, 3), "*rest": ()}
+SIZES |= {"comparisons": 5, "references": 5, "weights": 3, "_": 3, "*shape": (2, 3), "*places": (2, 3), "*rest": ()}
 # What an operation is given that is no tensor.
 OTHERS = {
     "gamma": 0.9,
@@ -73,6 +73,11 @@ OTHERS = {
     "reduce": masked.one_rank,
     "endings": (torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.long)),
     "generator": torch.Generator(),
+    "fisher": lambda vector: vector,
+    "measure": lambda fraction: (-1.0, 0.0),
+    "damping": 0.1,
+    "iterations": 2,
+    "radius": 0.01,
 }
 
 

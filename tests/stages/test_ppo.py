@@ -787,8 +787,8 @@ def steps(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
     seen, real = [], ppo.ppo_step
 
-    def watched(run, r, target, texts, prices):
-        measured = real(run, r, target, texts, prices)
+    def watched(run, r, target, texts, prices, steps_before):
+        measured = real(run, r, target, texts, prices, steps_before)
         seen.append(SimpleNamespace(rollout=r, texts=texts, prices=prices, measured=measured))
         return measured
 
