@@ -16,6 +16,12 @@ pytestmark = pytest.mark.browser
 NOISE = ("/ajax-api/2.0/mlflow/users/current", "AG Grid: since v27.1", "ResizeObserver loop completed")
 WIDE = 1800  # the runs table lets columns that are out of sight out of the page
 SLOW = 60_000  # ms
+STUDY = f"{DETAIL} {SCALE} ({len(ARMS)} arms x {len(SEEDS)} seeds)"
+
+
+def run_of(arm, seed):
+    """The name of a run of the study."""
+    return f"{DETAIL}={arm} seed {seed} {SCALE}"
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +46,14 @@ def opened(served, watch, visit):
     watch.serves(served, NOISE)
     page = visit(served, WIDE)
     page.set_default_timeout(SLOW)
-    page.get_by_role("link", name=f"{ARM} seed {SEEDS[0]}").wait_for()
+    page.get_by_role("link", name=run_of(ARM, SEEDS[0])).wait_for()
     page.get_by_role("button", name="Close", exact=True).click()
     return page
 
 
 def test_the_runs_are_listed_by_name_with_the_columns_by_which_one_sorts(place, opened, shots):
     for arm, seed in place.runs:
-        assert opened.get_by_role("link", name=f"{arm} seed {seed}", exact=True).count() == 1
+        assert opened.get_by_role("link", name=run_of(arm, seed), exact=True).count() == 1
     heads = opened.locator(".ag-header-cell").all_inner_texts()
     assert {"arm", "seed", "outcome", *COLUMNS} <= {head.strip() for head in heads}
     for (arm, seed), run in place.runs.items():
@@ -62,14 +68,15 @@ def test_the_runs_are_listed_by_name_with_the_columns_by_which_one_sorts(place, 
 
 def to_study(page):
     """From the runs table to the run that they hang under."""
-    page.get_by_role("link", name=f"{DETAIL} ({len(ARMS)} arms x {len(SEEDS)} seeds)").click()
-    page.get_by_role("link", name=f"{ARM} seed {SEEDS[1]}").wait_for()
+    page.get_by_role("link", name=STUDY).click()
+    page.get_by_role("link", name=run_of(ARM, SEEDS[1])).wait_for()
 
 
 def report_of(page):
     """The report inside MLflow's page of its artifacts."""
     page.locator("iframe").wait_for()
     report = page.locator("iframe").element_handle().content_frame()
+    report.locator("#samples summary").first.click()  # sections are closed until they are wanted
     report.wait_for_selector("#posts")
     return report
 
@@ -97,15 +104,15 @@ def test_the_report_works_inside_mlflow(place, opened, shots):
 
 
 def test_a_run_says_what_it_changes_how_it_ended_and_what_it_belongs_to(opened, shots):
-    opened.get_by_role("link", name=f"{ARM} seed {SEEDS[0]}").click()
+    opened.get_by_role("link", name=run_of(ARM, SEEDS[0])).click()
     opened.get_by_text(f"{DETAIL} = {ARM}, instead of {REFERENCE}").first.wait_for()
-    opened.get_by_text("Outcome: finished, test/win_rate").first.wait_for()
-    opened.get_by_role("link", name=f"{DETAIL} ({len(ARMS)} arms x {len(SEEDS)} seeds)").wait_for()
+    opened.get_by_text("Outcome: finished, test/sampled_win_rate").first.wait_for()
+    opened.get_by_role("link", name=STUDY).wait_for()
     opened.screenshot(path=shots / "mlflow-run.png")
 
 
 def test_the_samples_are_a_table(place, opened, shots):
-    opened.get_by_role("link", name=f"{ARM} seed {SEEDS[0]}").click()
+    opened.get_by_role("link", name=run_of(ARM, SEEDS[0])).click()
     opened.get_by_role("tab", name="Artifacts").click()
     opened.get_by_text("samples.json", exact=True).first.click()
     first = place.samples(ARM, SEEDS[0]).iloc[0]
