@@ -91,7 +91,10 @@ def for_gpu(scale: Scale) -> bool:
 
 # ---------------------------------------------------------------------------------------------- time on GPUs
 def passes_of(recipe: Recipe) -> Passes:
-    return Passes(Pick(recipe, "sft")(d.SFT_EPOCHS), Pick(recipe, "rm")(d.RM_EPOCHS), Pick(recipe, "ppo")(d.PPO_EPOCHS))
+    """The passes of each of the arm's stages."""
+    ppo = Pick(recipe, "ppo")
+    passes = Pick(recipe, "sft")(d.SFT_EPOCHS), Pick(recipe, "rm")(d.RM_EPOCHS), ppo(d.PPO_EPOCHS)
+    return Passes(*passes, warm_up=ppo(d.CRITIC_WARM_UP))
 
 
 def rollout_flops(network: Network, query: float, response: float) -> float:
@@ -111,7 +114,7 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     flops, answers = sum(map(total, parts.values())), 2 * scale.test_posts if name in ("baseline", "evaluate") else 0
     if name == "ppo" and training:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
-        answers = scale.episodes + evaluations * scale.validation_posts
+        answers = scale.episodes + passes.warm_up * scale.ppo_batch + evaluations * scale.validation_posts
     ranks = 1 if name in ONE_RANK else scale.processes
     sampling = answers / ranks / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / ranks / (device.flops * PEAK_SHARE) + sampling

@@ -288,6 +288,7 @@ class Passes:
     sft: int = 1
     rm: int = 1
     ppo: int = 4
+    warm_up: int = 0  # batches of PPO before its first update
 
 
 PASSES = Passes()  # the paper's
@@ -337,11 +338,12 @@ class Stages:
             return {}
         rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
+        episodes = s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy)
         return {
-            "roll out": repeated(rolled, s.episodes / some),
-            "update": repeated(step, s.episodes * self.passes.ppo / rows),
+            "roll out": repeated(rolled, episodes / some),
+            "update": repeated(step, episodes * self.passes.ppo / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }
