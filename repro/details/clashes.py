@@ -35,7 +35,15 @@ from repro.details.optimisation import (
     UPDATE_DROPOUT,
     WEIGHT_AVERAGE,
 )
-from repro.details.ppo import CRITIC_INIT, CRITIC_TRUNK, WHITEN_ADV, WHITEN_MOMENTS, WHITEN_REWARD, WHITEN_SCOPE
+from repro.details.ppo import (
+    CRITIC_INIT,
+    CRITIC_TRUNK,
+    CRITIC_WARM_UP,
+    WHITEN_ADV,
+    WHITEN_MOMENTS,
+    WHITEN_REWARD,
+    WHITEN_SCOPE,
+)
 from repro.details.registry import DETAILS
 from repro.details.reward_and_kl import (
     KL_COEF,
@@ -140,7 +148,15 @@ CLASHES: tuple[Clash, ...] = (
             _NO_CRITIC,
             beside=((CRITIC_TRUNK, ("separate",)), (GRADIENT_CLIP, ("none",))),
         )
-        for detail in (CRITIC_INIT, CRITIC_LAMBDA, CRITIC_LEARNING_RATE, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
+        for detail in (
+            CRITIC_INIT,
+            CRITIC_WARM_UP,
+            CRITIC_LAMBDA,
+            CRITIC_LEARNING_RATE,
+            VALUE_CLIP,
+            VALUE_COEF,
+            VALUE_LOSS,
+        )
     ),
     *(
         Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic")
@@ -151,6 +167,7 @@ CLASHES: tuple[Clash, ...] = (
             CRITIC_LAMBDA,
             CRITIC_INIT,
             CRITIC_TRUNK,
+            CRITIC_WARM_UP,
             CRITIC_LEARNING_RATE,
             VALUE_CLIP,
             VALUE_LOSS,
@@ -212,6 +229,7 @@ CLASHES: tuple[Clash, ...] = (
         others(CRITIC_LEARNING_RATE),
         "policy and critic share their weights",
     ),
+    Clash(CRITIC_TRUNK, ("shared",), CRITIC_WARM_UP, others(CRITIC_WARM_UP), "it would move the policy's weights too"),
     Clash(
         KL_PLACEMENT, _but(KL_PLACEMENT, "in_reward"), KL_POSITION, others(KL_POSITION), "there is no KL in the reward"
     ),
@@ -257,9 +275,9 @@ RANK_DEPENDENT = {
     (WHITEN_SCOPE.name, "each_micro_batch"),
     (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
 }
-# These average, wrap or move whole weights; a rank of a sharded network holds a part of each.
+# These average, wrap or move whole weights, or optimize some of them; a rank of a sharded network holds a part of each.
 NEEDS_WHOLE_WEIGHTS = (
-    (ADAPTER, WEIGHT_AVERAGE),
+    (ADAPTER, WEIGHT_AVERAGE, CRITIC_WARM_UP),
     (
         (REFERENCE_POLICY.name, "moving_average"),
         (SAMPLER_PRECISION.name, "int8_weights"),

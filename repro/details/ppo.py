@@ -45,6 +45,27 @@ CRITIC_TRUNK = Detail(
     expected={"objective/kl": "up", "value/explained_variance": "down", "test/sampled_win_rate": "down"},
 )
 
+CRITIC_WARM_UP = Detail(
+    name="critic_warm_up",
+    stages=("ppo",),
+    paper="N+ code (none); VC-PPO (Yuan et al. 2025, arXiv 2503.01491, section 4.1: value pretraining)",
+    numbers=(22,),
+    question="Should the critic learn alone before the policy does?",
+    reference="none",
+    variants={
+        "none": Variant(0, "both learn from the first update on"),
+        "8": Variant(
+            8,
+            "eight updates of the critic alone, on the SFT policy's samples and their Monte Carlo returns: eight batches "
+            "of episodes beyond the budget",
+        ),
+        "32": Variant(32, "thirty-two of them, at the cost of as many batches beyond the budget"),
+    },
+    hypothesis="The reward model's outputs before the end, with which the critic starts, no longer reach the policy: "
+    "the first advantages are nearer to right. The critic soon catches up without it, so the end is the same.",
+    expected={"value/explained_variance": "up", "loss/value": "down", "test/sampled_win_rate": "same"},
+)
+
 SAMPLING = Detail(
     name="sampling",
     stages=("ppo",),

@@ -92,13 +92,14 @@ def for_gpu(scale: Scale) -> bool:
 
 # ---------------------------------------------------------------------------------------------- time on GPUs
 def passes_of(recipe: Recipe) -> Passes:
-    """The passes, critics and samples of an arm, which its time depends on."""
+    """What the time of an arm depends on."""
     ppo = Pick(recipe, "ppo")
     return Passes(
         sft=Pick(recipe, "sft")(d.SFT_EPOCHS),
         rm=Pick(recipe, "rm")(d.RM_EPOCHS),
         ppo=ppo(d.PPO_EPOCHS),
         critics=int(ppo(d.BASELINE).critic is critics.needed),
+        warm_up=ppo(d.CRITIC_WARM_UP),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
 
@@ -121,7 +122,7 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
     if name == "ppo" and training:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
-        answers = scale.episodes + evaluations * scale.validation_posts
+        answers = scale.episodes + passes.warm_up * scale.ppo_batch + evaluations * scale.validation_posts
     ranks = 1 if name in ONE_RANK else scale.processes
     sampling = answers / ranks / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / ranks / (device.flops * PEAK_SHARE) + sampling

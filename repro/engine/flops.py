@@ -297,6 +297,7 @@ class Passes:
     ppo: int = 4
     critics: int = 1
     samples: int = 1
+    warm_up: int = 0  # batches of PPO before its first update
 
 
 PASSES = Passes()  # the paper's
@@ -346,12 +347,12 @@ class Stages:
             return {}
         rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
-        critics = self.passes.critics
+        critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
         return {
-            "roll out": repeated(rolled, s.episodes / some),
-            "update": repeated(step, s.episodes * self.passes.ppo / rows),
+            "roll out": repeated(rolled, episodes / some),
+            "update": repeated(step, episodes * self.passes.ppo / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }

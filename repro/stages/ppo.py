@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,9 +18,10 @@ from repro import record
 from repro.detail import Pick
 from repro.models import critics, generate, logprobs, modes, padding, pretrained, scoring, starts
 from repro.ops import loss, masked, text
+from repro.ops.advantage import monte_carlo_returns
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
-from repro.stages import dpo, evaluate, optimise, ppo_metrics, ppo_trust_region
+from repro.stages import dpo, evaluate, optimise, ppo_metrics, ppo_trust_region, ppo_warm_up
 from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
 from repro.stages.ppo_setup import (
     KLCoefficients,
@@ -41,10 +43,12 @@ def train(context: StageContext) -> None:
     run, training = prepare(context)
     pick, scale, networks, loop = run.pick, context.scale, run.networks, training.loop
     loop.state = initial_coefficients(pick) | loop.state
+    warm_up_critic(context, run, training)
     for update, to_sample in loop.steps(training.batches):
         coefficients = KLCoefficients(**loop.state)
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
-        for batch in map(training.new_batch, to_sample):
+        for rows in to_sample:
+            batch = training.new_batch(rows, training.sampling_rng)
             rollout = roll_out(run, batch.query, batch.uniform)[batch.real]
             training.queue.put(batch, training.reward(rollout, batch.posts))
         batch, rollout = training.queue.take()
@@ -76,6 +80,18 @@ def train(context: StageContext) -> None:
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
     context.finish({"ppo/updates": float(loop.steps_done)}, loop.outcome)
+
+
+def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
+    """Updates of the critic alone, on the SFT policy's episodes and their Monte Carlo returns, before the first of PPO."""
+    coefficients = KLCoefficients(**training.loop.state)
+    for alone, own, rows in ppo_warm_up.batches(context, run, training):
+        batch = own.new_batch(rows, own.sampling_rng)
+        rollout = own.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
+        target, _ = targets(rollout, coefficients.reference, run.micro_batch, run.pick, run.accelerator.reduce)
+        returns = monte_carlo_returns(target.reward, target.returns, run.pick(d.GAMMA))
+        for minibatch in minibatches(alone, own, rollout, replace(target, returns=returns), len(rows)):
+            ppo_step(alone, *minibatch, coefficients, steps_before=1)  # a batch's first one may move the policy
 
 
 def validate(training: Training) -> Metrics:

@@ -81,9 +81,11 @@ class Training:
     """What the loop needs beside a `Run`: data, random number generators, validation and traces."""
 
     loop: TrainingLoop
-    new_batch: Callable[[Tensor], Batch]
+    new_batch: Callable[[Tensor, torch.Generator], Batch]  # (indices of prompts, what draws their random numbers)
+    prompts: int
     batches: Iterator[list[Tensor]]  # for each update, row indices of the prompts of each batch that it samples first
     queue: RolloutQueue
+    sampling_rng: torch.Generator
     minibatch_rng: torch.Generator
     sft_texts: Callable[[int], Tensor]
     reward: ppo_rewards.Reward
@@ -103,9 +105,9 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         own, real = ranks.shard(torch.arange(len(rows)))
         return Batch(rows, queries[rows[own]], uniform, real, posts.select(rows[own[real]].tolist()))
 
-    def new_batch(rows: Tensor) -> Batch:
+    def new_batch(rows: Tensor, generator: torch.Generator) -> Batch:
         """This rank's shard of the prompts in `rows`. Every rank draws the random numbers of all rows."""
-        uniform = torch.rand(len(rows), scale.response_tokens, generator=sampling_rng)
+        uniform = torch.rand(len(rows), scale.response_tokens, generator=generator)
         return batch_of(rows, uniform[ranks.shard(torch.arange(len(rows)))[0]])
 
     queue = RolloutQueue(batch_of, run.accelerator.device)
@@ -137,8 +139,10 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
     return run, Training(
         loop=loop,
         new_batch=new_batch,
+        prompts=len(queries),
         batches=islice(sampled_ahead(islice(batches, updates), pick(d.STALENESS)), updates),
         queue=queue,
+        sampling_rng=sampling_rng,
         minibatch_rng=minibatch_rng,
         sft_texts=sft_text_sampler(corpus, text_rng),
         reward=reward,

@@ -323,6 +323,17 @@ def test_an_arm_without_a_critic_takes_less_time_and_no_less_than_half():
     assert seconds[1] / 2 < seconds[0] < 0.8 * seconds[1]
 
 
+def test_batches_before_the_first_update_cost_as_much_as_others():
+    plain, warmed = (cost.passes_of(tiny.pick(critic_warm_up=label).recipe) for label in ("none", "8"))
+    assert (plain.warm_up, warmed.warm_up) == (0, 8)
+    few, more = (replace(GPU, ppo_batch=512, episodes=512 * updates, evaluate_every=10_000) for updates in (8, 16))
+    of_few, of_more = (
+        cost.gpu_seconds("ppo", *each) for each in ((few, devices.ASSUMED, warmed), (more, devices.ASSUMED, plain))
+    )
+    assert of_few == pytest.approx(of_more, rel=0.02)
+    assert of_few > 1.5 * cost.gpu_seconds("ppo", few, devices.ASSUMED, plain)
+
+
 def test_a_pythia_is_known_by_name_before_it_is_here(monkeypatch, tmp_path):
     monkeypatch.setattr(flops.hub, "is_local", lambda *_: False)
     known = network_of.__wrapped__("hub:EleutherAI/pythia-1b-deduped@main")

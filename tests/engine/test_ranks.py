@@ -190,15 +190,13 @@ def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, 
         torch.testing.assert_close(weights(made[2])[place], tensor, atol=2e-4, rtol=1e-3)
 
 
-def test_two_ranks_take_one_constrained_step(alone, tmp_path):
+def test_two_ranks_warm_one_critic_up_and_take_one_constrained_step(alone, tmp_path):
     cache, keys = alone()
-    made = {}
+    made, choices = {}, {"critic_warm_up": "8", "constrained_step": "trpo", "ptx_mix": "1"}
     for processes in (1, 2):
         place = tmp_path / str(processes)
         beside(cache, keys, place, "data", "base", "sft", "rm")
-        each = run(
-            place, ["ppo"], processes, "ddp", {"constrained_step": "trpo", "ptx_mix": "1"}, scale={"episodes": 15}
-        )
+        each = run(place, ["ppo"], processes, "ddp", choices, scale={"episodes": 15})
         made[processes] = place / each["ppo"]
     (_, one), (_, two) = (numbers(folder) for folder in made.values())
     assert one["policy/ratio_error"] > 0.01, "the step was taken"
