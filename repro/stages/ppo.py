@@ -1,7 +1,8 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
-`ppo_setup.py` constructs what the phases share, `ppo_batches.py` splits an optimizer step into micro-batches,
-`ppo_trust_region.py` takes it, and `ppo_metrics.py` measures.
+`ppo_setup.py` constructs what the phases share, `ppo_rewards.py` scores episodes, `ppo_queue.py` holds those that wait for
+their update, `ppo_batches.py` splits an optimizer step into micro-batches, `ppo_trust_region.py` takes it, and
+`ppo_metrics.py` measures. `ppo_warm_up.py` is for arms whose critic learns alone first.
 """
 
 from __future__ import annotations
