@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.faults.study import end, members, start
 
 # Phase -> what is in the folder while it lasts, in the order of a study's life.
@@ -112,9 +114,11 @@ def _worker(process: subprocess.Popen, _: Path) -> bool:
 
 
 def _is_worker(process) -> bool:
-    """Workers are forked from a server that is forked from the launcher."""
-    parents = process.parents()
-    return len(parents) > 1 and "forkserver" in " ".join(parents[0].cmdline())
+    """Workers are forked from a server that is forked from the launcher; a process that has just ended is none."""
+    with suppress(psutil.Error):
+        parents = process.parents()
+        return len(parents) > 1 and "forkserver" in " ".join(parents[0].cmdline())
+    return False
 
 
 def _fill(process: subprocess.Popen, folder: Path) -> bool:
