@@ -49,7 +49,8 @@ def live(seed: int, kills: list[Kill], folder: Path, undisturbed: dict[str, Any]
             return Life(seed, outcomes, [*odd, f"the last start ended with {code}: {_last_words(folder)}"])
         # Where nothing is half made, half published or doubled, the project's own check says so too.
         checked = ["make check finds faults"] if check(folder) else []
-        traces = ["a traceback was printed"] if "Traceback (most recent" in (folder / "out").read_text() else []
+        _, trace, what = (folder / "out").read_text().partition("Traceback (most recent")
+        traces = [f"a traceback was printed: {trace}{what[:4_000]}"] if trace else []
         return Life(seed, outcomes, odd + checked + traces + differences(undisturbed, remains(folder)))
 
 
