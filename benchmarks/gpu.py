@@ -201,13 +201,13 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[d
     lengths, passes = (scale.query_tokens, scale.response_tokens), cost.passes_of(Recipe()).ppo
     again = float(scale.recompute == "layers")
     rolled, learnt = cost.rollout_flops(network, *lengths), passes * cost.update_flops(network, *lengths)
-    peak = device.flops if device.here else float("nan")
+    peak = device.flops if device.present else float("nan")
     drawing = cost.decode_seconds(scale, device) * batch / scale.rollout_batch
     slowest = passes * cost.update_flops(network, *lengths, again) + rolled
     return Measured(
         shape=shape,
-        device=device.name if device.here else "CPU",
-        gpu=device.here,
+        device=device.name if device.present else "CPU",
+        gpu=device.present,
         batch=batch,
         micro_batch=scale.micro_batch,
         rollout_batch=scale.rollout_batch,

@@ -40,7 +40,7 @@ def test_the_functions_that_are_timed_are_left_as_they_were():
 def test_the_table_says_that_there_is_no_gpu_and_json_is_json(capsys):
     gpu.main([*OPTIONS, "--sampler", "eager"])
     told = capsys.readouterr().out
-    assert "episodes/s" in told and ("figures say nothing about one" in told or gpu.cost.at_hand().here)
+    assert "episodes/s" in told and ("figures say nothing about one" in told or gpu.cost.at_hand().present)
     gpu.main([*OPTIONS, "--json", "--micro-batch", "2"])
     record = json.loads(capsys.readouterr().out)
     assert record["micro_batch"] == 2 and record["sampler"] == "static" and record["seconds"]["update"] > 0

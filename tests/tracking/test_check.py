@@ -13,6 +13,7 @@ from repro.__main__ import main
 from repro.engine import artefacts
 from repro.engine.dag import dag_of
 from repro.stages import stage
+from repro.stages.checkpoint import FORMAT
 from repro.tracking import track
 from tests.recorded import publish, runs
 
@@ -199,7 +200,7 @@ def test_what_killed_stages_left_is_found_and_what_runs_is_not(place, capsys):
         (cache / name).mkdir()
     checkpoint = cache / "ppo-2.partial" / stage.CHECKPOINTS / "step-00000001"
     checkpoint.mkdir(parents=True)
-    (checkpoint / stage.DONE).write_text(json.dumps({"step": 1, "format": 2}))
+    (checkpoint / stage.DONE).write_text(json.dumps({"step": 1, "format": FORMAT}))
     (cache / "jobs").mkdir(exist_ok=True)
     (cache / "jobs" / "x.123.partial").touch()
     with artefacts._lock(cache / "sft-1"):

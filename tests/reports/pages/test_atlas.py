@@ -299,7 +299,7 @@ def test_an_outline_is_a_study_without_curves_and_samples(study, store):
 
 
 def test_a_scale_without_studies_names_those_that_have(store):
-    with pytest.raises(UserError, match=r"no study at scale huge.*mini"):
+    with pytest.raises(UserError, match=r"no recorded study at scale huge.*mini"):
         read_outlines("huge", store)
 
 
