@@ -6,7 +6,7 @@ The command line prints a UserError's message as one line and exits with code 2.
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 40  # characters of a person's word that a message repeats
 LISTED = 100  # characters of known names that an error lists; of more it lists FEW
@@ -59,6 +59,12 @@ def quoted(given: object) -> str:
     return repr(text) if len(text) <= LONGEST else f"{text[:LONGEST]!r}..."
 
 
+def few(names: Sequence[object], most: int = FEW) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
 def nearest(word: str, known: Iterable[str], where: str = "") -> str:
     """For an error message: the known name most similar to a mistyped one, then all known names, or of many the nearest.
 
@@ -69,8 +75,8 @@ def nearest(word: str, known: Iterable[str], where: str = "") -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     if len(listed := ", ".join(names)) <= LISTED:
         return f"{hint}known: {listed or 'none'}"
-    few = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
-    return f"{hint}known: {', '.join(few)} and {len(names) - len(few)} more{where and f'; {where}'}"
+    alike = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
+    return f"{hint}known: {', '.join(alike)} and {len(names) - len(alike)} more{where and f'; {where}'}"
 
 
 def reason(error: BaseException) -> str:

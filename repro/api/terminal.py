@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from repro.errors import printable
+from repro.errors import few, printable
 
 console = Console(soft_wrap=not sys.stdout.isatty())
 SILENT_SECONDS = 3.0  # of what takes longer a pipe is told, too
@@ -95,7 +95,7 @@ def tell_of_outdated_code(dag) -> None:
         print(f"{_stages_of(dag, again)} made again: the code has changed since they were made", file=sys.stderr)
     changes = list(dict.fromkeys(change for key in used for change in dag.outdated[key]))
     named = [change for change in changes if change != UNRECORDED]
-    reasons = [f"by code that has changed since ({_few(named)})"] if named else []
+    reasons = [f"by code that has changed since ({few(named)})"] if named else []
     reasons += ["by an earlier version, which did not record its code"] if UNRECORDED in changes else []
     if used:
         why = " or ".join(reasons)
@@ -109,9 +109,3 @@ def _stages_of(dag, keys) -> str:
     """So many stages, and which: `12 cached stages (rm, ppo) are`."""
     names = ", ".join(dict.fromkeys(dag.jobs[key].stage for key in keys))
     return f"{len(keys)} cached stage{'s' * (len(keys) > 1)} ({names}) {'are' if len(keys) > 1 else 'is'}"
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

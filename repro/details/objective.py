@@ -65,7 +65,7 @@ CLIP_RANGE = Detail(
 CLIP_ABOVE = Detail(
     name="clip_above",
     stages=("ppo",),
-    paper="not in N+; DAPO (Yu et al. 2025, arXiv 2503.14476, section 3.1)",
+    paper="not in N+; DAPO (Yu et al. 2025, arXiv 2503.14476)",
     question="Should a token's probability be allowed to grow further than it may shrink?",
     reference="same",
     variants={
@@ -129,7 +129,7 @@ CONSTRAINED_STEP = Detail(
         "trpo": Variant(
             trust_region.Step(
                 "trpo",
-                loss.Objective(ByName(loss.unclipped)),
+                partial(trust_region.of_its_own, own=loss.Objective(ByName(loss.unclipped))),
                 trust_region.TrustRegion(radius=0.01, damping=0.1, iterations=10, factor=0.8, most=10),
             ),
             "on the first pass the natural gradient of ratio times advantage, to a KL of 0.01 nats a token at most; "
@@ -161,7 +161,7 @@ VALUE_CLIP = Detail(
 VALUE_LOSS = Detail(
     name="value_loss",
     stages=("ppo",),
-    paper="N+ code (squared); Andrychowicz et al. 2020, arXiv 2006.05990, section 3.2",
+    paper="N+ code (squared); Andrychowicz et al. 2020, arXiv 2006.05990",
     question="Should the critic's loss be squared far from its target too?",
     reference="squared",
     variants={
@@ -218,7 +218,7 @@ LOSS_AGGREGATION = Detail(
 TRUNCATED_RESPONSES = Detail(
     name="truncated_responses",
     stages=("ppo",),
-    paper="N+ detail 23.3 (they count, with a score of -1); DAPO (arXiv 2503.14476, section 3.4)",
+    paper="N+ detail 23.3 (they count, with a score of -1); DAPO (arXiv 2503.14476)",
     numbers=(23,),
     question="Should a response that does not end count in the loss?",
     reference="counted",
@@ -234,7 +234,7 @@ TRUNCATED_RESPONSES = Detail(
 GOOD_RESPONSES = Detail(
     name="good_responses",
     stages=("ppo",),
-    paper="not in N+; VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.3)",
+    paper="not in N+; VAPO (Yue et al. 2025, arXiv 2504.05118)",
     question="Should the policy also imitate its own good responses?",
     reference="by_advantage",
     variants={

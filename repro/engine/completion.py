@@ -49,8 +49,8 @@ def examples(job: Job, cache: Path) -> float:
     scale, passes = job.scale, passes_of(job.recipe)
     if not trains(job.stage, scale):
         return 0
-    if job.stage == "ppo" and not _is_dpo(job):
-        return scale.episodes // scale.ppo_batch * scale.ppo_batch
+    if job.stage == "ppo" and _algorithm(job) != "dpo":
+        return scale.episodes // scale.ppo_batch * scale.ppo_batch if passes.ppo else 0
     with suppress(OSError, ValueError, KeyError):  # the data are gone from the cache
         sizes = json.loads((cache / job.keys["data"] / stage.RESULT).read_text())["metrics"]
         comparisons = sizes["data/train_comparisons"]
@@ -64,8 +64,8 @@ def examples(job: Job, cache: Path) -> float:
 
 def _ahead(job: Job) -> int:
     """What a line's step lacks of the examples that its step has used: PPO logs a batch at the episodes before it."""
-    return job.scale.ppo_batch if job.stage == "ppo" and not _is_dpo(job) else 0
+    return job.scale.ppo_batch if job.stage == "ppo" and _algorithm(job) == "ppo" else 0
 
 
-def _is_dpo(job: Job) -> bool:
-    return Pick(job.recipe, "ppo")(d.ALGORITHM) == "dpo"
+def _algorithm(job: Job) -> str:
+    return Pick(job.recipe, "ppo")(d.ALGORITHM)

@@ -97,7 +97,7 @@ def passes_of(recipe: Recipe) -> Passes:
     return Passes(
         sft=Pick(recipe, "sft")(d.SFT_EPOCHS),
         rm=Pick(recipe, "rm")(d.RM_EPOCHS),
-        ppo=ppo(d.PPO_EPOCHS),
+        ppo=0 if ppo(d.ALGORITHM) == "sft" else ppo(d.PPO_EPOCHS),
         critics=int(ppo(d.BASELINE).critic is critics.needed),
         warm_up=ppo(d.CRITIC_WARM_UP),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
@@ -120,7 +120,7 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     parts = Stages(scale, network_of(scale.model), Lengths.most(scale), passes).of(name, training)
     flops = sum(map(total, parts.values()))
     answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
-    if name == "ppo" and training:
+    if name == "ppo" and training and passes.ppo:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
         answers = scale.episodes + passes.warm_up * scale.ppo_batch + evaluations * scale.validation_posts
     ranks = 1 if name in ONE_RANK else scale.processes

@@ -294,7 +294,7 @@ class Passes:
 
     sft: int = 1
     rm: int = 1
-    ppo: int = 4
+    ppo: int = 4  # 0 where the SFT policy is kept
     critics: int = 1
     samples: int = 1
     warm_up: int = 0  # batches of PPO before its first update
@@ -343,7 +343,7 @@ class Stages:
     def ppo(self, training: bool) -> dict[str, list[Product]]:
         """Rollouts, updates, and evaluations on the validation posts, each with scores of the references."""
         s, n, lengths = self.scale, self.network, self.lengths
-        if not training:
+        if not (training and self.passes.ppo):
             return {}
         rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)

@@ -5,13 +5,13 @@ a file that one can be read from; data is a file, or a folder of files. What the
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from repro.errors import UserError, reason
+from repro.errors import UserError, few, reason
 from repro.models import strict_json
 
 MOST_FILES = 10_000  # in a folder of weights or rows: whoever gives a whole disk does not mean it
@@ -107,16 +107,11 @@ def require_same(folder: Path, expected: Mapping[str, Any], found: Mapping[str, 
         "unexpected": found.keys() - expected.keys(),
         "of another shape": {n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape},
     }
-    problems = [f"{what}: {few(sorted(names))}" for what, names in wrong.items() if names]
+    problems = [f"{what}: {few(sorted(names), 2)}" for what, names in wrong.items() if names]
     if problems:
         raise UserError(
             f"{folder}: not the weights of its configuration ({'; '.join(problems)}); give a whole checkpoint"
         )
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _check_size(field: str, folder: Path) -> None:

@@ -12,12 +12,19 @@ from repro.models.scalar_model import trunk_of
 
 def set_dropout(network: nn.Module, probability: float) -> nn.Module:
     """The network in training mode with every dropout at `probability`, which is 0 in the paper (N+ detail 7)."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-        for name in [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]:
-            setattr(module, name, 0.0 if name == "layerdrop" else probability)  # layerdrop drops whole layers
+    for module, name in _dropouts(network):
+        setattr(module, name, 0.0 if name == "layerdrop" else probability)  # layerdrop drops whole layers
     return network.train()
+
+
+def _dropouts(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where a network holds a probability of dropout: modules, and the names of attributes of theirs."""
+    return [
+        (module, name)
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and ("drop" in name or (isinstance(module, nn.Dropout) and name == "p"))
+    ]
 
 
 def dropout_as_it_is(networks: Iterable[nn.Module]) -> AbstractContextManager:
@@ -28,13 +35,7 @@ def dropout_as_it_is(networks: Iterable[nn.Module]) -> AbstractContextManager:
 @contextmanager
 def dropout_within(networks: Iterable[nn.Module], probability: float) -> Iterator[None]:
     """Within the context every dropout of the networks is at `probability`; afterwards each is as it was."""
-    before = [
-        (module, name, value)
-        for network in networks
-        for module in network.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, float) and ("drop" in name or (isinstance(module, nn.Dropout) and name == "p"))
-    ]
+    before = [(module, name, getattr(module, name)) for network in networks for module, name in _dropouts(network)]
     for network in networks:
         set_dropout(network, probability)
     try:

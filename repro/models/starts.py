@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.errors import UserError, quoted, reason
+from repro.errors import UserError, few, quoted, reason
 from repro.models import folders, hub
 
 if TYPE_CHECKING:  # imported where it is used, since a Scale is parsed without these libraries
@@ -81,7 +81,7 @@ def load_policy(source: str | Path) -> PreTrainedModel:
         raise UserError(f"{folder}: no causal language model ({reason(error)}); give another") from error
     wrong = sorted({*loading_info["missing_keys"], *(str(each) for each in loading_info["mismatched_keys"])})
     if wrong:
-        raise UserError(f"{folder}: weights are missing or do not fit: {folders.few(wrong)}; give a whole checkpoint")
+        raise UserError(f"{folder}: weights are missing or do not fit: {few(wrong, 2)}; give a whole checkpoint")
     return pretrained.patch_forward(policy)
 
 

@@ -130,7 +130,7 @@ def leave_one_out(reward: PerToken, gamma: float, responses: int) -> Estimate:
         gamma: discount per token.
         responses: k, at least 2.
 
-    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 8).
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740).
     """
     total = _totals(reward, gamma, responses)
     others = (total.sum(0) - total) / (responses - 1)
@@ -142,7 +142,7 @@ def group_mean(reward: PerToken, gamma: float, responses: int) -> Estimate:
 
     A_i = R_i - sum_j R_j / k,  which is (k - 1) / k times `leave_one_out`
 
-    Arguments as in `leave_one_out`. Source: Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, equation 3).
+    Arguments as in `leave_one_out`. Source: Dr. GRPO (Liu et al. 2025, arXiv 2503.20783).
     """
     total = _totals(reward, gamma, responses)
     return _on_every_token(total - total.mean(0), reward, gamma)
@@ -153,7 +153,7 @@ def group_standardised(reward: PerToken, gamma: float, responses: int) -> Estima
 
     A_i = (R_i - mean_j R_j) / (std_j R_j + 1e-4),  std with Bessel's correction
 
-    Arguments as in `leave_one_out`. Source: GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1.2). Departure: 1e-4 and the
+    Arguments as in `leave_one_out`. Source: GRPO (Shao et al. 2024, arXiv 2402.03300). Departure: 1e-4 and the
     correction are TRL's.
     """
     total = _totals(reward, gamma, responses)
@@ -170,7 +170,7 @@ def batch_mean(reward: PerToken, gamma: float, reduce: Reduce = one_rank) -> Est
         gamma: discount per token.
         reduce: sums over ranks.
 
-    Source: Williams 1992, section 4 (a reinforcement baseline); REINFORCE++ (Hu 2025, arXiv 2501.03262) without its division.
+    Source: Williams 1992 (a reinforcement baseline); REINFORCE++ (Hu 2025, arXiv 2501.03262) without its division.
     """
     total = _totals(reward, gamma, 1)
     return _on_every_token(total - masked.mean(total, torch.ones_like(total, dtype=torch.bool), reduce), reward, gamma)
@@ -230,7 +230,7 @@ def lambda_by_length(lam: float, length: PerEpisode, alpha: float) -> PerEpisode
         length: [episodes] tokens of each response, its end of text included.
         alpha: at 1 / alpha tokens and below, lambda is 0.
 
-    `lam` is not read. Source: VAPO (Yue et al. 2025, arXiv 2504.05118, section 4.2: 0.05). Departure: their responses have
+    `lam` is not read. Source: VAPO (Yue et al. 2025, arXiv 2504.05118: 0.05). Departure: their responses have
     thousands of tokens, and need no bound at 0.
     """
     return (1 - 1 / (alpha * length)).clamp(min=0)
@@ -256,7 +256,7 @@ def monte_carlo_returns(reward: PerToken, returns: PerToken, gamma: float) -> Pe
 
     `returns` is not read. `gae` at lambda 1 implies the same.
 
-    Source: VC-PPO (Yuan et al. 2025, arXiv 2503.01491, section 4.2: decoupled GAE).
+    Source: VC-PPO (Yuan et al. 2025, arXiv 2503.01491: decoupled GAE).
     """
     return reward_to_go(reward, gamma)[1]
 

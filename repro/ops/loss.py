@@ -67,7 +67,7 @@ def clipped_weight(logprob: PerToken, log_ratio: PerToken, advantage: PerToken, 
         advantage: [episodes, tokens] A, without a gradient.
         clip_high: how far above 1 a weight may be; nothing holds it from below.
 
-    Source: CISPO (MiniMax 2025, arXiv 2506.13585, equations 4 and 5).
+    Source: CISPO (MiniMax 2025, arXiv 2506.13585).
     """
     return -advantage * log_ratio.detach().exp().clamp(max=1 + clip_high) * logprob
 
@@ -194,7 +194,7 @@ def huber(error: PerToken, limit: float) -> PerToken:
         error: [episodes, tokens] x.
         limit: d, in the unit of the values; infinite, this is `half_square`.
 
-    Source: Andrychowicz et al. 2020, arXiv 2006.05990, section 3.2 and appendix B.2.
+    Source: Andrychowicz et al. 2020, arXiv 2006.05990.
     """
     size = error.abs()
     inside = size.clamp(max=limit)
@@ -317,7 +317,7 @@ def ended_responses(has_eos: EpisodeMask) -> EpisodeMask:
     Args:
         has_eos: [episodes] whether the response has an end of text.
 
-    Source: DAPO (Yu et al. 2025, arXiv 2503.14476, section 3.4: overlong filtering).
+    Source: DAPO (Yu et al. 2025, arXiv 2503.14476: overlong filtering).
     """
     return has_eos
 
@@ -344,7 +344,7 @@ def imitate_good_responses(logprob: PerToken, advantage: PerToken, mask: TokenMa
         mask: [episodes, tokens] the tokens that count.
         coefficient: c.
 
-    Source: VAPO (Yue et al. 2025, arXiv 2504.05118, equation 9). Departure: theirs are responses whose answer was verified.
+    Source: VAPO (Yue et al. 2025, arXiv 2504.05118). Departure: theirs are responses whose answer was verified.
     """
     good = masked.keep(advantage, mask).sum(1, keepdim=True) > 0
     return -coefficient * masked.keep(logprob, mask & good)

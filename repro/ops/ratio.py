@@ -33,8 +33,7 @@ def mean_of_response(log_ratio: PerToken, mask: TokenMask) -> PerToken:
         log_ratio: [episodes, tokens] log r_t; NaN too where the mask is false.
         mask: [episodes, tokens] the tokens that count.
 
-    Of responses of one token it is `per_token`. Source: GSPO (Zheng et al. 2025, arXiv 2507.18071,
-    equation 7).
+    Of responses of one token it is `per_token`. Source: GSPO (Zheng et al. 2025, arXiv 2507.18071).
     """
     lengths = mask.sum(1, keepdim=True).clamp(min=1)
     return masked.keep((masked.keep(log_ratio, mask).sum(1, keepdim=True) / lengths).expand_as(log_ratio), mask)
@@ -46,7 +45,7 @@ def product_of_response(log_ratio: PerToken, mask: TokenMask) -> PerToken:
     log s = sum_t log r_t
 
     Arguments as in `mean_of_response`. Of responses of one token it is `per_token`. Source: RLOO (Ahmadian et al. 2024, arXiv
-    2402.14740, section 3.3: the response as one action).
+    2402.14740: the response as one action).
     """
     return masked.keep(masked.keep(log_ratio, mask).sum(1, keepdim=True).expand_as(log_ratio), mask)
 
@@ -72,7 +71,7 @@ def wider_above(clip_low: float, clip_high: float) -> float:
         clip_low: how far below 1.
         clip_high: how far above 1 a ratio may go.
 
-    `clip_low` is not read. Source: DAPO (Yu et al. 2025, arXiv 2503.14476, equation 10: 0.28 above, 0.2 below).
+    `clip_low` is not read. Source: DAPO (Yu et al. 2025, arXiv 2503.14476: 0.28 above, 0.2 below).
     """
     return clip_high
 
@@ -126,7 +125,7 @@ def dual_clip(loss: PerToken, advantage: PerToken, limit: float) -> PerToken:
         advantage: [episodes, tokens] A, without a gradient.
         limit: c > 1, the ratio from which on a bad token has no gradient; infinite, this is `unbounded`.
 
-    Source: Ye et al. 2020, arXiv 1912.09729, equation 3.
+    Source: Ye et al. 2020, arXiv 1912.09729.
     """
     return torch.where(advantage < 0, torch.minimum(loss, -limit * advantage), loss)
 

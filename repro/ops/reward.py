@@ -80,7 +80,7 @@ def sigmoid_over_reference(score: PerEpisode, of_references: Callable[[], PerEpi
         score: [episodes] s.
         of_references: computes s_ref, [episodes]: another pass of the reward model, made only where it is asked for.
 
-    Source: PAR (Fu et al. 2025, arXiv 2502.18770, equation 6).
+    Source: PAR (Fu et al. 2025, arXiv 2502.18770).
     """
     return torch.sigmoid(score - of_references())
 
@@ -90,7 +90,7 @@ def log_sigmoid_over_reference(score: PerEpisode, of_references: Callable[[], Pe
 
     log sigmoid(s - s_ref)
 
-    Arguments as in `sigmoid_over_reference`. Source: Wang et al. 2024, arXiv 2402.00742, equation 5. Departure: theirs is over
+    Arguments as in `sigmoid_over_reference`. Source: Wang et al. 2024, arXiv 2402.00742. Departure: theirs is over
     a quantile of the SFT policy's scores.
     """
     return torch.nn.functional.logsigmoid(score - of_references())
@@ -115,7 +115,7 @@ def price_per_token(score: PerEpisode, length: PerEpisode, most: int, price: flo
         most: M, the most tokens that a response can have.
         price: c, in the score's unit.
 
-    `most` is not read. Source: Singhal et al. 2023, arXiv 2310.03716, section 4 (reward shaping against length).
+    `most` is not read. Source: Singhal et al. 2023, arXiv 2310.03716 (reward shaping against length).
     """
     return score - price * length
 
@@ -131,7 +131,7 @@ def ramp_to_the_limit(score: PerEpisode, length: PerEpisode, most: int, start: f
         most: M, the most tokens that a response can have.
         start: where the price begins, as a fraction of the limit, below 1.
 
-    Source: DAPO (Yu et al. 2025, arXiv 2503.14476, equation 13: start 0.8).
+    Source: DAPO (Yu et al. 2025, arXiv 2503.14476: start 0.8).
     """
     return score - (length - start * most).clamp(min=0) / ((1 - start) * most)
 
@@ -295,7 +295,7 @@ def all_with_the_score(score: PerEpisode, kl_cost: PerToken, mask: TokenMask) ->
         kl_cost: [episodes, tokens] beta KL; NaN too where the mask is false.
         mask: [episodes, tokens] the response's tokens.
 
-    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 3: the response as one action).
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740: the response as one action).
     """
     return score - masked.keep(kl_cost, mask).sum(1), torch.zeros_like(kl_cost)
 

@@ -26,20 +26,32 @@ class TrustRegion:
     most: int  # tries of the line search
 
 
+ANYWHERE = TrustRegion(radius=math.inf, damping=0.0, iterations=0, factor=1.0, most=0)
+
+
+def as_chosen(chosen: Objective) -> Objective:
+    """The objective that the recipe chooses: `chosen`."""
+    return chosen
+
+
+def of_its_own(chosen: Objective, own: Objective) -> Objective:
+    """An objective that goes with the step: `own`, whatever the recipe chooses.
+
+    `chosen` is not read.
+    """
+    return own
+
+
 @dataclass(frozen=True)
 class Step:
-    """How an optimizer step moves the policy: the name of a step, the objective that it stands on, and its region.
+    """How an optimizer step moves the policy: the name of a step, the policy's objective beside it, and its region.
 
-    Without an objective of its own it takes the one that the recipe chooses.
+    `objective` maps the objective that the recipe chooses to the one that the policy has.
     """
 
     kind: str
-    own_objective: Objective | None = None
-    region: TrustRegion | None = None
-
-    def objective(self, chosen: Objective) -> Objective:
-        """The objective that the policy has beside this step."""
-        return self.own_objective or chosen
+    objective: Callable[[Objective], Objective] = as_chosen
+    region: TrustRegion = ANYWHERE
 
 
 def conjugate_gradient(

@@ -229,8 +229,13 @@ def _summarise(
 
 def reference_scores(reward_model: nn.Module, posts: Dataset, corpus: Corpus, context: StageContext) -> Tensor:
     """[N] the reward model's scores of the reference summaries."""
+    return scoring.score_rows(reward_model, *reference_texts(posts), corpus.pad, context.scale.rollout_batch)
+
+
+def reference_texts(posts: Dataset) -> tuple[Tensor, Tensor]:
+    """[N, T] each post's query with its reference summary, and [N] the tokens of that summary."""
     ids, lengths = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    return scoring.score_rows(reward_model, ids, lengths, corpus.pad, context.scale.rollout_batch)
+    return ids, lengths
 
 
 def rollout_gold_grades(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from repro import details as d
 from repro.detail import Pick
 from repro.models import scoring
 from repro.stages import evaluate
-from repro.stages.corpus import Corpus, column
+from repro.stages.corpus import Corpus
 from repro.types import Rollout
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
 
 @torch.no_grad()
 def reference_scores(reward_model: nn.Module, posts: Dataset, pad: int, batch: int) -> Tensor:
-    """[B] the reward model's scores of the posts' reference summaries, `batch` at a time."""
+    """[B] the reward model's scores of the reference summaries of this rank's posts, `batch` at a time."""
     device = next(reward_model.parameters()).device
-    ids, lengths = (column(posts, name) for name in ("query_reference_response_token", "reference_response_tokens"))
-    parts = zip(ids.to(device).split(batch), lengths.to(device).split(batch))
+    parts = zip(*(part.to(device).split(batch) for part in evaluate.reference_texts(posts)))
     return torch.cat([scoring.score(reward_model, texts, tokens, pad) for texts, tokens in parts])

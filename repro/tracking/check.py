@@ -13,6 +13,7 @@ from mlflow.entities import LoggedModelStatus, Metric, Run
 
 from repro import record
 from repro.engine import artefacts
+from repro.errors import few
 from repro.stages import stage
 from repro.stages.checkpoint import complete_checkpoints
 from repro.tracking import points, transfer
@@ -22,7 +23,6 @@ from repro.tracking.runs import label
 from repro.tracking.sqlite_file import damage, is_sqlite, is_unfinished, require_schema
 from repro.tracking.store import runs_of, studies, usable_store
 
-MOST_NAMES = 3  # that a sentence lists
 FRESH = "to have each once, import this store into a new one (MLFLOW_TRACKING_URI=sqlite:///new.db python -m repro import ...)"
 AGAIN = "its study's command, repeated, publishes the rest"
 
@@ -130,11 +130,11 @@ def _of_points(store: MlflowClient, run: Run, cache: Path) -> Iterator[str]:
         elif stored != wanted[: len(stored)]:
             other.append(name)
     if doubled:
-        yield f"has points of {_few(doubled)} twice, of an attempt that was killed; reports read the last; {FRESH}"
+        yield f"has points of {few(doubled)} twice, of an attempt that was killed; reports read the last; {FRESH}"
     if lacking:
-        yield f"lacks points of {_few(lacking)} that its journal has; delete it, and repeat its study's command"
+        yield f"lacks points of {few(lacking)} that its journal has; delete it, and repeat its study's command"
     if other:
-        yield f"has other points of {_few(other)} than its journal in the cache, which was made again since"
+        yield f"has other points of {few(other)} than its journal in the cache, which was made again since"
 
 
 def _expected(run: Run, cache: Path) -> dict[str, list[tuple[int, float]]]:
@@ -150,12 +150,6 @@ def _expected(run: Run, cache: Path) -> dict[str, list[tuple[int, float]]]:
 def _points_of(folder: Path) -> list[Metric]:
     """The points of an artefact; runs share most of theirs."""
     return [*points.of_lines(stage.read_journal(folder)), *points.of_result(folder)] if artefacts.cached(folder) else []
-
-
-def _few(names: list[str]) -> str:
-    """The first of some metrics, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
 
 
 # ------------------------------------------------------------------------------------------------- the cache
@@ -174,7 +168,7 @@ def _of_artefact(folder: Path) -> Iterator[str]:
     changed = [name for name in both if artefacts.file_digest(folder / name) != listed[name]]
     differ = {"missing": sorted(listed.keys() - present), "changed": changed}
     if any(differ.values()):
-        words = [f"{len(names)} {what} ({_few(names)})" for what, names in differ.items() if names]
+        words = [f"{len(names)} {what} ({few(names)})" for what, names in differ.items() if names]
         yield f"{folder} is not as it was written: {' and '.join(words)}; {remedy}"
 
 

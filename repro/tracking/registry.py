@@ -16,6 +16,7 @@ from mlflow.entities import Run as Recorded
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from repro import record
+from repro.errors import few
 from repro.tracking.address import store_uri
 from repro.tracking.store import client, find_study, runs_of, store_lock, usable_store
 
@@ -31,8 +32,8 @@ class Registered:
 
     def __str__(self) -> str:
         models = [f"{name} (seed{'s' * (len(seeds) > 1)} {' '.join(seeds)})" for name, seeds in self.seeds.items()]
-        few = ", ".join(self.without[:3]) + f" and {len(self.without) - 3} more" * (len(self.without) > 3)
-        lacking = f"; {few}: no policy in the store, it was too large or could not be packed" if few else ""
+        why = "no policy in the store, it was too large or could not be packed"
+        lacking = f"; {few(self.without)}: {why}" if self.without else ""
         return f"registered: {', '.join(models) or 'nothing'}{lacking}"
 
 

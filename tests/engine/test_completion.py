@@ -36,6 +36,12 @@ def test_dpo_is_counted_in_comparisons(tiny_scale, tiny_run, run_stage):
     assert examples(dpo, tiny_run["data"].parent) == lines[-1]["step"] == 24
 
 
+def test_a_kept_sft_policy_has_no_steps(tiny_scale, tiny_run, run_stage):
+    assert stage.read_journal(run_stage(ppo.STAGE, algorithm="sft")) == []
+    kept = job(tiny_scale, "ppo", Recipe().but(ALGORITHM, "sft"))
+    assert examples(kept, tiny_run["data"].parent) == 0
+
+
 def test_epochs_count(tiny_scale, tiny_run):
     cache = tiny_run["data"].parent
     twice = job(tiny_scale, "sft", Recipe().but(SFT_EPOCHS, "2"))

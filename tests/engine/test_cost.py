@@ -323,6 +323,21 @@ def test_an_arm_without_a_critic_takes_less_time_and_no_less_than_half():
     assert seconds[1] / 2 < seconds[0] < 0.8 * seconds[1]
 
 
+def test_keeping_the_sft_policy_takes_no_time_for_ppo():
+    kept = cost.passes_of(tiny.pick(algorithm="sft").recipe)
+    assert cost.gpu_seconds("ppo", GPU, devices.ASSUMED, kept) == cost.OVERHEAD
+    assert cost.estimate("ppo", GPU, passes=kept) == cost.OVERHEAD
+
+
+def test_best_of_several_samples_takes_as_many_answers_more():
+    one, four = (cost.passes_of(tiny.pick("evaluate", selection=label).recipe) for label in ("one_sample", "best_of_4"))
+    assert cost.gpu_seconds("baseline", GPU, devices.ASSUMED, four) == cost.gpu_seconds(
+        "baseline", GPU, devices.ASSUMED
+    )
+    of_one, of_four = (cost.gpu_seconds("evaluate", GPU, devices.ASSUMED, each) - cost.OVERHEAD for each in (one, four))
+    assert 2 < of_four / of_one < 2.5  # five sets of answers where there were two, and the references as before
+
+
 def test_batches_before_the_first_update_cost_as_much_as_others():
     plain, warmed = (cost.passes_of(tiny.pick(critic_warm_up=label).recipe) for label in ("none", "8"))
     assert (plain.warm_up, warmed.warm_up) == (0, 8)
