@@ -94,3 +94,10 @@ def test_a_link_of_the_site_that_leads_nowhere_is_found(links, tmp_path):
 
 def test_the_gallery_has_no_link_that_leads_nowhere(links):
     assert links.broken(ROOT / "reports" / "gallery") == []
+
+
+@pytest.mark.parametrize("folder", ["ops", "stages"])
+def test_the_pages_of_the_api_have_every_module_of_a_folder_that_they_are_about(folder):
+    page = (ROOT / "docs" / "api" / f"{folder}.md").read_text().split()
+    modules = [file.stem for file in (ROOT / "repro" / folder).glob("*.py") if file.stem != "__init__"]
+    assert [name for name in modules if f"repro.{folder}.{name}" not in page] == []

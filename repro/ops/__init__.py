@@ -11,13 +11,13 @@ and where it departs from that. In the order of PPO:
 | `text` | where a response ends; log-probabilities, entropy and KL from logits; which tokens count (N+ detail 23) |
 | `vocabulary` | log-probabilities without all logits at once, forward and backward |
 | `places` | which columns of each row are read |
-| `reward` | score and EOS trick, estimators of the KL, its coefficient, normalisation (N+ details 15 and 23.3, section 7) |
+| `reward` | score and EOS trick, its shape and the price of length, estimators of the KL, normalisation (N+ details 15 and 23.3) |
 | `masked` | mean, variance and whitening under a mask, over all ranks (N+ details 24 and 25) |
-| `advantage` | GAE, n-step returns, returns without a critic, the lambda of each response (N+ table 7) |
+| `advantage` | GAE, n-step returns, baselines without a critic, the lambda of each response (N+ table 7, RLOO, GRPO) |
 | `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |
 | `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
 | `trust_region` | the natural gradient, its scale in KL, and the search along it (TRPO) |
-| `optim` | learning-rate schedules (N+ details 9 and 10, table 7) |
+| `optim` | learning-rate schedules, and when a batch is done (N+ details 9 and 10, table 7) |
 
 Shapes are jaxtyping annotations; `repro/types.py` has the names of dimensions and the short names of common shapes. A variant
 that leaves something out takes the arguments of what it stands for, and its docstring says which of them are not read.
