@@ -2,12 +2,25 @@
 
 import gc
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 
-from repro.cli import assets, atlas, calibrate, check, fault, gallery, judge, plan, registry, report, run, store
+from repro.cli import (
+    assets,
+    atlas,
+    calibrate,
+    check,
+    fault,
+    gallery,
+    interrupts,
+    judge,
+    plan,
+    registry,
+    report,
+    run,
+    store,
+)
 from repro.cli.parser import Parser
 from repro.errors import UserError
 
@@ -36,11 +49,11 @@ VERBS = (
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 if the machine failed, 2 for bad input, 70 for a fault in the code, 130 if ended."""
     gc.set_threshold(20_000)  # at the default, 700, collecting takes a tenth of the start-up
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _quiet()
     try:
-        arguments = _parser().parse_args(words)
-        return arguments.run(arguments)
+        with interrupts.delivered():
+            arguments = _parser().parse_args(words)
+            return arguments.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Protocol
@@ -121,6 +121,7 @@ def run(dag: Dag, workers: int, threads: int, tick: Callable[[Dag], None], devic
         places = context.SimpleQueue()
         for device in devices:
             places.put(device)
+        others = multiprocessing.active_children()  # of whoever called
         pool = ProcessPoolExecutor(
             workers, mp_context=context, initializer=_start_worker, initargs=(threads, places, bool(devices))
         )
@@ -128,15 +129,10 @@ def run(dag: Dag, workers: int, threads: int, tick: Callable[[Dag], None], devic
             _drain(dag, pool, workers, tick)
         except BrokenProcessPool:
             dag.lose()
-        except BaseException:
-            children = multiprocessing.active_children()
-            for child in children:
-                child.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            _wait_for(children)
-            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            if not dag.over:
+                _end([child for child in multiprocessing.active_children() if child not in others])
     tick(dag)
 
 
@@ -154,15 +150,21 @@ def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
     return context
 
 
-def _wait_for(children: list[multiprocessing.Process]) -> None:
-    """Until they have ended; a second interrupt, or too long a wait, ends them as they are."""
+def _end(workers: list[multiprocessing.Process]) -> None:
+    """End workers, which keep where their stages stand; a second interrupt, or too long a wait, ends them as they are.
+
+    They are told again while they live: one that has kept its stage asks for more work, and asks for ever if another one
+    ended while it held the lock of the queue.
+    """
     until = time.monotonic() + ENDING_SECONDS
     try:
-        for child in children:
-            child.join(max(0.0, until - time.monotonic()))
+        while (alive := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < until:
+            for worker in alive:
+                worker.terminate()
+            connection.wait([worker.sentinel for worker in alive], timeout=1)
     finally:
-        for child in children:
-            child.kill()
+        for worker in workers:
+            worker.kill()
 
 
 def _drain(dag: Dag, pool: ProcessPoolExecutor, workers: int, tick: Callable[[Dag], None]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -303,6 +304,28 @@ def test_input_that_only_a_stage_can_judge_is_told_the_same_way(place):
 def test_an_interrupt_is_told_in_one_line(number, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "load", lambda *_, **__: signal.raise_signal(number))
     assert main(["plan", "whiten_adv"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command continues from here\n"
+
+
+class Interrupted:
+    """An object in whose destructor an interrupt arrives."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_python_drops_comes_again(number, monkeypatch, capsys):
+    def load(*_, **__):
+        Interrupted(number)
+        time.sleep(20)
+
+    monkeypatch.setattr(ablation, "load", load)
+    began = time.monotonic()
+    assert main(["plan", "whiten_adv"]) == 130 and time.monotonic() - began < 10
     assert capsys.readouterr().err == "interrupted; the same command continues from here\n"
 
 

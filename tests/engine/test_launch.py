@@ -282,7 +282,7 @@ def test_a_worker_that_was_told_to_end_ends_the_launcher_and_its_job_is_neither_
 # --------------------------------------------------------------------------------------------- real processes
 
 
-def told_to_end(dag, enough):
+def told_to_end(dag, enough, engine=None):
     """The launcher, interrupted as soon as `enough` says so; the processes that it had then."""
     had = []
 
@@ -293,7 +293,7 @@ def told_to_end(dag, enough):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch.local(next(iter(dag.jobs.values())).scale).run(dag, tick)
+        (engine or launch.local(next(iter(dag.jobs.values())).scale)).run(dag, tick)
     return had
 
 
@@ -320,3 +320,23 @@ def test_an_interrupted_study_keeps_where_its_stages_stand_and_leaves_no_process
     assert lines[: len(before) - 1] == before[:-1]  # the last one may be of a step after the checkpoint
     steps = [line["step"] for line in lines]
     assert len(lines) > len(before) and steps == sorted(set(steps))
+
+
+def test_a_worker_that_ends_while_it_waits_for_work_keeps_no_other_from_ending(study, tmp_path):
+    """It holds the lock of the queue, on which the other one waits once it has kept its stage."""
+    long = replace(study.scale, comparisons=4_000, rm_batch=256, checkpoint_every=10)
+    jobs = jobs_of(replace(study, scale=long, arms={"shift_and_scale": Recipe()}))
+    one_rm = {
+        key: job
+        for key, job in jobs.items()
+        if job.stage in ("data", "base", "sft") or (job.stage, job.seed) == ("rm", 1)
+    }
+    dag, interrupted = dag_for(one_rm, tmp_path), []
+
+    def enough(now):
+        if len(now.done) == len(one_rm) - 1 and len(running_lines(now, "rm")) > 3:
+            interrupted.append(time.monotonic())
+        return interrupted
+
+    had = told_to_end(dag, enough, launch.Local(2, 1))
+    assert len(had) == 2 and time.monotonic() - interrupted[0] < 30
