@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -150,7 +151,7 @@ def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
     return context
 
 
-def _end(workers: list[multiprocessing.Process]) -> None:
+def _end(workers: list[BaseProcess]) -> None:
     """End workers, which keep where their stages stand; a second interrupt, or too long a wait, ends them as they are.
 
     They are told again while they live: one that has kept its stage asks for more work, and asks for ever if another one
