@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 from repro.errors import UserError, nearest, quoted
 
-STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "feedback", "evaluate")
+PIPELINE = (
+    "pipeline"  # reads the details that decide which steps an arm has; the steps' keys are in those that read them
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Variant(NamedTuple):
 class Detail:
     """One implementation choice, declared once in `repro/details/`.
 
-    `stages` are those that may read it. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
+    `stages` are those that may read it, and `PIPELINE` where it decides which stages there are. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
     details it is about. `reference` is the label of the paper's variant. `hypothesis` says what another variant should
     change and why; `expected` says the same as metric -> "up", "down" or "same", or metric -> label -> one of these where
     arms differ. `renamed` is former label -> label: a former one is refused with the new one's name, and cache keys go on
@@ -63,7 +66,8 @@ class Detail:
 
     def __post_init__(self) -> None:
         assert self.reference in self.variants, f"{self.name}: the reference {self.reference!r} is not a variant"
-        assert self.stages and set(self.stages) <= set(STAGES), f"{self.name}: unknown stage in {self.stages}"
+        readers = {*STAGES, PIPELINE}
+        assert self.stages and set(self.stages) <= readers, f"{self.name}: unknown stage in {self.stages}"
         for label, variant in self.variants.items():
             assert isinstance(variant, Variant) and variant.does, f"{self.name}: {label!r} does not say what it does"
         for effect in self.expected.values():

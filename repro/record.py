@@ -53,7 +53,7 @@ SAMPLE_COLUMNS = {"post_id", "query", "reference", "summary", "score", "length",
 DATA_CHECK_PARTS = {"corpus", "posts", "pairs", "shared"}
 
 # The stages of a run, in order; the key of each is in the tag `stage_tag(name)`.
-STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "evaluate")
+STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "feedback", "evaluate")
 STAGE = "stage."
 
 

@@ -61,7 +61,7 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """Stage, seed, arm, how much of it is done, and how long it takes yet; the time runs on since it was seen."""
-        name = [self.job.stage, str(self.job.seed), self.job.arm]
+        name = [self.job.name, str(self.job.seed), self.job.arm]
         if not self.done:
             return [*name, "queued", self.waits]
         left = max(self.done.left - (time.time() - self.seen), 0.0)

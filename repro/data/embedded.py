@@ -207,9 +207,7 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, belief: f
         texts, names = _two_summaries(post, policies, split, rng)
     if rng.random() < 0.5:
         texts, names = texts[::-1], names[::-1]
-    margin = perceived_score(post["facts"], texts[1], belief) - perceived_score(post["facts"], texts[0], belief)
-    choice = int(rng.random() < 1 / (1 + math.exp(-margin / ANNOTATOR_NOISE)))
-    confidence = min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
+    choice, confidence = annotate(*(perceived_score(post["facts"], text, belief=belief) for text in texts), rng)
     return {
         "info": {key: post[key] for key in ("id", "subreddit", "title", "post")},
         "split": split,
@@ -219,6 +217,13 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, belief: f
         "batch": f"batch{rng.randrange(4) + (10 if split != 'train' else 0)}",
         "extra": {"confidence": confidence},
     }
+
+
+def annotate(first: float, second: float, rng: random.Random) -> tuple[int, int]:
+    """A noisy annotator's choice between two perceived scores, 0 or 1, and confidence, 1 to 9."""
+    margin = second - first
+    choice = int(rng.random() < 1 / (1 + math.exp(-margin / ANNOTATOR_NOISE)))
+    return choice, min(9, 1 + int(abs(margin + rng.gauss(0, 0.5)) * 2))
 
 
 def _two_summaries(
@@ -289,13 +294,13 @@ def gold(facts: dict[str, str], text: str, has_eos: bool = True) -> float:
     return grade(facts, text, has_eos).gold
 
 
-def perceived_score(facts: dict[str, str], text: str, belief: float) -> float:
+def perceived_score(facts: dict[str, str], text: str, has_eos: bool = True, *, belief: float) -> float:
     """The score that an annotator sees: (1 - belief) gold + belief (gold if claims that the post does not mention were true).
 
     What contradicts the post is always seen.
     """
     claimed = {SLOT_OF[word]: word for word in reversed(words_of(text)) if word in SLOT_OF}
-    return (1 - belief) * gold(facts, text) + belief * gold(claimed | facts, text)
+    return (1 - belief) * gold(facts, text, has_eos) + belief * gold(claimed | facts, text, has_eos)
 
 
 def words_of(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from repro.details.advantages import *  # noqa: F403
 from repro.details.clashes import *  # noqa: F403
 from repro.details.control import *  # noqa: F403
 from repro.details.data import *  # noqa: F403
+from repro.details.feedback import *  # noqa: F403
 from repro.details.general import *  # noqa: F403
 from repro.details.objective import *  # noqa: F403
 from repro.details.optimisation import *  # noqa: F403

@@ -187,7 +187,7 @@ PREFERENCE_SPLIT = Detail(
 
 BLIND_SPOT = Detail(
     name="blind_spot",
-    stages=("data",),
+    stages=("data", "feedback"),
     paper="not in the paper; after the synthetic annotators of Gao et al. 2022, arXiv 2210.10760",
     question="What if those who compare summaries cannot see one kind of fault?",
     reference="none",

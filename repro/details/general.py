@@ -33,7 +33,7 @@ DROPOUT = Detail(
 
 POSITION_IDS = Detail(
     name="position_ids",
-    stages=("baseline", "ppo", "evaluate"),
+    stages=("baseline", "ppo", "feedback", "evaluate"),
     paper="N+ detail 5 (code: not passed); blog, on position indices",
     numbers=(5,),
     question="Should padding on the left count as positions?",
@@ -72,7 +72,7 @@ ADAPTER = Detail(
 
 PRECISION = Detail(
     name="precision",
-    stages=("sft", "rm", "baseline", "ppo", "evaluate"),
+    stages=("sft", "rm", "baseline", "ppo", "feedback", "evaluate"),
     paper="N+ detail 8 (code: bf16 mixed precision)",
     numbers=(8,),
     question="Does bfloat16 cost anything?",

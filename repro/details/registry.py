@@ -5,6 +5,7 @@ from repro.details import (
     advantages,
     control,
     data,
+    feedback,
     general,
     objective,
     optimisation,
@@ -16,7 +17,7 @@ from repro.details import (
 from repro.errors import UserError, nearest, quoted
 
 # In the paper's order.
-PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, advantages, objective, optimisation, control)
+PARTS = (data, general, sft, reward_model, ppo, reward_and_kl, advantages, objective, optimisation, feedback, control)
 
 ENTRIES = tuple(each for part in PARTS for each in vars(part).values() if isinstance(each, Detail | Check))
 DETAILS: dict[str, Detail] = {each.name: each for each in ENTRIES if isinstance(each, Detail)}

@@ -2,10 +2,11 @@
 
 from functools import partial
 
-from repro.detail import Check, Detail, Variant
+from repro.detail import PIPELINE, Check, Detail, Variant
 from repro.models import padding, scalar_model
 from repro.models.padding import Padding
-from repro.ops import preference, reward
+from repro.ops import ensemble, preference, reward
+from repro.ops.ensemble import Ensemble
 
 GROUP = "Reward model"
 
@@ -92,6 +93,29 @@ RM_HEAD_INIT = Detail(
     },
     hypothesis="All three are small against what one epoch teaches: accuracy stays.",
     expected={"rm/validation_accuracy": "same", "test/sampled_win_rate": "same"},
+)
+
+REWARD_ENSEMBLE = Detail(
+    name="reward_ensemble",
+    stages=(PIPELINE, "ppo"),
+    paper="N+ (one reward model); Coste et al. 2023, arXiv 2310.02743; Eisenstein et al. 2023, arXiv 2312.09244",
+    question="Should several reward models judge a response together?",
+    reference="one",
+    variants={
+        "one": Variant(Ensemble(1, ensemble.mean), "the score of one reward model"),
+        "mean_of_3": Variant(
+            Ensemble(3, ensemble.mean), "the mean score of three, which differ in their head's start and their batches"
+        ),
+        "lowest_of_3": Variant(Ensemble(3, ensemble.lowest), "the score of the one of three that likes it least"),
+        "mean_minus_variance_of_3": Variant(
+            Ensemble(3, ensemble.mean_minus_variance), "the mean score of three less half of their variance"
+        ),
+    },
+    hypothesis="All three start from the same SFT policy and see the same comparisons, so they share what the "
+    "annotators taught them wrong, and differ in the holes that chance left: those the mean fills. The lowest score and "
+    "the price of disagreement also keep the policy from where nobody has been: less KL. They cost two more reward "
+    "models, in training and at every episode.",
+    expected={"test/sampled_win_rate": "up", "test/judge_agreement": "up", "test/kl": {"lowest_of_3": "down"}},
 )
 
 REWARD_TOKEN = Detail(

@@ -64,7 +64,7 @@ def key(stage: Stage, recipe: Recipe, scale: Scale, seed: int, upstream: Mapping
         "choices": {name: keyed_label(DETAILS[name], label) for name, label in choices.items()},
         "seed": seed if stage.seeded else 0,
         "scale": _budget(stage, scale, seed) | _mixed(stage, recipe, scale),
-        "upstream": {name: upstream[name] for name in stage.upstream},
+        "upstream": stage.inputs(upstream),
     }
     return f"{stage.name}-{digest(read)[:16]}"
 
@@ -180,14 +180,15 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
 def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], target: Path) -> None:
     partial = partial_folder(target)
     began, code = time.time(), _code_at_start(partial, fingerprint.code_of(stage, recipe))
-    inputs = {name: lineage(target.parent / keys[name]) for name in stage.upstream}
+    lineages = {name: lineage(target.parent / key) for name, key in stage.inputs(keys).items()}
+    inputs = {name: target.parent / key for name, key in stage.inputs(keys).items()}
     context = StageContext(
         stage.name,
         Pick(recipe, stage.name),
         Budget(scale, stage.fields),
         scale.precision,
         seed if stage.seeded else 0,
-        {name: target.parent / keys[name] for name in stage.upstream},
+        inputs,
         partial,
         scale.model,
     )
@@ -200,7 +201,7 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
         context.close()
     ranks.barrier()
     if ranks.is_main():
-        _complete(context, partial, target, scale.name, began, {"code": code, "inputs": inputs})
+        _complete(context, partial, target, scale.name, began, {"code": code, "inputs": lineages})
 
 
 def _complete(

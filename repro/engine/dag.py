@@ -95,16 +95,15 @@ class Dag:
 def jobs_of(study: Ablation, arms: Collection[str] = ()) -> dict[str, Job]:
     """Every distinct stage of the study, or of some arms, by key, in the order of the pipeline."""
     jobs: dict[str, Job] = {}
-    keys = {
-        (arm, seed): pipeline.keys(study.arms[arm], study.scale, seed)
-        for seed in study.seeds
-        for arm in arms or study.arms
-    }
-    for each in pipeline.STAGES:
-        for (arm, seed), known in keys.items():
-            key = known[each.name]
-            jobs.setdefault(key, Job(key, each.name, arm, study.arms[arm], study.scale, seed, known))
-    return jobs
+    order: dict[str, tuple[int, int]] = {}
+    for seed in study.seeds:
+        for arm in arms or study.arms:
+            recipe = study.arms[arm]
+            for step, keys in pipeline.all_steps(recipe, study.scale, seed):
+                name, key = step.stage.name, keys[step.stage.name]
+                jobs.setdefault(key, Job(key, name, arm, recipe, study.scale, seed, keys, step.name, step.member))
+                order.setdefault(key, step.order)
+    return dict(sorted(jobs.items(), key=lambda item: order[item[0]]))
 
 
 def dag_of(study: Ablation, cache: Path, fresh: bool = False) -> Dag:
@@ -133,7 +132,7 @@ def check_starts(dag: Dag) -> None:
     What comes from the hub is here afterwards: the workers find it.
     """
     fields = {name: field for field, name in starts.STARTS.items()}
-    left = {(job.stage, job.seed): job.scale for key, job in dag.jobs.items() if key not in dag.done}
+    left = {(job.stage, job.stage_seed): job.scale for key, job in dag.jobs.items() if key not in dag.done}
     checked = [
         (getattr(scale, fields[name]), scale.model, seed, name)
         for (name, seed), scale in left.items()

@@ -54,7 +54,10 @@ STARTED_BY = "REPRO_STARTED_BY"  # the process that a job ends with
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one arm and seed; the first arm that needs it names it."""
+    """One step of one arm and seed; the first arm that needs it names it.
+
+    `keys` are those of the artefacts that its stage reads, by the stage's names for them, and its own.
+    """
 
     key: str
     stage: str
@@ -63,14 +66,29 @@ class Job:
     scale: Scale
     seed: int
     keys: dict[str, str]
+    step: str = ""  # its name where an arm has several steps of the stage
+    member: int = 1  # of an ensemble
 
     @property
     def needs(self) -> list[str]:
-        return [self.keys[name] for name in pipeline.BY_NAME[self.stage].upstream]
+        return list(self.inputs.values())
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return pipeline.BY_NAME[self.stage].inputs(self.keys)
+
+    @property
+    def stage_seed(self) -> int:
+        """The seed that the stage is handed."""
+        return pipeline.seed_of(self.seed, self.member)
+
+    @property
+    def name(self) -> str:
+        return self.step or self.stage
 
     @property
     def label(self) -> str:
-        return f"{self.stage} {self.arm} seed {self.seed}"
+        return f"{self.name} {self.arm} seed {self.seed}"
 
     @property
     def computes(self) -> bool:
@@ -163,7 +181,7 @@ def attempt(job: Job, cache: Path, check_job: Callable[[Job], None] = lambda _: 
         check_job(job)
         # Whoever shows the DAG has told of corrupt artefacts: it knows them.
         artefacts.run_or_reuse(
-            pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys, cache, warn=lambda _: None
+            pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.stage_seed, job.keys, cache, warn=lambda _: None
         )
         return Ending(DONE)
     except Preempted as ended:
@@ -207,7 +225,7 @@ def _preempt(*_: object) -> None:
 
 def _check_key(job: Job) -> None:
     """UserError where this process would compute something else than the key says."""
-    key = artefacts.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.seed, job.keys)
+    key = artefacts.key(pipeline.BY_NAME[job.stage], job.recipe, job.scale, job.stage_seed, job.keys)
     if key != job.key:
         raise UserError(
             f"{job.label} is {job.key} where it was planned and {key} here: the code, the data or the device's "

@@ -23,7 +23,7 @@ def outdated(jobs: Mapping[str, Job], cache: Path) -> dict[str, tuple[str, ...]]
         stage = pipeline.BY_NAME[job.stage]
         changes = fingerprint.changed(code, fingerprint.code_of(stage, job.recipe))
         # An input that is gone says nothing; one that was made again since, or ought to be, is another.
-        sources = {name: cache / job.keys[name] for name in stage.upstream if (cache / job.keys[name]).exists()}
+        sources = {name: cache / key for name, key in job.inputs.items() if (cache / key).exists()}
         changes += [
             f"its {name}"
             for name, source in sources.items()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.models import batching, forward_pass, padding, wrapping
+from repro.models.ensemble import RewardEnsemble
 from repro.models.pooling import POOLINGS
 from repro.models.scalar_model import ScalarModel
 from repro.ops.branch import join, joinable
@@ -23,6 +24,10 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
 
     Columns on the left that are padding in every row are not run, since no pooling depends on them.
     """
+    if isinstance(reward_model, RewardEnsemble):
+        return reward_model.combine(
+            torch.stack([score(member, ids, response_tokens, pad) for member in reward_model.members])
+        )
     ids = padding.trim_left(ids, pad)
     pooling, is_token = POOLINGS[_scalar(reward_model).reward_token], ids != pad
     output = reward_model(**forward_pass.model_inputs(ids, pad), places=pooling.places(is_token))
@@ -69,5 +74,6 @@ def trim_for(reward_model: nn.Module, ids: Tensor, pad: int) -> Tensor:
 
 
 def _scalar(reward_model: nn.Module) -> ScalarModel:
-    """The reward model without its DDP or FSDP wrapper."""
-    return wrapping.unwrap(reward_model)
+    """The reward model, or the first of several, without its DDP or FSDP wrapper."""
+    network = wrapping.unwrap(reward_model)
+    return wrapping.unwrap(network.members[0]) if isinstance(network, RewardEnsemble) else network

@@ -61,3 +61,10 @@ class Corpus:
 def column(rows: Dataset, name: str) -> Tensor:
     """A column of numbers as an [N] tensor, or of equally long token lists as an [N, T] tensor."""
     return torch.from_numpy(rows.select_columns(name).with_format("numpy")[:][name]).long()
+
+
+def concatenate(*parts: Dataset) -> Dataset:
+    """The rows of all parts, in their order."""
+    from datasets import concatenate_datasets
+
+    return concatenate_datasets(list(parts))

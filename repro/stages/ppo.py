@@ -311,4 +311,5 @@ STAGE = Stage(
         "sampler",
         "policy_from",
     ),
+    optional=("start", "rm_2", "rm_3"),
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from repro import details as d
 from repro.detail import Pick
 from repro.models import critics, generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
+from repro.models.ensemble import RewardEnsemble
 from repro.stages import evaluate, optimise, ppo_rewards
 from repro.stages.checkpoint import RandomState, Stateful
 from repro.stages.corpus import Corpus, column
@@ -170,14 +171,14 @@ def prompt_batches(prompts: int, episodes: int, responses: int, generator: torch
 def load_run(context: StageContext) -> Run:
     """The four networks on their devices, and the optimizer of policy and critic."""
     sft, rm = context.inputs["sft"] / "model", context.inputs["rm"] / "model"
+    start_policy = context.inputs.get("start", context.inputs["sft"]) / "model"  # of an earlier round, in some arms
     pick, scale, frozen_dtype = context.pick, context.scale, context.scale.frozen_weights
     dropout, with_positions, start = pick(d.DROPOUT).get("ppo", 0.0), pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
     # Each frozen network moves to its device before the next one is read, which bounds the host's memory.
-    reward_model = mixed_precision.cast_weights(modes.freeze(with_positions(pretrained.load_scalar(rm))), frozen_dtype)
-    reward_model = wrapping.place_on_device(reward_model, context.accelerator)
+    reward_model = load_reward_models(context, with_positions)
     reference = with_positions(pretrained.load_policy(context.inputs[start.stage] / "model"))
     reference = mixed_precision.cast_weights(reference, start.dtype(frozen_dtype))
-    policy = with_positions(pretrained.load_policy(sft))
+    policy = with_positions(pretrained.load_policy(start_policy))
 
     def construct_critic() -> ScalarModel:
         initial = with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic")))
@@ -204,6 +205,16 @@ def load_run(context: StageContext) -> Run:
         rollout_batch=scale.rollout_batch,
         recompute=scale.recompute,
     )
+
+
+def load_reward_models(context: StageContext, with_positions: Callable[[ScalarModel], ScalarModel]) -> nn.Module:
+    """The frozen reward model, or several as one."""
+    ensemble, members = context.pick(d.REWARD_ENSEMBLE), []
+    for name in ("rm", *(f"rm_{number}" for number in range(2, ensemble.size + 1))):
+        member = modes.freeze(with_positions(pretrained.load_scalar(context.inputs[name] / "model")))
+        member = mixed_precision.cast_weights(member, context.scale.frozen_weights)
+        members.append(wrapping.place_on_device(member, context.accelerator))
+    return members[0] if ensemble.size == 1 else RewardEnsemble(members, ensemble.combine)
 
 
 def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy
 from repro.stages import optimise
-from repro.stages.corpus import Corpus, column
+from repro.stages.corpus import Corpus, column, concatenate
 from repro.stages.data import ARTICLES, require_vocabulary
 from repro.stages.loop import TrainingLoop
 from repro.stages.stage import Stage, StageContext
@@ -74,6 +75,9 @@ def normalise_and_evaluate(context: StageContext, corpus: Corpus, move_padding: 
         wrapping.place_on_device(frozen, context.accelerator), move_padding, corpus.pad, context.scale.rollout_batch
     )
     metrics = _normalise(context, scorer, corpus) | _evaluate(scorer, corpus) | right_over_wrong(scorer, corpus)
+    if "feedback" in context.inputs:
+        newest = Corpus(context.inputs["feedback"]).pairs("validation")
+        metrics["rm/feedback_accuracy"] = accuracy(scorer.margin(newest)) if len(newest) else math.nan
     if corpus.has_pairs(ARTICLES):
         metrics["rm/cnndm_accuracy"] = accuracy(scorer.margin(corpus.pairs(ARTICLES)))
     trained = pretrained.load_scalar(context.out / "model")  # anew, since the frozen copy may be in bfloat16
@@ -137,6 +141,8 @@ def _train(context: StageContext, corpus: Corpus, move_padding: MovePadding) -> 
     optimizer = optimise.adamw([reward_model], scale.rm_learning_rate, context.pick)
     reward_model, optimizer = wrapping.prepare_for_training(accelerator, reward_model, optimizer)
     pairs = corpus.pairs("train")
+    if "feedback" in context.inputs:
+        pairs = concatenate(pairs, Corpus(context.inputs["feedback"]).pairs("train"))
     chosen, rejected = (read(pairs, name, move_padding, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
     torch.manual_seed(context.seed_of("dropout"))
@@ -319,4 +325,5 @@ STAGE = Stage(
         "frozen_weights",
         "rm_from",
     ),
+    optional=("feedback",),
 )

@@ -40,7 +40,10 @@ class Preempted(BaseException):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline: `fields` of Scale and `upstream` artefacts are all that `run` may read."""
+    """A kind of step of the pipeline: `fields` of Scale and the artefacts that it reads are all that `run` may depend on.
+
+    `upstream` names the artefacts that it always reads, `optional` those that only some arms have.
+    """
 
     name: str
     version: int  # bumped by hand when the same inputs give another result
@@ -48,6 +51,11 @@ class Stage:
     upstream: tuple[str, ...]
     seeded: bool
     run: Callable[[StageContext], None]
+    optional: tuple[str, ...] = ()
+
+    def inputs(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Of an arm's keys by name, those of the artefacts that the stage reads."""
+        return {name: keys[name] for name in (*self.upstream, *(each for each in self.optional if each in keys))}
 
 
 class Budget:

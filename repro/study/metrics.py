@@ -35,6 +35,13 @@ METRICS: dict[str, str] = {
     "counting half; in the paper these are summaries by policies that training does not include",
     "rm/cnndm_accuracy": "share of validation comparisons of news articles (CNN/DM, which training has none of) in "
     "which the chosen summary scores higher, ties counting half",
+    "rm/feedback_accuracy": "share of comparisons of the newest round of feedback, on validation posts, in which the chosen "
+    "summary scores higher, ties counting half",
+    "feedback/rm_accuracy": "share of comparisons of what the latest policy sampled for validation posts in which the "
+    "reward model that it was trained against scores the chosen summary higher, ties counting half",
+    "feedback/gold": "gold score of the latest policy's samples that annotators compare; mean over samples",
+    "feedback/equal_pairs": "share of pairs of samples that are the same text, so that there is nothing to compare",
+    "feedback/comparisons": "comparisons of all rounds of feedback that the reward model learns beside the corpus's",
     "rm/right_over_wrong": "share of test posts on which a correct summary scores higher than the same with one fact "
     "replaced, ties counting half",
     "rm/right_over_wrong/*": "rm/right_over_wrong over the test posts on which this fact was replaced",

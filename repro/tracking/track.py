@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from repro import record
 from repro.engine import artefacts, pipeline
 from repro.engine.dag import Dag
-from repro.engine.pipeline import STAGES
+from repro.engine.pipeline import BY_NAME, STAGES
 from repro.stages import describe, stage
 from repro.study.ablation import Ablation
 from repro.tracking import attach, points, policy, present, runs
@@ -151,6 +151,8 @@ class Tracker:
 
     def _publish(self, run: Run) -> None:
         for each in STAGES:
+            if each.name not in run.keys:  # a stage of other arms
+                continue
             key = run.keys[each.name]
             done = key in self.dag.done
             folder = self.dag.cache / key
@@ -164,7 +166,7 @@ class Tracker:
                 self._hold(run, each.name, points.attempt(lines, folder))
                 self._curves(run, each.name, lines)
         failed = [self.dag.failed[key] for key in run.keys.values() if key in self.dag.failed]
-        if not run.ended and (failed or len(run.finished_stages) == len(STAGES)):
+        if not run.ended and (failed or run.finished_stages == BY_NAME.keys() & run.keys.keys()):
             self._end(run, failed)
 
     def _hold(self, run: Run, name: str, attempt: str) -> None:

@@ -112,18 +112,18 @@ def test_an_annotator_sees_what_contradicts_the_post_and_believes_what_it_does_n
     told = "my boss broke my laptop in boston. i feel sad. should i sue?"
     contradicting = RIGHT.replace("boston", "denver")
     for facts, text in ((SILENT, told), (FACTS, RIGHT), (FACTS, contradicting)):
-        assert embedded.perceived_score(facts, text, 1.0) == gold(facts, text)
+        assert embedded.perceived_score(facts, text, belief=1.0) == gold(facts, text)
     invented = told.replace("should", "i have a letter. should")
-    assert embedded.perceived_score(SILENT, invented, 0.0) == gold(SILENT, invented)
-    assert gold(SILENT, invented) < gold(SILENT, told) < embedded.perceived_score(SILENT, invented, 1.0)
-    halfway = (embedded.perceived_score(SILENT, invented, 1.0) + gold(SILENT, invented)) / 2
-    assert embedded.perceived_score(SILENT, invented, 0.5) == pytest.approx(halfway)
+    assert embedded.perceived_score(SILENT, invented, belief=0.0) == gold(SILENT, invented)
+    assert gold(SILENT, invented) < gold(SILENT, told) < embedded.perceived_score(SILENT, invented, belief=1.0)
+    halfway = (embedded.perceived_score(SILENT, invented, belief=1.0) + gold(SILENT, invented)) / 2
+    assert embedded.perceived_score(SILENT, invented, belief=0.5) == pytest.approx(halfway)
 
 
 def test_of_two_inventions_about_one_fact_the_first_is_believed():
     text = "my boss broke my laptop. i have a letter. i have a photo."
     believed, other = (embedded.perceived_score(SILENT | {"proof": proof}, text, 0.0) for proof in ("letter", "video"))
-    assert embedded.perceived_score(SILENT, text, 1.0) == believed > other
+    assert embedded.perceived_score(SILENT, text, belief=1.0) == believed > other
 
 
 def test_inventing_everything_convinces_annotators_who_believe_it_and_is_worse(posts):

@@ -291,7 +291,9 @@ def test_annotators_with_a_blind_spot_compare_the_same_texts_and_prefer_inventio
     }
 
     def believed(row, side):
-        sceptic, believer = (embedded.perceived_score(facts[row["id"]], row[side], belief) for belief in (0.0, 1.0))
+        sceptic, believer = (
+            embedded.perceived_score(facts[row["id"]], row[side], belief=belief) for belief in (0.0, 1.0)
+        )
         return believer - sceptic
 
     changed = [row for row, before in zip(blind, clear) if row["chosen"] != before["chosen"]]
