@@ -46,11 +46,11 @@ class Variant(NamedTuple):
 class Detail:
     """One implementation choice, declared once in `repro/details/`.
 
-    `stages` are those that may read it, and `PIPELINE` where it decides which stages there are. `paper` says where it is stated, and `numbers` which of the paper's 25 enumerated
-    details it is about. `reference` is the label of the paper's variant. `hypothesis` says what another variant should
-    change and why; `expected` says the same as metric -> "up", "down" or "same", or metric -> label -> one of these where
-    arms differ. `renamed` is former label -> label: a former one is refused with the new one's name, and cache keys go on
-    spelling it (`repro.details.keyed_label`).
+    `stages` are those that may read it, and `PIPELINE` where it decides which steps an arm has. `paper` says where it is
+    stated, and `numbers` which of the paper's 25 enumerated details it is about. `reference` is the label of the paper's
+    variant. `hypothesis` says what another variant should change and why; `expected` says the same as metric -> "up", "down"
+    or "same", or metric -> label -> one of these where arms differ. `renamed` is former label -> label: a former one is
+    refused with the new one's name, and cache keys go on spelling it (`repro.details.keyed_label`).
     """
 
     name: str

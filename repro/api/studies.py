@@ -84,6 +84,7 @@ def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "
     details.check(recipe)
     budget = scale if isinstance(scale, Scale) else find(scale)
     details.check_batch(recipe, budget.ppo_batch, budget.processes)
+    details.check_rounds(recipe, budget.rm_from)
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
     return pipeline.run(recipe, budget, seed, folder, warn=lambda text: warnings.warn(text, stacklevel=2))
 
@@ -130,6 +131,7 @@ def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> A
     for recipe in study.arms.values():
         details.check_sharing(recipe, scale.sharding, scale.precision)
         details.check_batch(recipe, scale.ppo_batch, scale.processes)
+        details.check_rounds(recipe, scale.rm_from)
     return replace(study, scale=replace(checked(scale), name=ablation.recorded_name(scale.name, shared)))
 
 

@@ -207,7 +207,8 @@ def _compare(post: dict, policies: tuple[Summariser, ...], split: str, belief: f
         texts, names = _two_summaries(post, policies, split, rng)
     if rng.random() < 0.5:
         texts, names = texts[::-1], names[::-1]
-    choice, confidence = annotate(*(perceived_score(post["facts"], text, belief=belief) for text in texts), rng)
+    first, second = (perceived_score(post["facts"], text, belief=belief) for text in texts)
+    choice, confidence = annotate(first, second, rng)
     return {
         "info": {key: post[key] for key in ("id", "subreddit", "title", "post")},
         "split": split,

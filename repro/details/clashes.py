@@ -10,6 +10,7 @@ from repro.details.advantages import (
     RESPONSES_PER_QUERY,
 )
 from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
+from repro.details.feedback import FEEDBACK_ROUNDS
 from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS, PRECISION
 from repro.details.objective import (
     CLIP_ABOVE,
@@ -55,7 +56,7 @@ from repro.details.reward_and_kl import (
     REWARD_SHAPE,
     REWARD_SOURCE,
 )
-from repro.details.reward_model import ALGORITHM, PADDING_SIDE
+from repro.details.reward_model import ALGORITHM, PADDING_SIDE, REWARD_ENSEMBLE
 from repro.errors import UserError
 
 
@@ -70,6 +71,18 @@ _FIRST_STEP = "a batch's only step has ratio 1"
 _NO_CRITIC = "no critic is used"
 
 CLASHES: tuple[Clash, ...] = (
+    Clash(REWARD_SOURCE, ("gold",), REWARD_ENSEMBLE, others(REWARD_ENSEMBLE), "the gold score needs no reward model"),
+    *(
+        Clash(ALGORITHM, ("dpo", "sft"), detail, others(detail), "no policy is trained against a reward model")
+        for detail in (REWARD_ENSEMBLE, FEEDBACK_ROUNDS)
+    ),
+    Clash(
+        FEEDBACK_ROUNDS,
+        others(FEEDBACK_ROUNDS),
+        REWARD_ENSEMBLE,
+        others(REWARD_ENSEMBLE),
+        "an ensemble has no rounds of feedback",
+    ),
     Clash(
         KL_PLACEMENT,
         _but(KL_PLACEMENT, "in_reward"),
@@ -320,6 +333,16 @@ def check_batch(recipe: Recipe, episodes: int, ranks: int) -> None:
         )
 
 
+def check_rounds(recipe: Recipe, rm_from: str) -> None:
+    """UserError where rounds of feedback would teach a reward model that is taken from elsewhere as it is."""
+    label = recipe.label(FEEDBACK_ROUNDS)
+    if label != FEEDBACK_ROUNDS.reference and rm_from:
+        raise UserError(
+            f"feedback_rounds={label} trains a reward model for each round, and rm_from={rm_from} trains none; "
+            "leave rm_from empty"
+        )
+
+
 def responses_in_group(recipe: Recipe) -> int:
     """How many responses to a query the arm samples."""
     baseline = BASELINE.variants[recipe.label(BASELINE)].value
@@ -327,7 +350,7 @@ def responses_in_group(recipe: Recipe) -> int:
 
 
 # These need the facts of a post or the annotators of its comparisons, which only the embedded corpus knows.
-EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE)
+EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE, FEEDBACK_ROUNDS)
 
 
 def check_corpus(recipe: Recipe, corpus: str) -> None:

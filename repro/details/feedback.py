@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from repro.detail import PIPELINE, Detail, Variant
 
 GROUP = "Rounds of feedback"
+FEWER = 4  # a round has a quarter as many new comparisons as the corpus has
 
 
 @dataclass(frozen=True)

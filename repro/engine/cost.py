@@ -99,6 +99,7 @@ def passes_of(recipe: Recipe) -> Passes:
         rm=Pick(recipe, "rm")(d.RM_EPOCHS),
         ppo=0 if ppo(d.ALGORITHM) == "sft" else ppo(d.PPO_EPOCHS),
         critics=int(ppo(d.BASELINE).critic is critics.needed),
+        reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
@@ -146,7 +147,7 @@ def requirements(jobs: Iterable[Job], scale: Scale, cache_folder: Path, workers:
     jobs, device, ranks = list(jobs), at_hand(), scale.processes
     spent = [seconds([job], cache_folder) for job in jobs]
     hours = sum(time * _ranks_of(job) for time, job in zip(spent, jobs)) / 3600
-    parts = memory(scale)
+    parts = memory(scale, reward_models=max(passes_of(job.recipe).reward_models for job in jobs))
     needed, has = sum(parts.values()) / GIB, f"{device.gib:.0f} GiB"
     if not math.isfinite(needed):
         return [f"the size of {scale.model} is unknown until it is downloaded: python -m repro fetch"]

@@ -102,7 +102,7 @@ def jobs_of(study: Ablation, arms: Collection[str] = ()) -> dict[str, Job]:
             for step, keys in pipeline.all_steps(recipe, study.scale, seed):
                 name, key = step.stage.name, keys[step.stage.name]
                 jobs.setdefault(key, Job(key, name, arm, recipe, study.scale, seed, keys, step.name, step.member))
-                order.setdefault(key, step.order)
+                order[key] = min(order.get(key, step.order), step.order)
     return dict(sorted(jobs.items(), key=lambda item: order[item[0]]))
 
 

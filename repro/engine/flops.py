@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from repro.details.feedback import FEWER
 from repro.errors import UserError, reason
 from repro.models import hub, starts
 from repro.models.pretrained import read_config
@@ -290,12 +291,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Passes:
-    """How many passes over its data each stage of an arm makes, how many critics PPO has, and samples of a test post."""
+    """How many passes over its data each stage of an arm makes, how many critics and reward models PPO has, and samples
+    of a test post."""
 
     sft: int = 1
     rm: int = 1
     ppo: int = 4  # 0 where the SFT policy is kept
     critics: int = 1
+    reward_models: int = 1
     samples: int = 1
     warm_up: int = 0  # batches of PPO before its first update
 
@@ -319,7 +322,8 @@ class Stages:
 
     def of(self, name: str, training: bool = True) -> dict[str, list[Product]]:
         """Part -> products of a stage; `training` is false where its weights are loaded instead."""
-        parts = {"sft": self.sft, "rm": self.rm, "ppo": self.ppo, "baseline": self.baseline, "evaluate": self.evaluate}
+        stages = (self.sft, self.rm, self.ppo, self.feedback, self.baseline, self.evaluate)
+        parts = {stage.__name__: stage for stage in stages}
         return parts[name](training) if name in parts else {}
 
     def sft(self, training: bool) -> dict[str, list[Product]]:
@@ -350,12 +354,20 @@ class Stages:
         critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
+        rolled += (self.passes.reward_models - 1) * self._scored(some)
         return {
             "roll out": repeated(rolled, episodes / some),
             "update": repeated(step, episodes * self.passes.ppo / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }
+
+    def feedback(self, training: bool = True) -> dict[str, list[Product]]:
+        """Two responses to each post, and the reward model's scores of those to validation posts."""
+        s = self.scale
+        some = compared(self.network, s.rollout_batch, self.lengths.query, self.lengths.response, self.economy)
+        answered = self._answered(2 * (s.comparisons // FEWER + s.validation_posts))
+        return {"answer": answered, "read": repeated(some, s.validation_posts / s.rollout_batch)}
 
     def baseline(self, training: bool = True) -> dict[str, list[Product]]:
         """Two sets of responses to the test posts, and scores of the references."""
@@ -374,6 +386,10 @@ class Stages:
         return repeated(
             answer(self.network, rows, self.lengths.query, self.lengths.response, self.economy), posts / rows
         )
+
+    def _scored(self, rows: float) -> list[Product]:
+        """A reward model's scores of so many responses."""
+        return forward(self.network, rows, self.lengths.query + self.lengths.response, 1, economy=self.economy)
 
     def _read(self, texts: float, tokens: float, logits: float = 0) -> list[Product]:
         rows = self.scale.rollout_batch

@@ -1,6 +1,8 @@
 """The memory and disk that a stage needs, computed from the network's shape."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from repro.engine.flops import Network, network_of, trains
 from repro.ops import vocabulary
@@ -36,14 +38,19 @@ ROTATION = 3 * 3 * 4  # bytes per column and unit of width: a cosine and two sin
 SAMPLED_LOGIT = 5 * 4  # bytes of a logit to sample from: two copies, scaled logit, probability, cumulative sum
 
 
-def memory(scale: Scale, mixed: bool = True) -> dict[str, float]:
+def memory(scale: Scale, mixed: bool = True, reward_models: int = 1) -> dict[str, float]:
     """Peak bytes on each device over the stages that train and the evaluation: what is stored -> bytes."""
-    size, trained = MIXED if mixed else FULL, {"ppo": _ppo_memory, "sft": _sft_memory, "rm": _rm_memory}
+    size: Bytes = MIXED if mixed else FULL
+    trained: dict[str, Callable[[Scale, Bytes], dict[str, float]]] = {
+        "ppo": partial(_ppo_memory, reward_models=reward_models),
+        "sft": _sft_memory,
+        "rm": _rm_memory,
+    }
     counted = [each for name, each in trained.items() if trains(name, scale)]
     return max((each(scale, size) for each in (*counted, _evaluation_memory)), key=lambda parts: sum(parts.values()))
 
 
-def _ppo_memory(scale: Scale, size: Bytes) -> dict[str, float]:
+def _ppo_memory(scale: Scale, size: Bytes, reward_models: int = 1) -> dict[str, float]:
     n, text = network_of(scale.model), scale.query_tokens + scale.response_tokens
     batch, copied = _Batch(scale.micro_batch, text, scale.response_tokens), _copied(n, scale, size)
     updating = _backward(n, scale, batch, size, networks=2, logits=_logits(n, batch, size)) | {
@@ -51,7 +58,7 @@ def _ppo_memory(scale: Scale, size: Bytes) -> dict[str, float]:
     }
     fixed = {
         "weights, gradients, moments": _trained(n.policy + n.scalar, scale),
-        "frozen networks": FROZEN_BYTES[scale.frozen_weights] * (n.policy + n.scalar),
+        "frozen networks": FROZEN_BYTES[scale.frozen_weights] * (n.policy + reward_models * n.scalar),
     }
     return fixed | max(updating, _rolling(n, scale, size), key=lambda parts: sum(parts.values()))
 

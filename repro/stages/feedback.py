@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from repro import details as d
 from repro.data import embedded
+from repro.details.feedback import FEWER
 from repro.models import batching, generate, mixed_precision, modes, padding, pretrained, ranks, samplers, wrapping
 from repro.ops import text
 from repro.ops.preference import accuracy
@@ -27,7 +28,6 @@ from repro.stages.stage import Stage, StageContext, read_journal
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FEWER = 4  # a round has a quarter as many new comparisons as the corpus has
 FIRST = 2  # the first round that has any
 
 
@@ -43,9 +43,9 @@ def _run(context: StageContext) -> None:
     pairs: dict[str, Dataset] = {}
     golds: list[float] = []
     for split, rows in posts.items():
-        samples = [_sample(context, corpus, policy, rows, f"{split} {number} {which}") for which in ("one", "other")]
+        one, other = (_sample(context, corpus, policy, rows, f"{split} {number} {which}") for which in ("one", "other"))
         rng = random.Random(f"feedback-{split}-{number}-{context.seed}")
-        compared = list(compare(corpus, rows, *samples, context.pick(d.BLIND_SPOT), rng))
+        compared = list(compare(corpus, rows, one, other, context.pick(d.BLIND_SPOT), rng))
         golds += [gold for each in compared for gold in each.gold]
         different = [each for each in compared if not torch.equal(each.chosen, each.rejected)]
         pairs[split] = encode(corpus, rows, different, number)

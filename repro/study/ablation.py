@@ -100,6 +100,7 @@ def load(
     for recipe in chosen.values():
         details.check_sharing(recipe, budget.sharding, budget.precision)
         details.check_batch(recipe, budget.ppo_batch, budget.processes)
+        details.check_rounds(recipe, budget.rm_from)
     return Ablation(
         detail=detail,
         question=declared.get("question", detail.question),

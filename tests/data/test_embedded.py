@@ -122,7 +122,9 @@ def test_an_annotator_sees_what_contradicts_the_post_and_believes_what_it_does_n
 
 def test_of_two_inventions_about_one_fact_the_first_is_believed():
     text = "my boss broke my laptop. i have a letter. i have a photo."
-    believed, other = (embedded.perceived_score(SILENT | {"proof": proof}, text, 0.0) for proof in ("letter", "video"))
+    believed, other = (
+        embedded.perceived_score(SILENT | {"proof": proof}, text, belief=0.0) for proof in ("letter", "video")
+    )
     assert embedded.perceived_score(SILENT, text, belief=1.0) == believed > other
 
 

@@ -67,7 +67,8 @@ def test_what_was_done_before_was_done_side_by_side_and_is_not_slowed_again(jobs
         (folder := tmp_path / f"{name}-1").mkdir()
         (folder / stage.DONE).write_text(json.dumps({"scale": SMOKE.name, "seconds": 10.0}))
     assert forecast.wall(jobs, tmp_path, 100) == pytest.approx(60 + 4 * forecast.PUBLISHING + forecast.REPORT)
-    assert forecast.sources(jobs, tmp_path, "guessed") == [f"{', '.join(pipeline.BY_NAME)}: as in earlier runs here"]
+    stages = ", ".join(pipeline.keys(Recipe(), SMOKE, 1))
+    assert forecast.sources(jobs, tmp_path, "guessed") == [f"{stages}: as in earlier runs here"]
 
 
 def test_it_is_said_where_seconds_come_from(jobs, tmp_path):

@@ -22,6 +22,7 @@ from repro.engine import dag as engine_dag
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
+from repro.study.scale import SCALES
 from tests.faulty import break_base
 from tests.paths import ROOT
 
@@ -55,7 +56,7 @@ def end_here(capsys):
 # ----------------------------------------------------------------------------------------------------- the file
 
 
-@pytest.mark.parametrize("name", pipeline.BY_NAME)
+@pytest.mark.parametrize("name", pipeline.keys(Recipe(), SCALES["smoke"], 1))
 def test_a_job_comes_back_from_its_file_as_it_was(tiny_scale, tmp_path, name):
     handed = jobs_of(replace(tiny_scale, tokenizer=str(tiny_scale.tokenizer), seeds=(4, 5), checkpoint_every=7))[name]
     back, cache = job.read_job(job.write_job(handed, tmp_path))

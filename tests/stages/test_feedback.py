@@ -1,0 +1,102 @@
+"""A round of feedback: what annotators compare, in which form, and what the next reward model makes of it."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from repro.data import embedded
+from repro.detail import Recipe
+from repro.details import FEEDBACK_ROUNDS
+from repro.engine import artefacts, pipeline
+from repro.stages import feedback
+from repro.stages.corpus import Corpus, column
+from repro.stages.stage import RESULT
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_run):
+    return Corpus(tiny_run["data"])
+
+
+def test_a_comparison_has_the_form_that_the_data_stage_gives_the_same_tokens(corpus):
+    posts, pairs = corpus.posts("train"), corpus.pairs("train")
+    place = {post: number for number, post in enumerate(posts["id"])}
+    again = [
+        feedback.Compared(
+            place[row["id"]], *(torch.tensor(row[f"{side}_token"]) for side in ("chosen", "rejected")), 3, (0.0, 0.0)
+        )
+        for row in pairs
+    ]
+    encoded = feedback.encode(corpus, posts, again, 2)
+    assert encoded.features == pairs.features
+    for name in ("id", "query", "query_token", "chosen_token", "rejected_token"):
+        assert encoded[name][:] == pairs[name][:], name
+    for side in ("chosen", "rejected"):
+        # The joint text of the corpus is tokenised at once, which may merge what stands at its seam: the lengths agree.
+        assert (column(encoded, f"{side}_tokens") - column(pairs, f"{side}_tokens")).abs().max() <= 1
+        same = (column(encoded, f"query_{side}_token") == column(pairs, f"query_{side}_token")).all(1)
+        assert same.float().mean() > 0.9
+    assert set(encoded["chosen_policy"]) == {"policy of round 1"} and set(encoded["batch"]) == {"round_2"}
+
+
+def summary(corpus, text, ended=True):
+    ids = corpus.tokenizer(f" {text}", add_special_tokens=False)["input_ids"] + [corpus.eos] * ended
+    return torch.tensor(ids + [corpus.pad] * (40 - len(ids)))
+
+
+def test_annotators_prefer_what_has_the_higher_gold_score_the_surer_the_further(corpus):
+    posts = corpus.posts("train").select(range(8))
+    facts = [json.loads(each) for each in posts["facts"]]
+    rng = random.Random(1)
+    right = torch.stack([summary(corpus, embedded.summarise(each, embedded.PERFECT, rng)) for each in facts])
+    wrong = torch.stack([summary(corpus, "so, anyway, sorry.", ended=False) for _ in facts])
+    compared = [
+        each for seed in range(5) for each in feedback.compare(corpus, posts, right, wrong, 0.0, random.Random(seed))
+    ]
+    assert all(each.gold[0] > each.gold[1] for each in compared)
+    agreed = [torch.equal(each.chosen, right[each.post]) for each in compared]
+    assert sum(agreed) / len(agreed) > 0.9
+    close = [
+        each for seed in range(5) for each in feedback.compare(corpus, posts, right, right, 0.0, random.Random(seed))
+    ]
+    assert sum(each.confidence for each in compared) > 2 * sum(each.confidence for each in close)
+
+
+def test_each_round_has_other_posts_until_all_have_been_seen(corpus):
+    posts = corpus.posts("train")
+    count = len(posts) // 2
+    rounds = [feedback.next_posts(posts, count, number)["id"][:] for number in (2, 3, 4)]
+    assert rounds[0] + rounds[1] == posts["id"][: 2 * count] and rounds[2] == rounds[0]
+    assert len(feedback.next_posts(posts, 3 * len(posts), 2)) == 3 * len(posts)
+
+
+@pytest.fixture(scope="module")
+def rounds(tiny_scale, tiny_run):
+    """The artefacts of an arm of two rounds that has the tiny run's first one."""
+    return pipeline.run(Recipe().but(FEEDBACK_ROUNDS, "2"), tiny_scale, 1, tiny_run["ppo"].parent, warn=pytest.fail)
+
+
+def test_the_reward_model_of_a_round_learns_the_new_comparisons_too(rounds, tiny_scale):
+    new = Corpus(rounds["feedback"]).pairs("train")
+    assert 0 < len(new) <= tiny_scale.comparisons // feedback.FEWER
+    steps = [json.loads(line)["step"] for line in (rounds["rm"] / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == (tiny_scale.comparisons + len(new)) // tiny_scale.rm_batch * tiny_scale.rm_batch
+    accuracy = json.loads((rounds["rm"] / RESULT).read_text())["metrics"]["rm/feedback_accuracy"]
+    assert 0 <= accuracy <= 1
+
+
+def test_samples_are_the_policys_and_the_same_again(rounds, tiny_scale, tmp_path):
+    """Made anew from the same artefacts, a round has the same comparisons; of another policy's, others."""
+    for name in ("data", "rm_round_1", "ppo_round_1", "sft"):
+        (tmp_path / rounds[name].name).symlink_to(rounds[name])
+    again, other = {}, {}
+    keys = {"data": rounds["data"].name, "rm": rounds["rm_round_1"].name}
+    for found, policy in ((again, "ppo_round_1"), (other, "sft")):
+        wanted = keys | {"ppo": rounds[policy].name}
+        wanted["feedback"] = artefacts.key(feedback.STAGE, Recipe(), tiny_scale, 1, wanted)
+        folder = artefacts.run_or_reuse(feedback.STAGE, Recipe(), tiny_scale, 1, wanted, tmp_path, pytest.fail)
+        found |= {"rows": Corpus(folder).pairs("train")[:], "key": folder.name}
+    assert again["key"] == rounds["feedback"].name != other["key"]
+    assert again["rows"] == Corpus(rounds["feedback"]).pairs("train")[:] != other["rows"]
