@@ -20,6 +20,7 @@ from repro.data import embedded
 from repro.details.feedback import FEWER
 from repro.models import batching, generate, mixed_precision, modes, padding, pretrained, ranks, samplers, wrapping
 from repro.ops import text
+from repro.ops.masked import keep
 from repro.ops.preference import accuracy
 from repro.stages import evaluate, rm
 from repro.stages.corpus import Corpus, column, concatenate
@@ -42,8 +43,12 @@ def _run(context: StageContext) -> None:
     policy = _frozen(context, pretrained.load_policy(context.inputs["ppo"] / "model"))
     pairs: dict[str, Dataset] = {}
     golds: list[float] = []
+    logprobs: list[Tensor] = []
     for split, rows in posts.items():
-        one, other = (_sample(context, corpus, policy, rows, f"{split} {number} {which}") for which in ("one", "other"))
+        (one, *logprob), (other, *again) = (
+            _sample(context, corpus, policy, rows, f"{split} {number} {which}") for which in ("one", "other")
+        )
+        logprobs += [*logprob, *again]
         rng = random.Random(f"feedback-{split}-{number}-{context.seed}")
         compared = list(compare(corpus, rows, one, other, context.pick(d.BLIND_SPOT), rng))
         golds += [gold for each in compared for gold in each.gold]
@@ -51,10 +56,12 @@ def _run(context: StageContext) -> None:
         pairs[split] = encode(corpus, rows, different, number)
     metrics = {
         "feedback/gold": sum(golds) / len(golds),
+        "feedback/entropy": -torch.cat(logprobs).mean().item(),
         "feedback/equal_pairs": 1 - sum(map(len, pairs.values())) / sum(map(len, posts.values())),
     }
     if len(pairs["validation"]):
-        metrics["feedback/rm_accuracy"] = _accuracy_of_reward_model(context, corpus, pairs["validation"])
+        margin = _margins(context, corpus, pairs["validation"])
+        metrics |= {"feedback/rm_accuracy": accuracy(margin), "feedback/rm_margin": margin.mean().item()}
     if earlier:
         pairs["train"] = concatenate(Corpus(earlier).pairs("train"), pairs["train"])
     if ranks.is_main():
@@ -81,8 +88,13 @@ def _frozen(context: StageContext, network: Any) -> Any:
 
 
 @torch.no_grad()
-def _sample(context: StageContext, corpus: Corpus, policy: nn.Module, posts: Dataset, purpose: str) -> Tensor:
-    """[N, R] the policy's response to each post, padded behind its end of text; ranks share the posts."""
+def _sample(
+    context: StageContext, corpus: Corpus, policy: nn.Module, posts: Dataset, purpose: str
+) -> tuple[Tensor, Tensor]:
+    """[N, R] the policy's response to each post, padded behind its end of text, and [N] its log-probability in nats.
+
+    Ranks share the posts.
+    """
     scale, device = context.scale, context.accelerator.device
     sampler = samplers.sampler_named({"vllm": "static"}.get(scale.sampler, scale.sampler))
     sampling = generate.Sampling(evaluate.SAMPLED, logprob_temperature=evaluate.SAMPLED, sampler=sampler)
@@ -92,10 +104,14 @@ def _sample(context: StageContext, corpus: Corpus, policy: nn.Module, posts: Dat
     with mixed_precision.cached_autocast(context.accelerator):
         for rows in ranks.shard(order)[0].split(scale.rollout_batch):
             query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
-            response, _ = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
-            parts.append(text.truncate_after_eos(response, corpus.eos, corpus.pad).cpu())
-    columns = ranks.gather_shards(list(torch.cat(parts).T.numpy()), order)
-    return torch.stack([torch.from_numpy(each) for each in columns], 1)
+            response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
+            last, _ = text.last_token(response, corpus.eos)
+            written = torch.arange(response.shape[1], device=device) <= last[:, None]
+            tokens = text.truncate_after_eos(response, corpus.eos, corpus.pad)
+            parts.append((tokens.cpu(), keep(logprob, written).sum(1).cpu()))
+    responses, logprobs = (torch.cat(each) for each in zip(*parts))
+    *columns, logprob = map(torch.from_numpy, ranks.gather_shards([*responses.T.numpy(), logprobs.numpy()], order))
+    return torch.stack(columns, 1), logprob
 
 
 # ---------------------------------------------------------------------------------------------- the comparisons
@@ -160,10 +176,10 @@ def _filled(tokens: list[int], length: int, pad: int) -> list[int]:
     return tokens[:length] + [pad] * (length - len(tokens))
 
 
-def _accuracy_of_reward_model(context: StageContext, corpus: Corpus, pairs: Dataset) -> float:
-    """How often the round's earlier reward model orders the policy's samples as the annotators do."""
+def _margins(context: StageContext, corpus: Corpus, pairs: Dataset) -> Tensor:
+    """[N] by how much the reward model that the policy was trained against prefers the chosen summary."""
     network = _frozen(context, pretrained.load_scalar(context.inputs["rm"] / "model"))
-    return accuracy(rm.Scorer(network, padding.unchanged, corpus.pad, context.scale.rollout_batch).margin(pairs))
+    return rm.Scorer(network, padding.unchanged, corpus.pad, context.scale.rollout_batch).margin(pairs)
 
 
 STAGE = Stage(

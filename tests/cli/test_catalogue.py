@@ -8,7 +8,7 @@ from rich.console import Console
 
 from repro import details
 from repro.cli import catalogue
-from repro.detail import Clash
+from repro.detail import PIPELINE, Clash
 from repro.details import CHECKS, CLASHES, DETAILS, GAE_LAMBDA, GAMMA, GROUPS, KL_CONTROLLER, WHITEN_ADV
 from repro.engine import pipeline
 from repro.errors import UserError
@@ -101,6 +101,8 @@ def test_places_are_lines_that_declare_and_read_it(entry):
 
 def files_of(stage):
     """The files in which a stage may read its details: its module's, and those that it imports and that are no stage's."""
+    if stage == PIPELINE:
+        return {"repro/engine/pipeline.py"}
     own = pipeline.BY_NAME[stage].run.__module__
     others = {each.run.__module__ for each in pipeline.STAGES} - {own}
     found, left = set(), [own]
@@ -135,6 +137,8 @@ def test_a_detail_is_called_in_each_stage_that_it_is_declared_for(detail):
 
 def begins_at(stage):
     """file:line of the function that is the stage."""
+    if stage == PIPELINE:
+        return "repro/engine/pipeline.py"
     run = pipeline.BY_NAME[stage].run
     return f"{run.__module__.replace('.', '/')}.py:{run.__code__.co_firstlineno}"
 

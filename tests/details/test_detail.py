@@ -16,13 +16,14 @@ from repro import details
 from repro.__main__ import main
 from repro.cli import catalogue
 from repro.cli.source import ROOT
-from repro.detail import Clash, Detail, Pick, Recipe, Variant, others
+from repro.detail import PIPELINE, Clash, Detail, Pick, Recipe, Variant, others
 from repro.details import (
     ADAM_EPSILON,
     AFTER_EOS,
     CLASHES,
     DETAILS,
     DROPOUT,
+    FEEDBACK_ROUNDS,
     GAMMA,
     MINIBATCHES,
     OLD_LOGPROB,
@@ -411,6 +412,13 @@ ALIKE = {
 
 
 @pytest.fixture(scope="module")
+def every_stage(tiny_run, tiny_scale):
+    """The artefacts' folders of an arm that has every stage."""
+    rounds = Recipe().but(FEEDBACK_ROUNDS, "2")
+    return pipeline.run(rounds, tiny_scale, 1, tiny_run["ppo"].parent, warn=pytest.fail)
+
+
+@pytest.fixture(scope="module")
 def awkward(tiny_run, tiny_scale, tmp_path_factory):
     """The tiny run's artefacts, with a policy that ends some responses early, some late and some not at all.
 
@@ -437,7 +445,12 @@ def awkward(tiny_run, tiny_scale, tmp_path_factory):
     data.STAGE.run(
         StageContext("data", every, Budget(tiny_scale, data.STAGE.fields), "float32", 1, {}, folder / "data")
     )
-    return tiny_run | {"sft": folder / "sft", "rm": folder / "rm", "data": folder / "data"}
+    others = tiny_run["rm"], tiny_run["rm"]  # an ensemble's: those of the tiny run are another model
+    return (
+        tiny_run
+        | {"sft": folder / "sft", "rm": folder / "rm", "data": folder / "data"}
+        | dict(zip(("rm_2", "rm_3"), others))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -446,8 +459,11 @@ def left_behind(awkward, tiny_scale, tmp_path_factory):
 
     @cache
     def numbers(name, recipe):
+        if name == PIPELINE:
+            return repr(pipeline.steps(recipe))
         each, out = pipeline.BY_NAME[name], tmp_path_factory.mktemp(name)
-        inputs = {upstream: awkward[upstream] for upstream in each.upstream}
+        optional = [name for step in pipeline.steps(recipe) if step.name == each.name for name in step.sources]
+        inputs = {upstream: awkward[upstream] for upstream in {*each.upstream, *optional}}
         try:
             each.run(StageContext(name, Pick(recipe, name), Budget(tiny_scale, each.fields), "float32", 1, inputs, out))
             assert_finite(out)
@@ -472,13 +488,14 @@ def assert_finite(folder):
 
 
 def numbers_of(folder):
-    """Every weight, or of the data every token, or of an evaluation every metric, as one hashable value."""
+    """Every weight, or of comparisons and posts every token, and every metric, as one hashable value."""
     weights = [load_file(file) for file in sorted(folder.rglob("*.safetensors"))]
     if weights:
         return hash(tuple(tensor.numpy().tobytes() for part in weights for tensor in part.values()))
     splits = [load_from_disk(split) for kind in ("posts", "pairs") for split in sorted(folder.glob(f"{kind}/*"))]
     tokens = [[rows[name][:] for name in rows.column_names if "_token" in name] for rows in splits]
-    return hash(json.dumps(tokens) if tokens else (folder / stage.RESULT).read_text())
+    logged = [line["metrics"] for line in stage.read_journal(folder)]
+    return hash(json.dumps([tokens, logged]) + (folder / stage.RESULT).read_text())
 
 
 @each_detail
@@ -516,11 +533,11 @@ def test_a_detail_matters_to_each_stage_that_it_is_declared_for(detail, position
 
 @pytest.mark.parametrize(
     ("detail", "stage"),
-    [(d, stage) for d in DETAILS.values() for stage in d.stages],
+    [(d, stage) for d in DETAILS.values() for stage in d.stages if stage != PIPELINE],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_a_detail_is_read_by_each_stage_that_it_is_declared_for(detail, stage, tiny_run):
-    read = json.loads((tiny_run[stage] / "done.json").read_text())["read"]
+def test_a_detail_is_read_by_each_stage_that_it_is_declared_for(detail, stage, every_stage):
+    read = json.loads((every_stage[stage] / "done.json").read_text())["read"]
     assert detail.name in read, (
         f"{place_of(detail)}: declared for {stage}, whose run came by no pick of it; it stands at {calls_of(detail)}"
     )

@@ -33,7 +33,17 @@ OPERATIONS = {
 }
 # Of each dimension, all different; a number that may be of any rank is one of each token.
 SIZES = {"episodes": 2, "tokens": 3, "vocabulary": 7, "rows": 2, "columns": 3, "width": 3, "places": 4, "texts": 2}
-SIZES |= {"comparisons": 5, "references": 5, "weights": 3, "_": 3, "*shape": (2, 3), "*places": (2, 3), "*rest": ()}
+SIZES |= {"members": 3}
+SIZES |= {
+    "comparisons": 5,
+    "members": 3,
+    "references": 5,
+    "weights": 3,
+    "_": 3,
+    "*shape": (2, 3),
+    "*places": (2, 3),
+    "*rest": (),
+}
 # What an operation is given that is no tensor.
 OTHERS = {
     "gamma": 0.9,
@@ -59,6 +69,7 @@ OTHERS = {
     "coefficient": 0.1,
     "limit": 5.0,
     "factor": 8.0,
+    "weight": 0.5,
     "smoothing": 0.1,
     "lead": 1.0,
     "micro_batch": 1,
