@@ -294,7 +294,7 @@ class Passes:
 
     sft: int = 1
     rm: int = 1
-    ppo: int = 4  # 0 where the SFT policy is kept
+    ppo: float = 4  # over all episodes; 0 where the SFT policy is kept
     critics: int = 1
     samples: int = 1
     warm_up: int = 0  # batches of PPO before its first update
