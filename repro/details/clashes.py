@@ -9,6 +9,7 @@ from repro.details.advantages import (
     LAMBDA_BY_LENGTH,
     RESPONSES_PER_QUERY,
 )
+from repro.details.control import DRAWS
 from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
 from repro.details.feedback import FEEDBACK_ROUNDS
 from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS, PRECISION
@@ -28,18 +29,23 @@ from repro.details.optimisation import (
     CRITIC_LEARNING_RATE,
     GRADIENT_CLIP,
     LOGPROB_TEMPERATURE,
+    LR_SCHEDULE,
     MINIBATCHES,
     PPO_EPOCHS,
     SAMPLER_PRECISION,
     STALENESS,
     TEMPERATURE,
+    TRUNCATED_SAMPLING,
     UPDATE_DROPOUT,
     WEIGHT_AVERAGE,
 )
 from repro.details.ppo import (
+    AFTER_EOS,
     CRITIC_INIT,
     CRITIC_TRUNK,
     CRITIC_WARM_UP,
+    NO_EOS_SCORE,
+    SAMPLING,
     WHITEN_ADV,
     WHITEN_MOMENTS,
     WHITEN_REWARD,
@@ -52,12 +58,15 @@ from repro.details.reward_and_kl import (
     KL_ESTIMATOR,
     KL_PLACEMENT,
     KL_POSITION,
+    LENGTH_PRICE,
     REFERENCE_POLICY,
+    REWARD_CLIP,
     REWARD_SHAPE,
     REWARD_SOURCE,
 )
 from repro.details.reward_model import ALGORITHM, PADDING_SIDE, REWARD_ENSEMBLE
 from repro.errors import UserError
+from repro.ops.preference import ExpertIteration
 
 
 def _but(detail: Detail, *labels: str) -> tuple[str, ...]:
@@ -69,6 +78,25 @@ _NO_KL = "there is no KL term, so it changes nothing"
 _NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
 _FIRST_STEP = "a batch's only step has ratio 1"
 _NO_CRITIC = "no critic is used"
+_ITERATES = tuple(label for label, variant in ALGORITHM.variants.items() if isinstance(variant.value, ExpertIteration))
+# What only PPO and these algorithms read: how they sample, score, choose the rate, step, and keep weights.
+_READ_BY_ITERATION = (
+    ADAPTER,
+    AFTER_EOS,
+    DRAWS,
+    GRADIENT_CLIP,
+    LENGTH_PRICE,
+    LR_SCHEDULE,
+    NO_EOS_SCORE,
+    REWARD_CLIP,
+    REWARD_SHAPE,
+    REWARD_SOURCE,
+    SAMPLER_PRECISION,
+    SAMPLING,
+    TEMPERATURE,
+    TRUNCATED_SAMPLING,
+    WEIGHT_AVERAGE,
+)
 
 CLASHES: tuple[Clash, ...] = (
     Clash(REWARD_SOURCE, ("gold",), REWARD_ENSEMBLE, others(REWARD_ENSEMBLE), "the gold score needs no reward model"),
@@ -266,6 +294,17 @@ CLASHES: tuple[Clash, ...] = (
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail is not ALGORITHM
     ),
+    *(
+        Clash(
+            ALGORITHM,
+            _ITERATES,
+            detail,
+            others(detail),
+            "imitating the best does not read this",
+        )
+        for detail in DETAILS.values()
+        if detail.stages == ("ppo",) and detail not in (ALGORITHM, *_READ_BY_ITERATION)
+    ),
     Clash(ALGORITHM, ("dpo", "sft"), PROMPTS, others(PROMPTS), "without PPO nothing is sampled from prompts"),
     Clash(
         ALGORITHM,
@@ -345,6 +384,9 @@ def check_rounds(recipe: Recipe, rm_from: str) -> None:
 
 def responses_in_group(recipe: Recipe) -> int:
     """How many responses to a query the arm samples."""
+    algorithm = ALGORITHM.variants[recipe.label(ALGORITHM)].value
+    if isinstance(algorithm, ExpertIteration):
+        return algorithm.responses
     baseline = BASELINE.variants[recipe.label(BASELINE)].value
     return baseline.responses(RESPONSES_PER_QUERY.variants[recipe.label(RESPONSES_PER_QUERY)].value)
 

@@ -12,6 +12,7 @@ from repro.detail import Pick
 from repro.engine.cost import passes_of
 from repro.engine.flops import trains
 from repro.engine.job import Job
+from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 
 
@@ -63,9 +64,12 @@ def examples(job: Job, cache: Path) -> float:
 
 
 def _ahead(job: Job) -> int:
-    """What a line's step lacks of the examples that its step has used: PPO logs a batch at the episodes before it."""
-    return job.scale.ppo_batch if job.stage == "ppo" and _algorithm(job) == "ppo" else 0
+    """What a line's step lacks of the examples that its step has used: PPO logs a batch at the episodes before it.
+
+    So does what samples in its place.
+    """
+    return job.scale.ppo_batch if job.stage == "ppo" and _algorithm(job) != "dpo" else 0
 
 
-def _algorithm(job: Job) -> str:
+def _algorithm(job: Job) -> str | ExpertIteration:
     return Pick(job.recipe, "ppo")(d.ALGORITHM)

@@ -23,6 +23,7 @@ from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
 from repro.engine.launch import Job
 from repro.engine.speed import Speeds
 from repro.models import critics
+from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 from repro.study.scale import Scale
 
@@ -94,15 +95,24 @@ def for_gpu(scale: Scale) -> bool:
 def passes_of(recipe: Recipe) -> Passes:
     """What the time of an arm depends on."""
     ppo = Pick(recipe, "ppo")
+    passes, critic = _learning(ppo)
     return Passes(
         sft=Pick(recipe, "sft")(d.SFT_EPOCHS),
         rm=Pick(recipe, "rm")(d.RM_EPOCHS),
-        ppo=0 if ppo(d.ALGORITHM) == "sft" else ppo(d.PPO_EPOCHS),
-        critics=int(ppo(d.BASELINE).critic is critics.needed),
+        ppo=passes,
+        critics=int(critic),
         reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
+
+
+def _learning(ppo: Pick) -> tuple[float, bool]:
+    """How many passes an arm makes over its episodes, and whether it has a critic."""
+    algorithm = ppo(d.ALGORITHM)
+    if isinstance(algorithm, ExpertIteration):  # passes over one response of several
+        return algorithm.passes / algorithm.responses, False
+    return 0 if algorithm == "sft" else ppo(d.PPO_EPOCHS), ppo(d.BASELINE).critic is critics.needed
 
 
 def rollout_flops(network: Network, query: float, response: float) -> float:

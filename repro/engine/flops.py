@@ -296,7 +296,7 @@ class Passes:
 
     sft: int = 1
     rm: int = 1
-    ppo: int = 4  # 0 where the SFT policy is kept
+    ppo: float = 4  # over all episodes; 0 where the SFT policy is kept
     critics: int = 1
     reward_models: int = 1
     samples: int = 1

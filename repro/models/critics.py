@@ -56,6 +56,10 @@ def not_needed(construct: Callable[[], ScalarModel]) -> NoCritic:
     return NoCritic()
 
 
+# What an arm has of a critic, given the function that constructs it.
+Choice = Callable[[Callable[[], ScalarModel]], nn.Module]
+
+
 class NoCritic(nn.Module):
     """Stands where a critic may: the value of every state is 0, at no cost in memory or time."""
 

@@ -1,4 +1,4 @@
-"""Losses of a comparison, how comparisons share a batch, and what margins say of themselves.
+"""Losses of a comparison, how comparisons share a batch, what margins say of themselves, and the best of several responses.
 
 A margin is the score of the chosen summary less that of the rejected one, in nats of log-odds.
 """
@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from repro.types import PerEpisode
 
 Margins = Float[Tensor, " comparisons"]
 Groups = Int[Tensor, " comparisons"]  # which comparisons stay together: 0 to G - 1
@@ -185,3 +187,36 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     """
     # A margin that is not a number lies in a bin of nobody: then the error is not a number either.
     return sum(b.count * abs(b.accuracy - b.promised) for b in bins) / max(sum(b.count for b in bins), 1)
+
+
+# ---------------------------------------------------------------------------------------------- the best of several responses
+
+RESPONSES = 4  # to a prompt, of which one is kept: as RAFT has them in RLOO's table 1 (Ahmadian et al. 2024)
+# A quarter of the responses is kept, so that four passes over these take as many optimizer steps, each on as many prompts,
+# as PPO's four epochs over all of them take (N+ table 7).
+PASSES = 4
+
+
+@dataclass(frozen=True)
+class ExpertIteration:
+    """In how many rounds a policy samples and imitates its best responses, to a prompt how many, and for how many passes."""
+
+    rounds: int
+    responses: int = RESPONSES
+    passes: int = PASSES
+
+
+def favourites(score: PerEpisode, responses: int) -> Int[Tensor, " prompts"]:
+    """The index of each prompt's best episode; of equal ones the first.
+
+    i + n argmax_j s_{i + j n},  n = episodes / responses
+
+    Args:
+        score: [episodes] s. Episodes i, i + n, i + 2 n, ... answer prompt i.
+        responses: how many episodes answer each prompt.
+
+    Source: RAFT (Dong et al. 2023, arXiv 2304.06767, algorithm 1), whose K is `responses`.
+    """
+    by_response = score.view(responses, -1)
+    prompts = torch.arange(by_response.shape[1], device=score.device)
+    return prompts + by_response.shape[1] * by_response.argmax(0)

@@ -22,7 +22,16 @@ from repro.ops import loss, masked, text
 from repro.ops.advantage import monte_carlo_returns
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.ops.reward import kl_penalised_reward
-from repro.stages import dpo, evaluate, optimise, ppo_metrics, ppo_trust_region, ppo_warm_up
+from repro.stages import (
+    dpo,
+    evaluate,
+    expert_iteration,
+    optimise,
+    ppo_metrics,
+    ppo_rewards,
+    ppo_trust_region,
+    ppo_warm_up,
+)
 from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
 from repro.stages.ppo_setup import (
     KLCoefficients,
@@ -34,6 +43,7 @@ from repro.stages.ppo_setup import (
     prepare,
     responses_per_query,
     save_weights,
+    validate,
 )
 from repro.stages.stage import Stage, StageContext
 from repro.types import LossWeights, Metrics, Rollout, Targets
@@ -41,8 +51,9 @@ from repro.types import LossWeights, Metrics, Rollout, Targets
 
 def train(context: StageContext) -> None:
     """PPO (Schulman et al. 2017) against a reward model (N+ section 5)."""
-    run, training = prepare(context)
-    pick, scale, networks, loop = run.pick, context.scale, run.networks, training.loop
+    pick, scale = context.pick, context.scale
+    run, training = prepare(context, pick(d.BASELINE).critic, responses_per_query(pick))
+    networks, loop = run.networks, training.loop
     loop.state = initial_coefficients(pick) | loop.state
     warm_up_critic(context, run, training)
     for update, to_sample in loop.steps(training.batches):
@@ -93,16 +104,6 @@ def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
         returns = monte_carlo_returns(target.reward, target.returns, run.pick(d.GAMMA))
         for minibatch in minibatches(alone, own, rollout, replace(target, returns=returns), len(rows)):
             ppo_step(alone, *minibatch, coefficients, steps_before=1)  # a batch's first one may move the policy
-
-
-def validate(training: Training) -> Metrics:
-    """Metrics of sampled summaries of the validation posts; saves the best weights so far where checkpoints are on."""
-    policy, loop = training.validation.networks.policy, training.loop
-    policy.eval()
-    metrics = training.validation.measure()
-    policy.train()
-    loop.checkpoints.save_if_best(metrics["eval/win_rate"], loop.save_weights)
-    return metrics
 
 
 # ---------------------------------------------------------------------------------------------- 1. rollout
@@ -164,15 +165,13 @@ def targets(
         corrected = partial(whiten, correction=pick(d.WHITEN_MOMENTS))
         return pick(d.WHITEN_SCOPE)(whiten=corrected, values=values, mask=mask, micro_batch=micro_batch, reduce=reduce)
 
-    length, limit = r.last_token + 1.0, r.response.shape[1]
-    score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)  # [B]
-    score = pick(d.LENGTH_PRICE)(score, length, limit)
+    score = ppo_rewards.paid_score(r, pick)  # [B]
     kl_cost = kl_coefficient * pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
     paid, kl_cost = pick(d.KL_POSITION)(score, kl_cost, r.token_mask)
     reward = kl_penalised_reward(pick(d.SCORE_POSITION)(paid, r.last_token, kl_cost.shape), kl_cost, r.token_mask)
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value, gamma = masked.keep(r.value, r.value_mask), pick(d.GAMMA)
-    lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), length)
+    lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
     advantage, returns = pick(d.ADVANTAGE)(reward=reward, value=value, gamma=gamma, lam=lam)  # [B, R] each
     returns = pick(d.CRITIC_LAMBDA)(reward, returns, gamma)
     advantage, returns = pick(d.BASELINE).estimate(
@@ -288,7 +287,9 @@ def keep_sft_policy(context: StageContext) -> None:
 
 def _run(context: StageContext) -> None:
     algorithms = {"ppo": train, "dpo": dpo.train, "sft": keep_sft_policy}
-    (algorithms[context.pick(d.ALGORITHM)] if not context.scale.policy_from else import_policy)(context)
+    iterate = partial(expert_iteration.train, roll_out=roll_out)
+    algorithm = algorithms.get(context.pick(d.ALGORITHM), iterate)
+    (algorithm if not context.scale.policy_from else import_policy)(context)
 
 
 STAGE = Stage(

@@ -12,24 +12,38 @@ from repro.ops.reward import k1
 from repro.types import LossWeights, Metrics, Rollout, Targets
 
 
+def sample_metrics(r: Rollout, score: Tensor, reduce: Reduce) -> Metrics:
+    """What was sampled: means over the B episodes of all ranks; `score` [B] is what is rewarded."""
+    all_episodes = torch.ones_like(r.has_eos)
+    mean = partial(masked.mean, reduce=reduce)
+    measured = {
+        "objective/score": mean(score, all_episodes),
+        "objective/kl": mean(episode_kl(r), all_episodes),
+        "objective/entropy": mean(-masked.keep(r.logprob, r.token_mask).sum(1), all_episodes),
+        "objective/length": mean(r.last_token + 1.0, all_episodes),
+        "objective/eos_rate": mean(r.has_eos.float(), all_episodes),
+    }
+    return {name: value.item() for name, value in measured.items()}
+
+
+def episode_kl(r: Rollout) -> Tensor:
+    """[B] log policy - log reference policy in nats, summed over an episode's tokens."""
+    return masked.keep(k1(r.logprob, r.ref_logprob), r.token_mask).sum(1)
+
+
 def rollout_metrics(r: Rollout, score: Tensor, target: Targets, kl_coefficient: float, reduce: Reduce) -> Metrics:
     """Means over the B episodes or over their masked tokens and states, over all ranks; `score` [B] is what was rewarded."""
     all_episodes = torch.ones_like(r.has_eos)
     mean = partial(masked.mean, reduce=reduce)
-    kl = masked.keep(k1(r.logprob, r.ref_logprob), r.token_mask).sum(1)
     _, variance = masked.moments(target.returns, r.value_mask, reduce)
     squared_error = mean((target.returns - r.value) ** 2, r.value_mask)
     measured = {
-        "objective/score": mean(score, all_episodes),
-        "objective/kl": mean(kl, all_episodes),
-        "objective/rlhf_reward": mean(score - kl_coefficient * kl, all_episodes),
-        "objective/entropy": mean(-masked.keep(r.logprob, r.token_mask).sum(1), all_episodes),
-        "objective/length": mean(r.last_token + 1.0, all_episodes),
-        "objective/eos_rate": mean(r.has_eos.float(), all_episodes),
+        "objective/rlhf_reward": mean(score - kl_coefficient * episode_kl(r), all_episodes),
         "value/mean": mean(r.value, r.value_mask),
         "value/explained_variance": 1 - squared_error / variance.clamp(min=masked.EPSILON),
     }
-    return {name: value.item() for name, value in measured.items()} | {"objective/kl_coefficient": kl_coefficient}
+    found = sample_metrics(r, score, reduce) | {name: value.item() for name, value in measured.items()}
+    return found | {"objective/kl_coefficient": kl_coefficient}
 
 
 @torch.no_grad()

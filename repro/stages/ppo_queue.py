@@ -57,6 +57,15 @@ class RolloutQueue:
         """Remove the oldest."""
         return self.waiting.popleft()
 
+    def clear(self) -> None:
+        """Remove all."""
+        self.waiting.clear()
+
+    def all(self) -> Rollout:
+        """This rank's episodes of all batches, which stay."""
+        columns = zip(*(rollout for _, rollout in self.waiting))
+        return Rollout(*(torch.cat(column) for column in columns))
+
     def state_dict(self) -> dict[str, Any]:
         """Every rank's episodes, since one rank writes the checkpoint of all; every rank has to call it."""
         own = [(batch.rows, batch.uniform, *(column.cpu() for column in rollout)) for batch, rollout in self.waiting]

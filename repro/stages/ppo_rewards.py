@@ -1,4 +1,4 @@
-"""The score of an episode: who gives it, and in which shape it enters PPO."""
+"""The score of an episode: who gives it, in which shape it enters PPO, and what of it is paid."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ def score_by_gold(corpus: Corpus) -> Reward:
 
 
 REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
+
+
+def paid_score(r: Rollout, pick: Pick) -> Tensor:
+    """[B] what an episode is paid at its end: its score after the clip, the rule for no end of text, and its length's price."""
+    score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)
+    return pick(d.LENGTH_PRICE)(score, r.last_token + 1.0, r.response.shape[1])
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from repro.stages.episodes import EpisodeTraces
 from repro.stages.loop import TrainingLoop
 from repro.stages.ppo_queue import Batch, RolloutQueue, sampled_ahead
 from repro.stages.stage import StageContext
-from repro.types import Rollout, Targets
+from repro.types import Metrics, Rollout, Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -95,9 +95,12 @@ class Training:
     traces: EpisodeTraces
 
 
-def prepare(context: StageContext) -> tuple[Run, Training]:
-    """Everything that PPO needs, as of the first update or as of the last checkpoint."""
-    pick, scale, run = context.pick, context.scale, load_run(context)
+def prepare(context: StageContext, critic: critics.Choice, responses: int) -> tuple[Run, Training]:
+    """Everything that PPO needs, as of the first update or as of the last checkpoint.
+
+    `critic` says whether there is one, and `responses` is how many episodes of an update answer the same prompt.
+    """
+    pick, scale, run = context.pick, context.scale, load_run(context, critic)
     corpus, updates = run.corpus, scale.episodes // scale.ppo_batch
     posts = corpus.posts(pick(d.PROMPTS))
     queries = column(posts, "query_token")
@@ -136,7 +139,7 @@ def prepare(context: StageContext) -> tuple[Run, Training]:
         partial(save_weights, run, average),
         **stateful,
     )
-    batches = prompt_batches(len(queries), scale.ppo_batch, responses_per_query(pick), shuffle_rng)
+    batches = prompt_batches(len(queries), scale.ppo_batch, responses, shuffle_rng)
     return run, Training(
         loop=loop,
         new_batch=new_batch,
@@ -168,7 +171,7 @@ def prompt_batches(prompts: int, episodes: int, responses: int, generator: torch
     return (rows.repeat(responses) for rows in batches)
 
 
-def load_run(context: StageContext) -> Run:
+def load_run(context: StageContext, with_critic: critics.Choice) -> Run:
     """The four networks on their devices, and the optimizer of policy and critic."""
     sft, rm = context.inputs["sft"] / "model", context.inputs["rm"] / "model"
     start_policy = context.inputs.get("start", context.inputs["sft"]) / "model"  # of an earlier round, in some arms
@@ -184,7 +187,7 @@ def load_run(context: StageContext) -> Run:
         initial = with_positions(pick(d.CRITIC_INIT)(rm, sft, context.generator("critic")))
         return pick(d.CRITIC_TRUNK)(initial, policy)
 
-    critic = pick(d.BASELINE).critic(construct_critic)
+    critic = with_critic(construct_critic)
     policy, critic, reference = pick(d.ADAPTER)(policy, critic, reference, context.seed_of("adapter"))
     policy, critic = (modes.set_dropout(network, dropout) for network in (policy, critic))
     reference = wrapping.place_on_device(modes.freeze(reference), context.accelerator)
@@ -240,15 +243,31 @@ def minibatches(
 ) -> Iterator[tuple[Rollout, Targets, Tensor]]:
     """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
 
-    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row with empty masks stands in.
+    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row stands in.
     """
     for _ in range(run.pick(d.PPO_EPOCHS)):
         order = torch.randperm(episodes, generator=training.minibatch_rng)
         for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
-            own, real = ranks.local_shard(minibatch)
-            last_counted = rollout.last_counted[own]
-            last_counted = torch.where(real.to(last_counted.device), last_counted, torch.full_like(last_counted, -2))
-            yield replace(rollout[own], last_counted=last_counted), target[own], training.sft_texts(len(minibatch))
+            own, local = local_episodes(rollout, minibatch)
+            yield local, target[own], training.sft_texts(len(minibatch))
+
+
+def local_episodes(rollout: Rollout, minibatch: Tensor) -> tuple[Tensor, Rollout]:
+    """[N] episodes of all ranks -> indices into this rank's `rollout`, and these episodes; a filler row has empty masks."""
+    own, real = ranks.local_shard(minibatch)
+    last_counted = rollout.last_counted[own]
+    last_counted = torch.where(real.to(last_counted.device), last_counted, torch.full_like(last_counted, -2))
+    return own, replace(rollout[own], last_counted=last_counted)
+
+
+def validate(training: Training) -> Metrics:
+    """Metrics of sampled summaries of the validation posts; saves the best weights so far where checkpoints are on."""
+    policy, loop = training.validation.networks.policy, training.loop
+    policy.eval()
+    metrics = training.validation.measure()
+    policy.train()
+    loop.checkpoints.save_if_best(metrics["eval/win_rate"], loop.save_weights)
+    return metrics
 
 
 def initial_coefficients(pick: Pick) -> dict[str, float]:

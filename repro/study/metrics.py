@@ -1,8 +1,9 @@
 """Every metric's name, once: what it is, its unit, and over what it is averaged.
 
 Four groups are of one PPO batch, logged at the number of episodes sampled before it: `objective/`, `policy/`, `value/` and
-`loss/`. `eval/` is of the validation posts at that point of training. `test/` is of the trained policy on the test posts,
-and `sft_test/` of the SFT policy on the same posts.
+`loss/`. Rejection sampling and expert iteration log `objective/` once a round, over all batches that it samples. `eval/` is of
+the validation posts at that point of training. `test/` is of the trained policy on the test posts, and `sft_test/` of the SFT
+policy on the same posts.
 
 PPO, `eval/` and every `sampled_` metric sample responses at temperature 0.7; the other `test/` metrics use near-greedy
 responses (temperature 0.01), as the paper does. Studies are judged by `test/sampled_win_rate`, because near-greedy decoding
@@ -78,6 +79,8 @@ METRICS: dict[str, str] = {
     "dpo/validation_accuracy": "share of validation comparisons with a margin above 0, ties counting half",
     "objective/score": "reward model's score of a response after the rule for responses that do not end "
     "(no_eos_score); mean over the batch's episodes",
+    "objective/favourite_score": "objective/score of the best response to each prompt, of which alone rejection sampling and "
+    "expert iteration learn; mean over the batch's prompts",
     "objective/gold": "gold score of a response; mean over the batch's episodes",
     "objective/kl": "log policy - log reference policy, summed over a response's tokens, in nats; mean over the "
     "batch's episodes",

@@ -329,6 +329,20 @@ def test_keeping_the_sft_policy_takes_no_time_for_ppo():
     assert cost.estimate("ppo", GPU, passes=kept) == cost.OVERHEAD
 
 
+@pytest.mark.parametrize("algorithm", ["rejection_sampling", "expert_iteration"])
+def test_learning_from_a_quarter_of_the_episodes_takes_a_quarter_of_the_updates_of_an_arm_without_a_critic(algorithm):
+    favourites, all_of_them = (
+        cost.passes_of(tiny.pick(**arm).recipe) for arm in ({"algorithm": algorithm}, {"baseline": "leave_one_out"})
+    )
+    assert (favourites.ppo, favourites.critics) == (1, 0)
+    some, all_parts = (
+        flops.Stages(GPU, flops.network_of(GPU.model), flops.Lengths.most(GPU), passes).ppo(training=True)
+        for passes in (favourites, all_of_them)
+    )
+    assert flops.total(all_parts.pop("update")) == pytest.approx(4 * flops.total(some.pop("update")))
+    assert some == all_parts
+
+
 def test_best_of_several_samples_takes_as_many_answers_more():
     one, four = (cost.passes_of(tiny.pick("evaluate", selection=label).recipe) for label in ("one_sample", "best_of_4"))
     assert cost.gpu_seconds("baseline", GPU, devices.ASSUMED, four) == cost.gpu_seconds(

@@ -172,6 +172,23 @@ def test_dpo_on_two_ranks_is_dpo_on_one(alone, tmp_path):
         assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("sharing", ["ddp", "fsdp"])
+def test_expert_iteration_on_two_ranks_is_expert_iteration_on_one(alone, tmp_path, sharing):
+    cache, keys = alone()
+    made = {}
+    for processes in (1, 2):
+        place = tmp_path / str(processes)
+        beside(cache, keys, place, "data", "base", "sft", "rm")
+        batches = {"ppo_batch": 16, "episodes": 48}
+        each = run(place, ["ppo"], processes, sharing, {"algorithm": "expert_iteration"}, scale=batches)
+        made[processes] = place / each["ppo"]
+    for expected, found in zip(numbers(made[1]), numbers(made[2]), strict=True):
+        assert found == pytest.approx(expected, abs=2e-4, rel=1e-3)
+    for place, tensor in weights(made[1]).items():
+        torch.testing.assert_close(weights(made[2])[place], tensor, atol=2e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("sharing", ["ddp", pytest.param("fsdp", marks=pytest.mark.nightly)])
 def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, tmp_path, sharing):
     cache, keys = alone()
