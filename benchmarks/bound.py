@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from repro.engine.flops import LEAN, Lengths, Network, Passes, Product, Stages, repeated, rollout, total, update
+from repro.engine.flops import LEAN, Network, Product, repeated, rollout, total, update
+from repro.engine.stage_flops import Lengths, Passes, Stages
 from repro.study.scale import Scale
 
 SECONDS = 0.03  # of repetitions of one shape, or two where those take longer

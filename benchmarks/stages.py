@@ -10,8 +10,9 @@ from benchmarks.apart import Apart
 from repro.detail import Recipe
 from repro.engine import artefacts
 from repro.engine.cost import passes_of
-from repro.engine.flops import Lengths, network_of
+from repro.engine.flops import network_of
 from repro.engine.pipeline import BY_NAME, STAGES, keys
+from repro.engine.stage_flops import Lengths
 from repro.stages import stage
 from repro.stages.corpus import Corpus, column
 from repro.study.scale import SCALES, Scale

@@ -16,6 +16,7 @@ from repro.details.objective import *  # noqa: F403
 from repro.details.optimisation import *  # noqa: F403
 from repro.details.ppo import *  # noqa: F403
 from repro.details.registry import *  # noqa: F403
+from repro.details.requirements import *  # noqa: F403
 from repro.details.reward_and_kl import *  # noqa: F403
 from repro.details.reward_model import *  # noqa: F403
 from repro.details.sft import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Which choices make no sense together and why; which ones need whole weights, one rank, or the embedded corpus."""
+"""Which choices make no sense together, and why."""
 
 from repro.detail import Clash, Detail, Recipe, others
 from repro.details.advantages import (
@@ -7,10 +7,9 @@ from repro.details.advantages import (
     CRITIC_LAMBDA,
     GAE_LAMBDA,
     LAMBDA_BY_LENGTH,
-    RESPONSES_PER_QUERY,
 )
 from repro.details.control import DRAWS
-from repro.details.data import BLIND_SPOT, PROMPT_END, PROMPTS
+from repro.details.data import PROMPT_END, PROMPTS
 from repro.details.feedback import FEEDBACK_ROUNDS
 from repro.details.general import ADAPTER, DROPOUT, POSITION_IDS, PRECISION
 from repro.details.objective import (
@@ -18,7 +17,6 @@ from repro.details.objective import (
     CLIP_RANGE,
     CONSTRAINED_STEP,
     DUAL_CLIP,
-    LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
     RATIO_LEVEL,
     VALUE_CLIP,
@@ -65,7 +63,6 @@ from repro.details.reward_and_kl import (
     REWARD_SOURCE,
 )
 from repro.details.reward_model import ALGORITHM, PADDING_SIDE, REWARD_ENSEMBLE
-from repro.errors import UserError
 from repro.ops.preference import ExpertIteration
 
 
@@ -319,90 +316,6 @@ CLASHES: tuple[Clash, ...] = (
     ),
     Clash(ALGORITHM, ("dpo", "sft"), DROPOUT, ("on_everywhere",), "without PPO it is on_in_sft_and_rm"),
 )
-
-
-# The result of these depends on the number of ranks, so it is part of their cache keys.
-RANK_DEPENDENT = {
-    (WHITEN_SCOPE.name, "each_rank"),
-    (WHITEN_SCOPE.name, "each_micro_batch"),
-    (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),
-}
-# These average, wrap or move whole weights, or optimize some of them; a rank of a sharded network holds a part of each.
-NEEDS_WHOLE_WEIGHTS = (
-    (ADAPTER, WEIGHT_AVERAGE, CRITIC_WARM_UP),
-    (
-        (REFERENCE_POLICY.name, "moving_average"),
-        (SAMPLER_PRECISION.name, "int8_weights"),
-        (CONSTRAINED_STEP.name, "trpo"),
-    ),
-)
-
-
-def check_sharing(recipe: Recipe, sharding: str, precision: str) -> None:
-    """UserError where the arm does not work with sharded weights (Scale.sharding), or the sharding rounds its buffers.
-
-    In bfloat16 DeepSpeed rounds every buffer too: the rotary frequencies, and the bias that centres the reward.
-    """
-    if sharding == "none":
-        return
-    if sharding != "fsdp" and precision != "float32":
-        raise UserError(
-            f"sharding={sharding} would round the reward's bias and the rotary frequencies to bfloat16; "
-            "use sharding=fsdp, or precision=float32"
-        )
-    details, choices = NEEDS_WHOLE_WEIGHTS
-    chosen = [(detail.name, recipe.label(detail)) for detail in DETAILS.values()]
-    unfit = [detail.name for detail in details if recipe.label(detail) != detail.reference]
-    unfit += [name for name, label in chosen if (name, label) in choices]
-    if unfit:
-        raise UserError(
-            f"{unfit[0]}={recipe.label(DETAILS[unfit[0]])} needs all weights on each rank, and sharding={sharding} shards "
-            "them; use sharding=none where the model fits on one device"
-        )
-
-
-def check_batch(recipe: Recipe, episodes: int, ranks: int) -> None:
-    """UserError where a batch of so many episodes cannot be shared out in whole groups of responses to one query."""
-    group = responses_in_group(recipe)
-    if group > 1 and episodes % (group * ranks):
-        among = f" on each of {ranks} ranks" if ranks > 1 else ""
-        raise UserError(
-            f"a batch of {episodes} episodes has no whole number of queries with {group} responses each{among}; set "
-            f"ppo_batch to a multiple of {group * ranks}"
-        )
-
-
-def check_rounds(recipe: Recipe, rm_from: str) -> None:
-    """UserError where rounds of feedback would teach a reward model that is taken from elsewhere as it is."""
-    label = recipe.label(FEEDBACK_ROUNDS)
-    if label != FEEDBACK_ROUNDS.reference and rm_from:
-        raise UserError(
-            f"feedback_rounds={label} trains a reward model for each round, and rm_from={rm_from} trains none; "
-            "leave rm_from empty"
-        )
-
-
-def responses_in_group(recipe: Recipe) -> int:
-    """How many responses to a query the arm samples."""
-    algorithm = ALGORITHM.variants[recipe.label(ALGORITHM)].value
-    if isinstance(algorithm, ExpertIteration):
-        return algorithm.responses
-    baseline = BASELINE.variants[recipe.label(BASELINE)].value
-    return baseline.responses(RESPONSES_PER_QUERY.variants[recipe.label(RESPONSES_PER_QUERY)].value)
-
-
-# These need the facts of a post or the annotators of its comparisons, which only the embedded corpus knows.
-EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE, FEEDBACK_ROUNDS)
-
-
-def check_corpus(recipe: Recipe, corpus: str) -> None:
-    """UserError where an arm changes the embedded corpus's annotators or asks for its gold score, on another corpus."""
-    chosen = [f"{name}={label}" for name, label in recipe.choices if DETAILS[name] in EMBEDDED_ONLY]
-    if chosen and corpus != "embedded":
-        raise UserError(
-            f"{chosen[0]} needs the facts and annotators of the embedded corpus; corpus={corpus} has neither: "
-            "use a scale with corpus=embedded"
-        )
 
 
 def check(recipe: Recipe) -> None:

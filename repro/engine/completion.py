@@ -10,8 +10,8 @@ from typing import NamedTuple
 from repro import details as d
 from repro.detail import Pick
 from repro.engine.cost import passes_of
-from repro.engine.flops import trains
 from repro.engine.job import Job
+from repro.engine.stage_flops import trains
 from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 

@@ -18,10 +18,11 @@ from repro import details as d
 from repro.detail import Pick, Recipe
 from repro.engine import speed
 from repro.engine.devices import BANDWIDTH_SHARE, GIB, LAYER_LAUNCH, LINK_BANDWIDTH, PEAK_SHARE, Device, at_hand
-from repro.engine.flops import PASSES, Lengths, Network, Passes, Stages, network_of, rollout, total, trains, update
+from repro.engine.flops import Network, network_of, rollout, total, update
 from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
 from repro.engine.launch import Job
 from repro.engine.speed import Speeds
+from repro.engine.stage_flops import PASSES, Lengths, Passes, Stages, trains
 from repro.models import critics
 from repro.ops.preference import ExpertIteration
 from repro.stages import stage

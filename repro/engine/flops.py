@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from repro.details.feedback import FEWER
 from repro.errors import UserError, reason
-from repro.models import hub, starts
+from repro.models import hub
 from repro.models.pretrained import read_config
 from repro.models.shape import parse_shape
-from repro.study.scale import Scale
 
 # Hidden size, layers, heads and intermediate size, so that a study can be planned before its model is downloaded.
 PYTHIA = {
@@ -270,132 +268,3 @@ def comparison(
 ) -> list[Product]:
     """An optimizer step of the reward model on so many comparisons."""
     return forward_backward(compared(n, rows, query, pair, economy), again, economy)
-
-
-# ---------------------------------------------------------------------------------------------- stages
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of a query, a sampled response, a query with its reference, and a query with one response of a comparison."""
-
-    query: float
-    response: float
-    text: float
-    pair: float
-
-    @classmethod
-    def most(cls, scale: Scale) -> "Lengths":
-        return cls(scale.query_tokens, scale.response_tokens, scale.query_reference_tokens, scale.query_pair_tokens)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How many passes over its data each stage of an arm makes, how many critics and reward models PPO has, and samples
-    of a test post."""
-
-    sft: int = 1
-    rm: int = 1
-    ppo: float = 4  # over all episodes; 0 where the SFT policy is kept
-    critics: int = 1
-    reward_models: int = 1
-    samples: int = 1
-    warm_up: int = 0  # batches of PPO before its first update
-
-
-PASSES = Passes()  # the paper's
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The products of each stage of a scale, by part: parts differ in speed."""
-
-    scale: Scale
-    network: Network
-    lengths: Lengths
-    passes: Passes = PASSES
-    economy: Economy = CURRENT
-
-    @property
-    def _again(self) -> float:
-        return float(self.scale.recompute == "layers")
-
-    def of(self, name: str, training: bool = True) -> dict[str, list[Product]]:
-        """Part -> products of a stage; `training` is false where its weights are loaded instead."""
-        stages = (self.sft, self.rm, self.ppo, self.feedback, self.baseline, self.evaluate)
-        parts = {stage.__name__: stage for stage in stages}
-        return parts[name](training) if name in parts else {}
-
-    def sft(self, training: bool) -> dict[str, list[Product]]:
-        s, n, text = self.scale, self.network, self.lengths.text
-        if not training:
-            return {"read": self._read(s.sft_batch, text, logits=text)}
-        rows = min(s.micro_batch, s.sft_batch)
-        return {"sft": repeated(sft(n, rows, text, self.economy, self._again), s.posts * self.passes.sft / rows)}
-
-    def rm(self, training: bool) -> dict[str, list[Product]]:
-        """Training; then scores of the references that it is centred on, and of the validation comparisons and references."""
-        s, n, lengths = self.scale, self.network, self.lengths
-        rows, posts = min(s.micro_batch, s.rm_batch), min(s.posts, s.normalisation_posts) + 3 * s.validation_posts
-        some = compared(n, s.rollout_batch, lengths.query, lengths.pair, self.economy)
-        read = repeated(some, s.validation_comparisons / s.rollout_batch) + self._read(posts, lengths.text)
-        if not training:
-            return {"read": read}
-        step = comparison(n, rows, lengths.query, lengths.pair, self.economy, self._again)
-        return {"rm": repeated(step, s.comparisons * self.passes.rm / rows), "read": read}
-
-    def ppo(self, training: bool) -> dict[str, list[Product]]:
-        """Rollouts, updates, and evaluations on the validation posts, each with scores of the references."""
-        s, n, lengths = self.scale, self.network, self.lengths
-        if not (training and self.passes.ppo):
-            return {}
-        rows, some = min(s.micro_batch, s.ppo_batch), min(s.rollout_batch, s.ppo_batch)
-        evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
-        critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
-        step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
-        rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
-        rolled += (self.passes.reward_models - 1) * self._scored(some)
-        return {
-            "roll out": repeated(rolled, episodes / some),
-            "update": repeated(step, episodes * self.passes.ppo / rows),
-            "answer": self._answered(evaluations * s.validation_posts),
-            "read": self._read(evaluations * s.validation_posts, lengths.text),
-        }
-
-    def feedback(self, training: bool = True) -> dict[str, list[Product]]:
-        """Two responses to each post, and the reward model's scores of those to validation posts."""
-        s = self.scale
-        some = compared(self.network, s.rollout_batch, self.lengths.query, self.lengths.response, self.economy)
-        answered = self._answered(2 * (s.comparisons // FEWER + s.validation_posts))
-        return {"answer": answered, "read": repeated(some, s.validation_posts / s.rollout_batch)}
-
-    def baseline(self, training: bool = True) -> dict[str, list[Product]]:
-        """Two sets of responses to the test posts, and scores of the references."""
-        return self._evaluated(1)
-
-    def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
-        """As the baseline, with as many sampled responses to a post as the arm chooses from."""
-        return self._evaluated(self.passes.samples)
-
-    def _evaluated(self, samples: int) -> dict[str, list[Product]]:
-        posts = self.scale.test_posts
-        return {"answer": self._answered((1 + samples) * posts), "read": self._read(posts, self.lengths.text)}
-
-    def _answered(self, posts: float) -> list[Product]:
-        rows = self.scale.rollout_batch
-        return repeated(
-            answer(self.network, rows, self.lengths.query, self.lengths.response, self.economy), posts / rows
-        )
-
-    def _scored(self, rows: float) -> list[Product]:
-        """A reward model's scores of so many responses."""
-        return forward(self.network, rows, self.lengths.query + self.lengths.response, 1, economy=self.economy)
-
-    def _read(self, texts: float, tokens: float, logits: float = 0) -> list[Product]:
-        rows = self.scale.rollout_batch
-        return repeated(forward(self.network, rows, tokens, max(1, logits), logits, economy=self.economy), texts / rows)
-
-
-def trains(name: str, scale: Scale) -> bool:
-    """Whether the stage trains; it does not where its weights are loaded."""
-    return not any(getattr(scale, field) for field, stage_of in starts.STARTS.items() if stage_of == name)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from repro.engine.flops import Network, network_of, trains
+from repro.engine.flops import Network, network_of
+from repro.engine.stage_flops import trains
 from repro.ops import vocabulary
 from repro.study.scale import Scale
 

@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from repro.detail import Pick, Recipe
-from repro.engine import flops
+from repro.engine import flops, stage_flops
 from repro.engine.machine import processor
 from repro.models import modes, pretrained, scalar_model, scoring
 from repro.stages import optimise, ppo, ppo_setup, rm, sft
@@ -87,7 +87,14 @@ def remember(cache_folder: Path, scale: Scale, found: Speeds) -> None:
 def _key(scale: Scale) -> str:
     """Everything that the speeds depend on: the computer, the libraries, and the shapes of a step."""
     n = flops.network_of(scale.model)
-    shape = [n.hidden, n.layers, n.heads, n.intermediate, n.vocabulary, *asdict(flops.Lengths.most(scale)).values()]
+    shape = [
+        n.hidden,
+        n.layers,
+        n.heads,
+        n.intermediate,
+        n.vocabulary,
+        *asdict(stage_flops.Lengths.most(scale)).values(),
+    ]
     rows = [scale.sft_batch, scale.rm_batch, scale.ppo_batch, scale.micro_batch, scale.rollout_batch]
     computer = [platform.node(), processor(), f"{scale.threads} threads", f"torch {torch.__version__}"]
     return ", ".join([*computer, "/".join(f"{number:g}" for number in shape + rows)])
@@ -143,7 +150,7 @@ class _Steps:
     """One step of each part, of networks with random weights; each method gives operations a second."""
 
     def __init__(self, scale: Scale) -> None:
-        self.scale, self.n, self.lengths = scale, flops.network_of(scale.model), flops.Lengths.most(scale)
+        self.scale, self.n, self.lengths = scale, flops.network_of(scale.model), stage_flops.Lengths.most(scale)
         n, self.pad = self.n, int(self.n.vocabulary)
         shape = f"gpt-neox:{n.hidden}/{n.layers}/{n.heads}/{n.intermediate}"
         policy, reference, critic, reward_model = (

@@ -12,10 +12,8 @@ from benchmarks.load import Shape, setting_of, update
 from repro.engine.flops import (
     CURRENT,
     LEAN,
-    Lengths,
     Network,
     Product,
-    Stages,
     comparison,
     forward_backward,
     repeated,
@@ -25,6 +23,7 @@ from repro.engine.flops import (
 )
 from repro.engine.flops import update as learning
 from repro.engine.pipeline import BY_NAME
+from repro.engine.stage_flops import Lengths, Stages
 from repro.study.scale import SCALES
 from tests.counting import flops_of
 

@@ -9,9 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.detail import Recipe
-from repro.engine import cost, devices, flops, footprint, pipeline
-from repro.engine.flops import Network, network_of, trains
+from repro.engine import cost, devices, flops, footprint, pipeline, stage_flops
+from repro.engine.flops import Network, network_of
 from repro.engine.launch import Job
+from repro.engine.stage_flops import trains
 from repro.models import logprobs, modes, pretrained, scalar_model, starts
 from repro.ops import vocabulary
 from repro.stages import optimise, ppo, ppo_setup, rm, sft, stage
@@ -336,7 +337,7 @@ def test_learning_from_a_quarter_of_the_episodes_takes_a_quarter_of_the_updates_
     )
     assert (favourites.ppo, favourites.critics) == (1, 0)
     some, all_parts = (
-        flops.Stages(GPU, flops.network_of(GPU.model), flops.Lengths.most(GPU), passes).ppo(training=True)
+        stage_flops.Stages(GPU, flops.network_of(GPU.model), stage_flops.Lengths.most(GPU), passes).ppo(training=True)
         for passes in (favourites, all_of_them)
     )
     assert flops.total(all_parts.pop("update")) == pytest.approx(4 * flops.total(some.pop("update")))

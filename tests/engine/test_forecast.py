@@ -8,7 +8,7 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import cost, flops, forecast, pipeline, speed
+from repro.engine import cost, flops, forecast, pipeline, speed, stage_flops
 from repro.engine.dag import jobs_of
 from repro.engine.launch import Job
 from repro.stages import evaluate, ppo, rm, sft, stage
@@ -86,7 +86,7 @@ def test_it_is_said_where_seconds_come_from(jobs, tmp_path):
 def test_a_stage_is_about_as_many_operations_as_it_is_planned_with(each, run_stage, tiny_scale):
     """Whoever else is busy: a plan is within 1.5 only where its counts are."""
     network = flops.Network(32, 1, 64, vocabulary=640, heads=2)
-    planned = flops.Stages(tiny_scale, network, cost.filled(tiny_scale)).of(each.name)
+    planned = stage_flops.Stages(tiny_scale, network, cost.filled(tiny_scale)).of(each.name)
     real = flops_of(lambda: run_stage(each))
     assert 1 / 1.5 < sum(map(flops.total, planned.values())) / real < 1.5
 
@@ -111,8 +111,8 @@ def test_every_part_of_a_stage_has_a_speed_after_a_few_seconds(measured, small):
     _, speeds, seconds = measured
     assert 1e5 < min(speeds.parts.values()) <= max(speeds.parts.values()) < 1e13
     assert seconds < 10 and "-second measurement of 20" in str(speeds)
-    parts = {part for name in pipeline.BY_NAME for part in flops.Stages(small, flops.network_of(small.model),
-             flops.Lengths.most(small)).of(name)}  # fmt: skip
+    parts = {part for name in pipeline.BY_NAME for part in stage_flops.Stages(small, flops.network_of(small.model),
+             stage_flops.Lengths.most(small)).of(name)}  # fmt: skip
     assert all(speeds.of(part) > 0 for part in parts) and speeds.of("answer") == speeds.of("roll out")
 
 
