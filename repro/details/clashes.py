@@ -174,6 +174,13 @@ CLASHES: tuple[Clash, ...] = (
             VALUE_COEF,
         )
     ),
+    Clash(
+        BASELINE,
+        ("greedy_response",),
+        WHITEN_REWARD,
+        others(WHITEN_REWARD),
+        "sampled and greedy returns would be in different units",
+    ),
     *(
         Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)), (STALENESS, ("0",))))
         for detail, labels in (

@@ -23,6 +23,7 @@ from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
 from repro.engine.launch import Job
 from repro.engine.speed import Speeds
 from repro.models import critics
+from repro.ops import advantage
 from repro.stages import stage
 from repro.study.scale import Scale
 
@@ -100,6 +101,7 @@ def passes_of(recipe: Recipe) -> Passes:
         ppo=0 if ppo(d.ALGORITHM) == "sft" else ppo(d.PPO_EPOCHS),
         critics=int(ppo(d.BASELINE).critic is critics.needed),
         warm_up=ppo(d.CRITIC_WARM_UP),
+        rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
 
@@ -122,7 +124,8 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
     if name == "ppo" and training and passes.ppo:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
-        answers = scale.episodes + passes.warm_up * scale.ppo_batch + evaluations * scale.validation_posts
+        sampled = passes.rollouts * (scale.episodes + passes.warm_up * scale.ppo_batch)
+        answers = sampled + evaluations * scale.validation_posts
     ranks = 1 if name in ONE_RANK else scale.processes
     sampling = answers / ranks / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / ranks / (device.flops * PEAK_SHARE) + sampling

@@ -298,6 +298,7 @@ class Passes:
     critics: int = 1
     samples: int = 1
     warm_up: int = 0  # batches of PPO before its first update
+    rollouts: int = 1  # responses that PPO samples for each of its episodes, the episode's own among them
 
 
 PASSES = Passes()  # the paper's
@@ -351,7 +352,7 @@ class Stages:
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
         return {
-            "roll out": repeated(rolled, episodes / some),
+            "roll out": repeated(rolled, self.passes.rollouts * episodes / some),
             "update": repeated(step, episodes * self.passes.ppo / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),

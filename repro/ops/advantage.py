@@ -4,6 +4,7 @@ All inputs are 0 past the terminal state (`masked.keep`), and so are the results
 these functions take no mask.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -176,6 +177,48 @@ def batch_mean(reward: PerToken, gamma: float, reduce: Reduce = one_rank) -> Est
     return _on_every_token(total - masked.mean(total, torch.ones_like(total, dtype=torch.bool), reduce), reward, gamma)
 
 
+def moving_average(reward: PerToken, gamma: float, mean_return: float, reduce: Reduce = one_rank) -> Estimate:
+    """The baseline of a response is the average return of the batches before its own, of late ones most.
+
+    A_i = R_i - b,  b of `next_moving_average`; in the first batch `batch_mean`
+
+    A constant return has no advantage, in any batch.
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+        mean_return: b; NaN before the first batch, whose own mean stands in.
+        reduce: sums over ranks.
+
+    Source: Williams 1992 (reinforcement comparison); RLOO (Ahmadian et al. 2024, arXiv 2402.14740) has the plain mean of
+    all batches so far.
+    """
+    if math.isnan(mean_return):
+        return batch_mean(reward, gamma, reduce)
+    total = _totals(reward, gamma, 1)
+    return _on_every_token(total - mean_return, reward, gamma)
+
+
+def greedy_response(reward: PerToken, gamma: float, greedy_return: Callable[[], PerEpisode]) -> Estimate:
+    """The baseline of a response is the return of the likeliest response to its query.
+
+    A_i = R_i - R_greedy(i)
+
+    Where the policy is deterministic every response is the greedy one, and no advantage is left.
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+        greedy_return: samples the greedy responses and gives their returns, [episodes]; a pass made only where it is asked
+            for. Their KL penalty is in them, as it is in R_i.
+
+    Source: ReMax (Li et al. 2023, arXiv 2310.10505, algorithm 1). Departure: its baseline is the greedy response's score,
+    without a KL penalty.
+    """
+    total = _totals(reward, gamma, 1)
+    return _on_every_token(total - greedy_return(), reward, gamma)
+
+
 def _totals(reward: PerToken, gamma: float, responses: int) -> Tensor:
     """[responses, queries] R, the discounted sum of each response's rewards."""
     return reward_to_go(reward, gamma)[1][:, 0].view(responses, -1)
@@ -196,17 +239,43 @@ def at_least_two(responses: int, otherwise: int) -> int:
     return responses if responses > 1 else otherwise
 
 
+def no_average(average: float, of_batch: Callable[[], float]) -> float:
+    """The moving average of a baseline that has none, as it was: `average`.
+
+    Stands where `next_moving_average` may; `of_batch` is not read.
+    """
+    return average
+
+
+def next_moving_average(average: float, of_batch: Callable[[], float], decay: float) -> float:
+    """The moving average of batches' mean returns after one more batch.
+
+    b' = decay b + (1 - decay) m;  m after the first batch
+
+    Args:
+        average: b; NaN before the first batch.
+        of_batch: computes m, the batch's mean return; called only where it is asked for.
+        decay: between 0 and 1: at 0.9 a batch counts half as much seven batches later.
+
+    Source: Williams 1992 (reinforcement comparison).
+    """
+    mean = of_batch()
+    return mean if math.isnan(average) else decay * average + (1 - decay) * mean
+
+
 @dataclass(frozen=True)
 class Baseline:
     """What a return is compared with: the estimate, how many responses to a query it takes, and whose values it needs.
 
-    `estimate` takes advantage, returns, reward, gamma, responses and reduce by name, or some of them. `critic` maps a function
-    that constructs the critic to the critic.
+    `estimate` takes advantage, returns, reward, gamma, responses, mean_return, greedy_return and reduce by name, or some of
+    them. `critic` maps a function that constructs the critic to the critic. `follow` maps the moving average of returns and a
+    function that computes this batch's mean to the next average.
     """
 
     estimate: Callable[..., Estimate]
     critic: Callable
     responses: Callable[[int], int] = as_many_as_chosen
+    follow: Callable[[float, Callable[[], float]], float] = no_average
 
 
 # ---------------------------------------------------------------------------------------------- lambda of each

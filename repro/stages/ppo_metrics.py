@@ -32,6 +32,12 @@ def rollout_metrics(r: Rollout, score: Tensor, target: Targets, kl_coefficient: 
     return {name: value.item() for name, value in measured.items()} | {"objective/kl_coefficient": kl_coefficient}
 
 
+def mean_return(target: Targets, reduce: Reduce) -> float:
+    """The return from the first token on; mean over the batch's episodes, over all ranks."""
+    first = target.returns[:, 0]
+    return masked.mean(first, torch.ones_like(first, dtype=torch.bool), reduce).item()
+
+
 @torch.no_grad()
 def micro_batch_metrics(
     losses: tuple[Tensor, Tensor],

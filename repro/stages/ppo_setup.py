@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from repro.stages.episodes import EpisodeTraces
 from repro.stages.loop import TrainingLoop
 from repro.stages.ppo_queue import Batch, RolloutQueue, sampled_ahead
 from repro.stages.stage import StageContext
-from repro.types import Rollout, Targets
+from repro.types import Metrics, Rollout, Targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,11 +55,14 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class KLCoefficients:
-    """Coefficients of the two KL penalties, per nat: to the reference policy, and to the policy that sampled the batch."""
+class AdaptiveState:
+    """What adapts from update to update: coefficients of the two KL penalties, per nat, and an average of returns."""
 
-    reference: float
-    sampler: float = 0.0
+    reference: float  # of the KL to the reference policy
+    sampler: float = 0.0  # of the KL to the policy that sampled the batch
+    mean_return: float = (
+        math.nan
+    )  # moving average over the batches before this one; NaN before the first, or where unused
 
 
 @dataclass(frozen=True)
@@ -240,21 +244,30 @@ def minibatches(
             yield replace(rollout[own], last_counted=last_counted), target[own], training.sft_texts(len(minibatch))
 
 
-def initial_coefficients(pick: Pick) -> dict[str, float]:
-    """The KL coefficients of the first update, as the fields of `KLCoefficients`."""
-    return asdict(KLCoefficients(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
+def initial_state(pick: Pick) -> dict[str, float]:
+    """What the first update starts from, as the fields of `AdaptiveState`."""
+    return asdict(AdaptiveState(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
 
 
-def next_coefficients(
-    pick: Pick, now: KLCoefficients, reference_kl: float, sampler_kl: float, episodes: int
+def next_state(
+    pick: Pick,
+    now: AdaptiveState,
+    metrics: Metrics,
+    sampler_kl: float,
+    mean_return: Callable[[], float],
+    episodes: int,
 ) -> dict[str, float]:
-    """The KL coefficients of the next update, as the fields of `KLCoefficients`.
+    """What the next update starts from, as the fields of `AdaptiveState`.
 
-    `reference_kl` is in nats per episode, `sampler_kl` in nats per token, `episodes` is the number of this update.
+    `metrics` are this update's, `sampler_kl` is that of its last step in nats per token; `mean_return` computes that of its
+    episodes, and `episodes` is their number.
     """
-    reference = pick(d.KL_CONTROLLER)(now.reference, reference_kl, episodes)
-    sampler = pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl)
-    return asdict(KLCoefficients(reference, sampler))
+    following = AdaptiveState(
+        reference=pick(d.KL_CONTROLLER)(now.reference, metrics["objective/kl"], episodes),
+        sampler=pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl),
+        mean_return=pick(d.BASELINE).follow(now.mean_return, mean_return),
+    )
+    return asdict(following)
 
 
 def save_weights(run: Run, average: nn.Module, folder: Path) -> None:

@@ -215,6 +215,7 @@ HELD = {  # every state that a checkpoint has to hold has an arm that needs it
     "dropout": "on_everywhere",
     "adam_flavour": "tensorflow",
     "staleness": "1",
+    "baseline": "moving_average",
 }
 ADAPTED = {"adapter": "lora", "entropy_bonus": "0.01"}  # saving merges an adapter, and training goes on
 

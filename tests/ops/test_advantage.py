@@ -1,5 +1,7 @@
 """Generalised advantage estimation: a short episode by hand, and the published special cases."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,12 +15,16 @@ from repro.ops.advantage import (
     critics_advantage,
     from_gae,
     gae,
+    greedy_response,
     group_mean,
     group_standardised,
     lambda_by_length,
     leave_one_out,
     monte_carlo_returns,
+    moving_average,
     n_step,
+    next_moving_average,
+    no_average,
     returns_of_policy,
     reward_to_go,
     same_lambda,
@@ -222,6 +228,53 @@ def test_a_constant_return_has_no_advantage_under_any_baseline(case, constant):
     for each in (leave_one_out, group_mean, group_standardised):
         torch.testing.assert_close(each(reward, 1.0, k)[0], torch.zeros_like(reward), atol=1e-3, rtol=0)
     torch.testing.assert_close(batch_mean(reward, 1.0)[0], torch.zeros_like(reward), atol=1e-5, rtol=0)
+
+
+def test_returns_less_an_average_of_earlier_batches_worked_by_hand():
+    # Returns 1 and 5. Before the first batch there is no average: less their own mean 3. Then 0.9 * 3 + 0.1 * 13 = 4.
+    reward = torch.tensor([[0.0, 1.0], [6.0, -1.0]])
+    advantage, returns = moving_average(reward, 1.0, math.nan)
+    assert (advantage.tolist(), returns[:, 0].tolist()) == ([[-2.0, -2.0], [2.0, 2.0]], [1.0, 5.0])
+    average = next_moving_average(math.nan, lambda: 3.0, decay=0.9)
+    assert average == 3.0
+    average = next_moving_average(average, lambda: 13.0, decay=0.9)
+    assert average == pytest.approx(4.0)
+    assert moving_average(reward, 1.0, 4.0)[0].tolist() == [[-3.0, -3.0], [1.0, 1.0]]
+    assert no_average(2.0, lambda: pytest.fail("nobody asks for the mean")) == 2.0
+
+
+@given(st.floats(-3, 3, width=32), st.integers(1, 3), st.floats(0, 1))
+def test_a_constant_return_has_no_advantage_over_its_moving_average_in_any_batch(constant, batches, decay):
+    reward, average = torch.zeros(4, 3), math.nan
+    reward[:, -1] = constant
+    for _ in range(1 + batches):  # the first too, whose baseline is its own mean
+        advantage, _ = moving_average(reward, 1.0, average)
+        torch.testing.assert_close(advantage, torch.zeros_like(reward), atol=1e-5, rtol=0)
+        average = next_moving_average(average, lambda: constant, decay)
+
+
+@given(groups())
+def test_an_average_that_forgets_at_once_is_the_mean_of_the_last_batch(case):
+    reward, _ = case
+    assert next_moving_average(7.0, lambda: 2.0, decay=0.0) == 2.0
+    mean = reward.sum(1).mean().item()
+    expected = batch_mean(reward, 1.0)[0]
+    torch.testing.assert_close(moving_average(reward, 1.0, mean)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_returns_less_the_greedy_responses_worked_by_hand():
+    # gamma 0.5: returns 0 + 0.5 * 2 = 1 and 3 - 0.5 * 2 = 2; the greedy ones are 3 and 0.5.
+    reward = torch.tensor([[0.0, 2.0], [3.0, -2.0]])
+    advantage, returns = greedy_response(reward, 0.5, lambda: torch.tensor([3.0, 0.5]))
+    assert advantage.tolist() == [[-2.0, -2.0], [1.5, 1.5]]
+    assert returns[:, 0].tolist() == [1.0, 2.0]
+
+
+@given(groups())
+def test_a_response_that_is_the_greedy_one_has_no_advantage(case):
+    reward, _ = case
+    advantage, _ = greedy_response(reward, 0.9, lambda: whole_return(reward, 0.9)[0][:, 0])
+    assert torch.equal(advantage, torch.zeros_like(reward))
 
 
 @given(groups())

@@ -16,7 +16,7 @@ from repro.models import critics, forward_pass, logprobs, modes, pretrained, ran
 from repro.ops.masked import one_rank
 from repro.stages import optimise, ppo, ppo_batches, ppo_rewards
 from repro.stages.corpus import Corpus
-from repro.stages.ppo_setup import KLCoefficients
+from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Rollout, Targets
 from tests.tiny import (
     EOS,
@@ -36,7 +36,7 @@ from tests.tiny import (
 )
 
 COEFFICIENT = 0.05
-PRICES = KLCoefficients(COEFFICIENT, sampler=1.0)
+PRICES = AdaptiveState(COEFFICIENT, sampler=1.0)
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last_token=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
@@ -296,7 +296,7 @@ def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
 
 def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
     target, _ = targets(AWKWARD)
-    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, KLCoefficients(COEFFICIENT, 0.0)
+    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, AdaptiveState(COEFFICIENT, 0.0)
     free, _ = loss_of(*forward, policy_objective="kl_penalty")
     unclipped, _ = loss_of(*forward, policy_objective="unclipped")
     torch.testing.assert_close(free, unclipped)
@@ -325,7 +325,7 @@ def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_e
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
     total, _ = loss_of(
-        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, KLCoefficients(0.2), kl_placement=placement
+        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, AdaptiveState(0.2), kl_placement=placement
     )
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
 
@@ -350,7 +350,7 @@ def test_the_bonus_is_paid_on_the_tokens_that_count():
     nothing = Targets(*torch.zeros(3, 1, 3))
     bonus = row(0.25, 0.5, float("nan"))
     total, _ = ppo.ppo_loss(
-        r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), KLCoefficients(0.0), arm
+        r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), AdaptiveState(0.0), arm
     )
     assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)
 
@@ -753,7 +753,7 @@ def share(rollout, reduce):
     target, measured = ppo.targets(rollout, COEFFICIENT, 2, arm, reduce)
     weights, nothing = ppo_batches.loss_weights(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
     forward = rollout.logprob + 0.1, nothing, rollout.value - 0.3
-    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, KLCoefficients(COEFFICIENT), arm)
+    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, AdaptiveState(COEFFICIENT), arm)
     return target, measured, total
 
 
