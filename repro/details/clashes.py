@@ -19,6 +19,7 @@ from repro.details.objective import (
     LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
     RATIO_LEVEL,
+    UNINFORMATIVE_GROUPS,
     VALUE_CLIP,
     VALUE_COEF,
     VALUE_LOSS,
@@ -180,6 +181,21 @@ CLASHES: tuple[Clash, ...] = (
         WHITEN_REWARD,
         others(WHITEN_REWARD),
         "sampled and greedy returns would be in different units",
+    ),
+    Clash(
+        UNINFORMATIVE_GROUPS,
+        ("dropped",),
+        BASELINE,
+        ("batch_mean", "moving_average", "greedy_response"),
+        "a response is not compared with others to its query",
+    ),
+    Clash(
+        UNINFORMATIVE_GROUPS,
+        ("dropped",),
+        RESPONSES_PER_QUERY,
+        others(RESPONSES_PER_QUERY),
+        "with a critic their advantages differ",
+        beside=((BASELINE, ("critic",)),),
     ),
     *(
         Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)), (STALENESS, ("0",))))

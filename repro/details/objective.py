@@ -3,7 +3,7 @@
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import loss, ratio, trust_region
+from repro.ops import advantage, loss, ratio, trust_region
 
 GROUP = "Objective"
 
@@ -229,6 +229,26 @@ TRUNCATED_RESPONSES = Detail(
     hypothesis="The score of -1 then reaches nobody: nothing teaches the policy to end within the limit but that "
     "responses that do end are good or bad.",
     expected={"objective/eos_rate": "down", "test/eos_rate": "down", "test/sampled_win_rate": "down"},
+)
+
+UNINFORMATIVE_GROUPS = Detail(
+    name="uninformative_groups",
+    stages=("ppo",),
+    paper="not in N+; DAPO (Yu et al. 2025, arXiv 2503.14476: dynamic sampling), which samples others in their place",
+    question="Should responses to a query that all have the same score count in the policy's loss?",
+    reference="kept",
+    variants={
+        "kept": Variant(advantage.every_group, "every response counts"),
+        "dropped": Variant(
+            advantage.groups_that_differ,
+            "those to a query whose responses all have the same score count for nothing; none are sampled in their place, so "
+            "an update has fewer episodes",
+        ),
+    },
+    hypothesis="A reward model's scores are equal only where no response to a query ends. Such a group says by its KL alone "
+    "which response is better, and this drift towards the SFT policy goes: the KL is a little larger, and only as long as "
+    "responses do not end.",
+    expected={"objective/kl": "same", "test/sampled_win_rate": "same"},
 )
 
 GOOD_RESPONSES = Detail(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repro.ops import masked
 from repro.ops.masked import Reduce, one_rank
-from repro.types import PerEpisode, PerToken
+from repro.types import EpisodeMask, PerEpisode, PerToken
 
 Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
 
@@ -227,6 +227,31 @@ def _totals(reward: PerToken, gamma: float, responses: int) -> Tensor:
 def _on_every_token(advantage: Tensor, reward: PerToken, gamma: float) -> Estimate:
     """[responses, queries] -> the same advantage on every token of a response, and the returns."""
     return advantage.reshape(-1, 1).expand_as(reward).clone(), reward_to_go(reward, gamma)[1]
+
+
+def every_group(score: PerEpisode, responses: int) -> EpisodeMask:
+    """Every group of responses to a query counts in the policy's loss, whatever their scores: true, [episodes].
+
+    Stands where `groups_that_differ` may; of `score` the shape is read, `responses` is not read.
+    """
+    return torch.ones_like(score, dtype=torch.bool)
+
+
+def groups_that_differ(score: PerEpisode, responses: int) -> EpisodeMask:
+    """Only queries whose responses differ in score count: from equal ones nothing is learnt about which is better.
+
+    true where s_j != s_i for a response j to the same query as i; for every episode where a query has one response only
+
+    Args:
+        score: [episodes] s, after the rule for responses without an end.
+        responses: to each query.
+
+    Source: DAPO (Yu et al. 2025, arXiv 2503.14476: dynamic sampling). Departure: DAPO samples more queries until the batch
+    is full of groups that differ; here the sampling budget is fixed, and the update has fewer episodes.
+    """
+    group = score.view(responses, -1)
+    differs = (group != group[:1]).any(0) | (responses == 1)
+    return differs.repeat(responses)
 
 
 def as_many_as_chosen(responses: int) -> int:

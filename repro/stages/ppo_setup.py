@@ -233,14 +233,17 @@ def minibatches(
 ) -> Iterator[tuple[Rollout, Targets, Tensor]]:
     """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
 
-    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row with empty masks stands in.
+    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row with empty masks stands in;
+    episodes that the recipe drops have empty masks too.
     """
+    score = ppo_rewards.rewarded_score(rollout, run.pick)
+    kept = run.pick(d.UNINFORMATIVE_GROUPS)(score, responses_per_query(run.pick))
     for _ in range(run.pick(d.PPO_EPOCHS)):
         order = torch.randperm(episodes, generator=training.minibatch_rng)
         for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
             own, real = ranks.local_shard(minibatch)
-            last_counted = rollout.last_counted[own]
-            last_counted = torch.where(real.to(last_counted.device), last_counted, torch.full_like(last_counted, -2))
+            counts, last_counted = real.to(kept.device) & kept[own], rollout.last_counted[own]
+            last_counted = torch.where(counts, last_counted, torch.full_like(last_counted, -2))
             yield replace(rollout[own], last_counted=last_counted), target[own], training.sft_texts(len(minibatch))
 
 

@@ -176,6 +176,7 @@ def test_dpo_on_two_ranks_is_dpo_on_one(alone, tmp_path):
 def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, tmp_path, sharing):
     cache, keys = alone()
     grouped = {"baseline": "leave_one_out", "responses_per_query": "2", "ratio_level": "response_mean"}
+    grouped |= {"uninformative_groups": "dropped"}
     made = {}
     for processes in (1, 2):
         place = tmp_path / str(processes)

@@ -13,11 +13,13 @@ from repro.ops.advantage import (
     at_least_two,
     batch_mean,
     critics_advantage,
+    every_group,
     from_gae,
     gae,
     greedy_response,
     group_mean,
     group_standardised,
+    groups_that_differ,
     lambda_by_length,
     leave_one_out,
     monte_carlo_returns,
@@ -282,6 +284,25 @@ def test_a_group_of_the_whole_batch_has_the_batchs_mean(case):
     reward, _ = case
     whole = group_mean(reward, 1.0, len(reward))[0]
     torch.testing.assert_close(batch_mean(reward, 1.0)[0], whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_group_of_equal_scores_counts_for_nothing_worked_by_hand():
+    # Rows are responses to queries a, b, c, a, b, c. Of b all have -1, so b is dropped; c differs in one.
+    score = torch.tensor([0.5, -1.0, -1.0, 0.5001, -1.0, 2.0])
+    assert groups_that_differ(score, 2).tolist() == [True, False, True, True, False, True]
+    assert every_group(score, 2).all()
+    # Three responses to each of two queries: a has 1, 1, 2 and b has 0, 0, 0.
+    assert groups_that_differ(torch.tensor([1.0, 0, 1, 0, 2, 0]), 3).tolist() == [True, False] * 3
+
+
+@given(groups())
+def test_a_group_is_dropped_exactly_where_its_scores_have_no_advantage(case):
+    reward, k = case
+    score = reward[:, 0].round()  # so that some are equal
+    advantage, _ = leave_one_out(score[:, None], 1.0, k)
+    none = (advantage.view(k, -1).abs() < 1e-4).all(0).repeat(k)
+    assert torch.equal(groups_that_differ(score, k), ~none)
+    assert groups_that_differ(score, 1).all()  # a response of its own is not compared, and is kept
 
 
 def test_a_group_has_others_in_it():

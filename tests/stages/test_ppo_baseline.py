@@ -10,10 +10,10 @@ import torch
 
 from repro.models import generate
 from repro.ops.masked import one_rank
-from repro.stages import ppo, ppo_metrics
+from repro.stages import ppo, ppo_batches, ppo_metrics, ppo_setup
 from repro.stages.ppo_queue import Batch
 from repro.types import Targets
-from tests.tiny import Ranks, models, pick, queries, setting, uniform
+from tests.tiny import Ranks, made_up_rollout, models, pick, queries, setting, uniform
 
 KL_COEFFICIENT = 0.05
 UNSCORED = SimpleNamespace(reward=lambda rollout, posts: rollout)  # the reward model's score is the final one
@@ -109,3 +109,37 @@ def test_the_mean_return_is_that_of_all_ranks():
     target = Targets(returns, returns, returns)
     shards = [(target[:1],), (target[1:],)]
     assert Ranks(2).run(ppo_metrics.mean_return, shards) == [ppo_metrics.mean_return(target, one_rank)] * 2 == [4.5] * 2
+
+
+# ----------------------------------------------------------------------------- groups that say nothing
+
+
+def dealt(rollout, **choices):
+    """What one pass of an arm hands to its optimizer steps: the first token of each query, and whether its response counts."""
+    arm = pick(ppo_epochs="1", minibatches="4", **choices)
+    run, made = setting(models(), arm), Targets(*(torch.zeros_like(rollout.logprob) for _ in range(3)))
+    order, no_texts = torch.Generator().manual_seed(0), lambda count: torch.empty(0, 4)
+    some = SimpleNamespace(minibatch_rng=order, sft_texts=no_texts)
+    parts = [r for r, *_ in ppo_setup.minibatches(run, some, rollout, made, len(rollout))]
+    return {int(query[0]): bool(mask.any()) for r in parts for query, mask in zip(r.query, r.token_mask)}
+
+
+def test_groups_whose_responses_have_one_score_after_the_rule_count_for_nothing():
+    # Two responses to each of four queries; those to the second do not end, and those to the third are equally good.
+    ended = [True, False, True, True] * 2
+    rollout = made_up_rollout(last_token=[2] * 8, has_eos=ended)
+    rollout = replace(rollout, query=torch.arange(8)[:, None])
+    rollout.score[6] = rollout.score[2]
+    group = {"baseline": "leave_one_out", "responses_per_query": "2"}
+    assert dealt(rollout, **group) == dict.fromkeys(range(8), True)
+    kept = {query: query % 4 in (0, 3) for query in range(8)}
+    assert dealt(rollout, uninformative_groups="dropped", **group) == kept
+    # By the reward model's own scores those that do not end differ.
+    asked = {"uninformative_groups": "dropped", "no_eos_score": "keep"} | group
+    assert dealt(rollout, **asked) == {query: query % 4 != 2 for query in range(8)}
+
+
+def test_a_batch_of_which_every_group_is_dropped_changes_nothing_and_is_finite():
+    r = replace(made_up_rollout(last_token=[1] * 4, has_eos=[False] * 4), last_counted=torch.full((4,), -2))
+    weights = ppo_batches.loss_weights(r, 2, pick(baseline="leave_one_out"))
+    assert all((each == 0).all() for each in vars(weights).values())
