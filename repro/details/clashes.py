@@ -16,6 +16,8 @@ from repro.details.objective import (
     CLIP_RANGE,
     CONSTRAINED_STEP,
     DUAL_CLIP,
+    ENTROPY_BONUS,
+    ENTROPY_TARGET,
     LOSS_AGGREGATION,
     POLICY_OBJECTIVE,
     RATIO_LEVEL,
@@ -181,6 +183,13 @@ CLASHES: tuple[Clash, ...] = (
         WHITEN_REWARD,
         others(WHITEN_REWARD),
         "sampled and greedy returns would be in different units",
+    ),
+    Clash(
+        ENTROPY_TARGET,
+        others(ENTROPY_TARGET),
+        ENTROPY_BONUS,
+        others(ENTROPY_BONUS),
+        "its bonus has a coefficient of its own",
     ),
     Clash(
         UNINFORMATIVE_GROUPS,

@@ -70,6 +70,7 @@ def train(context: StageContext) -> None:
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
         # 5. Log metrics, and trace a few episodes token by token.
+        metrics |= {"objective/entropy_coefficient": state.entropy}
         metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
@@ -208,13 +209,14 @@ def ppo_step(
     """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     weights, metric_terms = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
+    paid = (*pick(d.ENTROPY_BONUS), *pick(d.ENTROPY_TARGET).bonuses(state.entropy))
 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
         query, tokens = r.query[rows, columns.query_start :], columns.response_tokens
         part, part_target = r[rows].first_tokens(tokens), target[rows].first_tokens(tokens)
         part_weights = weights[rows].first_tokens(tokens)
         inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
-        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *paid)
         bonus = sum(bonuses, torch.zeros_like(logprob))
         value = critics.response_values(networks.critic, query, part.response, pad)
         total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, state, pick)

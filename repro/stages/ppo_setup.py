@@ -56,13 +56,12 @@ class Networks:
 
 @dataclass(frozen=True)
 class AdaptiveState:
-    """What adapts from update to update: coefficients of the two KL penalties, per nat, and an average of returns."""
+    """What adapts from update to update: coefficients of two KL penalties and a bonus, per nat, and an average of returns."""
 
     reference: float  # of the KL to the reference policy
     sampler: float = 0.0  # of the KL to the policy that sampled the batch
-    mean_return: float = (
-        math.nan
-    )  # moving average over the batches before this one; NaN before the first, or where unused
+    entropy: float = 0.0  # of the entropy bonus that holds a level
+    mean_return: float = math.nan  # moving average over the batches before; NaN before the first, or where unused
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,10 @@ def minibatches(
 
 def initial_state(pick: Pick) -> dict[str, float]:
     """What the first update starts from, as the fields of `AdaptiveState`."""
-    return asdict(AdaptiveState(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
+    state = AdaptiveState(
+        reference=pick(d.KL_COEF), sampler=pick(d.POLICY_OBJECTIVE).beta, entropy=pick(d.ENTROPY_TARGET).initial
+    )
+    return asdict(state)
 
 
 def next_state(
@@ -268,6 +270,7 @@ def next_state(
     following = AdaptiveState(
         reference=pick(d.KL_CONTROLLER)(now.reference, metrics["objective/kl"], episodes),
         sampler=pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl),
+        entropy=pick(d.ENTROPY_TARGET).adapt(now.entropy, metrics["objective/entropy"]),
         mean_return=pick(d.BASELINE).follow(now.mean_return, mean_return),
     )
     return asdict(following)

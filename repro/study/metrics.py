@@ -74,6 +74,8 @@ METRICS: dict[str, str] = {
     "objective/kl_coefficient": "KL coefficient beta, in points of score per nat",
     "objective/rlhf_reward": "objective/score less KL coefficient x KL of an episode; mean over the batch's episodes",
     "objective/entropy": "-log policy, summed over a response's tokens, in nats; mean over the batch's episodes",
+    "objective/entropy_coefficient": "coefficient of the entropy bonus that holds a level (entropy_target), per nat; 0 "
+    "without one",
     "objective/length": "tokens of a response, its end of text included; mean over the batch's episodes",
     "objective/eos_rate": "share of the batch's episodes that end within the length limit",
     "policy/approx_kl": "(new - old log-probability)^2 / 2 of a token; mean over response tokens, then over the "

@@ -217,6 +217,7 @@ HELD = {  # every state that a checkpoint has to hold has an arm that needs it
     "adam_flavour": "tensorflow",
     "staleness": "1",
     "baseline": "moving_average",
+    "entropy_target": "3_nats",
 }
 ADAPTED = {"adapter": "lora", "entropy_bonus": "0.01"}  # saving merges an adapter, and training goes on
 

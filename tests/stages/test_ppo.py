@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from repro.data import embedded
-from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
+from repro.detail import Variant
+from repro.details import ADVANTAGE, ENTROPY_TARGET, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.models import critics, forward_pass, logprobs, modes, pretrained, ranks
+from repro.ops.entropy import towards_level
 from repro.ops.masked import one_rank
 from repro.stages import optimise, ppo, ppo_batches, ppo_rewards
 from repro.stages.corpus import Corpus
@@ -626,12 +629,12 @@ def uneven(rows=8):
     return networks, replace(r, last_counted=counted, last_token=counted, ref_logprob=r.ref_logprob - 0.2)
 
 
-def stepped(networks, r, target, micro_batch=8, **choices):
+def stepped(networks, r, target, micro_batch=8, prices=PRICES, **choices):
     """Metrics and gradient of one step; the networks are left as they were."""
     trained = [*networks.policy.parameters(), *networks.critic.parameters()]
     before = [p.detach().clone() for p in trained]
     work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
-    measured = ppo.ppo_step(work, r, target, NO_TEXTS, PRICES)
+    measured = ppo.ppo_step(work, r, target, NO_TEXTS, prices)
     gradient = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
     with torch.no_grad():
         for old, new in zip(before, trained, strict=True):
@@ -833,6 +836,33 @@ def test_the_price_of_the_kl_to_the_reference_follows_what_the_last_update_measu
     assert tiny_scale.ppo_batch == 16
     assert prices == pytest.approx([0.05, 0.05 * 0.99968, 0.05 * 0.99968**2], rel=1e-9)
     assert [step.prices.sampler for step in steps(ppo_epochs="2")[3:]] == [0] * 6
+
+
+def test_the_price_of_entropy_follows_what_the_last_update_measured(steps, monkeypatch):
+    logged, real = [], ppo.next_state
+
+    def watched(arm, now, metrics, *rest):
+        logged.append(metrics["objective/entropy"])
+        return real(arm, now, metrics, *rest)
+
+    monkeypatch.setattr(ppo, "next_state", watched)
+    out_of_reach = replace(ENTROPY_TARGET.variants["3_nats"].value, adapt=partial(towards_level, level=99.0, rate=0.01))
+    monkeypatch.setitem(ENTROPY_TARGET.variants, "3_nats", Variant(out_of_reach, "a level that is never reached"))
+    prices = [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1", entropy_target="3_nats")]
+    assert prices[0] == 0.01 and len(prices) == 3
+    for update in (1, 2):
+        assert prices[update] == pytest.approx(prices[update - 1] + 0.01 * (99 - logged[update - 1]))
+    assert [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1")[3:]] == [0] * 3
+
+
+def test_a_bonus_at_a_coefficient_that_adapts_is_the_fixed_one_of_the_same_size():
+    networks, r = uneven()
+    target, _ = targets(r)
+    fixed = stepped(networks, r, target, 3, entropy_bonus="0.01")
+    measured, gradient = stepped(networks, r, target, 3, replace(PRICES, entropy=0.01), entropy_target="3_nats")
+    assert measured == fixed[0] and torch.equal(gradient, fixed[1])
+    _, free = stepped(networks, r, target, 3, entropy_target="3_nats")  # at coefficient 0
+    torch.testing.assert_close(free, stepped(networks, r, target, 3)[1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture

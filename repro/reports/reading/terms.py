@@ -38,6 +38,7 @@ LABELS = {
     "test/covered_facts": ("covered facts", "per summary"),
     "policy/first_ratio_error": ("ratio error in the first pass", ""),
     "objective/kl_coefficient": ("KL coefficient", "per nat"),
+    "objective/entropy_coefficient": ("coefficient of the entropy bonus", "per nat"),
     "test/judge_agreement": ("judge and reward model agree", "share"),
     "sft/loss": ("SFT loss", "nats per token"),
     "dpo/loss": ("DPO loss", "nats"),
