@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repro.ops import masked
 from repro.ops.masked import Reduce, one_rank
-from repro.types import EpisodeMask, PerEpisode, PerToken
+from repro.types import EpisodeMask, PerEpisode, PerToken, Scalar
 
 Estimate = tuple[PerToken, PerToken]  # the advantage, and the return
 
@@ -217,6 +217,25 @@ def greedy_response(reward: PerToken, gamma: float, greedy_return: Callable[[], 
     """
     total = _totals(reward, gamma, 1)
     return _on_every_token(total - greedy_return(), reward, gamma)
+
+
+def group_spreads(reward: PerToken, gamma: float, responses: int, reduce: Reduce = one_rank) -> tuple[Scalar, Scalar]:
+    """Standard deviations of the returns: among the responses to a query, and of their means over the queries.
+
+    sqrt(mean_q var_j R_qj),  sqrt(var_q mean_j R_qj),  both variances with Bessel's correction
+
+    Args:
+        reward: [episodes, tokens] r_t.
+        gamma: discount per token.
+        responses: to each query, at least 2.
+        reduce: sums over ranks, each of which has whole groups.
+
+    Source: the one-way analysis of variance (Fisher 1925). The second holds 1 / responses of the first one's variance, too.
+    """
+    total = _totals(reward, gamma, responses)
+    every = torch.ones_like(total[0], dtype=torch.bool)
+    _, between = masked.moments(total.mean(0), every, reduce, correction=1)
+    return masked.mean(total.var(0), every, reduce).sqrt(), between.sqrt()
 
 
 def _totals(reward: PerToken, gamma: float, responses: int) -> Tensor:

@@ -194,7 +194,8 @@ def targets(
         **compared,
     )
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
-    return target, ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
+    metrics = ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
+    return target, metrics | ppo_metrics.group_metrics(reward, gamma, responses_per_query(pick), reduce)
 
 
 # ---------------------------------------------------------------------------------------------- 4. one optimizer step

@@ -78,6 +78,10 @@ METRICS: dict[str, str] = {
     "without one",
     "objective/length": "tokens of a response, its end of text included; mean over the batch's episodes",
     "objective/eos_rate": "share of the batch's episodes that end within the length limit",
+    "objective/spread_within_groups": "standard deviation of the returns (score less KL penalty) of the responses to a "
+    "query, the root of the mean variance over the batch's queries; only where a query has several responses",
+    "objective/spread_between_groups": "standard deviation over the batch's queries of the mean return of the responses "
+    "to each; only where a query has several responses",
     "policy/approx_kl": "(new - old log-probability)^2 / 2 of a token; mean over response tokens, then over the "
     "batch's optimizer steps",
     "policy/clip_fraction": "share of response tokens whose ratio is clipped, so that they give no gradient (under "

@@ -18,6 +18,7 @@ from repro.ops.advantage import (
     gae,
     greedy_response,
     group_mean,
+    group_spreads,
     group_standardised,
     groups_that_differ,
     lambda_by_length,
@@ -32,6 +33,7 @@ from repro.ops.advantage import (
     same_lambda,
     whole_return,
 )
+from tests.tiny import Ranks
 
 
 @st.composite
@@ -205,6 +207,29 @@ def test_three_responses_to_each_of_two_queries_worked_by_hand():
     standardised = group_standardised(reward, 1.0, 3)[0][:, 1]
     torch.testing.assert_close(standardised[[0, 1]], torch.tensor([-2 / 7**0.5, -1 / 3**0.5]), atol=1e-3, rtol=0)
     assert batch_mean(reward, 1.0)[0][:, 0].tolist() == [-1.0, -2.0, 0.0, -2.0, 4.0, 1.0]
+
+
+def test_the_spread_within_and_between_groups_worked_by_hand():
+    # Returns of query a: 1 and 3, mean 2, variance 2; of b: 5 and 5, variance 0. Means 2 and 5 have the variance 4.5.
+    within, between = group_spreads(torch.tensor([[0.0, 1.0], [5.0, 0.0], [3.0, 0.0], [1.0, 4.0]]), 1.0, 2)
+    assert (within.item(), between.item()) == pytest.approx((1.0, 4.5**0.5))
+
+
+@given(groups())
+def test_the_two_spreads_are_parts_of_the_variance_of_all_returns(case):
+    reward, k = case
+    queries = len(reward) // k
+    within, between = (spread.item() ** 2 for spread in group_spreads(reward, 0.9, k))
+    whole = whole_return(reward, 0.9)[0][:, 0].var(correction=0).item()
+    assert within * (k - 1) / k + between * (queries - 1) / queries == pytest.approx(whole, abs=1e-4)
+
+
+def test_the_spreads_are_those_of_all_ranks():
+    reward = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    shards = [(reward[[0, 1, 4, 5]], 1.0, 2), (reward[[2, 3, 6, 7]], 1.0, 2)]  # whole groups: rows i and i + 4
+    expected = [spread.item() for spread in group_spreads(reward, 1.0, 2)]
+    for found in Ranks(2).run(group_spreads, shards):
+        assert [spread.item() for spread in found] == pytest.approx(expected)
 
 
 @given(groups(), st.sampled_from([1.0, 0.9]))

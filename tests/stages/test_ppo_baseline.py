@@ -139,6 +139,18 @@ def test_groups_whose_responses_have_one_score_after_the_rule_count_for_nothing(
     assert dealt(rollout, **asked) == {query: query % 4 != 2 for query in range(8)}
 
 
+def test_the_spread_of_returns_is_measured_only_where_a_query_has_several_responses():
+    # Scores of two queries' responses: 1 and 3, 5 and 5; there is no KL and no discount.
+    r = made_up_rollout(last_token=[1] * 4, has_eos=[True] * 4)
+    r = replace(r, score=torch.tensor([1.0, 5.0, 3.0, 5.0]), kl=torch.zeros_like(r.kl))
+    for baseline in ("critic", "group_mean"):
+        _, measured = ppo.targets(r, KL_COEFFICIENT, 2, pick(baseline=baseline, responses_per_query="2"))
+        spreads = measured["objective/spread_within_groups"], measured["objective/spread_between_groups"]
+        assert spreads == pytest.approx((1.0, 4.5**0.5))
+    _, measured = ppo.targets(r, KL_COEFFICIENT, 2, pick(baseline="batch_mean"))
+    assert not [name for name in measured if "spread" in name]
+
+
 def test_a_batch_of_which_every_group_is_dropped_changes_nothing_and_is_finite():
     r = replace(made_up_rollout(last_token=[1] * 4, has_eos=[False] * 4), last_counted=torch.full((4,), -2))
     weights = ppo_batches.loss_weights(r, 2, pick(baseline="leave_one_out"))

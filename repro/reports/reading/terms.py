@@ -38,6 +38,8 @@ LABELS = {
     "test/covered_facts": ("covered facts", "per summary"),
     "policy/first_ratio_error": ("ratio error in the first pass", ""),
     "objective/kl_coefficient": ("KL coefficient", "per nat"),
+    "objective/spread_within_groups": ("spread of returns within a query", ""),
+    "objective/spread_between_groups": ("spread of returns between queries", ""),
     "objective/entropy_coefficient": ("coefficient of the entropy bonus", "per nat"),
     "test/judge_agreement": ("judge and reward model agree", "share"),
     "sft/loss": ("SFT loss", "nats per token"),
