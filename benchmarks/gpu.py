@@ -164,7 +164,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 def update(setting: ppo_setup.Run, scale: Scale, generator: torch.Generator) -> dict[str, float]:
     """Seconds of each phase of one update of PPO, and of the whole."""
-    prices, no_texts = ppo_setup.KLCoefficients(0.05), torch.zeros(0, 1, dtype=torch.long)
+    prices, no_texts = ppo_setup.AdaptiveState(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, PAD, (scale.ppo_batch, scale.query_tokens), generator=generator)
     began = clock()
     with timed() as seconds:

@@ -71,7 +71,7 @@ def setting_of(shape: Shape, batch: int) -> ppo_setup.Run:
 
 def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Generator, epochs: int = 4) -> None:
     """A whole update of PPO: rollout, targets, and `epochs` over one mini-batch."""
-    prices, no_texts = ppo_setup.KLCoefficients(0.05), torch.zeros(0, 1, dtype=torch.long)
+    prices, no_texts = ppo_setup.AdaptiveState(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
     rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
     target, _ = ppo.targets(rollout, prices.reference, batch, setting.pick)

@@ -24,7 +24,7 @@ from tests import tiny  # noqa: E402
 
 _setup_privateuseone_for_python_backend("npy")
 torch.set_num_threads(1)
-DEVICE, PRICES = torch.device("npy:0"), ppo_setup.KLCoefficients(0.05)
+DEVICE, PRICES = torch.device("npy:0"), ppo_setup.AdaptiveState(0.05)
 KINDS = {"b": torch.bool, "i": torch.long, "f": torch.float32}
 
 

@@ -73,7 +73,7 @@ class Case:
             self.rollout,
             target,
             weights,
-            ppo_setup.KLCoefficients(self.setup["kl_coef"]),
+            ppo_setup.AdaptiveState(self.setup["kl_coef"]),
             self.pick,
         )
 

@@ -40,7 +40,8 @@ _GROUP = partial(advantage.at_least_two, otherwise=4)
 BASELINE = Detail(
     name="baseline",
     stages=("ppo",),
-    paper="N+ section 7 (a critic); RLOO, arXiv 2402.14740; GRPO, arXiv 2402.03300; Dr. GRPO, arXiv 2503.20783",
+    paper="N+ section 7 (a critic); RLOO, arXiv 2402.14740; GRPO, arXiv 2402.03300; Dr. GRPO, arXiv 2503.20783; "
+    "ReMax, arXiv 2310.10505",
     question="What should a response's return be compared with: a critic's values, or other responses?",
     reference="critic",
     variants={
@@ -64,17 +65,33 @@ BASELINE = Detail(
             advantage.Baseline(ByName(advantage.batch_mean), critics.not_needed),
             "the mean return of the batch; no critic is trained (REINFORCE)",
         ),
+        "moving_average": Variant(
+            advantage.Baseline(
+                ByName(advantage.moving_average),
+                critics.not_needed,
+                follow=partial(advantage.next_moving_average, decay=0.9),
+            ),
+            "the moving average of earlier batches' mean returns, of which each batch makes up a tenth; no critic is trained",
+        ),
+        "greedy_response": Variant(
+            advantage.Baseline(ByName(advantage.greedy_response), critics.not_needed),
+            "the return of the greedy response to the query, sampled for that alone; no critic is trained (ReMax)",
+        ),
     },
     hypothesis="A score comes once, at the end of 20 tokens, so a critic has little to add to the other responses' mean, "
     "which knows the query exactly. It costs a quarter of the queries. The batch's mean does not know the query: more "
-    "variance, slower learning. After whitening, leave_one_out and group_mean are the same up to rounding.",
+    "variance, slower learning. After whitening, leave_one_out and group_mean are the same up to rounding. Whitening takes "
+    "the mean out too, so earlier batches' average is the batch's mean once more. The greedy response knows the query at the "
+    "cost of a second rollout: better than the batch's mean, and one sample's noise worse than four responses'.",
     expected={
-        "objective/score": {"batch_mean": "down"},
+        "objective/score": {"batch_mean": "down", "moving_average": "down"},
         "test/sampled_win_rate": {
             "leave_one_out": "up",
             "group_mean": "up",
             "group_standardised": "up",
             "batch_mean": "down",
+            "moving_average": "down",
+            "greedy_response": "same",
         },
     },
 )

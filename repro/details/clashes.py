@@ -7,6 +7,7 @@ from repro.details.advantages import (
     CRITIC_LAMBDA,
     GAE_LAMBDA,
     LAMBDA_BY_LENGTH,
+    RESPONSES_PER_QUERY,
 )
 from repro.details.control import DRAWS
 from repro.details.data import PROMPT_END, PROMPTS
@@ -17,8 +18,11 @@ from repro.details.objective import (
     CLIP_RANGE,
     CONSTRAINED_STEP,
     DUAL_CLIP,
+    ENTROPY_BONUS,
+    ENTROPY_TARGET,
     POLICY_OBJECTIVE,
     RATIO_LEVEL,
+    UNINFORMATIVE_GROUPS,
     VALUE_CLIP,
     VALUE_COEF,
     VALUE_LOSS,
@@ -211,6 +215,35 @@ CLASHES: tuple[Clash, ...] = (
             VALUE_LOSS,
             VALUE_COEF,
         )
+    ),
+    Clash(
+        BASELINE,
+        ("greedy_response",),
+        WHITEN_REWARD,
+        others(WHITEN_REWARD),
+        "sampled and greedy returns would be in different units",
+    ),
+    Clash(
+        ENTROPY_TARGET,
+        others(ENTROPY_TARGET),
+        ENTROPY_BONUS,
+        others(ENTROPY_BONUS),
+        "its bonus has a coefficient of its own",
+    ),
+    Clash(
+        UNINFORMATIVE_GROUPS,
+        ("dropped",),
+        BASELINE,
+        ("batch_mean", "moving_average", "greedy_response"),
+        "a response is not compared with others to its query",
+    ),
+    Clash(
+        UNINFORMATIVE_GROUPS,
+        ("dropped",),
+        RESPONSES_PER_QUERY,
+        others(RESPONSES_PER_QUERY),
+        "with a critic their advantages differ",
+        beside=((BASELINE, ("critic",)),),
     ),
     *(
         Clash(PPO_EPOCHS, ("1",), detail, labels, _FIRST_STEP, beside=((MINIBATCHES, ("1",)), (STALENESS, ("0",))))

@@ -3,7 +3,7 @@
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import loss, ratio, trust_region
+from repro.ops import advantage, entropy, loss, ratio, trust_region
 
 GROUP = "Objective"
 
@@ -231,6 +231,26 @@ TRUNCATED_RESPONSES = Detail(
     expected={"objective/eos_rate": "down", "test/eos_rate": "down", "test/sampled_win_rate": "down"},
 )
 
+UNINFORMATIVE_GROUPS = Detail(
+    name="uninformative_groups",
+    stages=("ppo",),
+    paper="not in N+; DAPO (Yu et al. 2025, arXiv 2503.14476: dynamic sampling), which samples others in their place",
+    question="Should responses to a query that all have the same score count in the policy's loss?",
+    reference="kept",
+    variants={
+        "kept": Variant(advantage.every_group, "every response counts"),
+        "dropped": Variant(
+            advantage.groups_that_differ,
+            "those to a query whose responses all have the same score count for nothing; none are sampled in their place, so "
+            "an update has fewer episodes",
+        ),
+    },
+    hypothesis="A reward model's scores are equal only where no response to a query ends. Such a group says by its KL alone "
+    "which response is better, and this drift towards the SFT policy goes: the KL is a little larger, and only as long as "
+    "responses do not end.",
+    expected={"objective/kl": "same", "test/sampled_win_rate": "same"},
+)
+
 GOOD_RESPONSES = Detail(
     name="good_responses",
     stages=("ppo",),
@@ -265,6 +285,28 @@ ENTROPY_BONUS = Detail(
     hypothesis="The KL penalty already favours entropy where the SFT policy has it; a bonus favours it everywhere, "
     "also for words that should be certain.",
     expected={"objective/entropy": "up", "test/sampled_win_rate": "down"},
+)
+
+ENTROPY_TARGET = Detail(
+    name="entropy_target",
+    stages=("ppo",),
+    paper="N+ code (none); SAC (Haarnoja et al. 2018, arXiv 1812.05905, section 5)",
+    question="Should an entropy bonus hold the policy's entropy at a level?",
+    reference="off",
+    variants={
+        "off": Variant(entropy.EntropyTarget(), "the entropy goes where it goes"),
+        "3_nats": Variant(
+            entropy.EntropyTarget(
+                entropy.bonus_at, initial=0.01, adapt=partial(entropy.towards_level, level=3.0, rate=0.01)
+            ),
+            "a bonus in the loss at 0.01 per nat of each token's entropy at first; after each update its coefficient rises by "
+            "0.01 for each nat that a response's entropy is below 3, and falls above, to 0 at the least",
+        ),
+    },
+    hypothesis="The embedded corpus's SFT policy has 4 nats in a response and PPO takes 2 of them away. Held at 3, the policy "
+    "spends probability on words that are not the best: more entropy and a lower score, and nothing gained from exploring "
+    "where all that pays is nearby.",
+    expected={"objective/entropy": "up", "objective/score": "down", "test/sampled_win_rate": "down"},
 )
 
 PTX_MIX = Detail(

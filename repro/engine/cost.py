@@ -24,6 +24,7 @@ from repro.engine.launch import Job
 from repro.engine.speed import Speeds
 from repro.engine.stage_flops import PASSES, Lengths, Passes, Stages, trains
 from repro.models import critics
+from repro.ops import advantage
 from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 from repro.study.scale import Scale
@@ -104,6 +105,7 @@ def passes_of(recipe: Recipe) -> Passes:
         critics=int(critic),
         reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
+        rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION),
     )
 
@@ -134,7 +136,8 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
     if name == "ppo" and training and passes.ppo:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
-        answers = scale.episodes + passes.warm_up * scale.ppo_batch + evaluations * scale.validation_posts
+        sampled = passes.rollouts * (scale.episodes + passes.warm_up * scale.ppo_batch)
+        answers = sampled + evaluations * scale.validation_posts
     ranks = 1 if name in ONE_RANK else scale.processes
     sampling = answers / ranks / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / ranks / (device.flops * PEAK_SHARE) + sampling

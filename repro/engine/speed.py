@@ -216,7 +216,7 @@ class _Steps:
         query, response = self.lengths.query, self.lengths.response
         of_one = flops.total(flops.update(self.n, 1, query, response))
         rows = self.rows(min(self.scale.micro_batch, self.scale.ppo_batch), of_one)
-        run, coefficients = self.run(rows), ppo_setup.KLCoefficients(0.05)
+        run, coefficients = self.run(rows), ppo_setup.AdaptiveState(0.05)
         no_texts = torch.zeros(0, 1, dtype=torch.long)
         rollout = self._episodes(rows)
         target, _ = ppo.targets(rollout, coefficients.reference, rows, self.pick)

@@ -47,6 +47,7 @@ class Passes:
     critics: int = 1
     reward_models: int = 1
     samples: int = 1
+    rollouts: int = 1  # responses that PPO samples for each of its episodes, the episode's own among them
     warm_up: int = 0  # batches of PPO before its first update
 
 
@@ -103,7 +104,7 @@ class Stages:
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
         rolled += (self.passes.reward_models - 1) * self._scored(some)
         return {
-            "roll out": repeated(rolled, episodes / some),
+            "roll out": repeated(rolled, self.passes.rollouts * episodes / some),
             "update": repeated(step, episodes * self.passes.ppo / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),

@@ -8,8 +8,8 @@ from the same distribution.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,11 @@ class Sampling:
     after_eos: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
     truncate: Callable[[Tensor], Tensor] = text.every_token
     sampler: Sampler = eager
+
+
+def greedy(sampling: Sampling) -> Sampling:
+    """The same, of the likeliest token only: without ties every random number draws the same response."""
+    return replace(sampling, truncate=partial(text.top_k, count=1))
 
 
 def sample(

@@ -17,6 +17,7 @@ and where it departs from that. In the order of PPO:
 | `advantage` | GAE, n-step returns, baselines without a critic, the lambda of each response (N+ table 7, RLOO, GRPO) |
 | `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |
 | `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
+| `entropy` | a coefficient of the entropy bonus that holds the entropy at a level (SAC) |
 | `trust_region` | the natural gradient, its scale in KL, and the search along it (TRPO) |
 | `optim` | learning-rate schedules, and when a batch is done (N+ details 9 and 10, table 7) |
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,10 @@ from torch import Tensor
 from repro import details as d
 from repro import record
 from repro.detail import Pick
-from repro.models import critics, generate, logprobs, modes, padding, pretrained, scoring, starts
+from repro.models import critics, generate, logprobs, modes, padding, scoring
 from repro.ops import loss, masked, text
-from repro.ops.advantage import monte_carlo_returns
+from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
-from repro.ops.reward import kl_penalised_reward
 from repro.stages import (
     dpo,
     evaluate,
@@ -31,15 +31,17 @@ from repro.stages import (
     ppo_rewards,
     ppo_trust_region,
     ppo_warm_up,
+    untrained,
 )
 from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
+from repro.stages.ppo_queue import Batch
 from repro.stages.ppo_setup import (
-    KLCoefficients,
+    AdaptiveState,
     Run,
     Training,
-    initial_coefficients,
+    initial_state,
     minibatches,
-    next_coefficients,
+    next_state,
     prepare,
     responses_per_query,
     save_weights,
@@ -54,10 +56,10 @@ def train(context: StageContext) -> None:
     pick, scale = context.pick, context.scale
     run, training = prepare(context, pick(d.BASELINE).critic, responses_per_query(pick))
     networks, loop = run.networks, training.loop
-    loop.state = initial_coefficients(pick) | loop.state
+    loop.state = initial_state(pick) | loop.state
     warm_up_critic(context, run, training)
     for update, to_sample in loop.steps(training.batches):
-        coefficients = KLCoefficients(**loop.state)
+        state = AdaptiveState(**loop.state)
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
         for rows in to_sample:
             batch = training.new_batch(rows, training.sampling_rng)
@@ -65,7 +67,9 @@ def train(context: StageContext) -> None:
             training.queue.put(batch, training.reward(rollout, batch.posts))
         batch, rollout = training.queue.take()
         # 2. Reward, advantage and return of every token.
-        target, metrics = targets(rollout, coefficients.reference, run.micro_batch, pick, run.accelerator.reduce)
+        greedy_return = partial(greedy_returns, run, training, batch, state.reference)
+        compared = {"mean_return": state.mean_return, "greedy_return": greedy_return}
+        target, metrics = targets(rollout, state.reference, run.micro_batch, pick, run.accelerator.reduce, **compared)
         # 3. Every few updates, evaluate the policy on validation posts, before it learns from this batch.
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
@@ -73,11 +77,12 @@ def train(context: StageContext) -> None:
         steps, has_moved_enough = [], pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
             with pick(d.UPDATE_DROPOUT)(networks.trained):
-                steps.append(ppo_step(run, *minibatch, coefficients, len(steps)))
+                steps.append(ppo_step(run, *minibatch, state, len(steps)))
             training.average.update_parameters(networks.policy.network)
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
         # 5. Log metrics, and trace a few episodes token by token.
+        metrics |= {"objective/entropy_coefficient": state.entropy}
         metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
@@ -85,10 +90,10 @@ def train(context: StageContext) -> None:
         if diverged:
             loop.stop("diverged")
             continue
-        # 6. Update the reference policy and the KL coefficients, where the recipe does.
+        # 6. Update the reference policy and what else adapts, where the recipe does.
         pick(d.REFERENCE_POLICY).update(networks.reference, networks.policy)
-        kl = metrics["objective/kl"], steps[-1]["policy/approx_kl"]
-        loop.state = next_coefficients(pick, coefficients, *kl, len(batch.rows))
+        mean_return = partial(ppo_metrics.mean_return, target, run.accelerator.reduce)
+        loop.state = next_state(pick, state, metrics, steps[-1]["policy/approx_kl"], mean_return, len(batch.rows))
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
     context.finish({"ppo/updates": float(loop.steps_done)}, loop.outcome)
@@ -96,14 +101,14 @@ def train(context: StageContext) -> None:
 
 def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
     """Updates of the critic alone, on the SFT policy's episodes and their Monte Carlo returns, before the first of PPO."""
-    coefficients = KLCoefficients(**training.loop.state)
+    state = AdaptiveState(**training.loop.state)
     for alone, own, rows in ppo_warm_up.batches(context, run, training):
         batch = own.new_batch(rows, own.sampling_rng)
         rollout = own.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
-        target, _ = targets(rollout, coefficients.reference, run.micro_batch, run.pick, run.accelerator.reduce)
+        target, _ = targets(rollout, state.reference, run.micro_batch, run.pick, run.accelerator.reduce)
         returns = monte_carlo_returns(target.reward, target.returns, run.pick(d.GAMMA))
         for minibatch in minibatches(alone, own, rollout, replace(target, returns=returns), len(rows)):
-            ppo_step(alone, *minibatch, coefficients, steps_before=1)  # a batch's first one may move the policy
+            ppo_step(alone, *minibatch, state, steps_before=1)  # a batch's first one may move the policy
 
 
 # ---------------------------------------------------------------------------------------------- 1. rollout
@@ -150,15 +155,24 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     )
 
 
+def greedy_returns(run: Run, training: Training, batch: Batch, kl_coefficient: float) -> Tensor:
+    """[B] the return of the greedy response to each prompt of a batch, by the policy as it is: one more rollout."""
+    greedy = replace(run, sampling=generate.greedy(run.sampling))
+    r = training.reward(roll_out(greedy, batch.query, batch.uniform)[batch.real], batch.posts)
+    reward = ppo_rewards.token_rewards(r, ppo_rewards.paid_score(r, run.pick), kl_coefficient, run.pick)
+    return whole_return(reward, run.pick(d.GAMMA))[0][:, 0]
+
+
 # ---------------------------------------------------------------------------------------------- 2. reward and advantage
 
 
 def targets(
-    r: Rollout, kl_coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank
+    r: Rollout, kl_coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank, **compared: Any
 ) -> tuple[Targets, Metrics]:
     """Reward, advantage and return of every token, [B, R] each, and the rollout's metrics.
 
-    r_t = score at its position - kl_coefficient * KL_t; advantages and returns are estimated from it (GAE in the paper).
+    Advantages and returns are estimated from the rewards (by GAE in the paper). `compared` is what a baseline may read beside
+    the episodes: `mean_return` of earlier batches, and `greedy_return`, a function.
     """
 
     def whitened(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
@@ -166,9 +180,7 @@ def targets(
         return pick(d.WHITEN_SCOPE)(whiten=corrected, values=values, mask=mask, micro_batch=micro_batch, reduce=reduce)
 
     score = ppo_rewards.paid_score(r, pick)  # [B]
-    kl_cost = kl_coefficient * pick(d.KL_PLACEMENT).in_reward(r.kl)  # [B, R]
-    paid, kl_cost = pick(d.KL_POSITION)(score, kl_cost, r.token_mask)
-    reward = kl_penalised_reward(pick(d.SCORE_POSITION)(paid, r.last_token, kl_cost.shape), kl_cost, r.token_mask)
+    reward = ppo_rewards.token_rewards(r, score, kl_coefficient, pick)  # [B, R]
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value, gamma = masked.keep(r.value, r.value_mask), pick(d.GAMMA)
     lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
@@ -181,16 +193,18 @@ def targets(
         gamma=gamma,
         responses=responses_per_query(pick),
         reduce=reduce,
+        **compared,
     )
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
-    return target, ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
+    metrics = ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
+    return target, metrics | ppo_metrics.group_metrics(reward, gamma, responses_per_query(pick), reduce)
 
 
 # ---------------------------------------------------------------------------------------------- 4. one optimizer step
 
 
 def ppo_step(
-    run: Run, r: Rollout, target: Targets, texts: Tensor, coefficients: KLCoefficients, steps_before: int = 0
+    run: Run, r: Rollout, target: Targets, texts: Tensor, state: AdaptiveState, steps_before: int = 0
 ) -> Metrics:
     """One optimizer step on a minibatch, [N, T] SFT texts mixed in; the micro-batch size changes memory, not the result.
 
@@ -198,16 +212,17 @@ def ppo_step(
     """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     weights, metric_terms = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
+    paid = (*pick(d.ENTROPY_BONUS), *pick(d.ENTROPY_TARGET).bonuses(state.entropy))
 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
         query, tokens = r.query[rows, columns.query_start :], columns.response_tokens
         part, part_target = r[rows].first_tokens(tokens), target[rows].first_tokens(tokens)
         part_weights = weights[rows].first_tokens(tokens)
         inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
-        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *pick(d.ENTROPY_BONUS))
+        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *paid)
         bonus = sum(bonuses, torch.zeros_like(logprob))
         value = critics.response_values(networks.critic, query, part.response, pad)
-        total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, coefficients, pick)
+        total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, state, pick)
         metric_terms.append(terms)
         return total
 
@@ -231,7 +246,7 @@ def ppo_loss(
     r: Rollout,
     target: Targets,
     weights: LossWeights,
-    coefficients: KLCoefficients,
+    state: AdaptiveState,
     pick: Pick,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """[B, R] log-probabilities, entropy bonuses and values of the forward pass -> a micro-batch's terms of loss and metrics.
@@ -252,7 +267,7 @@ def ppo_loss(
         advantage=target.advantage,
         clip_low=clip_low,
         clip_high=clip_high,
-        beta=coefficients.sampler,
+        beta=state.sampler,
     )
     policy_loss = pick(d.DUAL_CLIP)(policy_loss, target.advantage)
     policy_loss = policy_loss * pick(d.SAMPLER_CORRECTION)(old_logprob - masked.keep(r.sampler_logprob, r.token_mask))
@@ -260,7 +275,7 @@ def ppo_loss(
     value_loss = loss.value_loss(value, clipped_value, target.returns, pick(d.VALUE_LOSS))
     kl = pick(d.KL_PLACEMENT).in_loss(logprob=logprob, ref_logprob=ref_logprob, log_ratio=token_log_ratio)
     imitation = pick(d.GOOD_RESPONSES)(logprob, target.advantage, r.token_mask)
-    per_token = policy_loss + coefficients.reference * kl + imitation - masked.keep(bonus, r.token_mask)
+    per_token = policy_loss + state.reference * kl + imitation - masked.keep(bonus, r.token_mask)
     total = loss.weighted(per_token, weights.policy) + pick(d.VALUE_COEF) * loss.weighted(value_loss, weights.critic)
     with torch.no_grad():
         policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_low, clip_high)
@@ -273,23 +288,11 @@ def ppo_loss(
 # ---------------------------------------------------------------------------------------------- the stage
 
 
-def import_policy(context: StageContext) -> None:
-    """In place of training, copy the policy that Scale.policy_from names; it is evaluated like any other."""
-    pretrained.save_policy(starts.load_policy(context.start("policy_from")), context.out / "model")
-    context.finish({"ppo/updates": 0.0})
-
-
-def keep_sft_policy(context: StageContext) -> None:
-    """In place of training, the SFT policy."""
-    pretrained.save_policy(pretrained.load_policy(context.inputs["sft"] / "model"), context.out / "model")
-    context.finish({"ppo/updates": 0.0})
-
-
 def _run(context: StageContext) -> None:
-    algorithms = {"ppo": train, "dpo": dpo.train, "sft": keep_sft_policy}
+    algorithms = {"ppo": train, "dpo": dpo.train, "sft": untrained.keep_sft_policy}
     iterate = partial(expert_iteration.train, roll_out=roll_out)
     algorithm = algorithms.get(context.pick(d.ALGORITHM), iterate)
-    (algorithm if not context.scale.policy_from else import_policy)(context)
+    (algorithm if not context.scale.policy_from else untrained.import_policy)(context)
 
 
 STAGE = Stage(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from repro.ops import loss, masked
+from repro.ops.advantage import group_spreads
 from repro.ops.masked import Reduce
 from repro.ops.reward import k1
 from repro.types import LossWeights, Metrics, Rollout, Targets
@@ -44,6 +45,20 @@ def rollout_metrics(r: Rollout, score: Tensor, target: Targets, kl_coefficient: 
     }
     found = sample_metrics(r, score, reduce) | {name: value.item() for name, value in measured.items()}
     return found | {"objective/kl_coefficient": kl_coefficient}
+
+
+def group_metrics(reward: Tensor, gamma: float, responses: int, reduce: Reduce) -> Metrics:
+    """Of [B, R] rewards, the spread of returns within and between groups of responses to a query; none of single ones."""
+    if responses == 1:
+        return {}
+    within, between = group_spreads(reward, gamma, responses, reduce)
+    return {"objective/spread_within_groups": within.item(), "objective/spread_between_groups": between.item()}
+
+
+def mean_return(target: Targets, reduce: Reduce) -> float:
+    """The return from the first token on; mean over the batch's episodes, over all ranks."""
+    first = target.returns[:, 0]
+    return masked.mean(first, torch.ones_like(first, dtype=torch.bool), reduce).item()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The score of an episode: who gives it, in which shape it enters PPO, and what of it is paid."""
+"""The score of an episode: who gives it, in which shape it enters PPO, and the reward that it makes of each token."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from repro import details as d
 from repro.detail import Pick
 from repro.models import scoring
+from repro.ops.reward import kl_penalised_reward
 from repro.stages import evaluate
 from repro.stages.corpus import Corpus
 from repro.types import Rollout
@@ -59,15 +60,25 @@ def score_by_gold(corpus: Corpus) -> Reward:
 REWARD_SOURCES = {"reward_model": score_by_reward_model, "gold": score_by_gold}
 
 
-def paid_score(r: Rollout, pick: Pick) -> Tensor:
-    """[B] what an episode is paid at its end: its score after the clip, the rule for no end of text, and its length's price."""
-    score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)
-    return pick(d.LENGTH_PRICE)(score, r.last_token + 1.0, r.response.shape[1])
-
-
 @torch.no_grad()
 def reference_scores(reward_model: nn.Module, posts: Dataset, pad: int, batch: int) -> Tensor:
     """[B] the reward model's scores of the reference summaries of this rank's posts, `batch` at a time."""
     device = next(reward_model.parameters()).device
     parts = zip(*(part.to(device).split(batch) for part in evaluate.reference_texts(posts)))
     return torch.cat([scoring.score(reward_model, texts, tokens, pad) for texts, tokens in parts])
+
+
+def paid_score(r: Rollout, pick: Pick) -> Tensor:
+    """[B] what an episode is paid: its score, clipped, by the rule for responses without an end, less the price of length."""
+    score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)
+    return pick(d.LENGTH_PRICE)(score, r.last_token + 1.0, r.response.shape[1])
+
+
+def token_rewards(r: Rollout, score: Tensor, kl_coefficient: float, pick: Pick) -> Tensor:
+    """[B] scores that are paid -> [B, R] reward of every token, before whitening.
+
+    r_t = score at its position - kl_coefficient * KL_t
+    """
+    kl_cost = kl_coefficient * pick(d.KL_PLACEMENT).in_reward(r.kl)
+    paid, kl_cost = pick(d.KL_POSITION)(score, kl_cost, r.token_mask)
+    return kl_penalised_reward(pick(d.SCORE_POSITION)(paid, r.last_token, kl_cost.shape), kl_cost, r.token_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -55,11 +56,13 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class KLCoefficients:
-    """Coefficients of the two KL penalties, per nat: to the reference policy, and to the policy that sampled the batch."""
+class AdaptiveState:
+    """What adapts from update to update: coefficients of two KL penalties and a bonus, per nat, and an average of returns."""
 
-    reference: float
-    sampler: float = 0.0
+    reference: float  # of the KL to the reference policy
+    sampler: float = 0.0  # of the KL to the policy that sampled the batch
+    entropy: float = 0.0  # of the entropy bonus that holds a level
+    mean_return: float = math.nan  # moving average over the batches before; NaN before the first, or where unused
 
 
 @dataclass(frozen=True)
@@ -243,21 +246,28 @@ def minibatches(
 ) -> Iterator[tuple[Rollout, Targets, Tensor]]:
     """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
 
-    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row stands in.
+    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row stands in. Episodes that the
+    recipe drops have empty masks.
     """
+    score = ppo_rewards.paid_score(rollout, run.pick)
+    kept = run.pick(d.UNINFORMATIVE_GROUPS)(score, responses_per_query(run.pick))
     for _ in range(run.pick(d.PPO_EPOCHS)):
         order = torch.randperm(episodes, generator=training.minibatch_rng)
         for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
-            own, local = local_episodes(rollout, minibatch)
+            own, local = local_episodes(rollout, minibatch, kept)
             yield local, target[own], training.sft_texts(len(minibatch))
 
 
-def local_episodes(rollout: Rollout, minibatch: Tensor) -> tuple[Tensor, Rollout]:
-    """[N] episodes of all ranks -> indices into this rank's `rollout`, and these episodes; a filler row has empty masks."""
+def local_episodes(rollout: Rollout, minibatch: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Rollout]:
+    """[N] episodes of all ranks -> indices into this rank's B episodes, and these.
+
+    A filler row has empty masks, and so have those that are not among the [B] kept ones.
+    """
     own, real = ranks.local_shard(minibatch)
     last_counted = rollout.last_counted[own]
-    last_counted = torch.where(real.to(last_counted.device), last_counted, torch.full_like(last_counted, -2))
-    return own, replace(rollout[own], last_counted=last_counted)
+    counts = real.to(last_counted.device)
+    counts = counts if kept is None else counts & kept[own]
+    return own, replace(rollout[own], last_counted=torch.where(counts, last_counted, torch.full_like(last_counted, -2)))
 
 
 def validate(training: Training) -> Metrics:
@@ -270,21 +280,34 @@ def validate(training: Training) -> Metrics:
     return metrics
 
 
-def initial_coefficients(pick: Pick) -> dict[str, float]:
-    """The KL coefficients of the first update, as the fields of `KLCoefficients`."""
-    return asdict(KLCoefficients(pick(d.KL_COEF), pick(d.POLICY_OBJECTIVE).beta))
+def initial_state(pick: Pick) -> dict[str, float]:
+    """What the first update starts from, as the fields of `AdaptiveState`."""
+    state = AdaptiveState(
+        reference=pick(d.KL_COEF), sampler=pick(d.POLICY_OBJECTIVE).beta, entropy=pick(d.ENTROPY_TARGET).initial
+    )
+    return asdict(state)
 
 
-def next_coefficients(
-    pick: Pick, now: KLCoefficients, reference_kl: float, sampler_kl: float, episodes: int
+def next_state(
+    pick: Pick,
+    now: AdaptiveState,
+    metrics: Metrics,
+    sampler_kl: float,
+    mean_return: Callable[[], float],
+    episodes: int,
 ) -> dict[str, float]:
-    """The KL coefficients of the next update, as the fields of `KLCoefficients`.
+    """What the next update starts from, as the fields of `AdaptiveState`.
 
-    `reference_kl` is in nats per episode, `sampler_kl` in nats per token, `episodes` is the number of this update.
+    `metrics` are this update's, `sampler_kl` is that of its last step in nats per token; `mean_return` computes that of its
+    episodes, and `episodes` is their number.
     """
-    reference = pick(d.KL_CONTROLLER)(now.reference, reference_kl, episodes)
-    sampler = pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl)
-    return asdict(KLCoefficients(reference, sampler))
+    following = AdaptiveState(
+        reference=pick(d.KL_CONTROLLER)(now.reference, metrics["objective/kl"], episodes),
+        sampler=pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl),
+        entropy=pick(d.ENTROPY_TARGET).adapt(now.entropy, metrics["objective/entropy"]),
+        mean_return=pick(d.BASELINE).follow(now.mean_return, mean_return),
+    )
+    return asdict(following)
 
 
 def save_weights(run: Run, average: nn.Module, folder: Path) -> None:

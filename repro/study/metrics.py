@@ -87,8 +87,14 @@ METRICS: dict[str, str] = {
     "objective/kl_coefficient": "KL coefficient beta, in points of score per nat",
     "objective/rlhf_reward": "objective/score less KL coefficient x KL of an episode; mean over the batch's episodes",
     "objective/entropy": "-log policy, summed over a response's tokens, in nats; mean over the batch's episodes",
+    "objective/entropy_coefficient": "coefficient of the entropy bonus that holds a level (entropy_target), per nat; 0 "
+    "without one",
     "objective/length": "tokens of a response, its end of text included; mean over the batch's episodes",
     "objective/eos_rate": "share of the batch's episodes that end within the length limit",
+    "objective/spread_within_groups": "standard deviation of the returns (score less KL penalty) of the responses to a "
+    "query, the root of the mean variance over the batch's queries; only where a query has several responses",
+    "objective/spread_between_groups": "standard deviation over the batch's queries of the mean return of the responses "
+    "to each; only where a query has several responses",
     "policy/approx_kl": "(new - old log-probability)^2 / 2 of a token; mean over response tokens, then over the "
     "batch's optimizer steps",
     "policy/clip_fraction": "share of response tokens whose ratio is clipped, so that they give no gradient (under "

@@ -402,6 +402,7 @@ COMPANY = {
     "early_stop": MANY_STEPS,
     # Log-probabilities of the sampler's own leave nothing to correct; dropout makes others differ a lot.
     "sampler_correction": Recipe().but(OLD_LOGPROB, "recomputed").but(DROPOUT, "on_everywhere"),
+    "uninformative_groups": Recipe().but(details.BASELINE, "leave_one_out"),
     "sampling": Recipe().but(AFTER_EOS, "unmasked"),  # what follows the end is masked otherwise
 }
 # Variants that are the same here, whatever they are run beside, and where a test tells them apart.

@@ -110,7 +110,7 @@ def updated():
     query = torch.randint(2, tiny.PAD, (ROWS, QUERY))
     rolled, rollout = counted(lambda: ppo.roll_out(setting, query, tiny.uniform(ROWS, RESPONSE)))
     target, _ = ppo.targets(rollout, 0.05, ROWS, setting.pick)
-    learnt, _ = counted(lambda: ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05)))
+    learnt, _ = counted(lambda: ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.AdaptiveState(0.05)))
     return rolled, learnt
 
 
@@ -181,7 +181,7 @@ def test_memory_is_what_live_tensors_take(rows, recompute, monkeypatch, large_bl
     def update():
         rollout = ppo.roll_out(setting, query, tiny.uniform(rows, 16))
         target, _ = ppo.targets(rollout, 0.05, rows, setting.pick)
-        ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.KLCoefficients(0.05))
+        ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, ppo_setup.AdaptiveState(0.05))
 
     update()  # moments are made in the first step
     adam.zero_grad(set_to_none=True)
@@ -322,6 +322,14 @@ def test_an_arm_without_a_critic_takes_less_time_and_no_less_than_half():
     many = replace(GPU, episodes=1_000_000, sampler="static")
     seconds = [cost.gpu_seconds("ppo", many, devices.ASSUMED, passes) for passes in (without, with_critic)]
     assert seconds[1] / 2 < seconds[0] < 0.8 * seconds[1]
+
+
+def test_a_greedy_response_to_every_query_takes_a_second_rollout():
+    once, twice = (cost.passes_of(tiny.pick(baseline=label).recipe) for label in ("batch_mean", "greedy_response"))
+    assert (once.rollouts, twice.rollouts) == (1, 2)
+    many = replace(GPU, episodes=1_000_000, sampler="static")
+    seconds = [cost.gpu_seconds("ppo", many, devices.ASSUMED, passes) for passes in (once, twice)]
+    assert seconds[0] < seconds[1] < 2 * seconds[0]
 
 
 def test_keeping_the_sft_policy_takes_no_time_for_ppo():

@@ -15,7 +15,7 @@ from tests import tiny
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("REPRO_GPU_CHECK_DEVICE", "cuda"))
 ROWS, TOKENS, RATE = 8, 6, 1e-3  # episodes of an update, response tokens, learning rate
-PRICES = ppo_setup.KLCoefficients(0.05)
+PRICES = ppo_setup.AdaptiveState(0.05)
 
 
 def forget() -> None:

@@ -31,7 +31,7 @@ def step_with(networks, rows=4, **choices):
     arm = pick(**choices)
     target, _ = ppo.targets(r, 0.05, rows, arm)
     optimizer = optimise.adamw([networks.policy, networks.critic], 0.02, arm)
-    ppo.ppo_step(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo_setup.KLCoefficients(0.05))
+    ppo.ppo_step(setting(networks, arm, optimizer, rows), r, target, NO_TEXTS, ppo_setup.AdaptiveState(0.05))
     return optimizer
 
 

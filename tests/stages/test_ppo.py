@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from repro.data import embedded
-from repro.details import ADVANTAGE, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
+from repro.detail import Variant
+from repro.details import ADVANTAGE, ENTROPY_TARGET, KL_ESTIMATOR, KL_PLACEMENT, POLICY_OBJECTIVE, PTX_MIX, WHITEN_SCOPE
 from repro.models import critics, forward_pass, logprobs, modes, pretrained, ranks
+from repro.ops.entropy import towards_level
 from repro.ops.masked import one_rank
 from repro.stages import optimise, ppo, ppo_batches, ppo_rewards
 from repro.stages.corpus import Corpus
-from repro.stages.ppo_setup import KLCoefficients
+from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Rollout, Targets
 from tests.tiny import (
     EOS,
@@ -36,7 +39,7 @@ from tests.tiny import (
 )
 
 COEFFICIENT = 0.05
-PRICES = KLCoefficients(COEFFICIENT, sampler=1.0)
+PRICES = AdaptiveState(COEFFICIENT, sampler=1.0)
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last_token=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
@@ -296,7 +299,7 @@ def test_a_gain_past_the_range_has_a_gradient_only_where_nothing_clips_it():
 
 def test_a_penalty_that_costs_nothing_is_the_unclipped_objective():
     target, _ = targets(AWKWARD)
-    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, KLCoefficients(COEFFICIENT, 0.0)
+    forward = AWKWARD, target, AWKWARD.logprob + 0.4, AWKWARD.value, AdaptiveState(COEFFICIENT, 0.0)
     free, _ = loss_of(*forward, policy_objective="kl_penalty")
     unclipped, _ = loss_of(*forward, policy_objective="unclipped")
     torch.testing.assert_close(free, unclipped)
@@ -325,7 +328,7 @@ def test_the_value_enters_the_loss_with_its_coefficient_times_half_its_squared_e
 def test_the_kl_in_the_loss_is_charged_at_its_coefficient(placement, charged):
     r = one_token(ref_logprob=-1.3)
     total, _ = loss_of(
-        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, KLCoefficients(0.2), kl_placement=placement
+        r, Targets(row(0.0), row(0.0), row(0.0)), r.logprob, r.value, AdaptiveState(0.2), kl_placement=placement
     )
     assert total.item() == pytest.approx(0.2 * charged, abs=1e-6)
 
@@ -350,7 +353,7 @@ def test_the_bonus_is_paid_on_the_tokens_that_count():
     nothing = Targets(*torch.zeros(3, 1, 3))
     bonus = row(0.25, 0.5, float("nan"))
     total, _ = ppo.ppo_loss(
-        r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), KLCoefficients(0.0), arm
+        r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), AdaptiveState(0.0), arm
     )
     assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)
 
@@ -626,12 +629,12 @@ def uneven(rows=8):
     return networks, replace(r, last_counted=counted, last_token=counted, ref_logprob=r.ref_logprob - 0.2)
 
 
-def stepped(networks, r, target, micro_batch=8, **choices):
+def stepped(networks, r, target, micro_batch=8, prices=PRICES, **choices):
     """Metrics and gradient of one step; the networks are left as they were."""
     trained = [*networks.policy.parameters(), *networks.critic.parameters()]
     before = [p.detach().clone() for p in trained]
     work = setting(networks, pick(**choices), torch.optim.SGD(trained, lr=1.0), micro_batch)
-    measured = ppo.ppo_step(work, r, target, NO_TEXTS, PRICES)
+    measured = ppo.ppo_step(work, r, target, NO_TEXTS, prices)
     gradient = torch.cat([(old - new.detach()).flatten() for old, new in zip(before, trained, strict=True)])
     with torch.no_grad():
         for old, new in zip(before, trained, strict=True):
@@ -753,7 +756,7 @@ def share(rollout, reduce):
     target, measured = ppo.targets(rollout, COEFFICIENT, 2, arm, reduce)
     weights, nothing = ppo_batches.loss_weights(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
     forward = rollout.logprob + 0.1, nothing, rollout.value - 0.3
-    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, KLCoefficients(COEFFICIENT), arm)
+    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, AdaptiveState(COEFFICIENT), arm)
     return target, measured, total
 
 
@@ -833,6 +836,33 @@ def test_the_price_of_the_kl_to_the_reference_follows_what_the_last_update_measu
     assert tiny_scale.ppo_batch == 16
     assert prices == pytest.approx([0.05, 0.05 * 0.99968, 0.05 * 0.99968**2], rel=1e-9)
     assert [step.prices.sampler for step in steps(ppo_epochs="2")[3:]] == [0] * 6
+
+
+def test_the_price_of_entropy_follows_what_the_last_update_measured(steps, monkeypatch):
+    logged, real = [], ppo.next_state
+
+    def watched(arm, now, metrics, *rest):
+        logged.append(metrics["objective/entropy"])
+        return real(arm, now, metrics, *rest)
+
+    monkeypatch.setattr(ppo, "next_state", watched)
+    out_of_reach = replace(ENTROPY_TARGET.variants["3_nats"].value, adapt=partial(towards_level, level=99.0, rate=0.01))
+    monkeypatch.setitem(ENTROPY_TARGET.variants, "3_nats", Variant(out_of_reach, "a level that is never reached"))
+    prices = [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1", entropy_target="3_nats")]
+    assert prices[0] == 0.01 and len(prices) == 3
+    for update in (1, 2):
+        assert prices[update] == pytest.approx(prices[update - 1] + 0.01 * (99 - logged[update - 1]))
+    assert [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1")[3:]] == [0] * 3
+
+
+def test_a_bonus_at_a_coefficient_that_adapts_is_the_fixed_one_of_the_same_size():
+    networks, r = uneven()
+    target, _ = targets(r)
+    fixed = stepped(networks, r, target, 3, entropy_bonus="0.01")
+    measured, gradient = stepped(networks, r, target, 3, replace(PRICES, entropy=0.01), entropy_target="3_nats")
+    assert measured == fixed[0] and torch.equal(gradient, fixed[1])
+    _, free = stepped(networks, r, target, 3, entropy_target="3_nats")  # at coefficient 0
+    torch.testing.assert_close(free, stepped(networks, r, target, 3)[1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from repro.models import pretrained
 from repro.models.weights import EarlierWeights
 from repro.ops.trust_region import conjugate_gradient
 from repro.stages import optimise, ppo, ppo_trust_region
-from repro.stages.ppo_setup import KLCoefficients
+from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Targets
 from tests.tiny import NO_TEXTS, PAD, VOCABULARY, episodes, models, pick, setting, with_garbage
 
-PRICES = KLCoefficients(0.05)
+PRICES = AdaptiveState(0.05)
 TEMPERATURE = 0.7
 DRAWABLE = torch.arange(VOCABULARY) != PAD
 RADIUS, DAMPING = 0.01, 0.1
@@ -216,7 +216,7 @@ def test_there_is_nothing_to_clip():
     for label, ratio in (("clip", 1.2), ("trpo", 2.0)):
         arm, nothing = pick(constrained_step=label), torch.zeros_like(r.logprob)
         forward = r.logprob + math.log(2), nothing, r.value
-        _, terms = ppo.ppo_loss(*forward, r, target, weights, KLCoefficients(0.0), arm)
+        _, terms = ppo.ppo_loss(*forward, r, target, weights, AdaptiveState(0.0), arm)
         assert terms["loss/policy"].item() == pytest.approx(-3 * ratio, rel=1e-5)
 
 

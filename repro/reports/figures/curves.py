@@ -30,6 +30,8 @@ PANELS = (
     "objective/entropy",
     "loss/value",
     "policy/clip_fraction",
+    "objective/spread_within_groups",  # these two only where a query has several responses
+    "objective/spread_between_groups",
 )
 PAIRED = (
     "objective/score",

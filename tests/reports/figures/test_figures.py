@@ -13,6 +13,7 @@ from repro.reports.figures.curves import (
     PANELS,
     bands,
     curve_data,
+    curve_panels,
     draw_curves,
     mark_cap,
     on_the_way,
@@ -26,12 +27,30 @@ from repro.reports.statistics.findings import analyse
 NINE = tuple(f"arm{i}" for i in range(9))
 
 
+def recorded_panels(study):
+    """The panels that this study has a curve for; the spread of returns is measured in groups of responses only."""
+    recorded = set(study.curves["metric"])
+    assert set(PANELS) - recorded == {"objective/spread_within_groups", "objective/spread_between_groups"}
+    return [metric for metric in PANELS if metric in recorded]
+
+
+def test_a_panel_that_only_some_arms_have_shows_these(study):
+    of_others = study.curves[(study.curves["metric"] == "objective/score") & (study.curves["arm"] != study.reference)]
+    spreads = of_others.assign(metric="objective/spread_within_groups")
+    grouped = replace(study, curves=pd.concat([study.curves, spreads], ignore_index=True))
+    data = curve_data(grouped, analyse(grouped))
+    shown = data[data["metric"] == "objective/spread_within_groups"]
+    assert set(shown["arm"]) == set(study.arms[1:])
+    _, panels = curve_panels(data[data["metric"].isin(PANELS)], grouped, "episodes")
+    assert "objective/spread_within_groups" in panels and "objective/spread_between_groups" not in panels
+
+
 def test_csv_holds_what_is_drawn(study, tmp_path):
     drawn = chart.save_all(page.CHARTS[:4], study, analyse(study), tmp_path)
     assert [each.chart for each in drawn] == list(page.CHARTS[:4])
     written = pd.read_csv(tmp_path / "learning_curves.csv").set_index(["metric", "arm", "seed", "step"])["value"]
     recorded = study.curves.set_index(["metric", "arm", "seed", "step"])["value"]
-    assert set(written.index.levels[0]) == {*PANELS, "test/win_rate"}
+    assert set(written.index.levels[0]) == {*recorded_panels(study), "test/win_rate"}
     curves = written.drop("test/win_rate", level="metric")
     np.testing.assert_allclose(curves, recorded[curves.index], rtol=1e-6)  # a CSV has seven digits
 
@@ -74,7 +93,7 @@ def test_a_tested_metric_is_looked_for_on_validation_posts_first(metric, curve):
 
 def test_panels_keep_their_order_and_the_reference_comes_first(study):
     data = curve_data(study, analyse(study))
-    assert tuple(data["metric"].unique()) == (*PANELS, "test/win_rate")
+    assert tuple(data["metric"].unique()) == (*recorded_panels(study), "test/win_rate")
     assert data["arm"].iloc[0] == study.reference
 
 
