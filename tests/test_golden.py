@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repro.ops import masked, text
 from repro.ops.reward import k1, kl_penalised_reward, score_after_eos
-from repro.stages import ppo, ppo_batches, ppo_setup
+from repro.stages import ppo, ppo_batches, ppo_setup, ppo_step
 from repro.types import Rollout, Targets
 from tests.paths import TESTS
 from tests.tiny import pick
@@ -66,7 +66,7 @@ class Case:
     def loss(self):
         target, _ = self.targets()
         weights = ppo_batches.loss_weights(self.rollout, len(self.rollout), self.pick)
-        return ppo.ppo_loss(
+        return ppo_step.ppo_loss(
             self.given["new_logprob"],
             torch.zeros_like(self.given["new_logprob"]),
             self.given["new_value"],

@@ -17,7 +17,7 @@ from repro.details import ADVANTAGE, ENTROPY_TARGET, KL_ESTIMATOR, KL_PLACEMENT,
 from repro.models import critics, forward_pass, logprobs, modes, pretrained, ranks
 from repro.ops.entropy import towards_level
 from repro.ops.masked import one_rank
-from repro.stages import optimise, ppo, ppo_batches, ppo_rewards
+from repro.stages import optimise, ppo, ppo_batches, ppo_rewards, ppo_step
 from repro.stages.corpus import Corpus
 from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Rollout, Targets
@@ -204,7 +204,7 @@ def loss_of(r, target, logprob, value, prices=PRICES, **choices):
     """The loss and its metrics, of a forward pass over the whole rollout in one micro-batch, without a bonus."""
     arm = pick(**choices)
     nothing = torch.zeros_like(r.logprob)
-    return ppo.ppo_loss(logprob, nothing, value, r, target, ppo_batches.loss_weights(r, len(r), arm), prices, arm)
+    return ppo_step.ppo_loss(logprob, nothing, value, r, target, ppo_batches.loss_weights(r, len(r), arm), prices, arm)
 
 
 # ----------------------------------------------------------------------------- garbage in masked places
@@ -352,7 +352,7 @@ def test_the_bonus_is_paid_on_the_tokens_that_count():
     r, arm = replace(three_tokens(), value=torch.zeros(1, 3)), pick()
     nothing = Targets(*torch.zeros(3, 1, 3))
     bonus = row(0.25, 0.5, float("nan"))
-    total, _ = ppo.ppo_loss(
+    total, _ = ppo_step.ppo_loss(
         r.logprob, bonus, r.value, r, nothing, ppo_batches.loss_weights(r, 1, arm), AdaptiveState(0.0), arm
     )
     assert total.item() == pytest.approx(-(0.25 + 0.5) / 2)
@@ -649,7 +649,7 @@ def whole(networks, r, target, micro_batch=8, **choices):
     logprob = logprobs.response_logprobs(networks.policy, *inputs)
     value = critics.response_values(networks.critic, r.query, r.response, PAD)
     weights, nothing = ppo_batches.loss_weights(r, micro_batch, arm), torch.zeros_like(logprob)
-    total, terms = ppo.ppo_loss(logprob, nothing, value, r, target, weights, PRICES, arm)
+    total, terms = ppo_step.ppo_loss(logprob, nothing, value, r, target, weights, PRICES, arm)
     gradient = gradient_of(networks, total)
     for weight in (*networks.policy.parameters(), *networks.critic.parameters()):
         weight.grad = None
@@ -756,7 +756,7 @@ def share(rollout, reduce):
     target, measured = ppo.targets(rollout, COEFFICIENT, 2, arm, reduce)
     weights, nothing = ppo_batches.loss_weights(rollout, 2, arm, reduce), torch.zeros_like(rollout.logprob)
     forward = rollout.logprob + 0.1, nothing, rollout.value - 0.3
-    total, _ = ppo.ppo_loss(*forward, rollout, target, weights, AdaptiveState(COEFFICIENT), arm)
+    total, _ = ppo_step.ppo_loss(*forward, rollout, target, weights, AdaptiveState(COEFFICIENT), arm)
     return target, measured, total
 
 

@@ -11,7 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 from repro.models import pretrained
 from repro.models.weights import EarlierWeights
 from repro.ops.trust_region import conjugate_gradient
-from repro.stages import optimise, ppo, ppo_trust_region
+from repro.stages import optimise, ppo, ppo_step, ppo_trust_region
 from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Targets
 from tests.tiny import NO_TEXTS, PAD, VOCABULARY, episodes, models, pick, setting, with_garbage
@@ -216,7 +216,7 @@ def test_there_is_nothing_to_clip():
     for label, ratio in (("clip", 1.2), ("trpo", 2.0)):
         arm, nothing = pick(constrained_step=label), torch.zeros_like(r.logprob)
         forward = r.logprob + math.log(2), nothing, r.value
-        _, terms = ppo.ppo_loss(*forward, r, target, weights, AdaptiveState(0.0), arm)
+        _, terms = ppo_step.ppo_loss(*forward, r, target, weights, AdaptiveState(0.0), arm)
         assert terms["loss/policy"].item() == pytest.approx(-3 * ratio, rel=1e-5)
 
 
