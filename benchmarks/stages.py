@@ -11,7 +11,7 @@ from repro.detail import Recipe
 from repro.engine import artefacts
 from repro.engine.cost import passes_of
 from repro.engine.flops import network_of
-from repro.engine.pipeline import BY_NAME, STAGES, keys
+from repro.engine.pipeline import BY_NAME, keys
 from repro.engine.stage_flops import Lengths
 from repro.stages import stage
 from repro.stages.corpus import Corpus, column
@@ -53,7 +53,7 @@ def run_stages(name: str, budget: float) -> dict:
     scale = reduced(SCALES[name], budget)
     with tempfile.TemporaryDirectory() as folder, Apart(scale.threads) as worker, Apart(scale.threads) as plain:
         found, lengths = {}, Lengths.most(scale)
-        for each in STAGES:
+        for each in (BY_NAME[name] for name in keys(Recipe(), scale, SEED)):
             seconds = worker(_made, each.name, scale, folder)
             lengths = worker(lengths_of, scale, folder) if each.name == "data" else lengths
             if each.name == "ppo":  # what was drawn is known now

@@ -63,3 +63,7 @@ class EntropyTarget:
     bonuses: Callable[[float], Bonuses] = no_bonus
     initial: float = 0.0
     adapt: Callable[[float, float], float] = same_coefficient
+
+    def metrics(self, coefficient: float) -> dict[str, float]:
+        """The coefficient as a metric, where it moves."""
+        return {} if self.adapt is same_coefficient else {"objective/entropy_coefficient": coefficient}

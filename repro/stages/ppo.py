@@ -80,7 +80,7 @@ def train(context: StageContext) -> None:
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
         # 5. Log metrics, and trace a few episodes token by token.
-        metrics |= {"objective/entropy_coefficient": state.entropy}
+        metrics |= pick(d.ENTROPY_TARGET).metrics(state.entropy)
         metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)

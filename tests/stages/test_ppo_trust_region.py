@@ -11,7 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 from repro.models import pretrained
 from repro.models.weights import EarlierWeights
 from repro.ops.trust_region import conjugate_gradient
-from repro.stages import optimise, ppo, ppo_step, ppo_trust_region
+from repro.stages import optimise, ppo, ppo_batches, ppo_step, ppo_trust_region
 from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Targets
 from tests.tiny import NO_TEXTS, PAD, VOCABULARY, episodes, models, pick, setting, with_garbage
@@ -212,7 +212,7 @@ def test_there_is_nothing_to_clip():
     networks = models()
     r = episodes(networks)
     target = Targets(torch.full_like(r.logprob, 3.0), torch.zeros_like(r.value), torch.zeros_like(r.value))
-    weights = ppo.loss_weights(r, 8, pick())
+    weights = ppo_batches.loss_weights(r, 8, pick())
     for label, ratio in (("clip", 1.2), ("trpo", 2.0)):
         arm, nothing = pick(constrained_step=label), torch.zeros_like(r.logprob)
         forward = r.logprob + math.log(2), nothing, r.value
