@@ -131,20 +131,23 @@ def _ends(axes: Axes, ends: pd.DataFrame, method: str, metric: str) -> None:
     """A method's means over seeds; each says its n or its KL coefficient."""
     look = LOOK[method]
     line = "-" if method != PPO and metric == "score" else ""
-    axes.plot(ends["d"], ends["gain"], line, markersize=9, markeredgecolor="white", zorder=5, **look)
+    axes.plot(ends["d"], ends["gain"], linestyle=line, markersize=9, markeredgecolor="white", zorder=5, **look)
     told = {"color": look["color"], "fontsize": 12, "path_effects": HALO, "zorder": 6, "textcoords": "offset points"}
     for place, (at, d, gain) in enumerate(ends[["at", "d", "gain"]].itertuples(index=False)):
         if method == BY_SCORE:  # best-of-n by PPO's reward stands at the same KL, and needs no numbers of its own
             axes.annotate(at, (d, gain), xytext=(0, -9), ha="center", va="top", **told)
         elif method == PPO:  # arms can end side by side, so that each has a line to its number
             arrow = {"arrowstyle": "-", "color": look["color"], "linewidth": 0.8, "shrinkB": 5}
-            above = (30 * (place - (len(ends) - 1) / 2), 34)
-            axes.annotate(at, (d, gain), xytext=above, ha="center", va="bottom", arrowprops=arrow, **told)
+            aside = 34 * (place - (len(ends) - 1) / 2)
+            where = (
+                {"xytext": (aside, 34), "va": "bottom"} if metric == "gold" else {"xytext": (aside, -44), "va": "top"}
+            )
+            axes.annotate(at, (d, gain), ha="center", arrowprops=arrow, **where, **told)
 
 
 def _names(axes: Axes, fits: Mapping[str, Fit]) -> None:
     """What is what, in the colours of the lines, in the corner that the curves leave free."""
-    words = {BY_SCORE: f"{BY_SCORE}, numbers are n", BY_REWARD: BY_REWARD, PPO: "PPO, numbers are KL coefficients"}
+    words = {BY_SCORE: f"{BY_SCORE}, numbers are n", BY_REWARD: BY_REWARD, PPO: "PPO, by KL coefficient"}
     for place, (method, name) in enumerate(words.items()):
         fitted = f":  R = {formula(fits[method])}" if method in fits else ""
         told = {"transform": axes.transAxes, "ha": "left", "va": "bottom", "color": LOOK[method]["color"]}

@@ -13,6 +13,7 @@ from repro.reports.figures.numbers import count, number, signed, span
 from repro.reports.statistics.student import t_interval
 
 NEAR = 0.05  # √nats: half the width of a point in the figure
+FAR = 100.0  # √nats: a peak past it is none
 FEW = 6  # seeds; of fewer a bootstrap's percentiles are too near to each other
 INTRODUCTION = """# Over-optimisation
 
@@ -107,7 +108,7 @@ def fit_table(found: Mapping, fits: Mapping[str, Fit]) -> str:
             f"{seed}: {number(alpha)}, {number(beta)}"
             for seed, (alpha, beta) in zip(found["asked"]["seeds"], each.each.tolist())
         )
-        peak = number(each.peak) if each.peak < 100 else "none within reach"
+        peak = number(each.peak) if each.interval(1)[0] > 0 and each.peak < FAR else "not told"
         rows.append([method, f"R = {each.curve.formula}", *told, peak, alone])
     return table(["method", "curve", "α", "β", "peak at d", "α, β of each seed"], rows)
 
@@ -150,7 +151,7 @@ def sentences(found: Mapping, fits: Mapping[str, Fit], data: pd.DataFrame) -> li
     told = [*(_of_best_of_n(found, data, method) for method in POINTS), *_of_ppo(data)]
     told += [_of_bend(method, each, data) for method, each in fits.items()]
     told += [_of_equal_kl(data, arm) for arm in by_kl(data)]
-    return [*told, _of_repeats(found), *_of_seeds(len(found["asked"]["seeds"]))]
+    return [*told, *(_of_repeats(found, method) for method in POINTS), *_of_seeds(len(found["asked"]["seeds"]))]
 
 
 def way_of(difference: pd.Series) -> str:
@@ -213,9 +214,9 @@ def _of_bend(method: str, fit: Fit, data: pd.DataFrame) -> str:
         bent = "below 0: the gold score bends upwards within the points"
     else:
         bent = "not told from 0"
-    where = "within" if fit.peak <= farthest else "past"
-    peak = f"The curve's peak, at d = {number(fit.peak)}, lies {where} the farthest point ({number(farthest)})."
-    return f"{known}, {bent}. " + (peak if fit.peak < 100 else "The fitted curve has no peak within reach.")
+    where = "before" if fit.peak <= farthest else "past"
+    peak = f" The curve's peak, at d = {number(fit.peak)}, lies {where} the farthest point ({number(farthest)})."
+    return f"{known}, {bent}.{peak if low > 0 and fit.peak < FAR else ''}"
 
 
 def _of_equal_kl(data: pd.DataFrame, arm: str) -> str:
@@ -226,13 +227,13 @@ def _of_equal_kl(data: pd.DataFrame, arm: str) -> str:
     return f"At equal KL: PPO at KL coefficient {arm} is {word} {BY_REWARD} in gold score: {_mean(beside)}."
 
 
-def _of_repeats(found: Mapping) -> str:
-    last = [each["points"][-1] for each in found["best_of_n"]]
+def _of_repeats(found: Mapping, method: str) -> str:
+    last = [each[POINTS[method]][-1] for each in found["best_of_n"]]
     different = np.mean([each["distinct"] for each in found["best_of_n"]])
     at_most = float(np.mean([point["kl_at_most"] for point in last]))
     n, kl = last[0]["n"], last[0]["kl"]
-    told = f"A post's {n} samples are {different:.0f} different summaries in the mean. At n = {n} the formula's KL is "
-    told += f"{number(kl)} nats, and the closer bound {number(at_most)}"
+    told = f"A post's {n} samples are {different:.0f} different summaries in the mean. Of {method} at n = {n} the "
+    told += f"formula's KL is {number(kl)} nats, and the closer bound {number(at_most)}"
     excess = math.sqrt(kl) - math.sqrt(at_most)
     if excess < NEAR:
         return f"{told}, hardly lower."
