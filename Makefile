@@ -7,7 +7,7 @@ PEER   := .venv-peer
 CODE   := repro tests benchmarks docs
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
 unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
-unexport FORMAT MODEL URL KEY POSTS PORT PART SHAPES SHAPE OTHER KILLS SEED
+unexport FORMAT MODEL URL KEY POSTS N PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
 comma  := ,
@@ -26,14 +26,14 @@ ANEW    = $(if $(FRESH),--fresh)
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs site fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm sphinx dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports lock clean
+.PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs site fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm sphinx dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports over-optimisation lock clean
 
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [FRESH=1]'
 	@echo '            [REGISTER=1]: final policies become versions in the model registry of MLflow, one model for each arm'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.json of a run, to its verdict; repeated, it continues (REGISTER=1)
 	@$(PY) -m repro run $(STUDIED) $(OPTIONS) $(ANEW) $(RUNS) $(if $(REGISTER),--register)
@@ -159,6 +159,11 @@ gpu-check: $(if $(findstring command,$(origin PY)),,$(READY))  ## test the GPU p
 
 bench-reports: $(READY)  ## measure time and memory of the reports on a synthetic store of 1,000 runs; fails if above its targets
 	@$(PY) -m benchmarks.reports
+
+# Minutes of sampling for a seed, and a run of PPO for each arm of it.
+over-optimisation: $(READY)  ## gold score over KL of best-of-n and of PPO, with Gao's curves; writes docs/over-optimisation.md (POSTS=256 N=256 ARMS="0 0.2")
+	@$(PY) -m benchmarks.over_optimisation $(SCALED) $(call options,with,WITH) $(call options,arms,ARMS) \
+	  $(call option,posts,POSTS) $(call option,n,N) --render
 
 lock:  ## pin the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install -q 'torch==2.13.0' '.[test]'

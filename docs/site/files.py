@@ -43,6 +43,7 @@ docs/claims
 docs/gallery
 docs/details
 docs/embedded
+docs/over-optimisation
 ```
 
 ```{toctree}

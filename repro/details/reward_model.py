@@ -6,6 +6,7 @@ from repro.detail import PIPELINE, Check, Detail, Variant
 from repro.models import padding, scalar_model
 from repro.models.padding import Padding
 from repro.ops import ensemble, preference, reward
+from repro.ops.best_of import ONE_SAMPLE, Selection
 from repro.ops.ensemble import Ensemble
 
 GROUP = "Reward model"
@@ -297,9 +298,13 @@ SELECTION = Detail(
     question="What is gained where the reward model chooses among several samples?",
     reference="one_sample",
     variants={
-        "one_sample": Variant(1, "each summary is the only one that was sampled"),
-        "best_of_4": Variant(4, "of four samples the one that the reward model scores highest"),
-        "best_of_16": Variant(16, "of sixteen samples the one that the reward model scores highest"),
+        "one_sample": Variant(ONE_SAMPLE, "each summary is the only one that was sampled"),
+        "best_of_4": Variant(
+            Selection(4), "of four samples the one that the reward model scores highest, -1 if it does not end"
+        ),
+        "best_of_16": Variant(
+            Selection(16), "of sixteen samples the one that it scores highest, -1 if it does not end"
+        ),
     },
     hypothesis="On top of PPO there is little left to choose: its samples are alike. Beside algorithm=sft, where PPO is "
     "what it competes with, sixteen samples come near PPO at a KL of 1.8 nats, and pay at every summary.",

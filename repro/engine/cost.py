@@ -106,7 +106,7 @@ def passes_of(recipe: Recipe) -> Passes:
         reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
         rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
-        samples=Pick(recipe, "evaluate")(d.SELECTION),
+        samples=Pick(recipe, "evaluate")(d.SELECTION).samples,
     )
 
 

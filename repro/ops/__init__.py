@@ -13,6 +13,7 @@ and where it departs from that. In the order of PPO:
 | `places` | which columns of each row are read |
 | `reward` | score and EOS trick, shape, price of length, estimators of the KL, normalisation (N+ details 15 and 23.3) |
 | `ensemble` | one score from those of several reward models (Coste et al. 2023) |
+| `best_of` | the best of n samples in expectation, and its KL where samples repeat (WebGPT; Beirami et al.) |
 | `masked` | mean, variance and whitening under a mask, over all ranks (N+ details 24 and 25) |
 | `advantage` | GAE, n-step returns, baselines without a critic, the lambda of each response (N+ table 7, RLOO, GRPO) |
 | `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |

@@ -28,6 +28,7 @@ from repro.models import (
     wrapping,
 )
 from repro.ops import reward, text
+from repro.ops.best_of import ONE_SAMPLE, Selection
 from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus, column
@@ -193,9 +194,13 @@ class Validation:
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
 
 
-def best_of(candidates: Sequence[Summaries]) -> Summaries:
-    """Of several summaries of each post the one that the reward model scores highest; of equal ones the first."""
-    best = np.stack([each.score for each in candidates]).argmax(0)
+def best_of(candidates: Sequence[Summaries], no_eos_score: float = reward.NO_EOS_SCORE) -> Summaries:
+    """Of several summaries of each post the one that the reward model scores highest; of equal ones the first.
+
+    One without an end counts as `no_eos_score`, as PPO's reward has it: the reward model was never taught to score it, and
+    among many samples some are always scored too high.
+    """
+    best = np.stack([np.where(each.has_eos, each.score, no_eos_score) for each in candidates]).argmax(0)
     columns = {field.name: [getattr(each, field.name) for each in candidates] for field in fields(Summaries)}
     texts = [columns["texts"][which][post] for post, which in enumerate(best)]
     numbers = {name: np.stack(each)[best, np.arange(len(best))] for name, each in columns.items() if name != "texts"}
@@ -264,10 +269,10 @@ class FrozenNetworks:
     reward_model: nn.Module
 
 
-def _evaluate(context: StageContext, stage: str, samples: int = 1) -> tuple[Metrics, pd.DataFrame]:
+def _evaluate(context: StageContext, stage: str, selection: Selection = ONE_SAMPLE) -> tuple[Metrics, pd.DataFrame]:
     """Metrics and samples on the test posts of the policy that `stage` trained.
 
-    A sampled summary is the best of so many samples by the reward model; a near-greedy one is the only one.
+    A sampled summary is the best of several samples by the reward model; a near-greedy one is the only one.
     """
     import pandas as pd
 
@@ -289,11 +294,14 @@ def _evaluate(context: StageContext, stage: str, samples: int = 1) -> tuple[Metr
     posts = corpus.posts("test")
     references = reference_scores(networks.reward_model, posts, corpus, context)
     kl = kl_to(networks.reference, corpus)
-    draws = ["", *(f" again {number}" for number in range(1, samples))]
+    draws = ["", *(f" again {number}" for number in range(1, selection.samples))]
     greedy, sampled = (
         compare_with_references(
             posts,
-            best_of([_summarise(networks, posts, temperature, corpus, context, kl, each) for each in some]),
+            best_of(
+                [_summarise(networks, posts, temperature, corpus, context, kl, each) for each in some],
+                selection.no_eos_score,
+            ),
             references,
         )
         for temperature, some in ((GREEDY, draws[:1]), (SAMPLED, draws))
@@ -303,7 +311,7 @@ def _evaluate(context: StageContext, stage: str, samples: int = 1) -> tuple[Metr
         greedy["sampled_gold"] = sampled["gold"]
     greedy["rouge_l"] = rouge_l(posts["reference"], greedy["summary"].tolist())
     metrics = mean_metrics(greedy, "") | mean_metrics(sampled, "sampled_")
-    metrics["kl"] = metrics.pop("sampled_kl") + reward.best_of_n_kl(samples)
+    metrics["kl"] = metrics.pop("sampled_kl") + reward.best_of_n_kl(selection.samples)
     if "gold" in greedy:
         metrics["reference_gold"] = float(greedy["reference_gold"].mean(skipna=False))
     post_columns = {

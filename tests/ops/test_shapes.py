@@ -33,17 +33,8 @@ OPERATIONS = {
 }
 # Of each dimension, all different; a number that may be of any rank is one of each token.
 SIZES = {"episodes": 2, "tokens": 3, "vocabulary": 7, "rows": 2, "columns": 3, "width": 3, "places": 4, "texts": 2}
-SIZES |= {"members": 3}
-SIZES |= {
-    "comparisons": 5,
-    "members": 3,
-    "references": 5,
-    "weights": 3,
-    "_": 3,
-    "*shape": (2, 3),
-    "*places": (2, 3),
-    "*rest": (),
-}
+SIZES |= {"posts": 6, "samples": 8, "members": 3}
+SIZES |= {"comparisons": 5, "references": 5, "weights": 3, "_": 3, "*shape": (2, 3), "*places": (2, 3), "*rest": ()}
 # What an operation is given that is no tensor.
 OTHERS = {
     "gamma": 0.9,
@@ -54,6 +45,7 @@ OTHERS = {
     "otherwise": 4,
     "price": 0.1,
     "n": 4,
+    "samples": 8,
     "most": 4,
     "of_references": lambda: torch.ones(2),
     "mean_return": 0.5,
