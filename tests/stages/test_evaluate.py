@@ -274,7 +274,6 @@ def test_the_best_of_several_is_about_sampled_summaries_and_its_kl_is_that_of_th
         evaluate.STAGE.run(StageContext("evaluate", pick, budget, "float32", 1, inputs, out))
         scores[label] = json.loads((out / "result.json").read_text())["metrics"]
     one, four = scores["one_sample"], scores["best_of_4"]
-    assert four["test/sampled_score"] != one["test/sampled_score"]
     assert four["test/score"] == one["test/score"]  # near-greedy
     assert one["test/kl"] == pytest.approx(0, abs=1e-4)  # it is the SFT policy
     assert four["test/kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-3)
