@@ -41,6 +41,14 @@ def recipe_and_scale(choices, scale):
     return recipe, replace(SCALES["smoke"], **scale)
 
 
+def keys_with(stages, recipe, scale):
+    """The keys of seed 1's steps, and of stages that the arm has not, as it would read what the arm has made."""
+    keys = pipeline.keys(recipe, scale, 1)
+    for name in stages:
+        keys.setdefault(name, artefacts.key(pipeline.BY_NAME[name], recipe, scale, 1, keys))
+    return keys
+
+
 def begin(cache, stages, choices, scale, place, errors, end_at=None, how=None):
     """The process, started: `place` are its environment's variables, `errors` the file that takes its standard error.
 
@@ -59,7 +67,7 @@ def _work(cache, stages, recipe, scale, place, errors, at, how):
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    keys = pipeline.keys(recipe, scale, 1)
+    keys = keys_with(stages, recipe, scale)
     if at is not None:
         _end_at(at, getattr(signal, how))
     for name in stages:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from repro.engine import pipeline
 from repro.models import ranks
+from repro.stages.corpus import Corpus
 from tests import on_ranks
 from tests.ports import free_port
 
@@ -58,7 +58,7 @@ def run(cache, stages, processes=1, sharing="ddp", choices={}, code=0, scale={},
     for process in started:
         process.kill()
     assert codes == [code] * processes, errors[0].read_text()[-3000:]
-    return pipeline.keys(*on_ranks.recipe_and_scale(choices, SMALL | scale), 1)
+    return on_ranks.keys_with(stages, *on_ranks.recipe_and_scale(choices, SMALL | scale))
 
 
 def numbers(folder):
@@ -136,6 +136,19 @@ def test_two_ranks_are_one_to_rounding_from_stage_to_stage(alone, tmp_path, shar
             torch.testing.assert_close(found[place], tensor, atol=2e-5, rtol=1e-3)
     samples = [json.loads((where / keys["evaluate"] / "samples.json").read_text()) for where in (cache, tmp_path)]
     assert [row["summary"] for row in samples[1]] == [row["summary"] for row in samples[0]]
+
+
+def test_two_ranks_collect_the_feedback_that_one_does(alone, tmp_path):
+    cache, keys = alone()
+    one, two = tmp_path / "one", tmp_path / "two"
+    for place, processes in ((one, 1), (two, 2)):
+        place.mkdir()
+        beside(cache, keys, place, "data", "rm", "ppo")
+        key = run(place, ["feedback"], processes)["feedback"]
+    expected, found = (Corpus(place / key).pairs("train") for place in (one, two))
+    assert len(expected) > 0 and found[:] == expected[:]
+    for expected, found in zip(numbers(one / key), numbers(two / key), strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.nightly
