@@ -8,9 +8,9 @@ The fourth phase goes on in `ppo_step.py`. `ppo_setup.py` constructs what the ph
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,21 +53,16 @@ def train(context: StageContext) -> None:
     """PPO (Schulman et al. 2017) against a reward model (N+ section 5)."""
     pick, scale = context.pick, context.scale
     run, training = prepare(context, pick(d.BASELINE).critic, responses_per_query(pick))
-    networks, loop = run.networks, training.loop
+    networks, loop, reduce = run.networks, training.loop, run.accelerator.reduce
     loop.state = initial_state(pick) | loop.state
     warm_up_critic(context, run, training)
     for update, to_sample in loop.steps(training.batches):
         state = AdaptiveState(**loop.state)
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
-        for rows in to_sample:
-            batch = training.new_batch(rows, training.sampling_rng)
-            rollout = roll_out(run, batch.query, batch.uniform)[batch.real]
-            training.queue.put(batch, training.reward(rollout, batch.posts))
-        batch, rollout = training.queue.take()
+        batch, rollout = next_batch(run, training, to_sample)
         # 2. Reward, advantage and return of every token.
-        greedy_return = partial(greedy_returns, run, training, batch, state.reference)
-        compared = {"mean_return": state.mean_return, "greedy_return": greedy_return}
-        target, metrics = targets(rollout, state.reference, run.micro_batch, pick, run.accelerator.reduce, **compared)
+        greedy = partial(greedy_returns, run, training, batch, state.reference)
+        target, metrics = targets(rollout, state.reference, run.micro_batch, pick, reduce, state.mean_return, greedy)
         # 3. Every few updates, evaluate the policy on validation posts, before it learns from this batch.
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
@@ -80,7 +75,6 @@ def train(context: StageContext) -> None:
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
         # 5. Log metrics, and trace a few episodes token by token.
-        metrics |= pick(d.ENTROPY_TARGET).metrics(state.entropy)
         metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
@@ -90,7 +84,7 @@ def train(context: StageContext) -> None:
             continue
         # 6. Update the reference policy and what else adapts, where the recipe does.
         pick(d.REFERENCE_POLICY).update(networks.reference, networks.policy)
-        mean_return = partial(ppo_metrics.mean_return, target, run.accelerator.reduce)
+        mean_return = partial(ppo_metrics.mean_return, target, reduce)
         loop.state = next_state(pick, state, metrics, steps[-1]["policy/approx_kl"], mean_return, len(batch.rows))
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
@@ -110,6 +104,18 @@ def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- 1. rollout
+
+
+def next_batch(run: Run, training: Training, to_sample: Sequence[Tensor]) -> tuple[Batch, Rollout]:
+    """Sample episodes for the prompts in each of these rows, and take the batch that is next to learn from.
+
+    In the paper that is the one that was just sampled.
+    """
+    for rows in to_sample:
+        batch = training.new_batch(rows, training.sampling_rng)
+        rollout = roll_out(run, batch.query, batch.uniform)[batch.real]
+        training.queue.put(batch, training.reward(rollout, batch.posts))
+    return training.queue.take()
 
 
 @torch.no_grad()
@@ -165,12 +171,18 @@ def greedy_returns(run: Run, training: Training, batch: Batch, kl_coefficient: f
 
 
 def targets(
-    r: Rollout, kl_coefficient: float, micro_batch: int, pick: Pick, reduce: Reduce = one_rank, **compared: Any
+    r: Rollout,
+    kl_coefficient: float,
+    micro_batch: int,
+    pick: Pick,
+    reduce: Reduce = one_rank,
+    mean_return: float = math.nan,
+    greedy_return: Callable[[], Tensor] | None = None,
 ) -> tuple[Targets, Metrics]:
     """Reward, advantage and return of every token, [B, R] each, and the rollout's metrics.
 
-    Advantages and returns are estimated from the rewards (by GAE in the paper). `compared` is what a baseline may read beside
-    the episodes: `mean_return` of earlier batches, and `greedy_return`, a function.
+    Advantages and returns are estimated from the rewards (by GAE in the paper). A baseline may also read the mean return of
+    earlier batches, and the [B] returns of greedy responses.
     """
 
     def whitened(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
@@ -191,7 +203,8 @@ def targets(
         gamma=gamma,
         responses=responses_per_query(pick),
         reduce=reduce,
-        **compared,
+        mean_return=mean_return,
+        greedy_return=greedy_return,
     )
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     metrics = ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)

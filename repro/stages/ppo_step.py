@@ -50,7 +50,8 @@ def ppo_step(
         total = step(run, losses, parts, r, steps_before)
     measured = metric_terms[: len(micro_batches)]  # before the step; a line search measures again
     local = torch.stack([torch.stack(list(terms.values())) for terms in measured]).sum(0)
-    return dict(zip(metric_terms[0], run.accelerator.reduce(local).tolist())) | {"loss/total": total}
+    adapted = pick(d.ENTROPY_TARGET).metrics(state.entropy)
+    return dict(zip(metric_terms[0], run.accelerator.reduce(local).tolist())) | adapted | {"loss/total": total}
 
 
 def ppo_loss(
