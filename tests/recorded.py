@@ -87,7 +87,8 @@ def keep_publishing(uri, study, cache, key):
 def journalled(run, cache):
     """(metric, step, value, time) of all journals and results of a run's stages, as `points` has them."""
     found = []
-    for folder in (cache / run.data.tags[record.stage_tag(name)] for name in record.STAGES):
+    keys = [run.data.tags[tag] for name in record.STAGES if (tag := record.stage_tag(name)) in run.data.tags]
+    for folder in (cache / key for key in keys):
         for line in stage.read_journal(folder):
             found += [(name, line["step"], value, int(line["time"] * 1000)) for name, value in line["metrics"].items()]
         when = int(json.loads((folder / stage.DONE).read_text())["finished"] * 1000)

@@ -108,7 +108,7 @@ def _sample(
             last, _ = text.last_token(response, corpus.eos)
             written = torch.arange(response.shape[1], device=device) <= last[:, None]
             tokens = text.truncate_after_eos(response, corpus.eos, corpus.pad)
-            parts.append((tokens.cpu(), keep(logprob, written).sum(1).cpu()))
+            parts.append((tokens.cpu(), keep(logprob.double(), written).sum(1).cpu()))
     responses, logprobs = (torch.cat(each) for each in zip(*parts))
     *columns, logprob = map(torch.from_numpy, ranks.gather_shards([*responses.T.numpy(), logprobs.numpy()], order))
     return torch.stack(columns, 1), logprob

@@ -446,12 +446,12 @@ def awkward(tiny_run, tiny_scale, tmp_path_factory):
     data.STAGE.run(
         StageContext("data", every, Budget(tiny_scale, data.STAGE.fields), "float32", 1, {}, folder / "data")
     )
-    others = tiny_run["rm"], tiny_run["rm"]  # an ensemble's: those of the tiny run are another model
-    return (
-        tiny_run
-        | {"sft": folder / "sft", "rm": folder / "rm", "data": folder / "data"}
-        | dict(zip(("rm_2", "rm_3"), others))
-    )
+    trained = pretrained.load_policy(tiny_run["ppo"] / "model")
+    with torch.no_grad():
+        trained.gpt_neox.layers[0].attention.query_key_value.weight.mul_(20)
+    pretrained.save_policy(trained, folder / "ppo" / "model")
+    own = {name: folder / name for name in ("sft", "rm", "ppo", "data")}
+    return tiny_run | own | dict.fromkeys(("rm_2", "rm_3"), tiny_run["rm"])
 
 
 @pytest.fixture(scope="module")

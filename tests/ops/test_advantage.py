@@ -253,7 +253,8 @@ def test_a_constant_return_has_no_advantage_under_any_baseline(case, constant):
     reward = torch.zeros_like(reward)
     reward[:, -1] = constant
     for each in (leave_one_out, group_mean, group_standardised):
-        torch.testing.assert_close(each(reward, 1.0, k)[0], torch.zeros_like(reward), atol=1e-3, rtol=0)
+        # Where the mean of equal numbers is off by its rounding, 3e-7, the spread of 1e-4 in its place makes it 3e-3.
+        torch.testing.assert_close(each(reward, 1.0, k)[0], torch.zeros_like(reward), atol=1e-2, rtol=0)
     torch.testing.assert_close(batch_mean(reward, 1.0)[0], torch.zeros_like(reward), atol=1e-5, rtol=0)
 
 
