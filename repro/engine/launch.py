@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -146,6 +146,7 @@ def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LIBRARIES, "repro.engine.pipeline", "rouge_score.rouge_scorer"])
+    resource_tracker.ensure_running()  # before: where it starts, Python unblocks what is held
     with _signals_held():
         forkserver.ensure_running()
     return context

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from repro.engine.job import DONE, FAILED, FAULT, PREEMPTED, WRONG, Ending
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study.ablation import Ablation
+from tests.fresh_python import printed
 
 
 @pytest.fixture(scope="module")
@@ -340,3 +342,18 @@ def test_a_worker_that_ends_while_it_waits_for_work_keeps_no_other_from_ending(s
 
     had = told_to_end(dag, enough, launch.Local(2, 1))
     assert len(had) == 2 and time.monotonic() - interrupted[0] < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_process_that_workers_are_forked_from_never_sees_an_interrupt():
+    """It imports libraries for seconds, in which Ctrl-C would end it with a traceback."""
+    told = printed(
+        "import signal\n"
+        "from multiprocessing import forkserver\n"
+        "from repro.engine import launch\n"
+        "launch.workers_of()\n"
+        "status = open(f'/proc/{forkserver._forkserver._forkserver_pid}/status').read()\n"
+        "blocked = int(status.partition('SigBlk:')[2].split()[0], 16)\n"
+        "print(all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)))"
+    )
+    assert told.strip() == "True"
