@@ -208,6 +208,8 @@ def _complete(
     context: StageContext, partial: Path, target: Path, scale: str, began: float, made_with: dict[str, dict[str, str]]
 ) -> None:
     """The folder gets its list of files and its name; what the stage would have gone on from goes last."""
+    unnamed = partial / f"{DONE}.tmp"
+    unnamed.unlink(missing_ok=True)  # of an attempt that found the disk full here, and is none of the stage's files
     made = [p for p in sorted(partial.rglob("*")) if p.is_file() and p.relative_to(partial).parts[0] != CHECKPOINTS]
     files = {str(p.relative_to(partial)): file_digest(p) for p in made}
     done = {
@@ -222,8 +224,8 @@ def _complete(
         "edition": edition(target),
         **made_with,
     }
-    (partial / f"{DONE}.tmp").write_text(json.dumps(done, indent=1))
-    os.replace(partial / f"{DONE}.tmp", partial / DONE)
+    unnamed.write_text(json.dumps(done, indent=1))
+    os.replace(unnamed, partial / DONE)
     os.replace(partial, target)
     shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
     shutil.rmtree(_earlier(target), ignore_errors=True)

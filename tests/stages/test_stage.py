@@ -248,6 +248,18 @@ def test_an_artefact_is_made_once_and_says_what_it_is(tmp_path):
     assert set(done["files"]) == {"first", "deep/second"}
 
 
+def goes_on_from_a_full_disk(work):
+    """An attempt before this one had no room for the list of files, and what it wrote of it is still there."""
+    write_two_files(work)
+    (work.out / "done.json.tmp").write_text("")
+
+
+def test_half_a_list_of_files_is_no_file_of_the_artefact(tmp_path):
+    made = fetch(tmp_path, run=goes_on_from_a_full_disk)
+    assert set(json.loads((made / "done.json").read_text())["files"]) == {"first", "deep/second"}
+    assert artefacts.cached(made) and fetch(tmp_path, run=never) == made
+
+
 def fails_midway(work):
     (work.out / "first").write_text("one")
     raise RuntimeError("midway")
