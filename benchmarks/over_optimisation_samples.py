@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro import details as d
 from repro.detail import Pick, Recipe
 from repro.engine import artefacts, pipeline
 from repro.errors import UserError
-from repro.models import mixed_precision, modes, pretrained, samplers, wrapping
+from repro.models import mixed_precision, pretrained
 from repro.ops import best_of
 from repro.ops.reward import best_of_n_kl
-from repro.stages import evaluate, stage
+from repro.stages import evaluate, inference, stage
 from repro.stages.corpus import Corpus, column
 from repro.study.scale import Scale
 
@@ -125,13 +125,12 @@ class Sampler:
         self.posts = self.posts.select(range(posts))
         if not all(self.posts["facts"]):
             raise UserError("the gold score of this corpus is not known; take the embedded one, as scale mini does")
-        self.policy = self._placed(pretrained.load_policy(inputs["sft"] / "model"), "float32")
-        self.reward_model = self._placed(pretrained.load_scalar(inputs["rm"] / "model"), scale.frozen_weights)
-
-    def _placed(self, network: nn.Module, dtype: str) -> nn.Module:
-        """A network as an evaluation runs it."""
-        positioned = modes.freeze(self.context.pick(d.POSITION_IDS)(network))
-        return wrapping.place_on_device(mixed_precision.cast_weights(positioned, dtype), self.context.accelerator)
+        policy, reward_model = (
+            pretrained.load_policy(inputs["sft"] / "model"),
+            pretrained.load_scalar(inputs["rm"] / "model"),
+        )
+        self.policy = inference.frozen(self.context, policy, "float32")
+        self.reward_model = inference.frozen(self.context, reward_model, scale.frozen_weights)
 
     def draw(self, numbers: range) -> Samples:
         """One sample of each post for each number, which names its random numbers as it does in an evaluation's best-of-n."""
@@ -151,7 +150,7 @@ class Sampler:
                 scale.response_tokens,
                 scale.rollout_batch,
                 self.context.generator(f"evaluate at {evaluate.SAMPLED}{draw}"),
-                samplers.sampler_named({"vllm": "static"}.get(scale.sampler, scale.sampler)),
+                inference.sampler_for(self.context),
             )
         gold = evaluate.gold_grades(self.posts, told.texts, told.has_eos)["gold"].to_numpy(float)
         checksum = np.array([zlib.crc32(f"{text}{end}".encode()) for text, end in zip(told.texts, told.has_eos)])

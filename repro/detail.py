@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from repro.errors import UserError, nearest, quoted
 
 STAGES = ("data", "base", "sft", "rm", "baseline", "ppo", "feedback", "evaluate")
-PIPELINE = (
-    "pipeline"  # reads the details that decide which steps an arm has; the steps' keys are in those that read them
-)
+# Reads the details that decide which steps an arm has. As such they are in no key: the steps say them.
+PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)

@@ -180,8 +180,8 @@ def _clear(target: Path, warn: Callable[[str], None]) -> None:
 def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[str, str], target: Path) -> None:
     partial = partial_folder(target)
     began, code = time.time(), _code_at_start(partial, fingerprint.code_of(stage, recipe))
-    lineages = {name: lineage(target.parent / key) for name, key in stage.inputs(keys).items()}
     inputs = {name: target.parent / key for name, key in stage.inputs(keys).items()}
+    lineages = {name: lineage(folder) for name, folder in inputs.items()}
     context = StageContext(
         stage.name,
         Pick(recipe, stage.name),

@@ -55,6 +55,9 @@ def examples(job: Job, cache: Path) -> float:
     with suppress(OSError, ValueError, KeyError):  # the data are gone from the cache
         sizes = json.loads((cache / job.keys["data"] / stage.RESULT).read_text())["metrics"]
         comparisons = sizes["data/train_comparisons"]
+        if job.stage == "rm" and "feedback" in job.inputs:
+            collected = json.loads((cache / job.inputs["feedback"] / stage.RESULT).read_text())["metrics"]
+            comparisons += collected["feedback/comparisons"]
         return {
             "sft": sizes["data/train_posts"] // scale.sft_batch * scale.sft_batch * passes.sft,
             "rm": comparisons * passes.rm,

@@ -41,16 +41,19 @@ class Step:
     member: int = 1  # of an ensemble, whose reward models differ in their random numbers
     round: int = LAST
 
+    def __post_init__(self) -> None:
+        known = {*self.stage.upstream, *self.stage.optional}
+        assert self.sources.keys() <= known, f"{self.stage.name} reads {known}, and not all of {set(self.sources)}"
+
     @property
     def order(self) -> tuple[int, int]:
         """Steps of less order start first where several can."""
         return self.round, STAGES.index(self.stage)
 
-    def roles(self, keys: Mapping[str, str]) -> dict[str, str]:
-        """What the stage reads, by its own names for it, of an arm's keys by step; and its own key, once there is one."""
-        found = {name: keys[self.sources.get(name, name)] for name in self.stage.upstream}
-        found |= {name: keys[self.sources[name]] for name in self.stage.optional if name in self.sources}
-        return found | ({self.stage.name: keys[self.name]} if self.name in keys else {})
+    def inputs(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Of an arm's keys by step, those of the artefacts that the stage reads, by its own names for them."""
+        sources = {name: name for name in self.stage.upstream} | dict(self.sources)
+        return {name: keys[step] for name, step in sources.items()}
 
 
 def steps(recipe: Recipe) -> tuple[Step, ...]:
@@ -90,9 +93,10 @@ def all_steps(recipe: Recipe, scale: Scale, seed: int) -> Iterator[tuple[Step, d
     """Each step with what it reads and its own key, by the stage's names."""
     found: dict[str, str] = {}
     for each in steps(recipe):
-        roles = each.roles(found)
-        found[each.name] = artefacts.key(each.stage, recipe, scale, seed_of(seed, each.member), roles)
-        yield each, each.roles(found)
+        inputs = each.inputs(found)
+        key = artefacts.key(each.stage, recipe, scale, seed_of(seed, each.member), inputs)
+        found[each.name] = key
+        yield each, inputs | {each.stage.name: key}
 
 
 def seed_of(seed: int, member: int) -> int:
@@ -102,13 +106,13 @@ def seed_of(seed: int, member: int) -> int:
 
 def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
     """The key of every step of an arm and seed by name, in order: equal keys are shared between arms."""
-    return {each.name: roles[each.stage.name] for each, roles in all_steps(recipe, scale, seed)}
+    return {each.name: keys[each.stage.name] for each, keys in all_steps(recipe, scale, seed)}
 
 
 def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[str], None] = print) -> dict[str, Path]:
     """Run or reuse every step; returns name -> folder. UserError for an arm that the corpus does not support."""
     check_corpus(recipe, scale.corpus)
     return {
-        each.name: artefacts.run_or_reuse(each.stage, recipe, scale, seed_of(seed, each.member), roles, cache, warn)
-        for each, roles in all_steps(recipe, scale, seed)
+        each.name: artefacts.run_or_reuse(each.stage, recipe, scale, seed_of(seed, each.member), keys, cache, warn)
+        for each, keys in all_steps(recipe, scale, seed)
     }

@@ -15,9 +15,8 @@ from repro.ops import reward
 
 Samples = Float[Tensor, "posts samples"]
 PerPost = Float[Tensor, " posts"]
-LEAST = (
-    -600.0
-)  # nats: e to this is near the smallest number of float64, and log((1 - (1 - p)^n) / p) is log n long before
+# Nats: e to this is near the smallest number of float64, and log((1 - (1 - p)^n) / p) is log n long before.
+LEAST = -600.0
 SMALLEST = torch.finfo(torch.float64).tiny
 
 

@@ -19,18 +19,16 @@ from repro.models import (
     generate,
     logprobs,
     mixed_precision,
-    modes,
     padding,
     pretrained,
     ranks,
-    samplers,
     scoring,
-    wrapping,
 )
 from repro.ops import reward, text
 from repro.ops.best_of import ONE_SAMPLE, Selection
 from repro.ops.masked import keep
 from repro.ops.reward import k1
+from repro.stages import inference
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics, Rollout
@@ -89,14 +87,12 @@ def sample_summaries(
 ) -> Summaries:
     """[N, Q] queries -> one scored summary each, sampled `batch` at a time; ranks shard the queries and gather the results."""
     device, parts = next(policy.parameters()).device, []
-    uniform = torch.rand(len(queries), response_tokens, generator=generator)
     order = batching.longest_first(queries, corpus.pad)
-    own, _ = ranks.shard(order)
     # At a temperature near 0 log-probabilities say only whether a token is the likeliest, so they are taken at 0.7.
     sampling = generate.Sampling(temperature, logprob_temperature=SAMPLED, sampler=sampler)
-    for rows in own.split(batch):
-        query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
-        response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
+    for query, response, logprob in inference.sample_batches(
+        policy, queries, order, sampling, corpus, response_tokens, batch, generator
+    ):
         last_token, has_eos = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last_token[:, None]
         ids, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
@@ -228,7 +224,7 @@ def _summarise(
             context.scale.response_tokens,
             context.scale.rollout_batch,
             context.generator(f"evaluate at {temperature}{draw}"),
-            samplers.sampler_named({"vllm": "static"}.get(context.scale.sampler, context.scale.sampler)),
+            inference.sampler_for(context),
         )
 
 
@@ -280,16 +276,10 @@ def _evaluate(context: StageContext, stage: str, selection: Selection = ONE_SAMP
     folders = {"policy": context.inputs[stage] / "model", "reference": context.inputs["sft"] / "model"}
     loaded = {name: pretrained.load_policy(folder) for name, folder in folders.items()}
     loaded["reward_model"] = pretrained.load_scalar(context.inputs["rm"] / "model")
-    with_positions = context.pick(d.POSITION_IDS)
     # The evaluated policy stays in float32, as it was trained.
     dtypes = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}
     networks = FrozenNetworks(
-        **{
-            name: wrapping.place_on_device(
-                mixed_precision.cast_weights(modes.freeze(with_positions(network)), dtypes[name]), context.accelerator
-            )
-            for name, network in loaded.items()
-        }
+        **{name: inference.frozen(context, network, dtypes[name]) for name, network in loaded.items()}
     )
     posts = corpus.posts("test")
     references = reference_scores(networks.reward_model, posts, corpus, context)

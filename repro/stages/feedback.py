@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from repro import details as d
 from repro.data import embedded
 from repro.details.feedback import FEWER
-from repro.models import batching, generate, mixed_precision, modes, padding, pretrained, ranks, samplers, wrapping
+from repro.models import batching, generate, mixed_precision, padding, pretrained, ranks
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.preference import accuracy
-from repro.stages import evaluate, rm
+from repro.stages import evaluate, inference, rm
 from repro.stages.corpus import Corpus, column, concatenate
 from repro.stages.stage import Stage, StageContext, read_journal
 
@@ -40,7 +40,7 @@ def _run(context: StageContext) -> None:
         "train": next_posts(corpus.posts("train"), context.scale.comparisons // FEWER, number),
         "validation": corpus.posts("validation"),
     }
-    policy = _frozen(context, pretrained.load_policy(context.inputs["ppo"] / "model"))
+    policy = inference.frozen(context, pretrained.load_policy(context.inputs["ppo"] / "model"), "float32")
     pairs: dict[str, Dataset] = {}
     golds: list[float] = []
     logprobs: list[Tensor] = []
@@ -82,11 +82,6 @@ def next_posts(posts: Dataset, count: int, number: int) -> Dataset:
 # ---------------------------------------------------------------------------------------------- the samples
 
 
-def _frozen(context: StageContext, network: Any) -> Any:
-    with_positions = context.pick(d.POSITION_IDS)
-    return wrapping.place_on_device(modes.freeze(with_positions(network)), context.accelerator)
-
-
 @torch.no_grad()
 def _sample(
     context: StageContext, corpus: Corpus, policy: nn.Module, posts: Dataset, purpose: str
@@ -95,18 +90,23 @@ def _sample(
 
     Ranks share the posts.
     """
-    scale, device = context.scale, context.accelerator.device
-    sampler = samplers.sampler_named({"vllm": "static"}.get(scale.sampler, scale.sampler))
-    sampling = generate.Sampling(evaluate.SAMPLED, logprob_temperature=evaluate.SAMPLED, sampler=sampler)
-    queries = column(posts, "query_token")
-    uniform = torch.rand(len(queries), scale.response_tokens, generator=context.generator(purpose))
+    scale, temperature, queries = context.scale, evaluate.SAMPLED, column(posts, "query_token")
+    sampling = generate.Sampling(temperature, temperature, sampler=inference.sampler_for(context))
     order, parts = batching.longest_first(queries, corpus.pad), []
+    drawn = inference.sample_batches(
+        policy,
+        queries,
+        order,
+        sampling,
+        corpus,
+        scale.response_tokens,
+        scale.rollout_batch,
+        context.generator(purpose),
+    )
     with mixed_precision.cached_autocast(context.accelerator):
-        for rows in ranks.shard(order)[0].split(scale.rollout_batch):
-            query, numbers = padding.trim_left(queries[rows], corpus.pad).to(device), uniform[rows].to(device)
-            response, logprob = generate.sample(policy, query, numbers, sampling, corpus.eos, corpus.pad)
+        for _, response, logprob in drawn:
             last, _ = text.last_token(response, corpus.eos)
-            written = torch.arange(response.shape[1], device=device) <= last[:, None]
+            written = torch.arange(response.shape[1], device=last.device) <= last[:, None]
             tokens = text.truncate_after_eos(response, corpus.eos, corpus.pad)
             parts.append((tokens.cpu(), keep(logprob.double(), written).sum(1).cpu()))
     responses, logprobs = (torch.cat(each) for each in zip(*parts))
@@ -146,7 +146,7 @@ def encode(corpus: Corpus, posts: Dataset, compared: list[Compared], number: int
     from datasets import Dataset
 
     features = corpus.pairs("train").features
-    policy, pad = f"policy of round {number - 1}", corpus.pad
+    policy, pad = f"sampled for round {number}", corpus.pad
     rows = posts.select([each.post for each in compared])
     table: dict[str, list] = {name: rows[name][:] for name in ("id", "query", "query_token")}
     size = len(compared)
@@ -178,7 +178,9 @@ def _filled(tokens: list[int], length: int, pad: int) -> list[int]:
 
 def _margins(context: StageContext, corpus: Corpus, pairs: Dataset) -> Tensor:
     """[N] by how much the reward model that the policy was trained against prefers the chosen summary."""
-    network = _frozen(context, pretrained.load_scalar(context.inputs["rm"] / "model"))
+    network = inference.frozen(
+        context, pretrained.load_scalar(context.inputs["rm"] / "model"), context.scale.frozen_weights
+    )
     return rm.Scorer(network, padding.unchanged, corpus.pad, context.scale.rollout_batch).margin(pairs)
 
 

@@ -22,15 +22,7 @@ from repro.models import critics, generate, logprobs, padding, scoring
 from repro.ops import masked, text
 from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
-from repro.stages import (
-    dpo,
-    evaluate,
-    expert_iteration,
-    ppo_metrics,
-    ppo_rewards,
-    ppo_warm_up,
-    untrained,
-)
+from repro.stages import dpo, evaluate, expert_iteration, ppo_metrics, ppo_rewards, ppo_warm_up, untrained
 from repro.stages.ppo_queue import Batch
 from repro.stages.ppo_setup import (
     AdaptiveState,

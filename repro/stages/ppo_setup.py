@@ -17,7 +17,7 @@ from repro import details as d
 from repro.detail import Pick
 from repro.models import critics, generate, mixed_precision, modes, pretrained, ranks, samplers, wrapping
 from repro.models.ensemble import RewardEnsemble
-from repro.stages import evaluate, optimise, ppo_rewards
+from repro.stages import evaluate, inference, optimise, ppo_rewards
 from repro.stages.checkpoint import RandomState, Stateful
 from repro.stages.corpus import Corpus, column
 from repro.stages.episodes import EpisodeTraces
@@ -181,7 +181,7 @@ def load_run(context: StageContext, with_critic: critics.Choice) -> Run:
     pick, scale, frozen_dtype = context.pick, context.scale, context.scale.frozen_weights
     dropout, with_positions, start = pick(d.DROPOUT).get("ppo", 0.0), pick(d.POSITION_IDS), pick(d.REFERENCE_POLICY)
     # Each frozen network moves to its device before the next one is read, which bounds the host's memory.
-    reward_model = load_reward_models(context, with_positions)
+    reward_model = load_reward_models(context)
     reference = with_positions(pretrained.load_policy(context.inputs[start.stage] / "model"))
     reference = mixed_precision.cast_weights(reference, start.dtype(frozen_dtype))
     policy = with_positions(pretrained.load_policy(start_policy))
@@ -213,13 +213,13 @@ def load_run(context: StageContext, with_critic: critics.Choice) -> Run:
     )
 
 
-def load_reward_models(context: StageContext, with_positions: Callable[[ScalarModel], ScalarModel]) -> nn.Module:
+def load_reward_models(context: StageContext) -> nn.Module:
     """The frozen reward model, or several as one."""
-    ensemble, members = context.pick(d.REWARD_ENSEMBLE), []
-    for name in ("rm", *(f"rm_{number}" for number in range(2, ensemble.size + 1))):
-        member = modes.freeze(with_positions(pretrained.load_scalar(context.inputs[name] / "model")))
-        member = mixed_precision.cast_weights(member, context.scale.frozen_weights)
-        members.append(wrapping.place_on_device(member, context.accelerator))
+    ensemble = context.pick(d.REWARD_ENSEMBLE)
+    members = [
+        inference.frozen(context, pretrained.load_scalar(context.inputs[name] / "model"), context.scale.frozen_weights)
+        for name in ("rm", *(f"rm_{number}" for number in range(2, ensemble.size + 1)))
+    ]
     return members[0] if ensemble.size == 1 else RewardEnsemble(members, ensemble.combine)
 
 

@@ -38,11 +38,11 @@ METRICS: dict[str, str] = {
     "which the chosen summary scores higher, ties counting half",
     "rm/feedback_accuracy": "share of comparisons of the newest round of feedback, on validation posts, in which the chosen "
     "summary scores higher, ties counting half",
-    "feedback/rm_accuracy": "share of comparisons of what the latest policy sampled for validation posts in which the "
-    "reward model that it was trained against scores the chosen summary higher, ties counting half",
+    "feedback/rm_accuracy": "share of comparisons of the new samples for validation posts in which the reward model of the "
+    "round before scores the chosen summary higher, ties counting half",
     "feedback/rm_margin": "score of the chosen summary less that of the rejected one, in the same comparisons by the same "
     "reward model; mean over comparisons",
-    "feedback/gold": "gold score of the latest policy's samples that annotators compare; mean over samples",
+    "feedback/gold": "gold score of the new samples that annotators compare; mean over samples",
     "feedback/entropy": "-log policy, summed over a sample's tokens, in nats; mean over the same samples",
     "feedback/equal_pairs": "share of pairs of samples that are the same text, so that there is nothing to compare",
     "feedback/comparisons": "comparisons of all rounds of feedback that the reward model learns beside the corpus's",

@@ -268,8 +268,11 @@ class Tracker:
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {}
-        for name in run.finished_stages:
-            seconds[name] = json.loads((self.dag.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
+        for name in (
+            run.finished_stages | run.keys.keys() - BY_NAME.keys()
+        ):  # steps of earlier rounds, other reward models
+            if run.keys[name] in self.dag.done:
+                seconds[name] = json.loads((self.dag.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
         recorded = self.client.get_run(run.run_id).data
         outcome = record.FAILED if failed else recorded.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)

@@ -10,7 +10,9 @@ from repro.data import embedded
 from repro.detail import Recipe
 from repro.details import FEEDBACK_ROUNDS
 from repro.engine import artefacts, pipeline
-from repro.stages import feedback
+from repro.models import padding, pretrained
+from repro.ops.preference import accuracy
+from repro.stages import feedback, rm
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import RESULT
 
@@ -38,7 +40,7 @@ def test_a_comparison_has_the_form_that_the_data_stage_gives_the_same_tokens(cor
         assert (column(encoded, f"{side}_tokens") - column(pairs, f"{side}_tokens")).abs().max() <= 1
         same = (column(encoded, f"query_{side}_token") == column(pairs, f"query_{side}_token")).all(1)
         assert same.float().mean() > 0.9
-    assert set(encoded["chosen_policy"]) == {"policy of round 1"} and set(encoded["batch"]) == {"round_2"}
+    assert set(encoded["chosen_policy"]) == {"sampled for round 2"} and set(encoded["batch"]) == {"round_2"}
 
 
 def summary(corpus, text, ended=True):
@@ -78,13 +80,16 @@ def rounds(tiny_scale, tiny_run):
     return pipeline.run(Recipe().but(FEEDBACK_ROUNDS, "2"), tiny_scale, 1, tiny_run["ppo"].parent, warn=pytest.fail)
 
 
-def test_the_reward_model_of_a_round_learns_the_new_comparisons_too(rounds, tiny_scale):
+def test_the_reward_model_of_a_round_learns_the_new_comparisons_too(rounds, tiny_scale, corpus):
     new = Corpus(rounds["feedback"]).pairs("train")
     assert 0 < len(new) <= tiny_scale.comparisons // feedback.FEWER
     steps = [json.loads(line)["step"] for line in (rounds["rm"] / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == (tiny_scale.comparisons + len(new)) // tiny_scale.rm_batch * tiny_scale.rm_batch
-    accuracy = json.loads((rounds["rm"] / RESULT).read_text())["metrics"]["rm/feedback_accuracy"]
-    assert 0 <= accuracy <= 1
+    scorer = rm.Scorer(pretrained.load_scalar(rounds["rm"] / "model").eval(), padding.unchanged, corpus.pad, 8)
+    with torch.no_grad():
+        margin = scorer.margin(Corpus(rounds["feedback"]).pairs("validation"))
+    told = json.loads((rounds["rm"] / RESULT).read_text())["metrics"]["rm/feedback_accuracy"]
+    assert told == accuracy(margin)
 
 
 def test_samples_are_the_policys_and_the_same_again(rounds, tiny_scale, tmp_path):

@@ -1,0 +1,43 @@
+"""Networks that are not trained, and what such a policy writes: for evaluations, feedback, and PPO's reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from repro import details as d
+from repro.models import generate, mixed_precision, modes, padding, ranks, samplers, wrapping
+from repro.stages.corpus import Corpus
+from repro.stages.stage import StageContext
+
+
+def frozen(context: StageContext, network: nn.Module, dtype: str) -> nn.Module:
+    """A network that is not trained: on the stage's device, in this precision, with the arm's positions."""
+    fixed = mixed_precision.cast_weights(modes.freeze(context.pick(d.POSITION_IDS)(network)), dtype)
+    return wrapping.place_on_device(fixed, context.accelerator)
+
+
+def sampler_for(context: StageContext) -> generate.Sampler:
+    """What samples outside of PPO's rollouts: vLLM has one policy only, PPO's."""
+    name = context.scale.sampler
+    return samplers.sampler_named("static" if name == "vllm" else name)
+
+
+def sample_batches(
+    policy: nn.Module,
+    queries: Tensor,
+    order: Tensor,
+    sampling: generate.Sampling,
+    corpus: Corpus,
+    response_tokens: int,
+    batch: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, responses and log-probabilities of this rank's rows of an `order` of the [N, Q] queries, `batch` at a time."""
+    device = next(policy.parameters()).device
+    uniform = torch.rand(len(queries), response_tokens, generator=generator)
+    for rows in ranks.shard(order)[0].split(batch):
+        query = padding.trim_left(queries[rows], corpus.pad).to(device)
+        yield query, *generate.sample(policy, query, uniform[rows].to(device), sampling, corpus.eos, corpus.pad)
