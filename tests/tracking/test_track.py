@@ -22,7 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from repro import record
 from repro.detail import Pick, Recipe
-from repro.details import DETAILS, WHITEN_ADV
+from repro.details import DETAILS, FEEDBACK_ROUNDS, WHITEN_ADV
 from repro.engine import artefacts, pipeline
 from repro.engine.dag import dag_of
 from repro.errors import UserError
@@ -30,6 +30,7 @@ from repro.models import pretrained
 from repro.stages import stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
+from repro.study.ablation import Ablation
 from repro.tracking import attach, track
 from repro.tracking import store as stores
 from tests.fresh_python import printed
@@ -107,6 +108,28 @@ def test_a_run_has_every_number_of_its_stages(study, cache, published):
         assert {point[0] for point in curves} > {"objective/kl", "loss/policy", "sft/loss", "rm/loss", "eval/win_rate"}
         assert sorted(point for point in told if point[0] not in finals) == sorted(curves)
         assert {name: value for name, _, value, _ in told if name in finals} == finals
+
+
+def test_a_run_of_several_rounds_has_the_last_ones_numbers_and_the_seconds_of_all(
+    tiny_scale, tiny_run, store, tmp_path
+):
+    cache = shutil.copytree(tiny_run["data"].parent, tmp_path / "rounds")
+    two = Recipe().but(FEEDBACK_ROUNDS, "2")
+    folders = pipeline.run(two, tiny_scale, 1, cache, warn=pytest.fail)
+    arms = {"1": Recipe(), "2": two}
+    publish(Ablation(FEEDBACK_ROUNDS, "", arms, (1,), tiny_scale, "test/win_rate", True, 0.05), cache)
+    (experiment,) = (each for each in store.search_experiments() if each.name.startswith("feedback_rounds"))
+    found = {run.data.tags.get(record.ARM): run for run in store.search_runs([experiment.experiment_id])}
+    seconds = {arm: json.loads(found[arm].data.tags[record.STAGE_SECONDS]) for arm in arms}
+    assert seconds["2"].keys() == folders.keys() and seconds["2"].keys() - seconds["1"].keys() == {
+        "feedback",
+        "rm_round_1",
+        "ppo_round_1",
+    }
+    last = json.loads((folders["rm"] / stage.RESULT).read_text())["metrics"]
+    assert found["2"].data.metrics["rm/feedback_accuracy"] == last["rm/feedback_accuracy"]
+    assert found["2"].data.metrics["rm/validation_accuracy"] == last["rm/validation_accuracy"]
+    assert "feedback/gold" in found["2"].data.metrics and "feedback/gold" not in found["1"].data.metrics
 
 
 def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):
