@@ -42,6 +42,8 @@ def learning_curves(data: pd.DataFrame, study: Study) -> str:
         return "No arm has a reference to be compared with."
     paired = pairing.differences(last, study.reference)
     found = _as_drawn(pairing.intervals(paired), curves)
+    if found.empty:  # what samples once a round, or not at all, logs nothing there
+        return "No arm has logged anything beside the reference at the end of training."
     if not (found["n"] > 1).any():
         return f"One seed each: how the curves end says nothing of other seeds{_farthest(paired, study)}."
     apart = found[(found["low"] > 0) | (found["high"] < 0)]

@@ -119,6 +119,9 @@ def test_curves_name_what_ends_apart_and_one_seed_says_nothing_of_others(study):
     assert "reward-model score (+5.0" in told and "of 18 comparisons at the end of training" in told
     assert sentence(curves.CHARTS[0], alike(study)).startswith("None of 18 comparisons")
     assert sentence(curves.CHARTS[0], only(study, [1])).startswith("One seed each")
+    once = study.curves[(study.curves["arm"] == "shift_and_scale") | (study.curves["step"] == 0)]
+    told = sentence(curves.CHARTS[0], replace(study, curves=once))
+    assert told == "No arm has logged anything beside the reference at the end of training."
 
 
 def test_differences_during_training_are_said_of_the_curve_that_leads_to_the_verdict(study):
