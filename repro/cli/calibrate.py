@@ -9,8 +9,10 @@ from repro.api.terminal import print_failures
 from repro.cli.options import command_of
 
 CALIBRATION = Path("docs") / "calibration.md"
+CONTROL = "draws"  # the detail that compares the recipe with itself
+LARGER = "mini"
 CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
-# Without the win rate: at the smallest scale no summary beats a reference.
+# Without the win rate: at the smallest scale no summary beats a reference. It is asked of the control at mini, if recorded.
 CALIBRATION_METRICS = ("test/gold", "test/score", "test/length", "test/kl")
 
 
@@ -29,12 +31,15 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from repro.study import ablation
     from repro.tracking.store import store_uri, usable_store
 
-    study, cache = ablation.load("draws", "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
+    study, cache = ablation.load(CONTROL, "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
     writable_folder(CALIBRATION.parent, "documentation", "run this in a checkout with a writable one")
     dag = dag_of(study, cache)
     execute(study, dag, launch.local(study.scale), command_of(arguments, "calibrate"))
     print_failures(dag)
     with usable_store():
-        outline = read.read_outline(study.detail.name, study.scale.name, store_uri())
-    print(f"calibration: {calibration.build(outline, CALIBRATION_METRICS, ablation.LOOKS, CALIBRATION)}")
+        asked = [(read.read_outline(CONTROL, study.scale.name, store_uri()), CALIBRATION_METRICS)]
+        if LARGER in read.recorded_scales(store_uri()):
+            larger, _ = read.read_outlines(LARGER, store_uri())
+            asked += [(each, (each.primary,)) for each in larger if each.detail == CONTROL]
+    print(f"calibration: {calibration.build(asked, ablation.LOOKS, CALIBRATION)}")
     return 1 if dag.failed else 0

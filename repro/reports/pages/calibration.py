@@ -4,7 +4,8 @@ What it reports is `repro.reports.statistics.simulation` and a real A/A study; i
 of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def draw_differences(data: pd.DataFrame) -> Figure:
         (expected, found), (slope, intercept, _) = stats.probplot(data.loc[data["metric"] == metric, "difference"])
         axes.plot(expected, intercept + slope * expected, color="#888888", linewidth=1, linestyle=(0, (4, 2)))
         axes.plot(expected, found, "o", color=style.PALETTE[1], markersize=3, alpha=0.7, markeredgewidth=0)
-        axes.set(title=terms.label(metric), xlabel="normal quantile")
+        axes.set(title=metric, xlabel="normal quantile")
     panels[0].set_ylabel("difference, again less first")
     return figure
 
@@ -108,18 +109,36 @@ def _shares_over_n(axes: Axes, rows: pd.DataFrame, shapes: tuple[str, ...], apar
 # The page
 
 
-def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path) -> Path:
-    """Writes the page and its figures (`images/calibration_*` beside it) from an A/A study, and gives the page's path.
+@dataclass(frozen=True)
+class Moves:
+    """How a metric differs between the two arms of an A/A study."""
 
-    `metrics` are final ones; `looks` the schedule of studies that grow. Where a statistics.md lies beside the page, its block
-    between the markers is renewed.
+    name: str  # of the metric, without its unit
+    label: str  # with it
+    differences: pd.Series  # [seed]
+    seeds: int  # of the study; some may lack a result
+
+
+def moves(studies: Sequence[tuple[Study, Sequence[str]]]) -> Iterator[Moves]:
+    """The metrics asked of each A/A study that change at all; those of a further study are named with its scale."""
+    for place, (study, metrics) in enumerate(studies):
+        where = f" at {study.scale}" if place else ""
+        for metric, values in simulation.differences(study, metrics).items():
+            yield Moves(terms.name(metric) + where, terms.label(metric) + where, values, len(study.seeds))
+
+
+def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], page: Path) -> Path:
+    """Writes the page and its figures (`images/calibration_*` beside it) from A/A studies, and gives the page's path.
+
+    Each study comes with the final metrics that are asked of it; `looks` is the schedule of studies that grow. Where a
+    statistics.md lies beside the page, its block between the markers is renewed.
     """
-    paired = simulation.differences(study, metrics)
-    drawn = {
-        f"measured {terms.name(metric)}": simulation.measured(values.to_numpy()) for metric, values in paired.items()
-    }
+    (study, asked), *further = studies
+    found = list(moves(studies))
+    drawn = {f"measured {each.name}": simulation.measured(each.differences.to_numpy()) for each in found}
     kinds = {"made-up shapes": SHAPES, "drawn from measured differences": drawn}
     simulated = [simulation.simulate(shapes, STUDIES).assign(kind=kind) for kind, shapes in kinds.items()]
+    paired = {each.name: each.differences for each in found}
     results = {
         "simulated": pd.concat(simulated, ignore_index=True),
         "real": simulation.real(paired).assign(kind="real A/A studies"),
@@ -130,11 +149,13 @@ def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path
     }
     values_of_page = {
         "study": study,
+        "further": [each for each, _ in further],
+        "commits": sorted({commit for each, _ in studies for commit in each.runs["commit"]}),
         "looks": looks,
         "paired": paired,
-        "moves": measured_table(study, paired),
-        "unmoved": [terms.label(metric) for metric in metrics if metric not in paired],
-        "figures": save_figures(paired, results, page.parent / "images"),
+        "moves": measured_table(found),
+        "unmoved": [terms.label(metric) for metric in asked if terms.name(metric) not in paired],
+        "figures": save_figures(found, results, page.parent / "images"),
         "summary": markup.render("calibration_summary.md.j2", **template_values(results)),
     }
     page.write_text(
@@ -144,9 +165,9 @@ def build(study: Study, metrics: Sequence[str], looks: Sequence[int], page: Path
     return page
 
 
-def save_figures(paired: Mapping[str, pd.Series], results: Mapping[str, pd.DataFrame], folder: Path) -> tuple[str, ...]:
+def save_figures(found: Sequence[Moves], results: Mapping[str, pd.DataFrame], folder: Path) -> tuple[str, ...]:
     """Writes `calibration_<name>.png`, `.svg` and `.csv` of every figure with data, and gives their names."""
-    raw = [values.rename("difference").reset_index().assign(metric=metric) for metric, values in paired.items()]
+    raw = [each.differences.rename("difference").reset_index().assign(metric=each.label) for each in found]
     simulated = results["simulated"]
     null = pd.concat([simulated[simulated["effect"] == 0], results["real"]], ignore_index=True)
     plots = (
@@ -273,14 +294,15 @@ def family_row(row) -> tuple:
     return row.shape, row.n, row.correction, bounded(row), f"{row.false_words:.1f}", f"{row.worst:g}"
 
 
-def measured_table(study: Study, paired: Mapping[str, pd.Series]) -> str:
+def measured_table(found: Sequence[Moves]) -> str:
     """What the real differences are like: a row per metric that moves."""
     rows = []
-    for metric, values in paired.items():
+    for each in found:
+        values = each.differences
         mean = f"{numbers.signed(values.mean())} ({numbers.span(*student.t_interval(values))})"
         far = numbers.number(values.abs().max() / values.std())
-        seeds = f"{len(values)} of {len(study.seeds)}"
-        rows.append((terms.label(metric), seeds, mean, numbers.number(values.std()), far))
+        seeds = f"{len(values)} of {each.seeds}"
+        rows.append((each.label, seeds, mean, numbers.number(values.std()), far))
     return table(
         ("metric", "seeds with both arms", "mean difference (95 % interval)", "spread", "largest, in spreads"), rows
     )

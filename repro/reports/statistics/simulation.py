@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing, resampling, sequential, student
 from repro.reports.statistics.words import MOVED, NO_DIFFERENCE, UNDECIDED, WORSE
@@ -235,11 +234,11 @@ def differences(study: Study, metrics: Sequence[str]) -> dict[str, pd.Series]:
 
 
 def real(paired: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """One row per metric and n: disjoint studies of n seeds, judged; "no difference" at one spread of all seeds."""
+    """One row per name and n: disjoint studies of n seeds, judged; "no difference" at one spread of all seeds."""
     rows = []
-    for metric, values in paired.items():
+    for name, values in paired.items():
         for n in SHOWN_SIZES:
             studies = values.to_numpy()[: len(values) // n * n].reshape(-1, n)
-            row = {"shape": terms.name(metric), "n": n, "effect": 0.0} | judged(studies)
+            row = {"shape": name, "n": n, "effect": 0.0} | judged(studies)
             rows.append(row | {"no_difference": alike(studies, values.std())})
     return pd.DataFrame(rows, columns=REAL)

@@ -132,11 +132,11 @@ def test_studies_that_grow_keep_the_promise_and_are_decided(looks):
 def test_real_studies_are_disjoint_and_in_the_order_of_seeds():
     # the first three seeds agree on +1, the next three on -1, and two are left over
     values = pd.Series([1.0, 1.1, 0.9, -1.0, -1.1, -0.9, 50.0, -50.0])
-    row = real({"test/gold": values}).set_index("n").loc[3]
+    row = real({"gold score": values}).set_index("n").loc[3]
     assert (row["studies"], row["shown"]) == (2, 1.0)
     exact = stats.binomtest(2, 2).proportion_ci()
     assert (row["shown_low"], row["shown_high"]) == (exact.low, exact.high)
-    assert real({"test/gold": values}).set_index("n").loc[10, "studies"] == 0
+    assert real({"gold score": values}).set_index("n").loc[10, "studies"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def written(control, tmp_path_factory) -> Path:
     (folder / BESIDE).write_text("before\n<!-- calibration -->\nstale\n<!-- /calibration -->\nafter\n")
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        return calibration.build(control, METRICS, (4, 6, 8, 12), folder / "calibration.md")
+        return calibration.build([(control, METRICS)], (4, 6, 8, 12), folder / "calibration.md")
 
 
 def test_the_page_says_what_was_simulated_and_what_was_run(written):
@@ -212,6 +212,22 @@ def test_the_page_says_what_was_simulated_and_what_was_run(written):
     ]
 
 
+def test_the_control_at_the_scale_of_studies_stands_beside_it_by_the_metric_that_decides_there(
+    control, brief, tmp_path
+):
+    few = control.finals[control.finals["seed"] < 10]
+    larger = replace(control, scale="mini", seeds=tuple(range(1, 10)), finals=few)
+    text = calibration.build(
+        [(control, METRICS), (larger, ("test/gold",))], (4, 6, 8, 12), tmp_path / "calibration.md"
+    ).read_text()
+    assert "The same at `mini`, the scale that studies run at, with 9 seeds" in text
+    assert rows_of(text, "The measured differences")[-1][:2] == ["gold score at mini", "8 of 9"]
+    assert "measured gold score at mini" in {
+        row[0] for row in rows_of(text, "Studies that grow until they are decided")
+    }
+    assert {row[0] for row in rows_of(text, "False positives")} >= {"gold score", "gold score at mini"}
+
+
 def test_the_page_of_the_documentation_is_of_this_simulation():
     rates = simulate(SHAPES, calibration.STUDIES).set_index(["shape", "effect", "n"])["shown"]
     told = {row[0]: row[1:] for row in rows_of(PAGE.read_text(), "In short")}
@@ -220,7 +236,7 @@ def test_the_page_of_the_documentation_is_of_this_simulation():
 
 
 def test_figures_lie_beside_the_page_and_equal_data_gives_equal_files(written, control, brief, tmp_path):
-    calibration.build(control, METRICS, (4, 6, 8, 12), tmp_path / "calibration.md")
+    calibration.build([(control, METRICS)], (4, 6, 8, 12), tmp_path / "calibration.md")
     one = written.parent
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file() and path.name != BESIDE)
     names = {f"calibration_{name}" for name in ("differences", "false_positives", "power")}
@@ -247,7 +263,7 @@ def test_a_page_without_its_markers_is_told(tmp_path):
 
 def test_a_study_in_which_nothing_moves_leaves_the_simulated_part(control, brief, unrendered, tmp_path):
     still = replace(control, finals=control.finals.assign(value=0.0))
-    text = calibration.build(still, METRICS, (4, 6, 8, 12), tmp_path / "calibration.md").read_text()
+    text = calibration.build([(still, METRICS)], (4, 6, 8, 12), tmp_path / "calibration.md").read_text()
     assert "gold score, KL to the SFT policy [nats], response length [tokens]" in text
     assert "Real A/A studies, each" not in text and "calibration_differences" not in text
     assert [row[0] for row in rows_of(text, "In short")] == list(SHAPES)
