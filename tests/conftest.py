@@ -46,7 +46,7 @@ LONG = (
     "test_your_own_data.py",
     "test_together.py",
     "engine/test_atlas.py",
-    "repro/reports/pages/test_page.py",
+    "reports/pages/test_page.py",
     "reports/test_bad_input.py",
     "tracking/test_track.py",
     "tracking/test_restarts.py",

@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 import repro
+from tests import conftest
 from tests.fresh_python import printed
 from tests.paths import ROOT, TESTS
 
@@ -87,6 +88,10 @@ def test_tests_lie_in_the_rooms_of_what_they_test():
     whole = {"bad_input", "faults"}  # what is about all verbs, or whole studies, at once
     assert rooms_of(TESTS) == rooms_of(ROOT / "repro") | {"benchmarks"} | needs | whole
     assert rooms_of(TESTS / "reports") == rooms_of(ROOT / "repro" / "reports")
+
+
+def test_the_files_that_are_tested_first_are_there():
+    assert [name for name in conftest.LONG if not (TESTS / name).is_file()] == []
 
 
 def test_every_module_stands_on_a_floor():
