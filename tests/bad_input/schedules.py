@@ -56,7 +56,6 @@ CASES = [
     Case(
         "plan whiten_adv --ceiling --with reward_source=gold", "all arms have reward_source=gold, which is the ceiling"
     ),
-    Case("plan rm_loss --ceiling", "a ceiling is of a win rate or a gold score, and this study is judged by rm/"),
     Case(
         "plan whiten_adv --ceiling --scale pythia-1b",
         "reward_source=gold needs the facts and annotators of the embedded",
