@@ -46,8 +46,15 @@ def test_the_distance_is_paired_and_the_share_is_of_the_way_from_before(high):
 def test_an_arm_at_the_ceiling_has_gone_all_of_the_way_and_one_seed_has_no_interval(study):
     at = analyse(below(study, dict(zip((1, 2, 3), EFFECTS["off"], strict=True)))).ceiling.set_index("arm").loc["off"]
     assert at["mean"] == 0 and pd.isna(at["share"])  # this ceiling is below what was there before PPO
+    gone = analyse(below(study, dict(zip((1, 2, 3), EFFECTS["shift_and_scale"], strict=True)))).ceiling.set_index("arm")
+    assert gone.loc["shift_and_scale", "share"] == pytest.approx(1)
     one = analyse(below(study, {2: 0.79})).ceiling.set_index("arm").loc["scale_only"]
-    assert (one["n"], one["mean"], one["share"]) == (1, 0, pytest.approx(1)) and pd.isna(one["low"])
+    assert (one["n"], one["mean"]) == (1, 0) and pd.isna(one["low"]) and pd.isna(one["share"])
+
+
+def test_of_a_way_that_the_seeds_do_not_tell_from_none_there_is_no_share(study):
+    rows = analyse(below(study, {1: 0.74, 2: 0.73, 3: 0.90})).ceiling  # on average above 0.74
+    assert rows["mean"].notna().all() and rows["share"].isna().all()
 
 
 def test_there_is_none_by_a_metric_that_the_gold_score_does_not_decide(high):

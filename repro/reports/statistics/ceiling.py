@@ -15,11 +15,12 @@ def gaps(study: Study) -> pd.DataFrame:
 
     `mean` with its 95 % t interval is arm - ceiling in the primary metric, over the `n` seeds that have both. `share` is how
     much of the way from before PPO to the ceiling the arm goes, a ratio of means over those of its seeds where the start is
-    known: (arm - before) / (ceiling - before). It is NaN where the ceiling is no better than the start.
+    known: (arm - before) / (ceiling - before). It is NaN where these seeds do not tell the
+    ceiling from the start, by the 95 % t interval of the way: a share of nothing is noise.
     """
-    if study.primary not in record.CEILING_METRICS or study.ceiling.empty:
+    ceiling, measured = level(study), set(study.finals["metric"])
+    if study.primary not in measured.intersection(record.CEILING_METRICS) or ceiling.empty:
         return pd.DataFrame(columns=COLUMNS)
-    ceiling = level(study)
     wide = study.finals.pivot(index=["arm", "seed"], columns="metric", values="value").reset_index()
     wide = wide.assign(ceiling=wide["seed"].map(ceiling)).dropna(subset=[study.primary, "ceiling"])
     paired = wide[["arm"]].assign(metric=study.primary, difference=wide[study.primary] - wide["ceiling"])
@@ -44,6 +45,7 @@ def _share(runs: pd.DataFrame, primary: str) -> float:
     """How much of the way an arm goes, over its runs whose value before PPO is known."""
     if f"sft_{primary}" not in runs:
         return float("nan")
-    means = runs[[f"sft_{primary}", primary, "ceiling"]].dropna().mean()
-    way = means["ceiling"] - means[f"sft_{primary}"]
-    return float((means[primary] - means[f"sft_{primary}"]) / way) if way > ROUNDING else float("nan")
+    known = runs[[f"sft_{primary}", primary, "ceiling"]].dropna()
+    way, gone = (known[end] - known[f"sft_{primary}"] for end in ("ceiling", primary))
+    low, _ = t_interval(way)
+    return float(gone.mean() / way.mean()) if low > ROUNDING else float("nan")
