@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 PEER   := .venv-peer
 CODE   := repro tests benchmarks docs
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
-unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH RUN EPISODE STUDY FROM EPISODES TO
+unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH CEILING RUN EPISODE STUDY FROM EPISODES TO
 unexport FORMAT MODEL URL KEY POSTS N PORT PART SHAPES SHAPE OTHER KILLS SEED
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
@@ -18,7 +18,8 @@ SCALED  = $(call option,scale,SCALE) $(call options,seeds,SEEDS) $(call options,
 RUNS    = $(call option,engine,ENGINE) $(call options,slurm,SLURM)
 TURNS   = $(call options,what,WHAT) $(call option,rounds,ROUNDS) $(call option,ours,OUR) \
           $(call option,threads,THREADS) $(call options,set,SET) $(call option,json,JSON)
-OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(call options,arms,ARMS) $(call options,with,WITH)
+OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(call options,arms,ARMS) $(call options,with,WITH) \
+          $(if $(value CEILING),--ceiling)
 STUDIED = $(if $(value DETAIL),$(call quoted,DETAIL)) $(call option,config,CONFIG)
 ANEW    = $(if $(FRESH),--fresh)
 
@@ -31,6 +32,7 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 help:  ## list these targets
 	@echo 'make TARGET [DETAIL=name] [SCALE=mini|smoke|local|pythia-1b|...] [SEEDS="1 2 3"] [SET="field=value ..."]'
 	@echo '            [UNTIL=decided] [LOOKS="4 6 8 12"] [ARMS="label ..."] [WITH="detail=label ..."] [FRESH=1]'
+	@echo '            [CEILING=gold]: the reference with the gold score as reward too, and how far from it the arms end'
 	@echo '            [REGISTER=1]: final policies become versions in the model registry of MLflow, one model for each arm'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -36,12 +36,16 @@ QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY = "question", "hypothesis", "move
 HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS = "higher_is_better", "smallest_effect", "looks"
 JUDGE, KL_CAP = "judge", "kl_cap"
 PLAN = (QUESTION, HYPOTHESIS, EXPECTED, PAPER, PRIMARY, HIGHER_IS_BETTER, SMALLEST_EFFECT, LOOKS, JUDGE, KL_CAP)
+# The primary metrics that a ceiling is one of: those by which the gold score decides.
+CEILING_METRICS = ("test/sampled_win_rate", "test/win_rate", "test/sampled_gold", "test/gold")
 GOLD_SCORE, REWARD_MODEL = "gold score", "reward model"  # values of JUDGE: what decides a win
 
 # Tags of a study's parent run.
 ROLE, STUDY = "role", "study"
 REPORTED = "reported"  # when its report was stored [ns]
 VERDICT = "verdict"  # all arms' in words; of one arm its word, in the tag `verdict_tag(arm)`
+# A ceiling's runs have this role and arm, and reports take them for no arm: the study's reference, with this choice more.
+CEILING, CEILING_DETAIL, CEILING_LABEL = "ceiling", "reward_source", "gold"
 STUDY_TAGS = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER)
 
 # Artifact files of a run; the artifact folder beside a sqlite store.

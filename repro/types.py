@@ -47,6 +47,9 @@ class Rollout:
         Tensor, " episodes"
     ]  # of the last token in losses and rewards: `last_token`, or the last in some recipes
     has_eos: Bool[Tensor, " episodes"]
+    member_scores: Float32[
+        Tensor, "episodes members"
+    ]  # of each of several reward models; no columns where there is one
 
     @property
     def token_mask(self) -> TokenMask:

@@ -58,6 +58,7 @@ class Case:
             last_token=last,
             last_counted=last,
             has_eos=has_eos,
+            member_scores=torch.zeros(len(last), 0),
         )
 
     def targets(self):

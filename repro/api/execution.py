@@ -8,6 +8,7 @@ from rich.console import Console
 
 from repro.api import terminal
 from repro.api.terminal import (
+    beside_arms,
     complain,
     joined_numbers,
     phase,
@@ -42,7 +43,7 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
     with phase("looking up what is cached", console):
         dag = dag_of(study, cache, fresh)
     say(
-        f"{len(study.arms)} arms x {len(study.seeds)} seeds; {len(dag.done)} of {len(dag.jobs)} stages "
+        f"{len(study.arms)} arms{beside_arms(study)} x {len(study.seeds)} seeds; {len(dag.done)} of {len(dag.jobs)} stages "
         f"are cached; {engine}",
         console,
     )

@@ -55,6 +55,18 @@ class Results:
         return rows.rename(columns={"mean": "difference"}).set_index("arm")[VERDICT]
 
     @property
+    def ceiling(self) -> pd.DataFrame:
+        """One row per arm, the reference first: n, difference, low, high, share; no rows where the store has no ceiling.
+
+        `difference` is the mean over n paired seeds of the arm's primary metric less the ceiling's, with the ends of its 95 %
+        interval. `share` is how much of the way from before PPO to the ceiling the arm goes. The ceiling is the reference with
+        the gold score as reward.
+        """
+        from repro.reports.statistics import ceiling
+
+        return ceiling.gaps(self.recorded).rename(columns={"mean": "difference"}).set_index("arm")
+
+    @property
     def summary(self) -> dict[str, float]:
         """The study in numbers, under the names that its parent run in MLflow has them by; what is not known is left out.
 

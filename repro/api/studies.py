@@ -30,6 +30,7 @@ def run_study(
     arms: Sequence[str] = (),
     until: str = "",
     looks: Sequence[int] = (),
+    ceiling: bool = False,
     shared: Mapping[str, str] = {},
     changes: Mapping[str, Any] = {},
     cache: Path | str = "",
@@ -46,6 +47,7 @@ def run_study(
         arms: labels of the variants to run beside the reference; by default all.
         until: "decided" runs more seeds, look by look, until every arm is decided.
         looks: the numbers of seeds at which that is tested.
+        ceiling: run the reference with the gold score as reward too, beside the arms; `Results.ceiling` compares with it.
         shared: detail -> label, of choices that all arms make, the reference too.
         changes: field of the scale -> value.
         cache: the folder of artefacts; by default REPRO_CACHE, or `cache`.
@@ -59,7 +61,7 @@ def run_study(
     from repro.engine import launch
 
     name = detail.name if isinstance(detail, Detail) else detail
-    study = _study(name, scale, seeds, arms, until, looks, shared, changes)
+    study = _study(name, scale, seeds, arms, until, looks, ceiling, shared, changes)
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
     console = terminal.console if progress else Console(quiet=True)
     with _workers_without_main():
@@ -101,6 +103,7 @@ def _study(
     arms: Sequence[str],
     until: str,
     looks: Sequence[int],
+    with_ceiling: bool,
     shared: Mapping[str, str],
     changes: Mapping[str, Any],
 ) -> Ablation:
@@ -112,23 +115,29 @@ def _study(
         if changes:
             raise UserError("changes are for a scale that is given by its name; use dataclasses.replace on your own")
         asked = [str(seed) for seed in seeds or (() if until else scale.seeds)]
-        study = ablation.load(name, "mini", asked, {}, shared, arms, until=until, looks=schedule)
+        study = ablation.load(
+            name, "mini", asked, {}, shared, arms, until=until, looks=schedule, with_ceiling=with_ceiling
+        )
         return _at_own_scale(study, scale, shared)
     asked, budget = [str(seed) for seed in seeds], {field: str(value) for field, value in changes.items()}
-    return ablation.load(name, scale, asked, budget, shared, arms, until=until, looks=schedule)
+    return ablation.load(
+        name, scale, asked, budget, shared, arms, until=until, looks=schedule, with_ceiling=with_ceiling
+    )
 
 
 def _at_own_scale(study: Ablation, scale: Scale, shared: Mapping[str, str]) -> Ablation:
     """The study at a scale that is none of the presets; UserError where it goes by the name of one."""
     from repro import details
     from repro.study import ablation
+    from repro.study import ceiling as ceilings
 
     if SCALES.get(scale.name, scale) != scale:
         raise UserError(
             f"this scale is called {scale.name} and differs from the one of that name; give it a name of its own, as "
             f'dataclasses.replace(scale, name="{scale.name}-of-mine")'
         )
-    for recipe in study.arms.values():
+    ceilings.check(study.ceiling, scale)
+    for recipe in study.recipes.values():
         details.check_sharing(recipe, scale.sharding, scale.precision)
         details.check_batch(recipe, scale.ppo_batch, scale.processes)
         details.check_rounds(recipe, scale.rm_from)

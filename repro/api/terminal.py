@@ -73,6 +73,11 @@ def joined_numbers(values) -> str:
     return " ".join(map(str, values))
 
 
+def beside_arms(study) -> str:
+    """What is run beside a study's arms, as a list of them ends; nothing where nothing is."""
+    return " and the ceiling" if study.ceiling else ""
+
+
 def print_failures(dag) -> None:
     """Print which jobs of a DAG failed, and why."""
     for label, why in dag.broken.items():

@@ -21,6 +21,9 @@ def add_study_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--looks", nargs="+", default=[], metavar="N", help="numbers of seeds at the looks (4 6 8 12)")
     verb.add_argument("--arms", nargs="+", default=[], metavar="LABEL", help="variants to run beside the reference")
     verb.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the scale")
+    verb.add_argument(
+        "--ceiling", action="store_true", help="run the reference with the gold score as reward too, beside the arms"
+    )
     verb.add_argument("--with", nargs="+", default=[], metavar="DETAIL=LABEL", help="choices that all arms share")
 
 
@@ -55,15 +58,15 @@ def load_study(arguments: argparse.Namespace):
         arguments.arms,
         until=arguments.until,
         looks=arguments.looks,
+        with_ceiling=arguments.ceiling,
     )
 
 
 def _require_alone(arguments: argparse.Namespace) -> None:
     """UserError where an option is given beside --config, which says all that they say."""
     named = ["DETAIL"] if arguments.study is not None else []
-    given = [
-        f"--{name}" for name in ("scale", "seeds", "until", "looks", "arms", "set", "with") if getattr(arguments, name)
-    ]
+    options = ("scale", "seeds", "until", "looks", "arms", "ceiling", "set", "with")
+    given = [f"--{name}" for name in options if getattr(arguments, name)]
     for name in named + given:
         raise UserError(f"--config says the whole study; leave {name} out, or leave --config out")
 
@@ -86,7 +89,9 @@ def choose_engine(arguments: argparse.Namespace, studies):
 
     requested = pairs_of("--slurm", arguments.slurm, FORM)
     if arguments.engine == "slurm":
-        return slurm.engine(studies[0].scale, requested, sum(len(study.arms) * len(study.seeds) for study in studies))
+        return slurm.engine(
+            studies[0].scale, requested, sum(len(study.recipes) * len(study.seeds) for study in studies)
+        )
     if arguments.engine != "local":
         raise UserError(
             f"there is no engine {quoted(arguments.engine)}; {nearest(arguments.engine, ('local', 'slurm'))}"
@@ -106,7 +111,7 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
     for option in ("seeds", "looks", "arms", "with"):
         given = getattr(arguments, option, [])
         words += [f"--{option}", *given] if given else []
-    words += [f"--{option}" for option in ("fresh", "register") if getattr(arguments, option, False)]
+    words += [f"--{option}" for option in ("ceiling", "fresh", "register") if getattr(arguments, option, False)]
     return shlex.join(words + _set_words(arguments))
 
 

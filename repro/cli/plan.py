@@ -6,6 +6,7 @@ from rich.table import Table
 
 from repro.api.folders import cache_folder, usable_cache_folder
 from repro.api.terminal import (
+    beside_arms,
     console,
     duration,
     joined_numbers,
@@ -37,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     workers, refusal = (1, "") if gpu and not cost.at_hand().present else _workers(study.scale)
     say_study(study)
     seeds = " ".join(map(str, study.seeds))
-    say(f"arms {', '.join(study.arms)}; seeds {seeds}; primary metric {study.primary}")
+    say(f"arms {', '.join(study.arms)}{beside_arms(study)}; seeds {seeds}; primary metric {study.primary}")
     say(ablation.source(study.detail.name))
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
@@ -48,7 +49,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     for name in dict.fromkeys(job.stage for job in dag.jobs.values()):
         jobs = [job for job in dag.jobs.values() if job.stage == name]
         cached = sum(job.key in dag.done for job in jobs)
-        shared = "yes" if len(jobs) < len(study.arms) * len(study.seeds) else "no"
+        shared = "yes" if len(jobs) < len(study.recipes) * len(study.seeds) else "no"
         seconds = cost.seconds(jobs, cache) / len(jobs)
         taken = duration(seconds) if gpu else f"{seconds:.0f}"
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)

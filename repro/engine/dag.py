@@ -97,8 +97,8 @@ def jobs_of(study: Ablation, arms: Collection[str] = ()) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     order: dict[str, tuple[int, int]] = {}
     for seed in study.seeds:
-        for arm in arms or study.arms:
-            recipe = study.arms[arm]
+        for arm in arms or study.recipes:
+            recipe = study.recipes[arm]
             for step, keys in pipeline.all_steps(recipe, study.scale, seed):
                 name, key = step.stage.name, keys[step.stage.name]
                 jobs.setdefault(key, Job(key, name, arm, recipe, study.scale, seed, keys, step.name, step.member))

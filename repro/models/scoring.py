@@ -25,13 +25,22 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
     Columns on the left that are padding in every row are not run, since no pooling depends on them.
     """
     if isinstance(reward_model, RewardEnsemble):
-        return reward_model.combine(
-            torch.stack([score(member, ids, response_tokens, pad) for member in reward_model.members])
-        )
+        return score_with_members(reward_model, ids, response_tokens, pad)[0]
     ids = padding.trim_left(ids, pad)
     pooling, is_token = POOLINGS[_scalar(reward_model).reward_token], ids != pad
     output = reward_model(**forward_pass.model_inputs(ids, pad), places=pooling.places(is_token))
     return pooling.pool(output, is_token, response_tokens)
+
+
+def score_with_members(
+    reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: int
+) -> tuple[Tensor, Tensor]:
+    """As `score`, and of several reward models [B, members] what each of them says; [B, 0] of one."""
+    if not isinstance(reward_model, RewardEnsemble):
+        scores = score(reward_model, ids, response_tokens, pad)
+        return scores, scores.new_empty(len(scores), 0)
+    members = torch.stack([score(member, ids, response_tokens, pad) for member in reward_model.members])
+    return reward_model.combine(members), members.T
 
 
 def score_pairs(

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repro.types import PerEpisode
+from repro.types import PerEpisode, Scalar
 
 MemberScores = Float[Tensor, "members episodes"]
 VARIANCE_WEIGHT = 0.5
@@ -51,3 +53,50 @@ def mean_minus_variance(scores: MemberScores, weight: float = VARIANCE_WEIGHT) -
     Source: uncertainty-weighted optimisation in Coste et al. 2023.
     """
     return scores.mean(0) - weight * scores.var(0, correction=0)
+
+
+def spread(scores: MemberScores) -> Scalar:
+    """How far apart the members score one response: their standard deviation, each centred on its own mean.
+
+    sqrt(mean_e var_i (s_ie - mean_f s_if)), the variance with Bessel's correction
+
+    Args:
+        scores: [members, episodes] s, in points of score; at least 2 members.
+
+    Source: the within-group part of a one-way analysis of variance (Fisher 1925).
+    """
+    centred = scores.double() - scores.double().mean(1, keepdim=True)
+    return centred.var(0).mean().sqrt()
+
+
+def rank_correlation(scores: MemberScores) -> Scalar:
+    """How alike the members rank the episodes: Spearman's correlation of two of them, mean over all pairs.
+
+    Args:
+        scores: [members, episodes] s; at least 2 members. Episodes of one score share the mean of their ranks.
+
+    NaN where a member gives every episode the same score.
+    """
+    ranked = [_ranks(member) for member in scores]
+    return torch.stack([correlation(one, other) for one, other in combinations(ranked, 2)]).mean()
+
+
+def correlation(one: PerEpisode, other: PerEpisode) -> Scalar:
+    """Pearson's correlation of two scores of the same episodes.
+
+    sum_e (a_e - mean a)(b_e - mean b) / sqrt(sum_e (a_e - mean a)^2 sum_e (b_e - mean b)^2)
+
+    Args:
+        one: [episodes] a.
+        other: [episodes] b.
+
+    NaN where either gives every episode the same score.
+    """
+    a, b = (each.double() - each.double().mean() for each in (one, other))
+    return ((a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()).clamp(-1, 1)
+
+
+def _ranks(values: PerEpisode) -> Tensor:
+    """[episodes] places from the lowest value on, the first 1; equal values share the mean of theirs."""
+    below, equal = values[:, None] > values, values[:, None] == values
+    return below.sum(1) + (equal.sum(1) + 1) / 2

@@ -245,14 +245,6 @@ def rollout_gold_grades(posts: Dataset, rollout: Rollout, corpus: Corpus) -> pd.
     return gold_grades(posts, corpus.decode(truncated), rollout.has_eos.cpu().numpy())
 
 
-def gold_metrics(posts: Dataset, rollout: Rollout, corpus: Corpus) -> Metrics:
-    """The mean gold score of a rollout's responses over all ranks; nothing where the posts' facts are not known."""
-    import pandas as pd
-
-    table = pd.concat(ranks.all_gather(rollout_gold_grades(posts, rollout, corpus)))
-    return {"objective/gold": float(table["gold"].mean(skipna=False))} if "gold" in table else {}
-
-
 # ---------------------------------------------------------------------------------------------- the two stages
 
 

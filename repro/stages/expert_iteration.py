@@ -26,7 +26,7 @@ from repro import details as d
 from repro.models import critics, logprobs, modes
 from repro.ops import loss, masked
 from repro.ops.preference import ExpertIteration, favourites
-from repro.stages import evaluate, optimise, ppo_metrics, ppo_rewards
+from repro.stages import optimise, ppo_gold, ppo_metrics, ppo_rewards
 from repro.stages.ppo_batches import Columns, micro_batches_by_length
 from repro.stages.ppo_setup import Run, Training, local_episodes, prepare, save_weights, validate
 from repro.stages.stage import StageContext
@@ -92,11 +92,12 @@ def sample_round(run: Run, training: Training, roll_out: RollOut, to_sample: Seq
         best = favourites(score, plan.responses)
         training.queue.put(batch, rollout[best])
         metrics = ppo_metrics.sample_metrics(rollout, score, run.accelerator.reduce)
-        metrics |= evaluate.gold_metrics(batch.posts, rollout, run.corpus)
+        metrics |= ppo_gold.gold_metrics(run, batch.posts, rollout)
         all_prompts = torch.ones_like(best, dtype=torch.bool)
         favourite_score = masked.mean(score[best], all_prompts, run.accelerator.reduce)
         measured.append(metrics | {"objective/favourite_score": favourite_score.item()})
-    return {name: sum(each[name] for each in measured) / len(measured) for name in measured[0]}
+    known = {name: [each[name] for each in measured if name in each] for name in chain.from_iterable(measured)}
+    return {name: sum(values) / len(values) for name, values in known.items()}
 
 
 def imitate(run: Run, kept: Rollout, minibatch: Tensor) -> float:

@@ -2,7 +2,8 @@
 
 The fourth phase goes on in `ppo_step.py`. `ppo_setup.py` constructs what the phases share, `ppo_rewards.py` scores episodes,
 `ppo_queue.py` holds those that wait for their update, `ppo_batches.py` splits an optimizer step into micro-batches,
-`ppo_trust_region.py` takes one, and `ppo_metrics.py` measures. `ppo_warm_up.py` is for arms whose critic learns alone first.
+`ppo_trust_region.py` takes one, and `ppo_metrics.py` and `ppo_gold.py` measure. `ppo_warm_up.py` is for arms whose critic
+learns alone first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from repro.models import critics, generate, logprobs, padding, scoring
 from repro.ops import masked, text
 from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
-from repro.stages import dpo, evaluate, expert_iteration, ppo_metrics, ppo_rewards, ppo_warm_up, untrained
+from repro.stages import dpo, expert_iteration, ppo_gold, ppo_metrics, ppo_rewards, ppo_warm_up, untrained
 from repro.stages.ppo_queue import Batch
 from repro.stages.ppo_setup import (
     AdaptiveState,
@@ -67,7 +68,7 @@ def train(context: StageContext) -> None:
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
         # 5. Log metrics, and trace a few episodes token by token.
-        metrics |= ppo_metrics.update_metrics(steps) | evaluate.gold_metrics(batch.posts, rollout, run.corpus)
+        metrics |= ppo_metrics.update_metrics(steps) | ppo_gold.gold_metrics(run, batch.posts, rollout)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
         context.log(update * scale.ppo_batch, metrics)
@@ -136,6 +137,9 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     logprob = pick(d.OLD_LOGPROB)(sampled=sampler_logprob, again=again)
     ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
     full_kl = partial(logprobs.response_kl, networks.policy, networks.reference, *inputs)
+    score, member_scores = scoring.score_with_members(
+        networks.reward_model, scored, padding.count_tokens(truncated, pad), pad
+    )
     return Rollout(
         query=query,
         response=response,
@@ -144,10 +148,11 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
         ref_logprob=ref_logprob,
         kl=pick(d.KL_ESTIMATOR)(logprob=logprob, ref_logprob=ref_logprob, whole=full_kl),
         value=critics.response_values(networks.critic, trimmed, response, pad),
-        score=scoring.score(networks.reward_model, scored, padding.count_tokens(truncated, pad), pad),
+        score=score,
         last_token=last_token,
         last_counted=pick(d.AFTER_EOS)(last_token, response.shape[1]),
         has_eos=has_eos,
+        member_scores=member_scores,
     )
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +38,7 @@ _KINDS = {
     "primary": str,
     "higher_is_better": bool,
     "smallest_effect": (int, float),
+    "ceiling": bool,
 }
 
 
@@ -45,7 +46,8 @@ _KINDS = {
 class Ablation:
     """Arms by label, the reference's first; the verdict is on `primary`, in whose unit `smallest_effect` is.
 
-    With `looks` the study grows: it is judged at so many of its seeds, one number after another, until all is decided.
+    With `looks` the study grows: it is judged at so many of its seeds, one number after another, until all is decided. A
+    `ceiling` is run beside the arms, and no verdict is about it.
     """
 
     detail: Detail
@@ -57,9 +59,15 @@ class Ablation:
     higher_is_better: bool
     smallest_effect: float
     looks: tuple[int, ...] = ()
+    ceiling: Mapping[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """Label -> recipe of all that is run on each seed: the arms, and the ceiling where there is one."""
+        return {**self.arms, **self.ceiling}
 
     def at(self, look: int, arms: Collection[str]) -> "Ablation":
-        """The part of the study that a look needs: the reference and these arms, on the first `look` seeds."""
+        """The part of the study that a look needs: reference, ceiling and these arms, on the first `look` seeds."""
         kept = {label: recipe for label, recipe in self.arms.items() if label in {self.detail.reference, *arms}}
         return replace(self, arms=kept, seeds=self.seeds[:look])
 
@@ -74,14 +82,16 @@ def load(
     folder: Path = FOLDER,
     until: str = "",
     looks: Sequence[str] = (),
+    with_ceiling: bool = False,
 ) -> Ablation:
     """The study of `ablations/<name>.toml`, or without one what a detail's declaration implies; what is given overrides both.
 
     What the declaration implies is every variant, at scale mini and on its seeds, judged by `test/sampled_win_rate`.
     `shared` is detail -> label: choices that all arms make, the reference too. `until` is "decided" for a study that grows
-    by looks. UserError where an arm or a schedule makes no sense.
+    by looks. `with_ceiling` adds the reference with the gold score as reward. UserError where any of it makes no sense.
     """
     from repro import details  # brings torch, for the functions of its variants; `names` does without
+    from repro.study import ceiling
 
     if "seeds" in changes:
         raise UserError('seeds are no budget; give them as --seeds 1 2 3 (with make: SEEDS="1 2 3")')
@@ -97,7 +107,11 @@ def load(
         )
     schedule = _looks(until, looks or declared.get("looks", LOOKS), bool(looks), seeds)
     chosen = _arms(detail, arms or declared.get("arms", detail.variants), shared)
-    for recipe in chosen.values():
+    own = _is_own(declared, scale_name)
+    beside = with_ceiling or (own and declared.get("ceiling", False))
+    above = ceiling.ceiling_of(detail, chosen, primary) if beside else {}
+    ceiling.check(above, budget)
+    for recipe in (*chosen.values(), *above.values()):
         details.check_sharing(recipe, budget.sharding, budget.precision)
         details.check_batch(recipe, budget.ppo_batch, budget.processes)
         details.check_rounds(recipe, budget.rm_from)
@@ -107,12 +121,13 @@ def load(
         arms=chosen,
         seeds=tuple(range(1, schedule[-1] + 1))
         if schedule
-        else _seeds(seeds or (declared if _is_own(declared, scale_name) else {}).get("seeds", budget.seeds)),
+        else _seeds(seeds or (declared if own else {}).get("seeds", budget.seeds)),
         scale=replace(budget, name=recorded_name(budget.name, shared)),
         primary=primary,
         higher_is_better=declared.get("higher_is_better", True),
         smallest_effect=smallest_effect,
         looks=schedule,
+        ceiling=above,
     )
 
 
@@ -120,7 +135,7 @@ def in_atlas(name: str, scale_name: str, seeds: Sequence[str], changes: Mapping[
     """The study of a detail as the atlas runs it: every variant, at the scale's own budget and the paper's other choices."""
     study = load(name, scale_name, seeds, changes)
     budget = scale.find(scale_name, changes)
-    return replace(study, arms=_arms(study.detail, study.detail.variants, {}), scale=budget)
+    return replace(study, arms=_arms(study.detail, study.detail.variants, {}), scale=budget, ceiling={})
 
 
 def names(
@@ -201,12 +216,12 @@ def _read(path: Path) -> dict:
         raise UserError(f"{path} cannot be read ({reason(error)}); a file of TOML is needed") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {reason(error)}; correct it") from None
-    for field, value in declared.items():
-        if field not in _KINDS:
-            raise UserError(f"{path}: there is no field {quoted(field)}; {nearest(field, _KINDS)}")
-        if not isinstance(value, _KINDS[field]) or (isinstance(value, bool) and _KINDS[field] is not bool):
+    for name, value in declared.items():
+        if name not in _KINDS:
+            raise UserError(f"{path}: there is no field {quoted(name)}; {nearest(name, _KINDS)}")
+        if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and _KINDS[name] is not bool):
             raise UserError(
-                f"{path}: {field} = {cut(repr(value))} has the wrong type; it must be {_TYPES[_KINDS[field]]}"
+                f"{path}: {name} = {cut(repr(value))} has the wrong type; it must be {_TYPES[_KINDS[name]]}"
             )
     if "detail" not in declared:
         raise UserError(f'{path}: the field detail is missing; say which detail it varies, as detail = "whiten_adv"')

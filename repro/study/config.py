@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from repro import record
 from repro.detail import Detail, Recipe
 from repro.errors import UserError, cut, nearest, quoted, reason
 from repro.study import metrics
@@ -49,6 +50,7 @@ def as_config(study: Ablation) -> dict[str, Any]:
         "primary": study.primary,
         "higher_is_better": study.higher_is_better,
         "smallest_effect": study.smallest_effect,
+        **({record.CEILING: True} if study.ceiling else {}),
     }
 
 
@@ -66,6 +68,7 @@ def read_config(path: Path) -> Ablation:
 def from_config(given: Any, source: str = "the config") -> Ablation:
     """The study that `as_config` turned into data; UserError, which begins with `source`, where there is no such study."""
     from repro import details
+    from repro.study import ceiling
 
     wrong = (
         [name for name, kind in _KINDS.items() if not _is(given, name, kind)] if isinstance(given, dict) else [*_KINDS]
@@ -91,7 +94,9 @@ def from_config(given: Any, source: str = "the config") -> Ablation:
     seeds, looks = _numbers(given["seeds"], "seeds", source), _numbers(given["looks"], "looks", source)
     seeds = tuple(range(1, looks[-1] + 1)) if looks else seeds  # the config of an early look goes on to the later ones
     own = {name: given[name] for name in ("question", "primary", "higher_is_better", "smallest_effect")}
-    return Ablation(detail=detail, arms=arms, seeds=seeds, scale=scale, looks=looks, **own)
+    above = ceiling.ceiling_of(detail, arms, own["primary"]) if given.get(record.CEILING) is True else {}
+    ceiling.check(above, scale)
+    return Ablation(detail=detail, arms=arms, seeds=seeds, scale=scale, looks=looks, ceiling=above, **own)
 
 
 def _is(given: Mapping[str, Any], name: str, kind: Any) -> bool:

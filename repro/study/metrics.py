@@ -82,6 +82,17 @@ METRICS: dict[str, str] = {
     "objective/favourite_score": "objective/score of the best response to each prompt, of which alone rejection sampling and "
     "expert iteration learn; mean over the batch's prompts",
     "objective/gold": "gold score of a response; mean over the batch's episodes",
+    "objective/members_spread": "standard deviation between an ensemble's members of the score of a response, each member "
+    "less its mean over the batch, in points of score; the root of the mean variance over the batch's episodes; only of an "
+    "ensemble",
+    "objective/members_rank_correlation": "Spearman's correlation of two members' scores over the batch's episodes; mean over "
+    "the pairs of members",
+    "objective/members_gold_correlation": "Pearson's correlation of a member's score and the gold score over the batch's "
+    "episodes; mean over the members",
+    "objective/members_gold_correlation_*": "as objective/members_gold_correlation, of the member of this number; the first is "
+    "the reference's reward model",
+    "objective/members_combined_gold_correlation": "Pearson's correlation of the ensemble's score and the gold score over the "
+    "batch's episodes, before the reward's shape and the rules for what is paid",
     "objective/kl": "log policy - log reference policy, summed over a response's tokens, in nats; mean over the "
     "batch's episodes",
     "objective/kl_coefficient": "KL coefficient beta, in points of score per nat",

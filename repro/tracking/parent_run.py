@@ -26,7 +26,8 @@ def open_parent(
     It only helps a person to find the study: every tag and metric is in the child runs, and reports skip the parent.
     """
     runs = [run for run in found if {record.ARM, record.SEED} <= run.data.tags.keys()]
-    name = present.study_name(plan[record.DETAIL], plan[record.SCALE], arm_seeds | {_arm_and_seed(run) for run in runs})
+    arms = {_arm_and_seed(run) for run in runs if run.data.tags.get(record.ROLE) != record.CEILING}
+    name = present.study_name(plan[record.DETAIL], plan[record.SCALE], arm_seeds | arms)
     parents = [run for run in found if run.data.tags.get(record.ROLE) == record.STUDY]
     tags = {record.ROLE: record.STUDY} | {each: plan[each] for each in record.STUDY_TAGS}
     parent = parents[-1] if parents else store.create_run(experiment.experiment_id, tags=tags, run_name=name)

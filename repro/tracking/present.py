@@ -26,9 +26,10 @@ COLUMNS = (
 )
 
 
-def run_name(detail: str, arm: str, seed: int, scale: str) -> str:
+def run_name(study: Ablation, arm: str, seed: int) -> str:
     """The name of a run, which is found in a search over all studies too."""
-    return f"{detail}={arm} seed {seed} {scale}"
+    named = f"{study.detail.name} {arm}" if arm in study.ceiling else f"{study.detail.name}={arm}"
+    return f"{named} seed {seed} {study.scale.name}"
 
 
 def study_name(detail: str, scale: str, arm_seeds: Collection[tuple[str, str]]) -> str:
@@ -40,6 +41,9 @@ def study_name(detail: str, scale: str, arm_seeds: Collection[tuple[str, str]]) 
 def run_note(study: Ablation, arm: str, seed: int) -> str:
     """A run's description: its arm, and what that changes."""
     detail = study.detail
+    if arm in study.ceiling:
+        choices = ", ".join(f"`{name} = {label}`" for name, label in study.ceiling[arm].choices)
+        return f"**The ceiling**, no arm of the comparison: the reference with {choices}. Seed {seed}."
     instead = "the reference" if arm == detail.reference else f"instead of `{detail.reference}`"
     shared = [f"`{name} = {label}`" for name, label in study.arms[arm].choices if name != detail.name]
     shared_choices = f" All arms have {', '.join(shared)}." if shared else ""

@@ -64,7 +64,7 @@ def register_policies(detail: str, scale: str, words: Mapping[str, str], folder:
                 told.without.append(f"{arm} seed {seed}")
                 continue
             name = model_name(detail, scale, arm)
-            _register(store, name, run, words.get(arm, REFERENCE))
+            _register(store, name, run, words.get(arm, run.data.tags.get(record.ROLE, REFERENCE)))
             told.seeds.setdefault(name, []).append(seed)
     return told
 

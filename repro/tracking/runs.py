@@ -86,10 +86,11 @@ class Creation:
             record.ARM: run.arm,
             record.SEED: str(run.seed),
             record.REFERENCE: record.flag(run.arm == self.study.detail.reference),
-            record.RECIPE: json.dumps(dict(self.study.arms[run.arm].choices)),
+            record.RECIPE: json.dumps(dict(self.study.recipes[run.arm].choices)),
+            **({record.ROLE: record.CEILING} if run.arm in self.study.ceiling else {}),
             **{record.stage_tag(name): key for name, key in run.keys.items()},
         }
-        name = present.run_name(self.study.detail.name, run.arm, run.seed, self.study.scale.name)
+        name = present.run_name(self.study, run.arm, run.seed)
         made = self.client.create_run(self.experiment, tags=tags, run_name=name)
         self.client.log_text(made.info.run_id, json.dumps(as_config(self.study), indent=1), record.CONFIG)
         if self.changes:
@@ -105,7 +106,7 @@ class Creation:
         return not published and not self._params(run).keys() <= found.data.params.keys()
 
     def _params(self, run: Run) -> dict[str, str]:
-        recipe = self.study.arms[run.arm]
+        recipe = self.study.recipes[run.arm]
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(run.seed)}
         return params | {f"scale.{name}": short(value) for name, value in asdict(self.study.scale).items()}
 

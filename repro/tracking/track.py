@@ -79,7 +79,7 @@ class Tracker:
             self.creation = runs.Creation(
                 self.client, self.experiment, study, facts, self.parent, changes_since_commit()
             )
-            self.runs = [self._open(arm, seed, known) for seed in study.seeds for arm in study.arms]
+            self.runs = [self._open(arm, seed, known) for seed in study.seeds for arm in study.recipes]
             # Whether every run and the parent run are published to their end.
             self.ended = parent.info.status == "FINISHED" and all(run.ended for run in self.runs)
             if not self.ended:
@@ -87,7 +87,7 @@ class Tracker:
 
     def _open(self, arm: str, seed: int, known: Mapping[str, Recorded]) -> Run:
         """The recorded run of this arm and seed, or a new one, tagged with the plan before it starts."""
-        keys = pipeline.keys(self.study.arms[arm], self.study.scale, seed)
+        keys = pipeline.keys(self.study.recipes[arm], self.study.scale, seed)
         editions = {name: artefacts.edition(self.dag.cache / key) for name, key in keys.items()}
         again = [editions] if any(editions.values()) else []  # stages that were made again under their key
         identity = json.dumps([self.study.scale.name, arm, seed, keys, *again], sort_keys=True)

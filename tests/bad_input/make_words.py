@@ -22,6 +22,11 @@ MISSING = [
 WRONG = [
     ("ablation", ("DETAIL=../../x",), "there is no detail '../../x'"),
     ("ablation", ("DETAIL=whiten_adv", "LOOKS=4 6"), r"add --until decided \(with make: UNTIL=decided\)"),
+    (
+        "ablation",
+        ("DETAIL=reward_source", "CEILING=gold"),
+        "the study of reward_source has its ceiling as the arm gold",
+    ),
     ("ablation", ("DETAIL=whiten_adv", "UNTIL=now"), "--until 'now' is not known"),
     ("ablation", ("DETAIL=whiten_adv", "SLURM=time=1"), "--slurm needs --engine slurm"),
     ("ablation", ("DETAIL=whiten_adv", "ENGINE=slurm", "SLURM=time=0"), "is not a number of minutes"),

@@ -1,4 +1,4 @@
-"""Seeds, looks and until, on the command line."""
+"""Seeds, looks, until and a ceiling, on the command line."""
 
 from tests.bad_input.case import Case
 
@@ -46,4 +46,23 @@ CASES = [
         Case(f"plan whiten_adv --until decided --looks {looks}", "end above 1000 seeds; give numbers of seeds")
         for looks in ("4 1001", "99999999999", "4 999999999")
     ),
+    *(
+        Case(
+            f"{verb} reward_source --ceiling",
+            "the study of reward_source has its ceiling as the arm gold; leave --ceiling",
+        )
+        for verb in ("plan", "run")
+    ),
+    Case(
+        "plan whiten_adv --ceiling --with reward_source=gold", "all arms have reward_source=gold, which is the ceiling"
+    ),
+    Case(
+        "plan whiten_adv --ceiling --scale pythia-1b",
+        "reward_source=gold needs the facts and annotators of the embedded",
+    ),
+    Case(
+        "run whiten_adv --ceiling --scale pythia-1b",
+        "reward_source=gold needs the facts and annotators of the embedded",
+    ),
+    Case("plan --config x.json --ceiling", "--config says the whole study; leave --ceiling out"),
 ]

@@ -13,6 +13,7 @@ FIELDS = {  # -> what a value of it must be
     "arms": "a list",
     "primary": "text",
     "higher_is_better": "true or false",
+    "ceiling": "true or false",
     "smallest_effect": "a number",
 }
 VALUES = {

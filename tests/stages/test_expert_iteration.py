@@ -73,7 +73,7 @@ def sampled_round(queue, **choices):
 
 @pytest.fixture
 def without_gold(monkeypatch):
-    monkeypatch.setattr(expert_iteration.evaluate, "gold_metrics", lambda *_: {})
+    monkeypatch.setattr(expert_iteration.ppo_gold, "gold_metrics", lambda *_: {})
 
 
 def test_kept_are_the_episodes_that_would_be_paid_most(without_gold):

@@ -22,11 +22,12 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from repro import record
 from repro.detail import Pick, Recipe
-from repro.details import DETAILS, FEEDBACK_ROUNDS, WHITEN_ADV
+from repro.details import DETAILS, FEEDBACK_ROUNDS, REWARD_SOURCE, WHITEN_ADV
 from repro.engine import artefacts, pipeline
 from repro.engine.dag import dag_of
 from repro.errors import UserError
 from repro.models import pretrained
+from repro.reports.reading.studies import read_study
 from repro.stages import stage
 from repro.stages.corpus import Corpus
 from repro.stages.stage import Budget, StageContext
@@ -130,6 +131,36 @@ def test_a_run_of_several_rounds_has_the_last_ones_numbers_and_the_seconds_of_al
     assert found["2"].data.metrics["rm/feedback_accuracy"] == last["rm/feedback_accuracy"]
     assert found["2"].data.metrics["rm/validation_accuracy"] == last["rm/validation_accuracy"]
     assert "feedback/gold" in found["2"].data.metrics and "feedback/gold" not in found["1"].data.metrics
+
+
+def test_a_ceiling_is_recorded_beside_the_arms_and_as_none(study, cache, store, tmp_path):
+    own = shutil.copytree(cache, tmp_path / "cache")
+    gold = Recipe().but(REWARD_SOURCE, "gold")
+    pipeline.run(gold, study.scale, 1, own, warn=pytest.fail)
+    above = replace(study, ceiling={record.CEILING: gold})
+    assert dag_of(above, own).over
+    publish(above, own)
+    found = {run.data.tags["arm"]: run for run in recorded(store)[0]}
+    assert found.keys() == {"shift_and_scale", "off", "ceiling"}
+    run = found["ceiling"]
+    assert (run.info.run_name, run.data.tags["reference"]) == ("whiten_adv ceiling seed 1 tiny", "false")
+    assert json.loads(run.data.tags["recipe"]) == {"reward_source": "gold"}
+    assert "no arm of the comparison" in run.data.tags["mlflow.note.content"]
+    assert parent(store).info.run_name == "whiten_adv tiny (2 arms x 1 seed)"
+    read = read_study("whiten_adv", "tiny", store.tracking_uri)
+    assert read.arms == ("shift_and_scale", "off") and read.troubles == ()
+    reached = read.ceiling.set_index("metric")["value"]
+    assert reached["test/win_rate"] == run.data.metrics["test/win_rate"]
+    before = everything_of(store)
+    publish(above, own)
+    assert everything_of(store) == before
+    publish(study, cache)  # asked without it, the study still has it
+    assert not read_study("whiten_adv", "tiny", store.tracking_uri).ceiling.empty
+
+
+def everything_of(store):
+    """The runs with all that they say."""
+    return [(run.to_dictionary(), points(store, run)) for run in recorded(store)[0]]
 
 
 def test_a_run_names_its_data_and_keeps_its_samples_and_its_policy(published):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from repro import record
 from repro.reports.figures import style, takeaways
 from repro.reports.figures.chart import Chart, still_lines, varying
 from repro.reports.figures.differences import REFERENCES, ROW, name_rows
@@ -11,6 +12,7 @@ from repro.reports.figures.layout import in_order
 from repro.reports.figures.sheet import Sheet, room, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
+from repro.reports.statistics import student
 from repro.reports.statistics.findings import Findings
 
 OUTCOMES = ("win_rate", "gold", "score")  # before and after PPO: of sampled responses where they were measured
@@ -34,7 +36,15 @@ def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
             )
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
     metrics = tuple(frame["metric"].iat[0] for frame in frames)
-    return in_order(pd.concat([empty, *frames]) if frames else empty, metrics, study.arms)
+    rows = in_order(pd.concat([empty, *frames]) if frames else empty, metrics, study.arms)
+    return _with_ceiling(rows, study)
+
+
+def _with_ceiling(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The rows with the ceiling's value of their metric and seed, where the study has a ceiling that is one in this metric."""
+    own = study.ceiling[study.ceiling["metric"].isin(record.CEILING_METRICS)]
+    own = own[own["metric"].isin(rows["metric"])].rename(columns={"value": "ceiling"})
+    return rows if own.empty else rows.merge(own, on=["metric", "seed"], how="left")
 
 
 def draw_before_after(data: pd.DataFrame, study: Study) -> Sheet | None:
@@ -51,6 +61,8 @@ def draw_before_after(data: pd.DataFrame, study: Study) -> Sheet | None:
         level = rows["references"].mean()
         if np.isfinite(level):
             axes.axvline(level, color="#666666", linewidth=1.2, linestyle=(0, (1, 1.5)))
+        if "ceiling" in rows:
+            mark_ceiling(axes, rows.drop_duplicates("seed")["ceiling"].dropna())
         name_rows(axes, study.arms)
         axes.set(xlabel=terms.unit(metric) or "no unit", ylabel="")
         style.few_ticks(axes, "x")
@@ -71,6 +83,18 @@ def _row(axes: Axes, height: int, seeds: pd.DataFrame, arm: str, study: Study) -
     axes.plot([start, end], [height - 0.1] * 2, color=colour, linewidth=2, dashes=style.dash(arm, study.arms))
     axes.plot(start, height - 0.1, "o", color="white", markeredgecolor=colour, markersize=6.5, markeredgewidth=1.4)
     axes.plot(end, height - 0.1, marker=marker, color=colour, markersize=7)
+
+
+def mark_ceiling(axes: Axes, values: pd.Series) -> None:
+    """The ceiling: a dashed line at its mean over seeds, in a band that is its 95 % t interval."""
+    if values.empty:
+        return
+    low, high = student.t_interval(values)
+    if np.isfinite(low):
+        axes.axvspan(low, high, color=style.CEILING, alpha=0.18, zorder=0, linewidth=0)
+    axes.axvline(values.mean(), color=style.CEILING, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+    note = {"xytext": (-3, 1), "textcoords": "offset points", **style.NOTE}
+    axes.annotate("ceiling", (values.mean(), 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", **note)
 
 
 CHARTS = (

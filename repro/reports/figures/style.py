@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#03ac7c", "#b793b3", "#eeb000", "#64aaf8")
 DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
 SFT = "#888888"  # the policy before PPO, which is no arm
+CEILING = "#8a6d3b"  # the gold score as reward, which is no arm either
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # The markers as outlines about the origin, three units to either side.
 SHAPES = (

@@ -103,7 +103,9 @@ def before_after(data: pd.DataFrame, study: Study) -> str:
         return f"PPO leaves the {name} where it was in every arm ({number(means['after'].mean())})."
     words = listed(f"{number(row.before)} to {number(row.after)} ({arm})" for arm, row in _rows(means))
     ups = int((rows["after"] > rows["before"]).sum())
-    return f"PPO takes the {name} from {words}; it rises in {ups} of {count(len(rows), 'run')}."
+    above = data[data["metric"] == data["metric"].iloc[0]].get("ceiling", pd.Series(dtype=float)).dropna()
+    end = "" if above.empty else " The dashed line is the ceiling, with its 95 % t interval: the gold score as reward."
+    return f"PPO takes the {name} from {words}; it rises in {ups} of {count(len(rows), 'run')}.{end}"
 
 
 def score_against_kl(data: pd.DataFrame, study: Study) -> str:

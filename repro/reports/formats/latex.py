@@ -6,10 +6,11 @@ A file has its tables alone, to be `\input`; `example.tex` is an article that do
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from repro import record
 from repro.reports.figures.numbers import DASH, MINUS, number, signed
-from repro.reports.pages import page, provenance
+from repro.reports.pages import ceiling, page, provenance
 from repro.reports.pages.markup import harmless, parsed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
@@ -85,8 +86,16 @@ def escaped(text: object) -> str:
 
 def verdicts(study: Study, findings: Findings) -> str:
     """The table of verdicts on the primary metric, a row for each arm but the reference."""
+    above = {row.arm: row for row in findings.ceiling.itertuples()}
     rows = [
-        (row.arm, str(row.n), signed(row.mean), f"{signed(row.low)}, {signed(row.high)}", row.verdict)
+        (
+            row.arm,
+            str(row.n),
+            signed(row.mean),
+            f"{signed(row.low)}, {signed(row.high)}",
+            row.verdict,
+            *_beside(above, row.arm),
+        )
         for row in findings.verdicts.itertuples()
     ]
     caption = (
@@ -95,7 +104,19 @@ def verdicts(study: Study, findings: Findings) -> str:
         f"{number(study.smallest_effect)}."
     )
     heads = ("arm", "n", "difference", "interval", "verdict")
-    return table(heads, rows, "lrrrl", caption, f"tab:{study.detail}-verdicts")
+    if not above:
+        return table(heads, rows, "lrrrl", caption, f"tab:{study.detail}-verdicts")
+    heads, caption = (*heads, "less ceiling", "of the way"), f"{caption} {ceiling.sentence(study, findings)}"
+    return table(heads, rows, "lrrrlrr", caption, f"tab:{study.detail}-verdicts")
+
+
+def _beside(above: Mapping[str, Any], arm: str) -> tuple[str, ...]:
+    """An arm less the ceiling, and its share of the way there; no cells in a study without a ceiling."""
+    if not above:
+        return ()
+    if arm not in above:
+        return DASH, DASH
+    return signed(above[arm].mean), ceiling.percent(above[arm].share) or DASH
 
 
 def settings(study: Study) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from textwrap import shorten
 
-from repro.reports.pages import markup, page, provenance, samples
+from repro.reports.pages import ceiling, markup, page, provenance, samples
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 
@@ -38,6 +38,7 @@ def render(study: Study, findings: Findings, figures: Path) -> str:
         predictions=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
         warnings=page.warnings(study, findings),
         drawn=drawn,
+        ceiling=ceiling.sentence(study, findings),
         posts=[_short(post) for post in samples.posts(study)[:POSTS]],
         ran=provenance.what_ran(study.runs),
         hours=provenance.hours(study.runs),

@@ -22,9 +22,16 @@ def write(study: Study, findings: Findings, folder: Path) -> list[Path]:
 
 
 def verdicts(study: Study, findings: Findings) -> pd.DataFrame:
-    """One row per arm but the reference: its difference, interval and verdict on the primary metric."""
+    """One row per arm but the reference: its difference, interval and verdict on the primary metric, and the ceiling."""
     unit = terms.bracketed(study.primary)
     rows = findings.verdicts
+    above = findings.ceiling.set_index("arm").reindex(rows["arm"]).reset_index(drop=True)
+    beside = {
+        f"mean less ceiling{unit}": above["mean"],
+        f"less ceiling low{unit}": above["low"],
+        f"less ceiling high{unit}": above["high"],
+        "of the way to the ceiling [share]": above["share"],
+    }
     return pd.DataFrame(
         {
             "detail": study.detail,
@@ -39,6 +46,7 @@ def verdicts(study: Study, findings: Findings) -> pd.DataFrame:
             f"smallest effect of interest{unit}": study.smallest_effect,
             "p": rows["p"],
             "verdict": rows["verdict"],
+            **(beside if len(findings.ceiling) else {}),
         }
     )
 

@@ -13,13 +13,14 @@ from repro.reports.figures import (
     curves,
     differences,
     effect,
+    ensemble,
     frontier,
     length,
     style,
 )
 from repro.reports.figures.differences import FINALS, tested
 from repro.reports.figures.numbers import count, number, signed, span
-from repro.reports.pages import data, entries, inspect, judge, markup, opening, provenance, samples
+from repro.reports.pages import ceiling, data, entries, inspect, judge, markup, opening, provenance, samples
 from repro.reports.pages.markup import known
 from repro.reports.pages.provenance import described, groups
 from repro.reports.reading import terms
@@ -36,6 +37,7 @@ CHARTS = (
     *curves.CHARTS,
     *differences.CHARTS,
     *before_after.CHARTS,
+    *ensemble.CHARTS,
     *frontier.CHARTS,
     *length.CHARTS,
     checks.BEFORE_PPO,
@@ -68,9 +70,10 @@ def build(study: Study, out: Path) -> Path:
 
 
 def headline(page: Path) -> str:
-    """The verdict of a page in words, one line per arm."""
+    """The verdict of a page in words, one line per arm, and one on the ceiling where it has one."""
     verdict = json.loads((page.parent / VERDICT).read_text(encoding="utf-8"))
-    return "\n".join(arm["sentence"] for arm in verdict["arms"].values())
+    above = [verdict[ceiling.FILE]] if ceiling.FILE in verdict else []
+    return "\n".join(each["sentence"] for each in (*verdict["arms"].values(), *above))
 
 
 # The verdict
@@ -100,6 +103,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
         "looks": list(study.looks),
         "index": entries.facts(study),
+        **ceiling.as_json(study, findings),
     }
 
 
@@ -190,6 +194,8 @@ def render(
         inside=opening.sections(study, findings, found, counts),
         effect=[drawn[c.name] for c in effect.CHARTS if c.name in drawn],
         verdicts=cards(study, findings),
+        ceiling=ceiling.section(study, findings),
+        in_figure="before_after" in drawn,
         outcomes=outcomes(findings),
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),

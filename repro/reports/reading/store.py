@@ -108,11 +108,16 @@ def unknown_study(client: MlflowClient, name: str, found: Sequence[Experiment]) 
 
 
 def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
-    """Every run of these experiments that is not deleted and says which arm and seed it is."""
+    """Every run of an arm and seed in these experiments that is not deleted; a ceiling is no arm."""
+    return [run for run in labelled_runs(client, experiments) if run.data.tags.get(record.ROLE) != record.CEILING]
+
+
+def labelled_runs(client: MlflowClient, experiments: list[str], having: str = "") -> list[Run]:
+    """Every run that is not deleted and has a label and a seed, a ceiling's too; `having` is a condition of MLflow's search."""
     found, token = [], "" if experiments else None
     with collector_off():
         while token is not None:
-            page = client.search_runs(experiments, max_results=RUNS_AT_ONCE, page_token=token or None)
+            page = client.search_runs(experiments, having, max_results=RUNS_AT_ONCE, page_token=token or None)
             found, token = found + list(page), page.token or None
     return [
         run

@@ -15,6 +15,7 @@ from mlflow.entities import Experiment, Run
 from repro import record
 from repro.errors import UserError, nearest
 from repro.reports.reading.artifacts import samples_of
+from repro.reports.reading.ceiling import ceiling_of
 from repro.reports.reading.store import (
     age,
     all_experiments,
@@ -48,6 +49,7 @@ def read_study(detail: str, scale: str, tracking_uri: str) -> Study:
         curves=curves_of(client, outline.runs, kept).assign(detail=detail)[CURVE],
         samples=samples,
         troubles=outline.troubles + troubles,
+        ceiling=ceiling_of(client, outline),
     )
 
 

@@ -1,10 +1,15 @@
 """A recorded study: its plan, its runs, and tidy frames of everything measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from repro import record
+
+
+def no_ceiling() -> pd.DataFrame:
+    """The final values of a ceiling that was not run."""
+    return pd.DataFrame({"seed": pd.Series(dtype=int), "metric": pd.Series(dtype=str), "value": pd.Series(dtype=float)})
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Study:
     runs: pd.DataFrame  # one row per arm and seed: run_id, outcome, stage.*, provenance
     samples: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) -> one row per post, the same posts everywhere
     troubles: tuple[str, ...] = ()  # sentences on what cannot be read, or does not belong together
+    # seed, metric, value: final values of the reference with the gold score as reward; no rows where the store has none
+    ceiling: pd.DataFrame = field(default_factory=no_ceiling)
 
     @property
     def reference(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from repro.reports.reading.study import Study
+from repro.reports.statistics.ceiling import gaps
 from repro.reports.statistics.hypotheses import predictions
 from repro.reports.statistics.judging import judge
 from repro.reports.statistics.outcomes import runaways, stopped_at, tally
@@ -34,6 +35,7 @@ class Findings:
     robust: pd.DataFrame  # arm, n, iqm, iqm_low, iqm_high, p_improvement, p_low, p_high, sign_flip_p: its differences
     prompts: pd.DataFrame  # arm, seed, posts, mean, low, high: this checkpoint less the reference's of the same seed
     gains: pd.DataFrame  # arm (reference first), seed, posts, mean, low, high: this checkpoint less its SFT policy
+    ceiling: pd.DataFrame  # arm (reference first), n, mean, low, high: the arm less the ceiling; share of the way to it
 
 
 def analyse(study: Study) -> Findings:
@@ -62,6 +64,7 @@ def analyse(study: Study) -> Findings:
         robust=robust(paired[paired["metric"] == study.primary], arms, study.higher_is_better),
         prompts=prompts(study),
         gains=gains(study),
+        ceiling=gaps(study),
     )
 
 
