@@ -86,6 +86,7 @@ def _engine(network: nn.Module) -> Any:
             dtype="bfloat16" if torch.is_autocast_enabled(network.device.type) else "auto",
             max_model_len=network.config.max_position_embeddings,
             gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
+            enable_prefix_caching=True,  # responses to one query share its keys and values; some versions have it off
             logprobs_mode="processed_logprobs",  # after the temperature: those of the sampling distribution
         )
 

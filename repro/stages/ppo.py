@@ -18,7 +18,7 @@ from torch import Tensor
 from repro import details as d
 from repro import record
 from repro.detail import Pick
-from repro.models import critics, generate, logprobs, padding, scoring
+from repro.models import batching, critics, generate, logprobs, padding, scoring
 from repro.ops import masked, text
 from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
@@ -112,10 +112,15 @@ def next_batch(run: Run, training: Training, to_sample: Sequence[Tensor]) -> tup
 
 @torch.no_grad()
 def roll_out(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
-    """[B, Q] prompts, [B, R] uniform random numbers -> B episodes, `run.rollout_batch` at a time."""
-    parts = zip(*(tensor.to(run.accelerator.device).split(run.rollout_batch) for tensor in (query, uniform)))
+    """[B, Q] prompts, [B, R] uniform random numbers -> B episodes, `run.rollout_batch` at a time.
+
+    Responses to a prompt are sampled in one batch as far as they fit, since there they share a pass over it.
+    """
+    order, back = batching.groups_together(len(query), run.sampling.responses, run.rollout_batch)
+    inputs = (tensor[order].to(run.accelerator.device) for tensor in (query, uniform))
+    parts = zip(*(tensor.split(run.rollout_batch) for tensor in inputs))
     rollouts = [sample_episodes(run, *part) for part in parts]
-    return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))
+    return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))[back]
 
 
 def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:

@@ -391,6 +391,18 @@ def test_the_size_of_a_rollout_batch_changes_nothing():
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
+@pytest.mark.parametrize("rollout_batch", [8, 3, 2, 1])
+def test_responses_that_share_a_pass_over_their_prompt_are_the_same_episodes_in_the_same_order(rollout_batch):
+    """Whole groups of four in a batch, groups cut by a batch's edge, and batches of one row."""
+    networks, query, numbers = models(), queries(2).repeat(4, 1), uniform(8, 5)
+    run = setting(networks, pick(), rollout_batch=rollout_batch)
+    alone = ppo.roll_out(run, query, numbers)
+    shared = ppo.roll_out(replace(run, sampling=replace(run.sampling, responses=4)), query, numbers)
+    for one, other in zip(shared, alone):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert torch.equal(shared.response, alone.response)
+
+
 @pytest.mark.parametrize("estimator", KL_ESTIMATOR.variants)
 def test_before_the_first_update_there_is_no_kl_to_the_reference(estimator):
     r = episodes(models(), kl_estimator=estimator)
