@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 Metrics = dict[str, float]
@@ -47,6 +47,9 @@ class Rollout:
         Tensor, " episodes"
     ]  # of the last token in losses and rewards: `last_token`, or the last in some recipes
     has_eos: Bool[Tensor, " episodes"]
+    kept: UInt8[
+        Tensor, "episodes tokens bytes"
+    ]  # the tokens that log-probabilities are over, a bit each; no bytes: all
 
     @property
     def token_mask(self) -> TokenMask:
@@ -60,7 +63,7 @@ class Rollout:
 
     def first_tokens(self, count: int) -> "Rollout":
         """The same episodes with response columns 0 to `count` - 1 only."""
-        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value")
+        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value", "kept")
         return replace(self, **{name: getattr(self, name)[:, :count] for name in per_token})
 
     def __len__(self) -> int:

@@ -58,6 +58,7 @@ class Case:
             last_token=last,
             last_counted=last,
             has_eos=has_eos,
+            kept=torch.empty(*sampled.shape, 0, dtype=torch.uint8),
         )
 
     def targets(self):

@@ -101,6 +101,7 @@ def made_up_rollout(last_token, has_eos, tokens=5, seed=0):
         last_token=torch.tensor(last_token),
         last_counted=torch.tensor(last_token),
         has_eos=torch.tensor(has_eos),
+        kept=torch.empty(rows, tokens, 0, dtype=torch.uint8),
     )
 
 

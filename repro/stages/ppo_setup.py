@@ -228,12 +228,13 @@ def sampling(pick: Pick, sampler: str = "eager", responses: int = 1) -> generate
 
     `responses` is how many episodes of a batch answer the same prompt.
     """
-    temperature = pick(d.TEMPERATURE)
+    temperature, truncation = pick(d.TEMPERATURE), pick(d.TRUNCATED_SAMPLING)
     return generate.Sampling(
         temperature=temperature,
         logprob_temperature=pick(d.LOGPROB_TEMPERATURE)(temperature),
         after_eos=pick(d.SAMPLING),
-        truncate=pick(d.TRUNCATED_SAMPLING),
+        truncate=truncation.truncate,
+        record=truncation.record,
         sampler=samplers.sampler_named(sampler),
         responses=responses,
     )

@@ -75,6 +75,7 @@ def three_tokens(last_token=1, has_eos=True, score=2.0):
         last_token=torch.tensor([last_token]),
         last_counted=torch.tensor([last_token]),
         has_eos=torch.tensor([has_eos]),
+        kept=torch.empty(1, 3, 0, dtype=torch.uint8),
     )
 
 
@@ -92,6 +93,7 @@ def one_token(ref_logprob=-1.0, value=0.0):
         last_token=torch.tensor([0]),
         last_counted=torch.tensor([0]),
         has_eos=torch.tensor([True]),
+        kept=torch.empty(1, 1, 0, dtype=torch.uint8),
     )
 
 
