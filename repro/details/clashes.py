@@ -234,7 +234,7 @@ CLASHES: tuple[Clash, ...] = (
         UNINFORMATIVE_GROUPS,
         ("dropped",),
         BASELINE,
-        ("batch_mean", "moving_average", "greedy_response"),
+        ("batch_mean", "moving_average", "greedy_response", "none"),
         "a response is not compared with others to its query",
     ),
     Clash(
