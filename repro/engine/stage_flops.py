@@ -129,13 +129,14 @@ class Stages:
 
     def _evaluated(self, samples: int) -> dict[str, list[Product]]:
         posts = self.scale.test_posts
-        return {"answer": self._answered((1 + samples) * posts), "read": self._read(posts, self.lengths.text)}
+        answered = self._answered(posts) + self._answered(samples * posts, samples)
+        return {"answer": answered, "read": self._read(posts, self.lengths.text)}
 
-    def _answered(self, posts: float) -> list[Product]:
-        rows = self.scale.rollout_batch
-        return repeated(
-            answer(self.network, rows, self.lengths.query, self.lengths.response, self.economy), posts / rows
-        )
+    def _answered(self, posts: float, responses: int = 1) -> list[Product]:
+        """So many responses, of which `responses` to each query share the sampler's pass over it."""
+        rows, lengths = self.scale.rollout_batch, self.lengths
+        some = answer(self.network, rows, lengths.query, lengths.response, self.economy, min(responses, rows))
+        return repeated(some, posts / rows)
 
     def _scored(self, rows: float) -> list[Product]:
         """A reward model's scores of so many responses."""
