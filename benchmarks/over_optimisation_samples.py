@@ -134,11 +134,7 @@ class Sampler:
 
     def draw(self, numbers: range) -> Samples:
         """One sample of each post for each number, which names its random numbers as it does in an evaluation's best-of-n."""
-        blocks = [self._draw_once(f" again {number}" if number else "") for number in numbers]
-        return Samples(**{each.name: np.stack([block[each.name] for block in blocks], 1) for each in fields(Samples)})
-
-    def _draw_once(self, draw: str) -> dict[str, np.ndarray]:
-        scale = self.context.scale
+        draws, scale = [f" again {number}" if number else "" for number in numbers], self.context.scale
         with mixed_precision.cached_autocast(self.context.accelerator):
             told = evaluate.sample_summaries(
                 self.policy,
@@ -149,9 +145,13 @@ class Sampler:
                 self.corpus,
                 scale.response_tokens,
                 scale.rollout_batch,
-                self.context.generator(f"evaluate at {evaluate.SAMPLED}{draw}"),
+                [self.context.generator(f"evaluate at {evaluate.SAMPLED}{draw}") for draw in draws],
                 inference.sampler_for(self.context),
             )
+        blocks = [self._graded(each) for each in told]
+        return Samples(**{each.name: np.stack([block[each.name] for block in blocks], 1) for each in fields(Samples)})
+
+    def _graded(self, told: evaluate.Summaries) -> dict[str, np.ndarray]:
         gold = evaluate.gold_grades(self.posts, told.texts, told.has_eos)["gold"].to_numpy(float)
         checksum = np.array([zlib.crc32(f"{text}{end}".encode()) for text, end in zip(told.texts, told.has_eos)])
         return {

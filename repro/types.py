@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 Metrics = dict[str, float]
@@ -50,6 +50,9 @@ class Rollout:
     member_scores: Float32[
         Tensor, "episodes members"
     ]  # of each of several reward models; no columns where there is one
+    kept: UInt8[
+        Tensor, "episodes tokens bytes"
+    ]  # the tokens that log-probabilities are over, a bit each; no bytes: all
 
     @property
     def token_mask(self) -> TokenMask:
@@ -63,7 +66,7 @@ class Rollout:
 
     def first_tokens(self, count: int) -> "Rollout":
         """The same episodes with response columns 0 to `count` - 1 only."""
-        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value")
+        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value", "kept")
         return replace(self, **{name: getattr(self, name)[:, :count] for name in per_token})
 
     def __len__(self) -> int:

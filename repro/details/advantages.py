@@ -77,14 +77,20 @@ BASELINE = Detail(
             advantage.Baseline(ByName(advantage.greedy_response), critics.not_needed),
             "the return of the greedy response to the query, sampled for that alone; no critic is trained (ReMax)",
         ),
+        "none": Variant(
+            advantage.Baseline(ByName(advantage.reward_to_go), critics.not_needed),
+            "nothing: each token's return enters as it is, as under advantage=reward_to_go; no critic is trained (REINFORCE)",
+        ),
     },
     hypothesis="A score comes once, at the end of 20 tokens, so a critic has little to add to the other responses' mean, "
     "which knows the query exactly. It costs a quarter of the queries. The batch's mean does not know the query: more "
     "variance, slower learning. After whitening, leave_one_out and group_mean are the same up to rounding. Whitening takes "
     "the mean out too, so earlier batches' average is the batch's mean once more. The greedy response knows the query at the "
-    "cost of a second rollout: better than the batch's mean, and one sample's noise worse than four responses'.",
+    "cost of a second rollout: better than the batch's mean, and one sample's noise worse than four responses'. Without any "
+    "baseline whitening takes out the mean over the batch's tokens, so that this is batch_mean, but that no token pays for the "
+    "KL of those before it.",
     expected={
-        "objective/score": {"batch_mean": "down", "moving_average": "down"},
+        "objective/score": {"batch_mean": "down", "moving_average": "down", "none": "down"},
         "test/sampled_win_rate": {
             "leave_one_out": "up",
             "group_mean": "up",
@@ -92,6 +98,7 @@ BASELINE = Detail(
             "batch_mean": "down",
             "moving_average": "down",
             "greedy_response": "same",
+            "none": "down",
         },
     },
 )

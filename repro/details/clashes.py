@@ -234,7 +234,7 @@ CLASHES: tuple[Clash, ...] = (
         UNINFORMATIVE_GROUPS,
         ("dropped",),
         BASELINE,
-        ("batch_mean", "moving_average", "greedy_response"),
+        ("batch_mean", "moving_average", "greedy_response", "none"),
         "a response is not compared with others to its query",
     ),
     Clash(
@@ -334,6 +334,13 @@ CLASHES: tuple[Clash, ...] = (
         )
         for detail in DETAILS.values()
         if detail.stages == ("ppo",) and detail not in (ALGORITHM, *_READ_BY_ITERATION)
+    ),
+    Clash(
+        ALGORITHM,
+        _ITERATES,
+        TRUNCATED_SAMPLING,
+        ("top_p_0.9_replayed", "top_k_10_replayed"),
+        "imitation has its softmax over all tokens",
     ),
     Clash(ALGORITHM, ("dpo", "sft"), PROMPTS, others(PROMPTS), "without PPO nothing is sampled from prompts"),
     Clash(

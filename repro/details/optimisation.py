@@ -7,7 +7,7 @@ import torch
 
 from repro.detail import ByName, Detail, Variant
 from repro.models import mixed_precision, modes, weights
-from repro.ops import optim, ratio, text
+from repro.ops import kept, optim, ratio, text
 
 GROUP = "Optimisation and sampling"
 
@@ -132,26 +132,49 @@ SAMPLER_CORRECTION = Detail(
     expected={"test/sampled_win_rate": "same"},
 )
 
+_LIKELIEST_0_9, _LIKELIEST_10 = partial(text.top_p, mass=0.9), partial(text.top_k, count=10)
+
 TRUNCATED_SAMPLING = Detail(
     name="truncated_sampling",
     stages=("ppo",),
-    paper="N+ code (none); Holtzman et al. 2020, arXiv 1904.09751; Fan et al. 2018, arXiv 1805.04833",
+    paper="N+ code (none); Holtzman et al. 2020, arXiv 1904.09751; Fan et al. 2018, arXiv 1805.04833; DeepSeek-V3.2 (2025, "
+    "arXiv 2512.02556: keep sampling mask)",
     numbers=(20, 23),
     question="May unlikely tokens be left out when episodes are sampled?",
     reference="off",
     variants={
-        "off": Variant(text.every_token, "every token may be drawn"),
+        "off": Variant(kept.Truncation(), "every token may be drawn"),
         "top_p_0.9": Variant(
-            partial(text.top_p, mass=0.9),
+            kept.Truncation(_LIKELIEST_0_9),
             "only the likeliest that have 0.9 of the probability together; log-probabilities stay those over all tokens",
         ),
         "top_k_10": Variant(
-            partial(text.top_k, count=10), "only the ten likeliest; log-probabilities stay those over all tokens"
+            kept.Truncation(_LIKELIEST_10), "only the ten likeliest; log-probabilities stay those over all tokens"
+        ),
+        "top_p_0.9_replayed": Variant(
+            kept.Truncation(_LIKELIEST_0_9, partial(kept.kept_tokens, truncate=_LIKELIEST_0_9)),
+            "the likeliest that have 0.9 together; each log-probability of training, the reference policy's too, is over the "
+            "tokens that the sampler kept there",
+        ),
+        "top_k_10_replayed": Variant(
+            kept.Truncation(_LIKELIEST_10, partial(kept.kept_tokens, truncate=_LIKELIEST_10)),
+            "the ten likeliest; each log-probability of training, the reference policy's too, is over those ten",
         ),
     },
     hypothesis="What is never drawn is never learnt about, good or bad: the policy explores less, and its KL rises for "
-    "the tokens that remain. Of 512 tokens ten are nearly all of the probability.",
-    expected={"objective/entropy": "down", "test/sampled_win_rate": {"top_p_0.9": "down", "top_k_10": "same"}},
+    "the tokens that remain. Of 512 tokens ten are nearly all of the probability. Over all tokens, a drawn token's gradient "
+    "also takes from tokens that could not be drawn, which is probability for the likeliest whatever the score says; replayed, "
+    "it is that of the policy that sampled, and no entropy is lost to it. Replayed, the entropy is over the kept tokens, so it "
+    "is lower as measured.",
+    expected={
+        "objective/entropy": "down",
+        "test/sampled_win_rate": {
+            "top_p_0.9": "down",
+            "top_k_10": "same",
+            "top_p_0.9_replayed": "same",
+            "top_k_10_replayed": "same",
+        },
+    },
 )
 
 OLD_LOGPROB = Detail(

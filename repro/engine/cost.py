@@ -16,6 +16,7 @@ from statistics import median
 
 from repro import details as d
 from repro.detail import Pick, Recipe
+from repro.details.requirements import responses_in_group
 from repro.engine import speed
 from repro.engine.devices import BANDWIDTH_SHARE, GIB, LAYER_LAUNCH, LINK_BANDWIDTH, PEAK_SHARE, Device, at_hand
 from repro.engine.flops import Network, network_of, rollout, total, update
@@ -105,6 +106,7 @@ def passes_of(recipe: Recipe) -> Passes:
         critics=int(critic),
         reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
+        responses=responses_in_group(recipe),
         rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION).samples,
     )

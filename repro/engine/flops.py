@@ -210,25 +210,36 @@ def forward_backward(products: list[Product], again: float = 0, economy: Economy
 # ---------------------------------------------------------------------------------------------- parts of stages
 
 
-def sampled(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
-    """Responses sampled with a key-value cache, at the cache's mean length."""
+def sampled(
+    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, responses: float = 1
+) -> list[Product]:
+    """Responses sampled with a key-value cache, at the cache's mean length; `responses` to a query share the pass over it."""
     steps, seen = response - 1, query + response / 2 - 1
-    first = forward(n, rows, query, 1, 1, economy=economy)
+    first = forward(n, rows / responses, query, 1, 1, economy=economy)
     return first + repeated(forward(n, rows, 1, 1, 1, seen, economy), steps)
 
 
-def answer(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+def answer(
+    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, responses: float = 1
+) -> list[Product]:
     """Responses sampled, and a forward pass over them of the reference policy and the reward model."""
     read = forward(n, rows, query + response - 1, response, response, economy=economy)
-    return sampled(n, rows, query, response, economy) + read + forward(n, rows, query + response, 1, economy=economy)
+    drawn = sampled(n, rows, query, response, economy, responses)
+    return drawn + read + forward(n, rows, query + response, 1, economy=economy)
 
 
 def rollout(
-    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT, critics: int = 1
+    n: Network,
+    rows: float,
+    query: float,
+    response: float,
+    economy: Economy = CURRENT,
+    critics: int = 1,
+    responses: float = 1,
 ) -> list[Product]:
     """Episodes: `answer`, and a forward pass of the critic, if there is one."""
     values = critics * forward(n, rows, query + response - 1, response, economy=economy)
-    return answer(n, rows, query, response, economy) + values
+    return answer(n, rows, query, response, economy, responses) + values
 
 
 def update(

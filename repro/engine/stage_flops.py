@@ -49,6 +49,7 @@ class Passes:
     samples: int = 1
     rollouts: int = 1  # responses that PPO samples for each of its episodes, the episode's own among them
     warm_up: int = 0  # batches of PPO before its first update
+    responses: int = 1  # to a query in PPO, which share the sampler's pass over it
 
 
 PASSES = Passes()  # the paper's
@@ -101,7 +102,8 @@ class Stages:
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
         critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
-        rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics)
+        shared = min(self.passes.responses, some)
+        rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics, shared)
         rolled += (self.passes.reward_models - 1) * self._scored(some)
         return {
             "roll out": repeated(rolled, self.passes.rollouts * episodes / some),
@@ -127,13 +129,14 @@ class Stages:
 
     def _evaluated(self, samples: int) -> dict[str, list[Product]]:
         posts = self.scale.test_posts
-        return {"answer": self._answered((1 + samples) * posts), "read": self._read(posts, self.lengths.text)}
+        answered = self._answered(posts) + self._answered(samples * posts, samples)
+        return {"answer": answered, "read": self._read(posts, self.lengths.text)}
 
-    def _answered(self, posts: float) -> list[Product]:
-        rows = self.scale.rollout_batch
-        return repeated(
-            answer(self.network, rows, self.lengths.query, self.lengths.response, self.economy), posts / rows
-        )
+    def _answered(self, posts: float, responses: int = 1) -> list[Product]:
+        """So many responses, of which `responses` to each query share the sampler's pass over it."""
+        rows, lengths = self.scale.rollout_batch, self.lengths
+        some = answer(self.network, rows, lengths.query, lengths.response, self.economy, min(responses, rows))
+        return repeated(some, posts / rows)
 
     def _scored(self, rows: float) -> list[Product]:
         """A reward model's scores of so many responses."""

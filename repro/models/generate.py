@@ -1,8 +1,8 @@
-"""Sampling of one response per query, token by token; no detail is read here.
+"""Sampling of one response per row of queries, token by token; no detail is read here.
 
 Each token is drawn by inverse-transform sampling with a uniform random number of its episode's own. `Scale.sampler` chooses
 the implementation: "eager" and "static" draw the same tokens; "vllm" (`repro/models/vllm_sampler.py`) draws other tokens
-from the same distribution.
+from the same distribution. Where a query gets several responses, its rows of a batch share one pass over it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from repro.errors import UserError
 from repro.models import forward_pass, logprobs, ranks
 from repro.models.wrapping import Learner, Learners
-from repro.ops import text
-from repro.ops.places import Places, last
+from repro.ops import kept, text
+from repro.ops.places import EVERY, Places, last
 
-# (policy, query [B, Q], uniform [B, R], sampling, eos, pad) -> ([B, R] tokens, [B, R] float32 log-probabilities)
-Sampler = Callable[[nn.Module, Tensor, Tensor, "Sampling", int, int], tuple[Tensor, Tensor]]
+if TYPE_CHECKING:  # only sampling imports it
+    from transformers import Cache
+
+# (policy, query [B, Q], uniform [B, R], sampling, eos, pad) -> what `sample_among` gives
+Sampler = Callable[[nn.Module, Tensor, Tensor, "Sampling", int, int], tuple[Tensor, Tensor, Tensor]]
 FINISH_CHECK_EVERY = 8  # tokens; asking a GPU whether all rows are finished stops it
 MASK_ALIGNMENT = 8  # columns; attention kernels copy a mask whose width is not a multiple of it
 
@@ -30,33 +34,25 @@ MASK_ALIGNMENT = 8  # columns; attention kernels copy a mask whose width is not 
 @torch.no_grad()
 def eager(
     policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A forward pass per token, with a KV cache that grows."""
     from repro.models.kv_cache import growing_cache
 
     tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
     finished = torch.zeros(len(query), dtype=torch.bool, device=query.device)
-    cache, inputs = (
-        growing_cache(policy.config, query.shape[1] + uniform.shape[1]),
-        forward_pass.model_inputs(query, pad),
-    )
-    input_ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    places = forward_pass.places_kwargs(policy, last(1))  # of the query only its last position is read
+    cache = growing_cache(policy.config, query.shape[1] + uniform.shape[1])
+    logits, mask = prefill(policy, query, sampling, cache, pad)
+    among = room_for_sets(logits, uniform, sampling)
     for t in range(uniform.shape[1]):
-        logits = policy(
-            input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
-        ).logits
         logits = logprobs.mask_pad_logit(logits, pad, eos)
-        drawn = draw(scaled(logits, sampling), uniform[:, t])
-        tokens[:, t] = sampling.after_eos(drawn, finished, pad)
-        drawn_logprob = text.logprob_of(logits, drawn[:, None], sampling.logprob_temperature)[:, 0]
-        logprob[:, t] = torch.where(tokens[:, t] == drawn, drawn_logprob, 0.0)
+        drawn, tokens[:, t], logprob[:, t], among[:, t] = next_token(logits, uniform[:, t], finished, sampling, pad)
         finished |= drawn == eos
-        if all_finished(finished, sampling, pad):
+        if t + 1 == uniform.shape[1] or all_finished(finished, sampling, pad):
             break
-        input_ids, mask, places = drawn[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1), {}
-    return tokens, logprob
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        logits = cached_logits(policy, drawn[:, None], mask, cache)
+    return tokens, logprob, among
 
 
 @dataclass(frozen=True)
@@ -65,14 +61,18 @@ class Sampling:
 
     `temperature` is that of sampling, `logprob_temperature` that of the returned log-probabilities. `after_eos` maps
     ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response. `truncate` maps [B, V] logits at the sampling
-    temperature to those that a token is drawn from; the returned log-probabilities are over all tokens all the same.
+    temperature to those that a token is drawn from; the returned log-probabilities are over the tokens that `record` packs
+    (`ops/kept.py`), by default over all.
+    `responses` is how many a query gets: where it gets several, rows with the same query share one pass over it.
     """
 
     temperature: float
     logprob_temperature: float
     after_eos: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
     truncate: Callable[[Tensor], Tensor] = text.every_token
+    record: Callable[[Tensor], Tensor] = kept.unrecorded
     sampler: Sampler = eager
+    responses: int = 1
 
 
 def greedy(sampling: Sampling) -> Sampling:
@@ -86,9 +86,47 @@ def sample(
     """[B, Q] left-padded, [B, R] in [0, 1) -> ([B, R] tokens, [B, R] float32 log-probabilities in nats).
 
     A row's tokens depend on its own random numbers only. The end of text is sampled like any token (N+ detail 23.1);
-    padding after it has log-probability 0. `uniform` may be on another device than `query`.
+    padding after it has log-probability 0. `uniform` may be on another device than `query`. A pass over a query that rows
+    share has fewer rows, so that its products may round otherwise: results are the same to that.
     """
+    return sample_among(policy, query, uniform, sampling, eos, pad)[:2]
+
+
+def sample_among(
+    policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample`, and [B, R, bytes] the tokens that its log-probabilities are over; every token where none was drawn."""
     return sampling.sampler(unwrap_ddp(policy), query, uniform.to(query.device), sampling, eos, pad)
+
+
+def prefill(policy: nn.Module, query: Tensor, sampling: Sampling, cache: Cache, pad: int) -> tuple[Tensor, Tensor]:
+    """[B, Q] -> [B, 1, V] logits of the first token, and the [B, Q] mask; the cache has the queries of all rows.
+
+    Queries that rows share are run once. Where each has one response the rows are run as they are.
+    """
+    from repro.models.kv_cache import can_select_rows
+
+    shared = sampling.responses > 1 and can_select_rows(cache)
+    run, row = distinct(query) if shared else (query, EVERY)
+    inputs = forward_pass.model_inputs(run, pad)
+    places = forward_pass.places_kwargs(policy, last(1))  # of the query only its last position is read
+    logits = cached_logits(policy, inputs["input_ids"], inputs["attention_mask"], cache, **places)
+    if isinstance(row, Tensor):
+        cache.batch_select_indices(row)
+    return logits[row], inputs["attention_mask"][row]
+
+
+def distinct(query: Tensor) -> tuple[Tensor, slice | Tensor]:
+    """[B, Q] -> [D, Q] the queries that are in it, and which of them each row is; the rows as they are where none is twice."""
+    run, row = query.unique(dim=0, return_inverse=True)
+    return (run, row) if len(run) < len(query) else (query, EVERY)
+
+
+def cached_logits(policy: nn.Module, ids: Tensor, mask: Tensor, cache: Cache, **places: Places) -> Tensor:
+    """[B, T] tokens after those in the cache, and the mask of both -> [B, 1, V] logits of what follows."""
+    return policy(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
+    ).logits
 
 
 def all_finished(finished: Tensor, sampling: Sampling, pad: int) -> bool:
@@ -103,9 +141,23 @@ def unwrap_ddp(policy: nn.Module) -> nn.Module:
     return Learner(wrapped.module, policy.name) if isinstance(wrapped, DistributedDataParallel) else policy
 
 
-def scaled(logits: Tensor, sampling: Sampling) -> Tensor:
-    """[B, T, V] -> [B, V] the last place's logits at the sampling temperature, -inf for what may not be drawn."""
-    return sampling.truncate(logits[:, -1].float() / (sampling.temperature + text.TEMPERATURE_EPSILON))
+def room_for_sets(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """[B, 1, V], [B, R] -> [B, R, bytes]: sets of every token."""
+    width = sampling.record(logits[:1, -1].float()).shape[1]
+    return torch.full((*uniform.shape, width), kept.EVERY_TOKEN, dtype=torch.uint8, device=logits.device)
+
+
+def next_token(
+    logits: Tensor, uniform: Tensor, finished: Tensor, sampling: Sampling, pad: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[B, 1, V], [B], [B] bool -> [B] drawn, and the [B] tokens, [B] log-probabilities and [B, bytes] sets of the response."""
+    scaled = logits[:, -1].float() / (sampling.temperature + text.TEMPERATURE_EPSILON)
+    drawn, among = draw(sampling.truncate(scaled), uniform), sampling.record(scaled)
+    token = sampling.after_eos(drawn, finished, pad)
+    over = kept.only_kept(logits, among[:, None])
+    logprob = text.logprob_of(over, drawn[:, None], sampling.logprob_temperature)[:, 0]
+    is_drawn = token == drawn
+    return drawn, token, torch.where(is_drawn, logprob, 0.0), among.masked_fill(~is_drawn[:, None], kept.EVERY_TOKEN)
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -121,7 +173,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 @torch.no_grad()
 def static(
     policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `eager`, with a KV cache of fixed size. On CUDA each token is one replay of a captured graph.
 
     So Python launches no kernels, and the CPU waits for the GPU only once every few tokens. The graph is captured anew for
@@ -138,7 +190,7 @@ def static(
         if t % check_every == 0 and all_finished(decoder.finished, sampling, pad):
             break
         decode_step()
-    return decoder.tokens, decoder.logprob
+    return decoder.tokens, decoder.logprob, decoder.among
 
 
 def can_capture_graph(policy: nn.Module, query: Tensor) -> bool:
@@ -175,11 +227,10 @@ class _Decoder:
         from repro.models.kv_cache import static_cache
 
         self.policy, self.uniform, self.sampling, self.eos, self.pad = policy, uniform, sampling, eos, pad
-        (rows, self.query_tokens), inputs = query.shape, forward_pass.model_inputs(query, pad)
+        self.query, (rows, self.query_tokens) = query, query.shape
         columns = -(-(self.query_tokens + uniform.shape[1]) // MASK_ALIGNMENT) * MASK_ALIGNMENT
-        self.query, self.last_drawn = inputs["input_ids"], torch.zeros_like(query[:, :1])
+        self.last_drawn = torch.zeros_like(query[:, :1])
         self.mask = torch.zeros(rows, columns, dtype=torch.long, device=query.device)  # tokens not drawn yet are masked
-        self.mask[:, : self.query_tokens] = inputs["attention_mask"]
         self.cache = static_cache(_full_attention_layers(policy.config), columns)
         self.tokens = torch.full(uniform.shape, pad, dtype=torch.long, device=query.device)
         self.logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
@@ -188,27 +239,22 @@ class _Decoder:
 
     def prefill(self) -> None:
         """Run the query and draw the first token."""
-        places = forward_pass.places_kwargs(self.policy, last(1))
-        self._append_token(self._logits(self.query, self.mask[:, : self.query_tokens], **places))
+        logits, mask = prefill(self.policy, self.query, self.sampling, self.cache, self.pad)
+        self.mask[:, : self.query_tokens] = mask
+        self.among = room_for_sets(logits, self.uniform, self.sampling)
+        self._append_token(logits)
 
     def decode_step(self) -> None:
         """Run the last token drawn and draw the next."""
-        self._append_token(self._logits(self.last_drawn, self.mask))
-
-    def _logits(self, ids: Tensor, mask: Tensor, **places: Places) -> Tensor:
-        return self.policy(
-            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **places
-        ).logits
+        self._append_token(cached_logits(self.policy, self.last_drawn, self.mask, self.cache))
 
     def _append_token(self, logits: Tensor) -> None:
         """[B, 1, V] -> draw token `t` of every row and write it, its log-probability and its mask in place."""
         logits = logprobs.mask_pad_logit(logits, self.pad, self.eos)
         uniform = self.uniform.index_select(1, self.t)[:, 0]
-        drawn = draw(scaled(logits, self.sampling), uniform)
-        token = self.sampling.after_eos(drawn, self.finished, self.pad)
-        drawn_logprob = text.logprob_of(logits, drawn[:, None], self.sampling.logprob_temperature)[:, 0]
-        self.tokens.index_copy_(1, self.t, token[:, None])
-        self.logprob.index_copy_(1, self.t, torch.where(token == drawn, drawn_logprob, 0.0)[:, None])
+        drawn, *written = next_token(logits, uniform, self.finished, self.sampling, self.pad)
+        for column, values in zip((self.tokens, self.logprob, self.among), written, strict=True):
+            column.index_copy_(1, self.t, values[:, None])
         self.finished.logical_or_(drawn == self.eos)
         self.last_drawn.copy_(drawn[:, None])
         self.mask.index_fill_(1, self.t + self.query_tokens, 1)

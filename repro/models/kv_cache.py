@@ -13,8 +13,17 @@ from transformers.cache_utils import DynamicLayer
 class StaticCacheLayer(StaticLayer):
     """One layer's cache, with keys in the dtype of values: under autocast rotary embeddings leave keys in float32."""
 
+    keys: Tensor
+    values: Tensor
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """The cache of these rows, [B], in the place of all: before the first decoding step, since addresses change."""
+        self.keys = self.keys.index_select(0, indices)
+        self.values = self.values.index_select(0, indices)
+        self.batch_size = len(indices)
 
 
 class GrowingCacheLayer(DynamicLayer):
@@ -37,6 +46,11 @@ class GrowingCacheLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """The cache of these rows, [B], in the place of all."""
+        self.buffers = tuple(buffer.index_select(0, indices) for buffer in self.buffers)
+        self.keys, self.values = (buffer[:, :, : self.get_seq_length()] for buffer in self.buffers)
+
 
 def static_cache(layers: int, columns: int) -> Cache:
     """An empty cache of fixed size: every step attends to all its columns, behind a mask."""
@@ -48,3 +62,8 @@ def growing_cache(config: PretrainedConfig, columns: int) -> Cache:
     cache = DynamicCache(config=config)
     cache.layers = [GrowingCacheLayer(columns) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def can_select_rows(cache: Cache) -> bool:
+    """Whether `batch_select_indices` selects rows of all that the cache holds: the library's other layers may hold more."""
+    return all(type(layer) in (StaticCacheLayer, GrowingCacheLayer) for layer in cache.layers)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from repro.models import forward_pass, padding, wrapping
-from repro.ops import text
+from repro.ops import kept, text
 from repro.ops.places import last
 from repro.ops.vocabulary import selected_logprob
 
 # Response tokens whose logits exist at once: 0.4 GB in float32 with Pythia's vocabulary.
 LOGITS_AT_ONCE = 2_048
 NO_TOKEN = -1  # in place of a token that is excluded from sampling
+EVERY_TOKEN = torch.empty(0, dtype=torch.uint8)  # in place of the sets of tokens that a softmax is over
 # Settings in the configuration of models that transform logits after the output layer.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -42,10 +43,16 @@ def token_logprobs(logits: Tensor, response: Tensor, pad: int, eos: int, tempera
 
 
 def response_logprobs(
-    policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+    policy: nn.Module,
+    query: Tensor,
+    response: Tensor,
+    pad: int,
+    eos: int,
+    temperature: float,
+    among: Tensor = EVERY_TOKEN,
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass."""
-    return response_measures(policy, query, response, pad, eos, temperature)[0]
+    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `among` which one was drawn."""
+    return response_measures(policy, query, response, pad, eos, temperature, among=among)[0]
 
 
 def response_measures(
@@ -57,20 +64,23 @@ def response_measures(
     temperature: float,
     *others: Callable[[Tensor, float], Tensor],
     positions: int = LOGITS_AT_ONCE,
+    among: Tensor = EVERY_TOKEN,
 ) -> tuple[Tensor, ...]:
     """[B, Q], [B, R] -> [B, R] float32 each: log-probability in nats of each response token, and each of `others`.
 
-    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. All results are 0 for padding.
+    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `among` are the tokens that all of
+    them are over, [B, R, bytes] as `ops/kept.py` packs them, or every one. All results are 0 for padding.
     """
     ids, excluded = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
+    sets = among if among.numel() else EVERY_TOKEN.to(response.device).expand(*response.shape, 0)
 
-    def measure(logits: Tensor, tokens: Tensor) -> Tensor:
-        logits = mask_pad_logit(logits, pad, eos)
+    def measure(logits: Tensor, tokens: Tensor, sets: Tensor) -> Tensor:
+        logits = kept.only_kept(mask_pad_logit(logits, pad, eos), sets)
         logprob = text.logprob_of(logits, tokens.clamp(max=logits.shape[-1] - 1), temperature)
         return torch.stack([logprob, *(other(logits, temperature) for other in others)], -1)
 
-    if others:
-        measures = measure_logits(policy, ids, response, pad, measure, positions)
+    if others or among.numel():
+        measures = measure_logits(policy, ids, response, pad, measure, positions, sets)
     else:
         scale = temperature + text.TEMPERATURE_EPSILON
         measures = selected_logprobs(policy, ids, response, pad, scale, excluded)[..., None]
@@ -108,26 +118,28 @@ def measure_logits(
     ids: Tensor,
     tokens: Tensor,
     pad: int,
-    measure: Callable[[Tensor, Tensor], Tensor],
+    measure: Callable[..., Tensor],
     positions: int = LOGITS_AT_ONCE,
+    *beside: Tensor,
 ) -> Tensor:
     """[B, T] ids, [B, N] tokens -> [B, N, K]: `measure` ([n, V] logits, [n] tokens -> [n, K]) at the last N positions.
 
-    Logits exist for `positions` of them at a time, also in the backward pass, which recomputes them.
+    It gets the same positions of the tensors `beside`, [B, N, ...] each, too. Logits exist for `positions` of them at a time,
+    also in the backward pass, which recomputes them.
     """
     network = wrapping.unwrap(policy)
     inputs, head = _inputs(network, ids, tokens, pad), network.get_output_embeddings()
     if _transforms_logits(network):
-        return measure(policy(**inputs).logits, tokens)
+        return measure(policy(**inputs).logits, tokens, *beside)
     project = head.forward
 
-    def part(hidden: Tensor, tokens: Tensor) -> Tensor:
-        return measure(project(hidden), tokens)
+    def part(hidden: Tensor, *columns: Tensor) -> Tensor:
+        return measure(project(hidden), *columns)
 
     def of_hidden(hidden: Tensor) -> Tensor:
         if tokens.numel() <= positions:
-            return part(hidden, tokens)
-        parts = zip(hidden.flatten(0, 1).split(positions), tokens.flatten().split(positions))
+            return part(hidden, tokens, *beside)
+        parts = zip(*(each.flatten(0, 1).split(positions) for each in (hidden, tokens, *beside)))
         measured = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in parts]
         return torch.cat(measured).unflatten(0, tokens.shape)
 
@@ -167,16 +179,29 @@ def _replaced_forward(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> I
 
 
 def response_kl(
-    policy: nn.Module, reference: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+    policy: nn.Module,
+    reference: nn.Module,
+    query: Tensor,
+    response: Tensor,
+    pad: int,
+    eos: int,
+    temperature: float,
+    among: Tensor = EVERY_TOKEN,
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats over the vocabulary at each token; 0 for padding.
+    """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats at each token; 0 for padding.
 
-    `LOGITS_AT_ONCE` tokens at a time, which bounds memory without gradients.
+    It is over the vocabulary, or over the tokens `among`, as in `response_measures`. `LOGITS_AT_ONCE` tokens at a time, which
+    bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
+    sets = among if among.numel() else EVERY_TOKEN.to(response.device).expand(*response.shape, 0)
+
+    def logits(network: nn.Module, query: Tensor, response: Tensor, sets: Tensor) -> Tensor:
+        return kept.only_kept(response_logits(network, query, response, pad, eos), sets)
+
     parts = [
-        text.kl_of(*(response_logits(network, *part, pad, eos) for network in (policy, reference)), temperature)
-        for part in zip(query.split(rows), response.split(rows))
+        text.kl_of(*(logits(network, *part) for network in (policy, reference)), temperature)
+        for part in zip(query.split(rows), response.split(rows), sets.split(rows))
     ]
     return torch.cat(parts).masked_fill(padding.is_padding(response, pad, eos), 0.0)
 

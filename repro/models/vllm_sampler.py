@@ -36,7 +36,7 @@ class Vllm:
     @torch.no_grad()
     def __call__(
         self, policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         network = _network(policy, sampling)
         if not self.engines:
             self.engines.append(_engine(network))
@@ -50,7 +50,8 @@ class Vllm:
             drawn = list(answer.token_ids)
             tokens[row, : len(drawn)] = torch.tensor(drawn)
             logprob[row, : len(drawn)] = torch.tensor([at[token].logprob for at, token in zip(answer.logprobs, drawn)])
-        return tokens.to(query.device), logprob.to(query.device)
+        every_token = torch.empty(*uniform.shape, 0, dtype=torch.uint8)
+        return tokens.to(query.device), logprob.to(query.device), every_token.to(query.device)
 
 
 def _network(policy: nn.Module, sampling: Sampling) -> nn.Module:
@@ -86,6 +87,7 @@ def _engine(network: nn.Module) -> Any:
             dtype="bfloat16" if torch.is_autocast_enabled(network.device.type) else "auto",
             max_model_len=network.config.max_position_embeddings,
             gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
+            enable_prefix_caching=True,  # responses to one query share its keys and values; some versions have it off
             logprobs_mode="processed_logprobs",  # after the temperature: those of the sampling distribution
         )
 

@@ -82,16 +82,21 @@ def sample_summaries(
     corpus: Corpus,
     response_tokens: int,
     batch: int,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     sampler: generate.Sampler = generate.eager,
-) -> Summaries:
-    """[N, Q] queries -> one scored summary each, sampled `batch` at a time; ranks shard the queries and gather the results."""
-    device, parts = next(policy.parameters()).device, []
+) -> list[Summaries]:
+    """[N, Q] queries -> with the numbers of each generator one scored summary each, sampled `batch` at a time.
+
+    The summaries of a query follow each other, since in a batch they share a pass over it. Ranks shard them and gather the
+    results.
+    """
+    device, parts, draws = next(policy.parameters()).device, [], len(generators)
     order = batching.longest_first(queries, corpus.pad)
+    order = (order[:, None] + len(queries) * torch.arange(draws)).flatten()
     # At a temperature near 0 log-probabilities say only whether a token is the likeliest, so they are taken at 0.7.
-    sampling = generate.Sampling(temperature, logprob_temperature=SAMPLED, sampler=sampler)
+    sampling = generate.Sampling(temperature, logprob_temperature=SAMPLED, sampler=sampler, responses=draws)
     for query, response, logprob in inference.sample_batches(
-        policy, queries, order, sampling, corpus, response_tokens, batch, generator
+        policy, queries, order, sampling, corpus, response_tokens, batch, *generators
     ):
         last_token, has_eos = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last_token[:, None]
@@ -101,8 +106,8 @@ def sample_summaries(
         parts.append((corpus.decode(response), has_eos, last_token + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    texts, *numbers = ranks.gather_shards(columns, order)
-    return Summaries(texts.tolist(), *numbers)
+    columns = [np.split(column, draws) for column in ranks.gather_shards(columns, order)]
+    return [Summaries(texts.tolist(), *numbers) for texts, *numbers in zip(*columns)]
 
 
 def gold_grades(posts: Dataset, texts: list[str], has_eos: np.ndarray) -> pd.DataFrame:
@@ -184,7 +189,7 @@ class Validation:
 
     def measure(self) -> Metrics:
         """Metrics of the policy's current weights, from the same random numbers at every call."""
-        summaries = _summarise(self.networks, self.posts, SAMPLED, self.corpus, self.context, skip_kl)
+        (summaries,) = _summarise(self.networks, self.posts, SAMPLED, self.corpus, self.context, skip_kl)
         table = compare_with_references(self.posts, summaries, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
@@ -210,9 +215,9 @@ def _summarise(
     corpus: Corpus,
     context: StageContext,
     kl_estimator: KLEstimator,
-    draw: str = "",
-) -> Summaries:
-    """Each post's summary; `draw` names other random numbers."""
+    draws: Sequence[str] = ("",),
+) -> list[Summaries]:
+    """Each post's summary for each of `draws`, which name random numbers."""
     with mixed_precision.cached_autocast(context.accelerator):
         return sample_summaries(
             networks.policy,
@@ -223,7 +228,7 @@ def _summarise(
             corpus,
             context.scale.response_tokens,
             context.scale.rollout_batch,
-            context.generator(f"evaluate at {temperature}{draw}"),
+            [context.generator(f"evaluate at {temperature}{draw}") for draw in draws],
             inference.sampler_for(context),
         )
 
@@ -281,7 +286,7 @@ def _evaluate(context: StageContext, stage: str, selection: Selection = ONE_SAMP
         compare_with_references(
             posts,
             best_of(
-                [_summarise(networks, posts, temperature, corpus, context, kl, each) for each in some],
+                _summarise(networks, posts, temperature, corpus, context, kl, some),
                 selection.no_eos_score,
             ),
             references,

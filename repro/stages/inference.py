@@ -33,11 +33,14 @@ def sample_batches(
     corpus: Corpus,
     response_tokens: int,
     batch: int,
-    generator: torch.Generator,
+    *generators: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Queries, responses and log-probabilities of this rank's rows of an `order` of the [N, Q] queries, `batch` at a time."""
+    """Queries, responses and log-probabilities of this rank's rows of an `order`, `batch` at a time.
+
+    Of [N, Q] queries row i + j N is the response to query i with the random numbers of generator j.
+    """
     device = next(policy.parameters()).device
-    uniform = torch.rand(len(queries), response_tokens, generator=generator)
+    uniform = torch.cat([torch.rand(len(queries), response_tokens, generator=each) for each in generators])
     for rows in ranks.shard(order)[0].split(batch):
-        query = padding.trim_left(queries[rows], corpus.pad).to(device)
+        query = padding.trim_left(queries[rows % len(queries)], corpus.pad).to(device)
         yield query, *generate.sample(policy, query, uniform[rows].to(device), sampling, corpus.eos, corpus.pad)

@@ -19,7 +19,7 @@ from torch import Tensor
 from repro import details as d
 from repro import record
 from repro.detail import Pick
-from repro.models import critics, generate, logprobs, padding, scoring
+from repro.models import batching, critics, generate, logprobs, padding, scoring
 from repro.ops import masked, text
 from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
@@ -113,10 +113,15 @@ def next_batch(run: Run, training: Training, to_sample: Sequence[Tensor]) -> tup
 
 @torch.no_grad()
 def roll_out(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
-    """[B, Q] prompts, [B, R] uniform random numbers -> B episodes, `run.rollout_batch` at a time."""
-    parts = zip(*(tensor.to(run.accelerator.device).split(run.rollout_batch) for tensor in (query, uniform)))
+    """[B, Q] prompts, [B, R] uniform random numbers -> B episodes, `run.rollout_batch` at a time.
+
+    Responses to a prompt are sampled in one batch as far as they fit, since there they share a pass over it.
+    """
+    order, back = batching.groups_together(len(query), run.sampling.responses, run.rollout_batch)
+    inputs = (tensor[order].to(run.accelerator.device) for tensor in (query, uniform))
+    parts = zip(*(tensor.split(run.rollout_batch) for tensor in inputs))
     rollouts = [sample_episodes(run, *part) for part in parts]
-    return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))
+    return Rollout(*(torch.cat(columns) for columns in zip(*rollouts)))[back]
 
 
 def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
@@ -128,11 +133,12 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     trimmed = padding.trim_left(query, pad)
     with pick(d.SAMPLER_PRECISION)(run.accelerator, networks.policy):
-        response, sampler_logprob = generate.sample(networks.policy, trimmed, uniform, run.sampling, eos, pad)
+        sampled = generate.sample_among(networks.policy, trimmed, uniform, run.sampling, eos, pad)
+    response, sampler_logprob, kept = sampled
     last_token, has_eos = text.last_token(response, eos)
     truncated = text.truncate_after_eos(response, eos, pad)
     scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, truncated], 1), pad)
-    inputs = (trimmed, response, pad, eos, run.sampling.logprob_temperature)
+    inputs = (trimmed, response, pad, eos, run.sampling.logprob_temperature, kept)
     again = partial(logprobs.response_logprobs, networks.policy, *inputs)
     logprob = pick(d.OLD_LOGPROB)(sampled=sampler_logprob, again=again)
     ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
@@ -153,6 +159,7 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
         last_counted=pick(d.AFTER_EOS)(last_token, response.shape[1]),
         has_eos=has_eos,
         member_scores=member_scores,
+        kept=kept,
     )
 
 

@@ -103,7 +103,7 @@ def prepare(context: StageContext, critic: critics.Choice, responses: int) -> tu
 
     `critic` says whether there is one, and `responses` is how many episodes of an update answer the same prompt.
     """
-    pick, scale, run = context.pick, context.scale, load_run(context, critic)
+    pick, scale, run = context.pick, context.scale, load_run(context, critic, responses)
     corpus, updates = run.corpus, scale.episodes // scale.ppo_batch
     posts = corpus.posts(pick(d.PROMPTS))
     queries = column(posts, "query_token")
@@ -174,8 +174,8 @@ def prompt_batches(prompts: int, episodes: int, responses: int, generator: torch
     return (rows.repeat(responses) for rows in batches)
 
 
-def load_run(context: StageContext, with_critic: critics.Choice) -> Run:
-    """The four networks on their devices, and the optimizer of policy and critic."""
+def load_run(context: StageContext, with_critic: critics.Choice, responses: int) -> Run:
+    """The four networks on their devices, the optimizer of policy and critic, and how so many responses are sampled."""
     sft, rm = context.inputs["sft"] / "model", context.inputs["rm"] / "model"
     start_policy = context.inputs.get("start", context.inputs["sft"]) / "model"  # of an earlier round, in some arms
     pick, scale, frozen_dtype = context.pick, context.scale, context.scale.frozen_weights
@@ -206,7 +206,7 @@ def load_run(context: StageContext, with_critic: critics.Choice) -> Run:
         corpus=Corpus(context.inputs["data"]),
         pick=pick,
         accelerator=context.accelerator,
-        sampling=sampling(pick, scale.sampler),
+        sampling=sampling(pick, scale.sampler, responses),
         micro_batch=scale.micro_batch,
         rollout_batch=scale.rollout_batch,
         recompute=scale.recompute,
@@ -223,15 +223,20 @@ def load_reward_models(context: StageContext) -> nn.Module:
     return members[0] if ensemble.size == 1 else RewardEnsemble(members, ensemble.combine)
 
 
-def sampling(pick: Pick, sampler: str = "eager") -> generate.Sampling:
-    """How the arm samples; new, old and reference log-probabilities are all taken at `logprob_temperature`."""
-    temperature = pick(d.TEMPERATURE)
+def sampling(pick: Pick, sampler: str = "eager", responses: int = 1) -> generate.Sampling:
+    """How the arm samples; new, old and reference log-probabilities are all taken at `logprob_temperature`.
+
+    `responses` is how many episodes of a batch answer the same prompt.
+    """
+    temperature, truncation = pick(d.TEMPERATURE), pick(d.TRUNCATED_SAMPLING)
     return generate.Sampling(
         temperature=temperature,
         logprob_temperature=pick(d.LOGPROB_TEMPERATURE)(temperature),
         after_eos=pick(d.SAMPLING),
-        truncate=pick(d.TRUNCATED_SAMPLING),
+        truncate=truncation.truncate,
+        record=truncation.record,
         sampler=samplers.sampler_named(sampler),
+        responses=responses,
     )
 
 

@@ -118,6 +118,18 @@ def test_a_rollout_is_as_many_operations_as_are_counted(updated):
     assert ROWS * cost.rollout_flops(TINY, QUERY, RESPONSE) == pytest.approx(updated[0], rel=0.03)
 
 
+@pytest.mark.parametrize("batch", [2 * ROWS, ROWS])
+def test_a_rollout_of_two_responses_to_a_query_is_as_many_operations_as_are_counted(batch):
+    """In one batch, and in two, in which rows stand so that a query's responses are in one of them."""
+    setting = tiny.setting(tiny.models(end_logit=-1e3), tiny.pick(), rollout_batch=batch)
+    setting = replace(setting, sampling=replace(setting.sampling, responses=2))
+    query = torch.randint(2, tiny.PAD, (ROWS, QUERY)).repeat(2, 1)
+    rolled, _ = counted(lambda: ppo.roll_out(setting, query, tiny.uniform(2 * ROWS, RESPONSE)))
+    expected = flops.total(flops.rollout(TINY, 2 * ROWS, QUERY, RESPONSE, responses=2))
+    assert expected == pytest.approx(rolled, rel=0.03)
+    assert expected < 0.95 * flops.total(flops.rollout(TINY, 2 * ROWS, QUERY, RESPONSE))
+
+
 def test_an_update_is_as_many_operations_as_are_counted(updated):
     assert ROWS * cost.update_flops(TINY, QUERY, RESPONSE) == pytest.approx(updated[1], rel=0.03)
 
@@ -330,6 +342,29 @@ def test_a_greedy_response_to_every_query_takes_a_second_rollout():
     many = replace(GPU, episodes=1_000_000, sampler="static")
     seconds = [cost.gpu_seconds("ppo", many, devices.ASSUMED, passes) for passes in (once, twice)]
     assert seconds[0] < seconds[1] < 2 * seconds[0]
+
+
+def test_responses_that_share_a_query_take_less_time_by_its_pass_alone():
+    alone, four = (passes_for(responses_per_query=label) for label in ("1", "4"))
+    parts = [
+        stage_flops.Stages(SMOKE, network_of(SMOKE.model), stage_flops.Lengths.most(SMOKE), each).ppo(True)
+        for each in (alone, four)
+    ]
+    spent = [{name: flops.total(products) for name, products in each.items()} for each in parts]
+    assert 0.7 < spent[1].pop("roll out") / spent[0].pop("roll out") < 1
+    assert spent[0] == spent[1]
+
+
+@pytest.mark.parametrize(
+    ("choices", "responses"),
+    [({}, 1), ({"baseline": "leave_one_out"}, 4), ({"algorithm": "expert_iteration"}, 4)],
+)
+def test_a_forecast_knows_how_many_responses_a_query_has(choices, responses):
+    assert passes_for(**choices).responses == responses
+
+
+def passes_for(**choices):
+    return cost.passes_of(tiny.pick(**choices).recipe)
 
 
 def test_keeping_the_sft_policy_takes_no_time_for_ppo():

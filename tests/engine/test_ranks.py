@@ -206,7 +206,7 @@ def test_expert_iteration_on_two_ranks_is_expert_iteration_on_one(alone, tmp_pat
 def test_two_ranks_have_whole_groups_of_responses_and_no_critic_to_share(alone, tmp_path, sharing):
     cache, keys = alone()
     grouped = {"baseline": "leave_one_out", "responses_per_query": "2", "ratio_level": "response_mean"}
-    grouped |= {"uninformative_groups": "dropped"}
+    grouped |= {"uninformative_groups": "dropped", "truncated_sampling": "top_k_10_replayed"}
     made = {}
     for processes in (1, 2):
         place = tmp_path / str(processes)
@@ -246,6 +246,7 @@ HELD = {  # every state that a checkpoint has to hold has an arm that needs it
     "dropout": "on_everywhere",
     "adam_flavour": "tensorflow",
     "staleness": "1",
+    "truncated_sampling": "top_p_0.9_replayed",
     "baseline": "moving_average",
     "entropy_target": "3_nats",
 }

@@ -10,10 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
 from repro.errors import UserError
-from repro.models import generate, position_ids, samplers
+from repro.models import batching, forward_pass, generate, position_ids, samplers
 from repro.models.wrapping import Learner, Learners
 from repro.ops import text
+from repro.ops.places import EVERY
 from tests import tiny
+from tests.counting import flops_of
 from tests.tiny import EOS, PAD
 
 HOW = generate.Sampling(temperature=0.7, logprob_temperature=0.7, sampler=generate.static)
@@ -147,3 +149,115 @@ def test_a_decoding_step_asks_nothing_of_the_gpu_and_moves_no_buffer(how, placed
     assert [each.data_ptr() for each in now] == before
     expected, _ = both(decoder.policy, how, rows=4, tokens=5)
     assert torch.equal(decoder.tokens[:, :3], expected[0][:, :3])
+
+
+# ----------------------------------------------------------------------------- several responses to a query
+
+SAMPLERS = pytest.mark.parametrize("sampler", [generate.eager, generate.static])
+GROUPED = replace(GOING_ON, responses=4)
+
+
+class Rows(Counted):
+    """A policy that counts the rows of its forward passes."""
+
+    def forward(self, **inputs):
+        self.widths.append(len(inputs["input_ids"]))
+        return self.network(**inputs)
+
+
+def grouped(queries=4, responses=4, tokens=6):
+    """Queries with padding of several widths, each several times over as PPO has them, and numbers of each row's own."""
+    return tiny.queries(queries).repeat(responses, 1), tiny.uniform(queries * responses, tokens)
+
+
+def drawn_by(network, how, query, uniform):
+    return generate.sample(network, query, uniform, how, EOS, PAD)
+
+
+@SAMPLERS
+@pytest.mark.parametrize("end_logit", [-1e3, 2.0])
+@pytest.mark.parametrize("after_eos", [text.ignore_eos, text.stop_at_eos])
+@pytest.mark.parametrize("placed", [position_ids.implicit, position_ids.from_mask])
+def test_rows_that_share_a_pass_over_their_query_draw_what_they_draw_alone(sampler, end_logit, after_eos, placed):
+    how, inputs = replace(GROUPED, sampler=sampler, after_eos=after_eos), grouped()
+    network = placed(tiny.policy(0, end_logit))
+    (tokens, logprob), (alone, logprob_alone) = (
+        drawn_by(network, each, *inputs) for each in (how, replace(how, responses=1))
+    )
+    assert torch.equal(tokens, alone)
+    torch.testing.assert_close(logprob, logprob_alone, atol=1e-5, rtol=0)
+    assert len({tuple(row) for row in tokens[::4].tolist()}) > 1 or end_logit > 0  # the rows of a query differ
+
+
+@SAMPLERS
+def test_a_query_is_run_once_and_each_of_its_responses_token_by_token(sampler):
+    counted = Rows(tiny.policy(0, -1e3))
+    drawn_by(counted, replace(GROUPED, sampler=sampler), *grouped(queries=4, responses=4, tokens=5))
+    assert counted.widths == [4, 16, 16, 16, 16]
+
+
+@SAMPLERS
+def test_where_each_query_has_one_response_rows_are_run_as_they_are_equal_ones_too(sampler, monkeypatch):
+    monkeypatch.setattr(generate, "distinct", None)
+    counted = Rows(tiny.policy(0, -1e3))
+    drawn_by(counted, replace(GOING_ON, sampler=sampler), *grouped(tokens=3))
+    assert counted.widths == [16, 16, 16]
+
+
+def test_queries_that_are_all_different_are_not_copied():
+    query = tiny.queries(4)
+    run, row = generate.distinct(query)
+    assert run is query and row == EVERY
+
+
+@SAMPLERS
+def test_a_group_that_a_batch_cuts_is_shared_as_far_as_it_is_there(sampler):
+    """Rows 0 to 2 and 3 to 6 of groups of four: one query stands in both batches, in each with another padding beside it."""
+    query, uniform = (part.view(4, -1, part.shape[1]).transpose(0, 1).flatten(0, 1) for part in grouped())
+    how, counted = replace(GROUPED, sampler=sampler), Rows(tiny.policy(0, -1e3))
+    parts = [drawn_by(counted, how, query[rows], uniform[rows]) for rows in (slice(0, 3), slice(3, 7), slice(7, 16))]
+    assert counted.widths[::6] == [1, 2, 3]
+    whole, logprob = drawn_by(tiny.policy(0, -1e3), replace(how, responses=1), query, uniform)
+    assert torch.equal(torch.cat([tokens for tokens, _ in parts]), whole)
+    torch.testing.assert_close(torch.cat([each for _, each in parts]), logprob, atol=1e-5, rtol=0)
+
+
+def test_the_pass_over_the_queries_is_a_quarter_of_the_work_for_groups_of_four():
+    network, (query, _) = tiny.policy(0), grouped()
+
+    def work(responses):
+        cache = generate_cache(network, query)
+        return flops_of(lambda: generate.prefill(network, query, replace(GROUPED, responses=responses), cache, PAD))
+
+    with torch.no_grad():
+        assert work(4) * 4 == work(1) > 0
+
+
+def generate_cache(network, query):
+    from repro.models.kv_cache import growing_cache
+
+    return growing_cache(network.config, query.shape[1] + 6)
+
+
+def test_a_cache_that_holds_more_than_keys_and_values_of_each_row_is_left_as_it_is():
+    from transformers import DynamicCache
+
+    network, (query, _) = tiny.policy(0), grouped()
+    with torch.no_grad():
+        logits, _ = generate.prefill(network, query, GROUPED, DynamicCache(), PAD)
+        inputs = forward_pass.model_inputs(query, PAD)
+        expected = network(**inputs, logits_to_keep=1).logits
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(("rows", "responses", "batch"), [(12, 4, 5), (12, 3, 4), (8, 8, 3)])
+def test_groups_are_brought_together_where_they_would_be_in_different_batches(rows, responses, batch):
+    order, back = batching.groups_together(rows, responses, batch)
+    asked = torch.arange(rows // responses).repeat(responses)
+    assert asked[order].tolist() == asked.sort().values.tolist()
+    assert torch.arange(rows)[order][back].tolist() == list(range(rows))
+
+
+@pytest.mark.parametrize(("rows", "responses", "batch"), [(12, 1, 5), (12, 4, 12), (5, 1, 8)])
+def test_rows_stay_where_there_is_one_response_or_one_batch(rows, responses, batch):
+    assert batching.groups_together(rows, responses, batch) == (EVERY, EVERY)

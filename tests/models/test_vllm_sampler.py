@@ -114,7 +114,7 @@ def test_the_same_numbers_draw_the_same_tokens_and_a_row_does_not_depend_on_its_
     policy = tiny.policy(0)
     (first, _), (again, _) = drawn(policy, HOW, Vllm()), drawn(copy.deepcopy(policy), HOW, Vllm())
     assert torch.equal(first, again)
-    alone, _ = Vllm()(policy, tiny.queries(8)[3:5], tiny.uniform(8, 6)[3:5], HOW, EOS, PAD)
+    alone, *_ = Vllm()(policy, tiny.queries(8)[3:5], tiny.uniform(8, 6)[3:5], HOW, EOS, PAD)
     assert torch.equal(alone, first[3:5])
 
 

@@ -252,7 +252,8 @@ def test_references_score_zero_on_average_once_centred():
 def test_the_score_falls_where_the_value_mask_has_its_extra_state():
     last, tokens = torch.tensor([0, 2, 3]), 4
     nothing, ids = torch.zeros(3, tokens), torch.zeros(3, tokens, dtype=torch.long)
-    rollout = Rollout(ids, ids, *[nothing] * 5, torch.zeros(3), last, last, last >= 0, torch.zeros(3, 0))
+    none, everything = torch.zeros(3, 0), torch.empty(3, tokens, 0).byte()
+    rollout = Rollout(ids, ids, *[nothing] * 5, torch.zeros(3), last, last, last >= 0, none, everything)
     placed = reward.score_after_eos(torch.ones(3), last, torch.Size([3, tokens])) != 0
     assert (placed & ~rollout.value_mask).sum() == 0
     assert (placed & rollout.token_mask).sum(1).tolist() == [0, 0, 1]

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import AbstractArray, TypeCheckError
 
 from repro import ops
-from repro.ops import loss, masked
+from repro.ops import loss, masked, text
 from repro.types import LossWeights, Targets
 from tests.fresh_python import printed
 from tests.tiny import made_up_rollout
@@ -32,7 +32,17 @@ OPERATIONS = {
     if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 }
 # Of each dimension, all different; a number that may be of any rank is one of each token.
-SIZES = {"episodes": 2, "tokens": 3, "vocabulary": 7, "rows": 2, "columns": 3, "width": 3, "places": 4, "texts": 2}
+SIZES = {
+    "episodes": 2,
+    "tokens": 3,
+    "vocabulary": 7,
+    "rows": 2,
+    "columns": 3,
+    "width": 3,
+    "places": 4,
+    "texts": 2,
+    "bytes": 1,
+}
 SIZES |= {"posts": 6, "samples": 8, "members": 3}
 SIZES |= {"comparisons": 5, "references": 5, "weights": 3, "_": 3, "*shape": (2, 3), "*places": (2, 3), "*rest": ()}
 # What an operation is given that is no tensor.
@@ -89,6 +99,7 @@ OTHERS = {
     "damping": 0.1,
     "iterations": 2,
     "radius": 0.01,
+    "truncate": text.every_token,
 }
 
 
@@ -116,7 +127,7 @@ def example(annotation):
         shape += [size] if isinstance(size, int) else size
     dtype = next(
         each
-        for each in (torch.float32, torch.bool, torch.int64)
+        for each in (torch.float32, torch.bool, torch.int64, torch.uint8)
         if isinstance(torch.zeros(shape, dtype=each), annotation)
     )
     return torch.ones(shape, dtype=dtype)

@@ -132,12 +132,33 @@ def test_a_reference_is_as_long_as_it_is_whatever_the_policy_has_room_for(tiny_r
     assert counts[1] > 40 * 5
 
 
+@pytest.mark.parametrize("batch", [12, 5, 1])
+def test_several_samples_of_a_post_are_what_each_is_alone_though_they_share_a_pass_over_it(batch):
+    networks, corpus = (
+        tiny.models(),
+        SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: list(map(str, rows))),
+    )
+
+    def sampled(*seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        kl, queries = evaluate.kl_to(tiny.policy(3), corpus), tiny.queries(4)
+        some = (networks.policy, kl, networks.reward_model, queries, evaluate.SAMPLED, corpus, 5, batch, generators)
+        return evaluate.sample_summaries(*some)
+
+    together, alone = sampled(0, 1, 2), [one for seed in range(3) for one in sampled(seed)]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.texts == theirs.texts
+        for name in ("has_eos", "length", "score", "kl"):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=1e-4, rtol=1e-4)
+    assert together[0].texts != together[1].texts
+
+
 def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however_a_text_was_sampled():
     networks, generator = tiny.models(), lambda: torch.Generator().manual_seed(0)
     other = tiny.policy(seed=3)
     corpus = SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: [""] * len(rows))
     queries = tiny.queries(8)
-    near_greedy = evaluate.sample_summaries(
+    (near_greedy,) = evaluate.sample_summaries(
         other,
         evaluate.kl_to(networks.reference, corpus),
         networks.reward_model,
@@ -146,7 +167,7 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
         corpus,
         5,
         4,
-        generator(),
+        [generator()],
     )
     how, uniform = generate.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
     for row in range(8):

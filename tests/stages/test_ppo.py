@@ -76,6 +76,7 @@ def three_tokens(last_token=1, has_eos=True, score=2.0):
         last_counted=torch.tensor([last_token]),
         has_eos=torch.tensor([has_eos]),
         member_scores=torch.zeros(1, 0),
+        kept=torch.empty(1, 3, 0, dtype=torch.uint8),
     )
 
 
@@ -94,6 +95,7 @@ def one_token(ref_logprob=-1.0, value=0.0):
         last_counted=torch.tensor([0]),
         has_eos=torch.tensor([True]),
         member_scores=torch.zeros(1, 0),
+        kept=torch.empty(1, 1, 0, dtype=torch.uint8),
     )
 
 
@@ -391,6 +393,18 @@ def test_the_size_of_a_rollout_batch_changes_nothing():
     for name in ("logprob", "ref_logprob", "kl", "value"):
         ours, theirs = (getattr(r, name)[r.token_mask] for r in (one, many))
         torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("rollout_batch", [8, 3, 2, 1])
+def test_responses_that_share_a_pass_over_their_prompt_are_the_same_episodes_in_the_same_order(rollout_batch):
+    """Whole groups of four in a batch, groups cut by a batch's edge, and batches of one row."""
+    networks, query, numbers = models(), queries(2).repeat(4, 1), uniform(8, 5)
+    run = setting(networks, pick(), rollout_batch=rollout_batch)
+    alone = ppo.roll_out(run, query, numbers)
+    shared = ppo.roll_out(replace(run, sampling=replace(run.sampling, responses=4)), query, numbers)
+    for one, other in zip(shared, alone):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert torch.equal(shared.response, alone.response)
 
 
 @pytest.mark.parametrize("estimator", KL_ESTIMATOR.variants)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repro.models import generate
+from repro.details import BASELINE
+from repro.models import critics, generate
 from repro.ops.masked import one_rank
 from repro.stages import ppo, ppo_batches, ppo_metrics, ppo_setup
 from repro.stages.ppo_queue import Batch
@@ -156,3 +157,44 @@ def test_a_batch_of_which_every_group_is_dropped_changes_nothing_and_is_finite()
     r = replace(made_up_rollout(last_token=[1] * 4, has_eos=[False] * 4), last_counted=torch.full((4,), -2))
     weights = ppo_batches.loss_weights(r, 2, pick(baseline="leave_one_out"))
     assert all((each == 0).all() for each in vars(weights).values())
+
+
+# ----------------------------------------------------------------------------- no baseline
+
+
+def estimated(label, reward):
+    """The advantages of a baseline without a critic, of two responses to a query; its average and greedy returns are 1.5."""
+    return BASELINE.variants[label].value.estimate(
+        advantage=torch.full_like(reward, math.nan),
+        returns=torch.full_like(reward, math.nan),
+        reward=reward,
+        gamma=1.0,
+        responses=2,
+        reduce=one_rank,
+        mean_return=1.5,
+        greedy_return=lambda: torch.full((len(reward),), 1.5),
+    )[0]
+
+
+@pytest.mark.parametrize("label", [label for label in BASELINE.variants if label != "critic"])
+def test_a_return_that_all_responses_have_is_an_advantage_without_a_baseline_and_none_with_any(label):
+    reward = torch.zeros(4, 3)
+    reward[:, -1] = 1.5
+    expected = 1.5 if label == "none" else 0.0
+    torch.testing.assert_close(estimated(label, reward), torch.full_like(reward, expected), atol=1e-5, rtol=0)
+
+
+def test_without_a_baseline_targets_are_those_of_the_reward_to_go_and_no_critic_is_constructed():
+    rollout = ppo.roll_out(drifted(), batch().query, batch().uniform)
+    ours, theirs = (
+        ppo.targets(rollout, KL_COEFFICIENT, 8, pick(**choices))[0]
+        for choices in ({"baseline": "none"}, {"advantage": "reward_to_go"})
+    )
+    assert torch.equal(ours.advantage, theirs.advantage) and torch.equal(ours.returns, theirs.returns)
+    assert BASELINE.variants["none"].value.critic is critics.not_needed
+
+
+def test_a_token_pays_for_the_kl_from_itself_on_and_under_the_batchs_mean_for_all_of_it():
+    reward = torch.tensor([[-0.5, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    assert estimated("none", reward)[0].tolist() == [0.5, 1.0, 1.0]
+    assert estimated("batch_mean", reward)[0].tolist() == [0.25, 0.25, 0.25]
