@@ -38,6 +38,7 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
 
 def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Console):
     """Run all arms and seeds of a study; its DAG afterwards."""
+    from repro.engine import annotation
     from repro.engine.dag import dag_of
 
     with phase("looking up what is cached", console):
@@ -49,6 +50,8 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
     )
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
+    for line in annotation.lines(dag):
+        say(line, console)
     with phase("checking the data", console):
         check_data([study], dag)
     cache.mkdir(parents=True, exist_ok=True)
@@ -112,14 +115,15 @@ def _require_same_looks(study) -> None:
 
 
 def check_data(studies, dag) -> None:
-    """UserError where a stage would refuse an arm's data or starting weights; checked before any job is run."""
-    from repro.engine import atlas
+    """UserError where a stage would refuse an arm's data, starting weights or annotator; checked before any job is run."""
+    from repro.engine import annotation, atlas
     from repro.engine.dag import check_starts
     from repro.stages import data
 
     for recipe in atlas.recipes(studies) if not dag.over else ():
         data.check(recipe, studies[0].scale)
     check_starts(dag)
+    annotation.check(dag)
 
 
 def warn_of_missing_gpu(scale, engine, dag) -> None:

@@ -81,13 +81,15 @@ def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "
     `ppo` holds the trained policy (`model/`) and the journal of its metrics (`metrics.jsonl`, a line of JSON a logged step).
     """
     from repro import details
-    from repro.engine import pipeline
+    from repro.engine import annotation, pipeline
 
     details.check(recipe)
     budget = scale if isinstance(scale, Scale) else find(scale)
     details.check_batch(recipe, budget.ppo_batch, budget.processes)
     details.check_rounds(recipe, budget.rm_from)
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
+    details.check_corpus(recipe, budget.corpus, budget.annotator)
+    annotation.check_arm(recipe, budget, seed, folder)
     return pipeline.run(recipe, budget, seed, folder, warn=lambda text: warnings.warn(text, stacklevel=2))
 
 

@@ -29,7 +29,7 @@ def add_atlas(verbs) -> None:
 
 def _atlas(arguments: argparse.Namespace) -> int:
     with phase("reading the studies"):
-        from repro.engine import atlas, cost
+        from repro.engine import annotation, atlas, cost
 
         changes = scale_changes(arguments)
         studies = atlas.studies(arguments.details, arguments.scale, arguments.seeds, changes, cache_path())
@@ -40,6 +40,7 @@ def _atlas(arguments: argparse.Namespace) -> int:
     engine, cache = choose_engine(arguments, studies), usable_cache_folder()
     with phase("looking up what is cached"):
         dag = atlas.dag_of(studies, cache, arguments.fresh)
+        annotators = list(annotation.lines(dag))
     remaining = [job for key, job in dag.jobs.items() if key not in dag.done]
     say(
         f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
@@ -48,6 +49,8 @@ def _atlas(arguments: argparse.Namespace) -> int:
     )
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
+    for line in annotators:
+        say(line)
     if arguments.plan:
         return 0
     with phase("checking the data"):

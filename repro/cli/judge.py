@@ -64,7 +64,7 @@ def _judge(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"the study {study.detail}-{study.scale} has no summaries to judge: {' '.join(study.troubles[:1])}"
         )
-    answers = judge.Answers(cache_folder() / "judge")
+    answers = judge.Answers(cache_folder() / judge.FOLDER)
     failures = _ask_judge(arguments, who, judge.questions_of(who, tables), answers)
     run_ids = study.runs.set_index(["arm", "seed"])["run_id"]
     judgements = {place: judge.judgement(who, table, answers) for place, table in tables.items()}

@@ -118,5 +118,6 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
 def _set_words(arguments: argparse.Namespace) -> list[str]:
     """The words of --set; of a path only its last part, since the rest is of this machine."""
     pairs = [word.partition("=") for word in getattr(arguments, "set", [])]
-    short = [f"{f}={Path(v).name if '/' in v and not v.startswith(('gpt-neox:', 'hub:')) else v}" for f, _, v in pairs]
+    whole = ("gpt-neox:", "hub:", "judge:", "http:", "https:")
+    short = [f"{f}={Path(v).name if '/' in v and not v.startswith(whole) else v}" for f, _, v in pairs]
     return ["--set", *short] if short else []

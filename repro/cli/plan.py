@@ -28,12 +28,13 @@ def add_plan(verbs) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     study = load_study(arguments)
-    from repro.engine import cost, forecast, speed
+    from repro.engine import annotation, cost, forecast, speed
     from repro.engine.dag import dag_of, jobs_of
     from repro.study import ablation
 
     cache = usable_cache_folder()
     dag = dag_of(study, cache, arguments.fresh)
+    annotators = list(annotation.lines(dag))  # a malformed address is told before anything is
     gpu = cost.for_gpu(study.scale)
     workers, refusal = (1, "") if gpu and not cost.at_hand().present else _workers(study.scale)
     say_study(study)
@@ -54,6 +55,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         taken = duration(seconds) if gpu else f"{seconds:.0f}"
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
     console.print(table)
+    for line in annotators:
+        say(line)
     for line in cost.requirements(remaining, study.scale, cache, workers) if gpu and remaining else ():
         say(line)
     for line in forecast.sources(remaining, cache, str(speeds)) if not gpu else ():

@@ -1,4 +1,8 @@
-"""Rounds of feedback: comparisons of what the policy writes now, and a reward model that has seen them (since N+)."""
+"""Rounds of feedback: comparisons of what the policy writes now, and a reward model that has seen them (since N+).
+
+Who compares is a field of the budget, Scale.annotator: the embedded corpus has annotators of its own, and on another corpus a
+reward model or a language model is named.
+"""
 
 from dataclasses import dataclass
 
@@ -39,7 +43,8 @@ FEEDBACK_ROUNDS = Detail(
     },
     hypothesis="The policy ends where the reward model has seen nothing, and is sure of itself there. A few comparisons "
     "from that place close the holes that were found; of the SFT policy's samples as many teach little. Continued, the "
-    "policy has twice the episodes. Each round costs a reward model and a PPO.",
+    "policy has twice the episodes. Each round costs a reward model and a PPO, and what "
+    "its annotators are paid.",
     expected={
         "test/sampled_win_rate": {"2": "up", "3": "up", "2_continued": "up", "2_of_sft_samples": "same"},
         "test/judge_agreement": {"2": "up", "3": "up", "2_continued": "up"},

@@ -85,14 +85,24 @@ def responses_in_group(recipe: Recipe) -> int:
 
 
 # These need the facts of a post or the annotators of its comparisons, which only the embedded corpus knows.
-EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE, FEEDBACK_ROUNDS)
+EMBEDDED_ONLY = (BLIND_SPOT, REWARD_SOURCE)
 
 
-def check_corpus(recipe: Recipe, corpus: str) -> None:
-    """UserError where an arm changes the embedded corpus's annotators or asks for its gold score, on another corpus."""
+def check_corpus(recipe: Recipe, corpus: str, annotator: str) -> None:
+    """UserError where an arm needs what only the embedded corpus has, on another one.
+
+    That is its annotators, where they are to be others or where no `annotator` is named for rounds of feedback, and its gold
+    score.
+    """
     chosen = [f"{name}={label}" for name, label in recipe.choices if DETAILS[name] in EMBEDDED_ONLY]
     if chosen and corpus != "embedded":
         raise UserError(
             f"{chosen[0]} needs the facts and annotators of the embedded corpus; corpus={corpus} has neither: "
             "use a scale with corpus=embedded"
+        )
+    rounds = recipe.label(FEEDBACK_ROUNDS)
+    if rounds != FEEDBACK_ROUNDS.reference and corpus != "embedded" and not annotator:
+        raise UserError(
+            f"feedback_rounds={rounds} needs annotators, and corpus={corpus} has none of its own; set annotator to a reward "
+            "model's folder, or to judge:MODEL"
         )

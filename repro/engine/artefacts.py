@@ -30,11 +30,12 @@ from repro.engine import fingerprint
 from repro.models import hub, ranks
 from repro.stages.checkpoint import complete_checkpoints
 from repro.stages.stage import CHECKPOINTS, DONE, JOURNAL, Budget, Stage, StageContext, digest
+from repro.study import annotator
 from repro.study.scale import SOURCES, Scale
 
 # Fields that came later: at their default a key does without them, so that what was made before is still found.
 DEFAULTS = {each.name: each.default for each in fields(Scale)}
-LATER = ("frozen_weights", "sampler", "sft_from", "rm_from", "policy_from")
+LATER = ("frozen_weights", "sampler", "sft_from", "rm_from", "policy_from", "annotator", "judge_max_tokens")
 LARGE = 256 * 2**20  # bytes of a file
 
 
@@ -92,7 +93,8 @@ def _content(name: str, value: Any, seed: int) -> Any:
     if name not in SOURCES or not value:
         return value
     source = str(value).replace("{seed}", str(seed))
-    is_word = source == "released" or (name == "model" and not Path(source).exists())
+    is_word = source == "released" or (name == "annotator" and annotator.is_judge(source))
+    is_word |= name == "model" and not Path(source).exists()
     return source if is_word or hub.is_reference(source) else tree_digest(Path(source))
 
 

@@ -65,8 +65,9 @@ class Agreement:
 def needs(scale: Scale, released: Iterable[str] = ()) -> list[HubSource]:
     """The scale's sources on the hub, once each, and the authors' checkpoints of the stages `released` ("sft", "rm", "ppo")."""
     found = [HubSource(field, getattr(scale, field), what) for field, what in KINDS.items()]
-    for field, stage in starts.STARTS.items():
-        start = getattr(scale, field) or ("released" if stage in released else "")
+    for field, stage in starts.CHECKPOINTS.items():
+        wanted = stage in released and field in starts.STARTS
+        start = getattr(scale, field) or ("released" if wanted else "")
         each = {starts.start_source(start, scale.model, seed, stage): str(seed) for seed in scale.seeds}
         found += [HubSource(field, source, "model", seed if len(each) > 1 else "") for source, seed in each.items()]
     return [need for need in dict.fromkeys(found) if hub.is_reference(need.source)]

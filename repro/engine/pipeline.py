@@ -111,7 +111,7 @@ def keys(recipe: Recipe, scale: Scale, seed: int) -> dict[str, str]:
 
 def run(recipe: Recipe, scale: Scale, seed: int, cache: Path, warn: Callable[[str], None] = print) -> dict[str, Path]:
     """Run or reuse every step; returns name -> folder. UserError for an arm that the corpus does not support."""
-    check_corpus(recipe, scale.corpus)
+    check_corpus(recipe, scale.corpus, scale.annotator)
     return {
         each.name: artefacts.run_or_reuse(each.stage, recipe, scale, seed_of(seed, each.member), keys, cache, warn)
         for each, keys in all_steps(recipe, scale, seed)

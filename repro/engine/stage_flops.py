@@ -19,6 +19,7 @@ from repro.engine.flops import (
     update,
 )
 from repro.models import starts
+from repro.study import annotator
 from repro.study.scale import Scale
 
 
@@ -113,11 +114,17 @@ class Stages:
         }
 
     def feedback(self, training: bool = True) -> dict[str, list[Product]]:
-        """Two responses to each post, and the reward model's scores of those to validation posts."""
-        s = self.scale
-        some = compared(self.network, s.rollout_batch, self.lengths.query, self.lengths.response, self.economy)
-        answered = self._answered(2 * (s.comparisons // FEWER + s.validation_posts))
-        return {"answer": answered, "read": repeated(some, s.validation_posts / s.rollout_batch)}
+        """Two responses to each post, and the reward model's scores of those to validation posts.
+
+        A reward model that is named as annotator scores all of them; it is taken to be of the study's size.
+        """
+        s, query, response = self.scale, self.lengths.query, self.lengths.response
+        posts = s.comparisons // FEWER + s.validation_posts
+        some = compared(self.network, s.rollout_batch, query, response, self.economy)
+        read = repeated(some, s.validation_posts / s.rollout_batch)
+        if s.annotator and not annotator.is_judge(s.annotator):
+            read += self._read(2 * posts, query + response)
+        return {"answer": self._answered(2 * posts), "read": read}
 
     def baseline(self, training: bool = True) -> dict[str, list[Product]]:
         """Two sets of responses to the test posts, and scores of the references."""

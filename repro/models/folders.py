@@ -30,7 +30,7 @@ def check(field: str, path: Path) -> None:
         raise UserError(f"{field} {str(path)!r} is neither a file nor a folder; give the path of one")
     if path.is_dir():
         _check_size(field, path)
-    if field == "model" or field.endswith("_from"):
+    if field in ("model", "annotator") or field.endswith("_from"):
         check_network(field, path)
     elif field == "tokenizer" and path.is_dir() and not _has(path, TOKENIZERS):
         raise UserError(f"{field} {str(path)!r} holds no tokenizer; a folder with tokenizer.json is needed")

@@ -148,18 +148,24 @@ def save_scalar(network: ScalarModel, folder: Path, weights: Mapping[str, Tensor
     save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / "model.safetensors")
 
 
-def load_scalar(folder: Path) -> ScalarModel:
-    """A saved scalar model, loaded strictly: a missing head bias, normalisation or pooling is an error."""
-    from transformers import AutoModel
-
+def read_scalar_config(folder: Path) -> Any:
+    """The configuration of a saved scalar model; UserError where it does not say at which token the score is read."""
     config = read_config(folder)
     reward_token = getattr(config, "reward_token", "missing")
     if str(reward_token) not in POOLINGS:
         raise UserError(
             f"{folder / 'config.json'}: reward_token is {quoted(reward_token)}; it must be one of {', '.join(POOLINGS)}"
         )
+    return config
+
+
+def load_scalar(folder: Path) -> ScalarModel:
+    """A saved scalar model, loaded strictly: a missing head bias, normalisation or pooling is an error."""
+    from transformers import AutoModel
+
+    config = read_scalar_config(folder)
     try:
-        network = ScalarModel(AutoModel.from_config(config), reward_token)
+        network = ScalarModel(AutoModel.from_config(config), config.reward_token)
         weights = load_file(folder / "model.safetensors")
     except Exception as error:  # transformers and safetensors share no narrower class
         raise UserError(f"{folder}: no reward model ({reason(error)}); give a whole one") from error

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imported where it is used, since a Scale is parsed without 
 
 RELEASED = Path(__file__).parents[1] / "data" / "released.csv"
 STARTS = {"sft_from": "sft", "rm_from": "rm", "policy_from": "ppo"}  # field of Scale -> stage in released.csv
+CHECKPOINTS = STARTS | {"annotator": "rm"}  # beside where stages start, the reward model that compares for another one
 # Constant buffers of GPT-NeoX in transformers 4.33: causal mask, its fill value, rotary frequencies.
 OLD_BUFFERS = re.compile(r"lm_backbone\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)")
 
@@ -55,15 +56,19 @@ def start_source(value: str, model_source: str, seed: int, stage: str) -> str:
     return str(reference)
 
 
-def start_of(value: str, model_source: str, seed: int, stage: str) -> Path:
-    """The folder of a starting point, by the source of `start_source`; downloaded if the cache lacks it."""
+def start_of(value: str, model_source: str, seed: int, stage: str, purpose: str = "") -> Path:
+    """The folder of a starting point, by the source of `start_source`; downloaded if the cache lacks it.
+
+    An error calls it by its `purpose`, where it is no stage that starts from it.
+    """
     if not value:
         raise LookupError(f"there is no starting point for {stage}: it is trained here")
     source = start_source(value, model_source, seed, stage)
     folder = hub.resolve(source, "model")
     if not os.path.isdir(folder):
         raise UserError(
-            f"{source!r}, where {stage} of seed {seed} starts, is no folder; give one with config.json and weights"
+            f"{source!r}, {purpose or f'where {stage} of seed {seed} starts'}, is no folder; give one with config.json and "
+            "weights"
         )
     return folder
 
@@ -83,6 +88,26 @@ def load_policy(source: str | Path) -> PreTrainedModel:
     if wrong:
         raise UserError(f"{folder}: weights are missing or do not fit: {few(wrong, 2)}; give a whole checkpoint")
     return pretrained.patch_forward(policy)
+
+
+def load_reward_model(folder: Path) -> ScalarModel:
+    """A reward model of the authors, or one that `pretrained.save_scalar` saved; loaded strictly."""
+    from repro.models import pretrained
+
+    return (load_released_reward_model if is_released_reward_model(folder) else pretrained.load_scalar)(folder)
+
+
+def reward_model_vocabulary(folder: Path) -> int:
+    """The size of its vocabulary, by its configuration; UserError where that is no reward model's. No weights are read."""
+    from repro.models import pretrained
+
+    if not is_released_reward_model(folder):
+        return pretrained.read_scalar_config(folder).get_text_config().vocab_size
+    base = _released_config(folder)["base_config"]
+    size = base.get("vocab_size") if isinstance(base, dict) else None
+    if type(size) is not int:
+        raise UserError(f"{folder / 'config.json'}: its base_config has no vocab_size; give a reward model")
+    return size
 
 
 def load_released_reward_model(folder: Path) -> ScalarModel:

@@ -79,16 +79,16 @@ def check(recipe: Recipe, scale: Scale) -> None:
     """
     pick = Pick(recipe, "data")
     _require_matching_model(pick(d.PAD_TOKEN)(local.load_tokenizer(scale.tokenizer)), hub.resolve(scale.model, "model"))
-    check_corpus(recipe, scale.corpus)
+    check_corpus(recipe, scale.corpus, scale.annotator)
     _read(scale, pick)
 
 
-def require_vocabulary(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> None:
+def require_vocabulary(tokenizer: PreTrainedTokenizerFast, vocabulary: int, model: str = "the base model") -> None:
     """UserError where the tokenizer has an id, apart from padding, beyond a model's vocabulary of this size."""
     highest = max(token for token in tokenizer.get_vocab().values() if token != tokenizer.pad_token_id)
     if highest >= vocabulary:
         raise UserError(
-            f"the tokenizer's highest id is {highest} and the base model has {vocabulary} of them; "
+            f"the tokenizer's highest id is {highest} and {model} has {vocabulary} of them; "
             "give a model and a tokenizer that belong together"
         )
 

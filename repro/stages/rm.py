@@ -58,8 +58,7 @@ def _run(context: StageContext) -> None:
 def _import_reward_model(context: StageContext, corpus: Corpus, move_padding: MovePadding) -> None:
     """In place of training, copy the reward model that Scale.rm_from names, without its normalisation."""
     folder = context.start("rm_from")
-    load = starts.load_released_reward_model if starts.is_released_reward_model(folder) else pretrained.load_scalar
-    reward_model = load(folder)
+    reward_model = starts.load_reward_model(folder)
     require_vocabulary(corpus.tokenizer, reward_model.trunk.config.get_text_config().vocab_size)
     reward_model.bias.zero_()
     reward_model.gain.fill_(1.0)

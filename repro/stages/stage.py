@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 JOURNAL, RESULT, DONE = "metrics.jsonl", "result.json", "done.json"
 CHECKPOINTS = "checkpoints"  # in the folder of a stage that runs: where it goes on from, should it be ended
 # Fields of Scale that say how a stage is run and not what it computes: every stage may read them, no key has them.
-UNKEYED = ("recompute", "processes", "sharding", "checkpoint_every", "keep_every")
+UNKEYED = (
+    *("recompute", "processes", "sharding", "checkpoint_every", "keep_every"),
+    *("judge_url", "judge_key_env"),  # an answer is of the model, wherever that runs
+)
 CURVE_POINTS = 200  # about as many as a figure can show
 
 

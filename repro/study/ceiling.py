@@ -35,4 +35,4 @@ def ceiling_of(detail: Detail, arms: Mapping[str, Recipe], primary: str) -> dict
 def check(ceiling: Mapping[str, Recipe], scale: Scale) -> None:
     """UserError where the ceiling needs what the scale's corpus does not know."""
     for recipe in ceiling.values():
-        details.check_corpus(recipe, scale.corpus)
+        details.check_corpus(recipe, scale.corpus, scale.annotator)

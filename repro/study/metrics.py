@@ -42,7 +42,13 @@ METRICS: dict[str, str] = {
     "round before scores the chosen summary higher, ties counting half",
     "feedback/rm_margin": "score of the chosen summary less that of the rejected one, in the same comparisons by the same "
     "reward model; mean over comparisons",
-    "feedback/gold": "gold score of the new samples that annotators compare; mean over samples",
+    "feedback/gold": "gold score of the new samples that annotators compare; mean over samples, where the facts are known",
+    "feedback/annotator_score": "score of the new samples by the reward model that compares them, where one is named "
+    "(annotator); mean over samples",
+    "feedback/undecided": "share of pairs of different samples about which the named annotator has no preference (equal "
+    "scores, or answers of a judge that contradict each other or cannot be read); they are left out",
+    "feedback/unparsable": "share of pairs of different texts about which an answer of the judge states no preference that can "
+    "be read; part of feedback/undecided",
     "feedback/entropy": "-log policy, summed over a sample's tokens, in nats; mean over the same samples",
     "feedback/equal_pairs": "share of pairs of samples that are the same text, so that there is nothing to compare",
     "feedback/comparisons": "comparisons of all rounds of feedback that the reward model learns beside the corpus's",

@@ -11,6 +11,7 @@ from typing import Any
 from repro.errors import UserError, cut, nearest, quoted
 from repro.models import folders, hub, starts
 from repro.models.shape import parse_shape
+from repro.study import annotator
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "embedded_assets"
 
@@ -31,6 +32,13 @@ class Scale:
     )
     rm_from: str = ""  # the same for the reward model
     policy_from: str = ""  # the same for the policy after PPO
+    # Who compares in rounds of feedback: "": the embedded corpus's own annotators; the source of a reward model, as rm_from
+    # has it; or judge:MODEL, a language model at `judge_url` ("": OPENAI_BASE_URL, or OpenAI).
+    annotator: str = ""
+    judge_url: str = ""
+    judge_key_env: str = ""  # environment variable with the judge's key; "": OPENAI_API_KEY where there is no judge_url
+    judge_max_tokens: int = 512  # limit of an answer
+    judge_prices: str = ""  # of a million prompt and completion tokens, as 0.15,0.6; "": unknown
 
     corpus_seed: int = 20261120
     posts: int = 10_000
@@ -91,7 +99,13 @@ WORDS = {
     "sharding": ("none", "fsdp", "zero2", "zero3"),
 }
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
-SOURCES = ("model", *PATHS, *starts.STARTS)
+SOURCES = ("model", *PATHS, *starts.CHECKPOINTS)
+UNNAMED = (
+    *PATHS,
+    "judge_url",
+    "judge_key_env",
+    "judge_prices",
+)  # of this machine, or of its bill, and not of the study
 _EMBEDDED = Scale(
     name="mini",
     corpus="embedded",
@@ -236,7 +250,7 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
 
 def full_name(name: str, changes: Mapping[str, str]) -> str:
     """The name of a scale with changes: a changed budget is part of it, a path to data is not."""
-    budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in PATHS]
+    budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in UNNAMED]
     return short("-".join([name, *budget]))
 
 
@@ -248,7 +262,7 @@ def short(name: str) -> str:
 
 def _in_a_name(value: str) -> str:
     """A value as part of a folder's name; of a path only its last part."""
-    named = value.startswith((hub.PREFIX, "gpt-neox:")) or "/" not in value
+    named = value.startswith((hub.PREFIX, "gpt-neox:", annotator.JUDGE)) or "/" not in value
     return value.replace("/", "_") if named else Path(value).name
 
 
@@ -273,6 +287,7 @@ def checked(scale: Scale) -> Scale:
     """The scale; UserError for a field whose value makes no sense."""
     check_seeds(scale.seeds)
     _check_sources(scale)
+    annotator.prices(scale.judge_prices)
     for field, words in WORDS.items():
         if (word := getattr(scale, field)) not in words:
             raise UserError(f"{field}={quoted(word)} is unknown; {nearest(word, words)}")
@@ -328,8 +343,10 @@ def _check_sources(scale: Scale) -> None:
             _check_reference(field, source)
         elif field == "model" and not os.path.exists(source):
             parse_shape(source)
-        elif source == "released" and field in starts.STARTS:
-            starts.start_source(source, scale.model, scale.seeds[0], starts.STARTS[field])
+        elif source == "released" and field in starts.CHECKPOINTS:
+            starts.start_source(source, scale.model, scale.seeds[0], starts.CHECKPOINTS[field])
+        elif field == "annotator" and annotator.is_judge(source):
+            annotator.check_judge(source)
         elif source and "{seed}" not in source:
             folders.check(field, Path(source))
 

@@ -9,8 +9,8 @@ KINDS = {each.name: each.type for each in fields(Scale)}
 LIMITS = MOST | dict.fromkeys(MADE, ROWS)
 WHOLE = [name for name, kind in KINDS.items() if kind is int]
 FRACTIONS = [name for name, kind in KINDS.items() if kind is float]
-SOURCES = ("model", "tokenizer", "posts_file", "comparisons_file", "sft_from", "rm_from", "policy_from")
-STARTS = SOURCES[-3:]
+SOURCES = ("model", "tokenizer", "posts_file", "comparisons_file", "sft_from", "rm_from", "policy_from", "annotator")
+STARTS = SOURCES[-4:]
 BATCHES = (("episodes", "ppo_batch"), ("posts", "ppo_batch"), ("posts", "sft_batch"), ("comparisons", "rm_batch"))
 NEEDS_A_TOKENIZER = "scale embedded needs tokenizer; give --set tokenizer=PATH"
 
@@ -182,4 +182,37 @@ CASES = [
     on("posts_file", "hub:a/b@main", "names a model on the hub, but a dataset is needed"),
     on("comparisons_file", "hub:a/b@main", "names a model on the hub, but a dataset is needed"),
     *(on(field, "released", "the authors released no (sft|rm|ppo) checkpoint of seed") for field in STARTS),
+    # Who compares in rounds of feedback
+    *(
+        on("annotator", word, "annotator='judge:.* names no model; write judge:MODEL, such as judge:gpt-4o-mini")
+        for word in ("judge:", "judge: ", "judge: oracle", "judge:<esc>", "judge:a\nb", "judge:<rtl>m")
+    ),
+    *(
+        on(
+            "judge_prices",
+            word,
+            "judge_prices=.* are not the prices of a million prompt tokens and a million completion",
+        )
+        for word in ("cheap", "1", "1,2,3", "-1,2", "nan,1", "1,inf", ",", "1;2", "<esc>", "<long>")
+    ),
+    *(
+        Case(
+            f"{verb} feedback_rounds --scale smoke --set annotator=judge:oracle 'judge_url={address}'",
+            "the judge's address is not of the form http://HOST:PORT/v1; .* named by --key-env or judge_key_env",
+        )
+        for verb in ("plan", "run", "atlas --plan")
+        for address in ("nonsense", "ftp://host/v1", "http://key@host/v1", "http://host:port/v1")
+    ),
+    Case(
+        "run feedback_rounds --scale smoke --set annotator=judge:oracle judge_key_env=NO_SUCH_KEY",
+        "the environment has no NO_SUCH_KEY; set it to the judge's key, or name another with --key-env or judge_key_env",
+    ),
+    Case(
+        "run feedback_rounds --scale smoke --set annotator=judge:oracle",
+        "the environment has no OPENAI_API_KEY; set it to the judge's key",
+    ),
+    Case(
+        "run feedback_rounds --scale smoke --set annotator=no-{seed}",
+        "'no-1', the annotator of seed 1, is no folder; give one with config.json and weights",
+    ),
 ]

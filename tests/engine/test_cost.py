@@ -434,3 +434,13 @@ def test_the_plan_of_a_gpu_scale_says_what_it_needs_and_what_it_assumes(tmp_path
 
 def test_small_scales_are_not_for_gpus():
     assert not any(cost.for_gpu(SCALES[name]) for name in ("smoke", "mini", "local")) and cost.for_gpu(GPU)
+
+
+def test_a_reward_model_that_compares_reads_every_sample_and_a_judge_costs_no_operation(tiny_scale):
+    def operations(annotator):
+        scale = replace(tiny_scale, annotator=annotator)
+        parts = stage_flops.Stages(scale, network_of(scale.model), stage_flops.Lengths.most(scale)).feedback()
+        return sum(map(flops.total, parts.values()))
+
+    own, judged, scored = (operations(each) for each in ("", "judge:oracle", "somewhere"))
+    assert own == judged < scored

@@ -61,10 +61,16 @@ def test_a_second_arm_makes_only_what_the_first_has_not(tiny_scale, tiny_run):
 
 
 def test_an_arm_that_the_corpus_cannot_serve_is_refused_before_any_stage(tiny_scale, tmp_path):
-    for choice, label in ((BLIND_SPOT, "inventions"), (REWARD_SOURCE, "gold"), (FEEDBACK_ROUNDS, "2")):
-        with pytest.raises(
-            UserError, match=f"{choice.name}={label} needs the facts and annotators of the embedded corpus"
-        ):
+    for choice, label, needs in (
+        (BLIND_SPOT, "inventions", "the facts and annotators of the embedded corpus"),
+        (REWARD_SOURCE, "gold", "the facts and annotators of the embedded corpus"),
+        (
+            FEEDBACK_ROUNDS,
+            "2",
+            "annotators, and corpus=local has none .*; set annotator to a reward model's folder, or to",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"{choice.name}={label} needs {needs}"):
             pipeline.run(Recipe().but(choice, label), replace(tiny_scale, corpus="local"), 1, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -556,6 +556,8 @@ def test_released_checkpoints_are_asked_for_by_seed(home):
     assert wanted[4].source == "hub:vwxyzjn/EleutherAI_pythia-1b-deduped__sft__tldr@sft__44413__1708611267"
     assert len(fetch.needs(find("pythia-1b", {"rm_from": "released"}))) == 4 + 4
     assert len(fetch.needs(find("pythia-1b", {"rm_from": f"hub:a/b@{COMMIT}"}))) == 4 + 1
+    assert fetch.needs(find("pythia-1b", {"annotator": f"hub:a/b@{COMMIT}"}))[-1].field == "annotator"
+    assert len(fetch.needs(find("pythia-1b", {"annotator": "judge:oracle"}))) == 4
 
 
 def test_checkpoints_of_several_seeds_become_one_path_with_the_seed_in_it(home, tmp_path):

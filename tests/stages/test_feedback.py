@@ -12,7 +12,8 @@ from repro.details import FEEDBACK_ROUNDS
 from repro.engine import artefacts, pipeline
 from repro.models import padding, pretrained
 from repro.ops.preference import accuracy
-from repro.stages import feedback, rm
+from repro.stages import annotators, feedback, rm
+from repro.stages.comparisons import Compared, encode, pairs_of
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import RESULT
 
@@ -26,12 +27,10 @@ def test_a_comparison_has_the_form_that_the_data_stage_gives_the_same_tokens(cor
     posts, pairs = corpus.posts("train"), corpus.pairs("train")
     place = {post: number for number, post in enumerate(posts["id"])}
     again = [
-        feedback.Compared(
-            place[row["id"]], *(torch.tensor(row[f"{side}_token"]) for side in ("chosen", "rejected")), 3, (0.0, 0.0)
-        )
+        Compared(place[row["id"]], *(torch.tensor(row[f"{side}_token"]) for side in ("chosen", "rejected")), 3)
         for row in pairs
     ]
-    encoded = feedback.encode(corpus, posts, again, 2)
+    encoded = encode(corpus, posts, again, 2)
     assert encoded.features == pairs.features
     for name in ("id", "query", "query_token", "chosen_token", "rejected_token"):
         assert encoded[name][:] == pairs[name][:], name
@@ -54,16 +53,15 @@ def test_annotators_prefer_what_has_the_higher_gold_score_the_surer_the_further(
     rng = random.Random(1)
     right = torch.stack([summary(corpus, embedded.summarise(each, embedded.PERFECT, rng)) for each in facts])
     wrong = torch.stack([summary(corpus, "so, anyway, sorry.", ended=False) for _ in facts])
-    compared = [
-        each for seed in range(5) for each in feedback.compare(corpus, posts, right, wrong, 0.0, random.Random(seed))
-    ]
-    assert all(each.gold[0] > each.gold[1] for each in compared)
-    agreed = [torch.equal(each.chosen, right[each.post]) for each in compared]
-    assert sum(agreed) / len(agreed) > 0.9
-    close = [
-        each for seed in range(5) for each in feedback.compare(corpus, posts, right, right, 0.0, random.Random(seed))
-    ]
-    assert sum(each.confidence for each in compared) > 2 * sum(each.confidence for each in close)
+    far, close = (pairs_of(corpus, posts, right, other) for other in (wrong, right))
+    golds = annotators.gold_scores(far)
+    assert len(golds) == 16 and all(gold > worse for gold, worse in zip(golds[::2], golds[1::2]))
+    annotate = annotators.EmbeddedAnnotator(belief=0.0)
+    found = [each for seed in range(5) for each in annotate(far, random.Random(seed)).each]
+    assert [each.choice for each in found].count(0) / len(found) > 0.9
+    unsure = [each for seed in range(5) for each in annotate(close, random.Random(seed)).each]
+    assert sum(each.confidence for each in found) > 2 * sum(each.confidence for each in unsure)
+    assert annotators.ordered(close, unsure) == [], "there is nothing to compare"
 
 
 def test_each_round_has_other_posts_until_all_have_been_seen(corpus):

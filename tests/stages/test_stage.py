@@ -110,7 +110,7 @@ def changed(scale, field, tmp_path):
         other.write_text("something else")
         return replace(scale, **{field: other})
     text = {"corpus": "local", "model": "gpt-neox:32/2/2/32", "frozen_weights": "bfloat16", "sampler": "static"}
-    text |= dict.fromkeys(starts.STARTS, "released")
+    text |= dict.fromkeys(starts.STARTS, "released") | {"annotator": "judge:oracle"}
     return replace(scale, **{field: text[field] if isinstance(value, str) else value + 1})
 
 
@@ -154,9 +154,9 @@ def test_a_key_changes_with_the_version_and_with_every_key_upstream(each, scale)
 def test_no_key_depends_on_what_no_stage_may_read(scale):
     known = {field for each in pipeline.STAGES for field in each.fields} | {"precision"}
     free = {field.name for field in fields(Scale)} - known
-    assert free == {"name", "threads", "seeds", "kl_cap", *stage.UNKEYED}
+    assert free == {"name", "threads", "seeds", "kl_cap", "judge_prices", *stage.UNKEYED}
     other = dict(name="mine", threads=2, seeds=(5,), kl_cap=1.0, recompute="layers", processes=2, sharding="fsdp")
-    other |= dict(checkpoint_every=3, keep_every=2)
+    other |= dict(checkpoint_every=3, keep_every=2, judge_url="http://h/v1", judge_key_env="KEY", judge_prices="1,2")
     assert other.keys() == free
     assert pipeline.keys(Recipe(), replace(scale, **other), 1) == pipeline.keys(Recipe(), scale, 1)
 

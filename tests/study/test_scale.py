@@ -3,7 +3,7 @@
 import pytest
 
 from repro.errors import UserError
-from repro.study import scale
+from repro.study import annotator, scale
 
 
 @pytest.fixture
@@ -39,6 +39,20 @@ def test_a_model_of_the_hub_shows_in_the_name_and_data_of_the_hub_does_not(find)
     assert find(changes={"model": "hub:a/b@main"}).name == "smoke-model=hub:a_b@main"
     assert find(changes={"sft_from": "hub:a/b@main"}).name == "smoke-sft_from=hub:a_b@main"
     assert find(changes={"tokenizer": "hub:a/b@main"}).name == "smoke"
+
+
+def test_who_compares_shows_in_the_name_and_neither_address_nor_price_does(find):
+    judged = {
+        "annotator": "judge:org/oracle",
+        "judge_url": "http://h:1/v1",
+        "judge_key_env": "K",
+        "judge_prices": "1,2",
+    }
+    assert find(changes=judged).name == "smoke-annotator=judge:org_oracle"
+    assert find(changes={"annotator": "hub:a/b@main"}).name == "smoke-annotator=hub:a_b@main"
+    assert (
+        annotator.prices("0.15,0.6") == (0.15, 0.6) and annotator.prices("0,0") == (0, 0) and annotator.prices("") == ()
+    )
 
 
 def test_a_name_is_the_same_where_the_path_does_not_exist(tmp_path):

@@ -2,7 +2,7 @@
 
 import math
 
-from repro.reports.figures.numbers import count, number, signed, span
+from repro.reports.figures.numbers import MINUS, count, number, signed, span
 from repro.reports.figures.takeaways import listed
 from repro.reports.pages.markup import known
 from repro.reports.reading import terms
@@ -39,7 +39,7 @@ def _apart(row) -> str:
 
 def percent(share: float) -> str:
     """A share of the way in percent; nothing where there is no such way."""
-    return "" if math.isnan(share) else f"{number(100 * share).split('.')[0]} %"
+    return "" if math.isnan(share) else f"{100 * share:.0f} %".replace("-", MINUS)
 
 
 def section(study: Study, findings: Findings) -> dict:

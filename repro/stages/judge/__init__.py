@@ -6,9 +6,25 @@ and contradictory answers are a tie; an answer without a preference is left out 
 the letter are ignored; retries are limited. Left out: batch endpoints at half the price, which few hosts have.
 """
 
-from repro.stages.judge.answers import Answers, ask_all
+from repro.stages.judge.answers import FOLDER, Answers, ask_all, require_answer
 from repro.stages.judge.endpoint import api_key, judge
-from repro.stages.judge.price import Cost, cost
-from repro.stages.judge.verdicts import judgement, questions_of
+from repro.stages.judge.price import Cost, bound, cost
+from repro.stages.judge.prompt import SummaryPair, post_of
+from repro.stages.judge.verdicts import judgement, questions_of, verdict
 
-__all__ = ["Answers", "Cost", "api_key", "ask_all", "cost", "judge", "judgement", "questions_of"]
+__all__ = [
+    "FOLDER",
+    "Answers",
+    "Cost",
+    "SummaryPair",
+    "api_key",
+    "ask_all",
+    "bound",
+    "cost",
+    "judge",
+    "judgement",
+    "post_of",
+    "questions_of",
+    "require_answer",
+    "verdict",
+]

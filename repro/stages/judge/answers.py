@@ -11,20 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from repro.errors import UserError
+from repro.errors import SENTENCE, UserError, cut
 from repro.models import strict_json
 from repro.stages.judge.endpoint import Judge, model_name
-from repro.stages.judge.prompt import PROMPT, Messages, characters
+from repro.stages.judge.prompt import PROMPT, Messages, characters, question
 
 NEEDED = ("key", "answer", "time")  # texts without which a stored line is no answer
 TEXTS, NUMBERS = (
     ("answered_by", "host"),
     ("prompt_tokens", "completion_tokens", "characters"),
 )  # what one may have beside
+FOLDER = "judge"  # of all answers, in the cache
 TIMEOUT = 300.0  # seconds for one answer, as long since a local server may queue questions
 RETRIES = 3  # by the client, with backoff, after status 408, 409, 429, 5xx or a lost connection
 EMPTY_ANSWERS = 3  # in a row, after which a question has failed
 PAUSE = 1.0  # seconds before asking again after an empty answer, doubled each time
+CONNECT_TIMEOUT = 20.0  # seconds until an address is taken to be nobody's
 MAX_FAILURES = 10  # failed questions, after which the endpoint has failed
 
 
@@ -97,6 +99,17 @@ def ask_all(
     return failures
 
 
+def require_answer(judge: Judge, api_key: str, answers: Answers) -> None:
+    """UserError where the judge does not answer one short question: whether it can be had, before a study rests on it."""
+    messages = question("The dog barks at everyone.", "a dog barks", "a cat")
+    try:
+        _ask_function(judge, api_key, answers)(judge.key(messages), messages)
+    except Unanswered as error:
+        raise UserError(
+            f"the judge {judge.name} at {judge.host} does not answer: {cut(str(error), SENTENCE)}; start it, or name another"
+        ) from None
+
+
 def _require_few_failures(failures: list[str], questions: int, judge: Judge) -> None:
     if len(failures) >= min(MAX_FAILURES, questions):
         raise UserError(
@@ -108,7 +121,8 @@ def _require_few_failures(failures: list[str], questions: int, judge: Judge) -> 
 def _ask_function(judge: Judge, api_key: str, answers: Answers) -> Callable[[str, Messages], None]:
     """A function that asks one question and stores the answer; it raises Unanswered, or UserError where the host refuses."""
     openai = _library()
-    client = openai.OpenAI(api_key=api_key or "none", base_url=judge.base_url, max_retries=RETRIES, timeout=TIMEOUT)
+    timeout = openai.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT)
+    client = openai.OpenAI(api_key=api_key or "none", base_url=judge.base_url, max_retries=RETRIES, timeout=timeout)
     refusals = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
     def ask(key: str, messages: Messages) -> None:
@@ -119,7 +133,7 @@ def _ask_function(judge: Judge, api_key: str, answers: Answers) -> Callable[[str
         except refusals as error:
             reason = _one_line(error, api_key)
             needs_key = not api_key and not isinstance(error, openai.NotFoundError)
-            hint = "; name the variable that holds its key with --key-env" * needs_key
+            hint = "; name the variable that holds its key with --key-env or judge_key_env" * needs_key
             raise UserError(f"the judge {judge.name} at {judge.host} refuses: {reason}{hint}") from None
         except (openai.OpenAIError, ValueError) as error:  # a ValueError where the reply is not JSON
             raise Unanswered(_one_line(error, api_key)) from None
@@ -139,7 +153,9 @@ def _answer(create: Callable[[], Any]) -> dict[str, Any]:
         if content.strip():
             when = datetime.now(UTC).isoformat(timespec="seconds")
             return {"answer": content, "answered_by": _model(reply), "time": when} | _usage(reply)
-    raise Unanswered(f"its answer was empty {EMPTY_ANSWERS} times; a model that thinks first needs more --max-tokens")
+    raise Unanswered(
+        f"its answer was empty {EMPTY_ANSWERS} times; a model that thinks first needs more --max-tokens (judge_max_tokens)"
+    )
 
 
 def _content(reply: Any) -> str:

@@ -58,7 +58,7 @@ def judge(model: str, base_url: str, **sampling: float) -> Judge:
     if not usable or "@" in parts.netloc or parts.query:
         raise UserError(
             "the judge's address is not of the form http://HOST:PORT/v1; a key belongs into an environment variable, "
-            "named by --key-env"
+            "named by --key-env or judge_key_env"
         )
     return Judge(model, address, sampling)
 
@@ -71,7 +71,7 @@ def api_key(base_url: str, key_env: str) -> str:
     name = key_env or ("" if base_url else OPENAI_KEY)
     if name and not os.environ.get(name, "").strip():
         raise UserError(
-            f"the environment has no {cut(name)}; set it to the judge's key, or name another with --key-env"
+            f"the environment has no {cut(name)}; set it to the judge's key, or name another with --key-env or judge_key_env"
         )
     key = os.environ[name].strip() if name else ""
     if not (key.isascii() and key.isprintable()):

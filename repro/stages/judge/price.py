@@ -7,7 +7,7 @@ import numpy as np
 
 from repro.stages.judge.answers import Answers
 from repro.stages.judge.endpoint import Judge
-from repro.stages.judge.prompt import Messages, characters
+from repro.stages.judge.prompt import QUESTION, SYSTEM, Messages, characters
 
 CHARACTERS_PER_TOKEN = 4.0  # of English, roughly; used until this judge's answers give the ratio
 
@@ -43,3 +43,13 @@ def cost(judge: Judge, questions: Mapping[str, Messages], answers: Answers) -> C
     limit = judge.sampling["max_completion_tokens"]
     completion = np.mean([record["completion_tokens"] for record in known]) if known else limit
     return Cost(len(questions), round(total_characters / rate), round(len(questions) * completion), at_most=not known)
+
+
+def bound(judge: Judge, questions: int, post_tokens: int, summary_tokens: int) -> Cost:
+    """The cost of questions that are not written yet: posts, both summaries and answers as long as their limits allow.
+
+    The limits are in tokens of the study's tokenizer, which are taken for the judge's.
+    """
+    prompt_tokens = len(SYSTEM + QUESTION) / CHARACTERS_PER_TOKEN + post_tokens + 2 * summary_tokens
+    completion_tokens = round(questions * judge.sampling["max_completion_tokens"])
+    return Cost(questions, round(questions * prompt_tokens), completion_tokens, at_most=True)

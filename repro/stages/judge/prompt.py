@@ -73,9 +73,14 @@ def summary_pairs(table: pd.DataFrame, column: str) -> list[SummaryPair]:
     if column not in table:
         return []
     return [
-        SummaryPair(_text(post).removesuffix("TL;DR:").strip(), _text(summary), _text(reference))
+        SummaryPair(post_of(_text(post)), _text(summary), _text(reference))
         for post, summary, reference in zip(table["query"], table[column], table["reference"])
     ]
+
+
+def post_of(query: str) -> str:
+    """The post in a prompt, without the cue at its end."""
+    return query.strip().removesuffix("TL;DR:").strip()
 
 
 def _text(cell: Any) -> str:

@@ -29,11 +29,11 @@ def questions_of(judge: Judge, tables: Mapping[Any, pd.DataFrame]) -> dict[str, 
 def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, Any]:
     """The `Judgement` of one run's samples as JSON: judge and time, metrics, and the verdict on each post."""
     policy_pairs, sft_pairs = (summary_pairs(table, column) for column in ("summary", "sft_summary"))
-    policy_verdicts = [_verdict(judge, pair, answers) for pair in policy_pairs]
-    sft_verdicts = [_verdict(judge, pair, answers) for pair in sft_pairs]
+    policy_verdicts = [verdict(judge, pair, answers) for pair in policy_pairs]
+    sft_verdicts = [verdict(judge, pair, answers) for pair in sft_pairs]
     keys = [judge.key(messages) for pair in policy_pairs + sft_pairs for messages in pair.questions.values()]
     used = [answers.known[key] for key in keys if key in answers.known]
-    verdicts = [{"post_id": post, **verdict} for post, verdict in zip(table["post_id"], policy_verdicts)]
+    verdicts = [{"post_id": post, **each} for post, each in zip(table["post_id"], policy_verdicts)]
     result = Judgement(
         model=judge.name,
         answered_by=sorted({record.get("answered_by", "") for record in used}),
@@ -50,7 +50,7 @@ def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, 
     return asdict(result)
 
 
-def _verdict(judge: Judge, pair: SummaryPair, answers: Answers) -> dict[str, Any]:
+def verdict(judge: Judge, pair: SummaryPair, answers: Answers) -> dict[str, Any]:
     """`win` (1, 0.5, 0; null where an answer has no preference), and preference and reason for each order of the pair."""
     orders = {}
     for first, messages in pair.questions.items():
