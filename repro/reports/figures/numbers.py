@@ -26,6 +26,11 @@ def signed(value: float) -> str:
     return number(value, "+")
 
 
+def difference(mean: float, low: float, high: float) -> str:
+    """A mean difference beside its interval; one that is less than a hundredth of the interval's width is a signed zero."""
+    return f"{math.copysign(0.0, mean):+.3f}".replace("-", MINUS) if 100 * abs(mean) < high - low else signed(mean)
+
+
 def span(low: float, high: float) -> str:
     """An interval in words; "not defined" where it is NaN."""
     return "not defined" if math.isnan(low) else f"{signed(low)} to {signed(high)}"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from repro import record
-from repro.reports.figures.numbers import count, number, signed
+from repro.reports.figures.numbers import count, difference, number, signed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing
@@ -29,7 +29,7 @@ def effect(data: pd.DataFrame, study: Study) -> str:
     rows = data.drop_duplicates("arm")
     if not data["difference"].any():
         return f"Every difference to {study.reference} is zero, in {count(data['seed'].nunique(), 'seed')}."
-    words = listed(f"{signed(row.mean)} for {row.arm}" for row in _named(rows))
+    words = listed(f"{difference(row.mean, row.low, row.high)} for {row.arm}" for row in _named(rows))
     limit = f", where ±{number(study.smallest_effect)} would matter" if math.isfinite(study.smallest_effect) else ""
     return f"The mean difference in {terms.said(study.primary)} to {study.reference} is {words}{limit}."
 

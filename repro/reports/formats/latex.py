@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import record
-from repro.reports.figures.numbers import DASH, MINUS, number, signed
+from repro.reports.figures.numbers import DASH, MINUS, difference, number, signed
 from repro.reports.pages import ceiling, page, provenance
 from repro.reports.pages.markup import harmless, parsed
 from repro.reports.reading import terms
@@ -91,7 +91,7 @@ def verdicts(study: Study, findings: Findings) -> str:
         (
             row.arm,
             str(row.n),
-            signed(row.mean),
+            difference(row.mean, row.low, row.high),
             f"{signed(row.low)}, {signed(row.high)}",
             row.verdict,
             *_beside(above, row.arm),

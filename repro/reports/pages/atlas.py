@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from repro.reports.figures import forest
-from repro.reports.figures.numbers import count, signed, span
+from repro.reports.figures.numbers import count, difference, span
 from repro.reports.pages import entries, markup, provenance
 from repro.reports.pages.markup import known, picture
 from repro.reports.reading import terms
@@ -63,7 +63,8 @@ def noise(survey: Survey) -> list[str]:
     controls = survey.effects[survey.effects["control"] & (survey.effects["n"] > 0)]
     return [
         f"Noise floor, {row.detail}: the same recipe with other random numbers changes the {terms.name(row.primary)} by "
-        f"{signed(row.mean)} (95 % interval {span(row.low, row.high)}, {count(row.n, 'paired seed')}; single seeds from "
+        f"{difference(row.mean, row.low, row.high)} (95 % interval {span(row.low, row.high)}, "
+        f"{count(row.n, 'paired seed')}; single seeds from "
         f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect in this range can be chance."
         for row in controls.itertuples()
     ]

@@ -2,7 +2,7 @@
 
 import math
 
-from repro.reports.figures.numbers import MINUS, count, number, signed, span
+from repro.reports.figures.numbers import MINUS, count, difference, number, span
 from repro.reports.figures.takeaways import listed
 from repro.reports.pages.markup import known
 from repro.reports.reading import terms
@@ -34,7 +34,7 @@ def _apart(row) -> str:
     """An arm's distance, and how much of the way it goes, as a sentence has them."""
     share = percent(row.share)
     way = f"; {share} of the way from before PPO" if share else ""
-    return f"is at {signed(row.mean)} ({span(row.low, row.high)}{way})"
+    return f"is at {difference(row.mean, row.low, row.high)} ({span(row.low, row.high)}{way})"
 
 
 def percent(share: float) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from repro.reports.figures.chart import Drawn, Panel
-from repro.reports.figures.numbers import count, number, signed, span
+from repro.reports.figures.numbers import count, difference, number, signed, span
 from repro.reports.reading import terms
 from repro.reports.statistics import words
 
@@ -35,7 +35,13 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": breakable, "number": number, "signed": signed, "counted": count, "when": when}
-    environment.globals |= {"name": terms.name, "label": terms.label, "span": span, "words": words}
+    environment.globals |= {
+        "name": terms.name,
+        "label": terms.label,
+        "span": span,
+        "difference": difference,
+        "words": words,
+    }
     return environment.get_template(template).render(**values)
 
 

@@ -16,10 +16,11 @@ from repro.reports.figures import (
     ensemble,
     frontier,
     length,
+    rounds,
     style,
 )
 from repro.reports.figures.differences import FINALS, tested
-from repro.reports.figures.numbers import count, number, signed, span
+from repro.reports.figures.numbers import count, difference, number, span
 from repro.reports.pages import ceiling, data, entries, inspect, judge, markup, opening, provenance, samples
 from repro.reports.pages.markup import known
 from repro.reports.pages.provenance import described, groups
@@ -38,6 +39,7 @@ CHARTS = (
     *differences.CHARTS,
     *before_after.CHARTS,
     *ensemble.CHARTS,
+    *rounds.CHARTS,
     *frontier.CHARTS,
     *length.CHARTS,
     checks.BEFORE_PPO,
@@ -110,8 +112,9 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
 def sentence(row, study: Study) -> str:
     """An arm's verdict in words, with its difference, interval, number of seeds and smallest effect."""
     facts = (
-        f"{terms.name(study.primary)} {signed(row.mean)} ({interval_of(study)} {span(row.low, row.high)}, "
-        f"{count(row.n, 'paired seed')}; smallest effect of interest {number(study.smallest_effect)})"
+        f"{terms.name(study.primary)} {difference(row.mean, row.low, row.high)} ({interval_of(study)} "
+        f"{span(row.low, row.high)}, {count(row.n, 'paired seed')}; "
+        f"smallest effect of interest {number(study.smallest_effect)})"
     )
     evidence = "" if row.identical or row.n < 2 else f": {facts}"
     return f"{conclusion(row, study)}{evidence}. {remark(row, study)}".strip()

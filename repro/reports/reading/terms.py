@@ -4,6 +4,7 @@
 CURVES = (
     *("objective/", "policy/", "loss/", "value/", "eval/", "nonfinite/", "sft/loss", "rm/loss", "rm/train_accuracy"),
     *("dpo/loss", "dpo/train_accuracy", "dpo/margin"),
+    *("feedback/rm_", "feedback/gold", "feedback/annotator_score", "feedback/equal_pairs"),  # over rounds
 )
 LABELS = {
     "objective/score": ("reward-model score", ""),
@@ -44,6 +45,11 @@ LABELS = {
     "objective/members_rank_correlation": ("members rank alike", "correlation"),
     "objective/members_gold_correlation": ("a member follows gold", "correlation"),
     "objective/members_combined_gold_correlation": ("all together follow gold", "correlation"),
+    "feedback/rm_accuracy": ("reward model right on new samples", "share"),
+    "feedback/rm_margin": ("its margin on new samples", ""),
+    "feedback/gold": ("gold score of new samples", ""),
+    "feedback/annotator_score": ("annotating model's score of new samples", ""),
+    "feedback/equal_pairs": ("pairs of samples that are one text", "share"),
     "objective/entropy_coefficient": ("coefficient of the entropy bonus", "per nat"),
     "test/judge_agreement": ("judge and reward model agree", "share"),
     "sft/loss": ("SFT loss", "nats per token"),
