@@ -122,9 +122,10 @@ class Moves:
 def moves(studies: Sequence[tuple[Study, Sequence[str]]]) -> Iterator[Moves]:
     """The metrics asked of each A/A study that change at all; those of a further study are named with its scale."""
     for place, (study, metrics) in enumerate(studies):
-        where = f" at {study.scale}" if place else ""
+        where = f", at {study.scale}" if place else ""
         for metric, values in simulation.differences(study, metrics).items():
-            yield Moves(terms.name(metric) + where, terms.label(metric) + where, values, len(study.seeds))
+            name = terms.name(metric) + where
+            yield Moves(name, name + terms.bracketed(metric), values, len(study.seeds))
 
 
 def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], page: Path) -> Path:

@@ -221,11 +221,11 @@ def test_the_control_at_the_scale_of_studies_stands_beside_it_by_the_metric_that
         [(control, METRICS), (larger, ("test/gold",))], (4, 6, 8, 12), tmp_path / "calibration.md"
     ).read_text()
     assert "The same at `mini`, the scale that studies run at, with 9 seeds" in text
-    assert rows_of(text, "The measured differences")[-1][:2] == ["gold score at mini", "8 of 9"]
-    assert "measured gold score at mini" in {
+    assert rows_of(text, "The measured differences")[-1][:2] == ["gold score, at mini", "8 of 9"]
+    assert "measured gold score, at mini" in {
         row[0] for row in rows_of(text, "Studies that grow until they are decided")
     }
-    assert {row[0] for row in rows_of(text, "False positives")} >= {"gold score", "gold score at mini"}
+    assert {row[0] for row in rows_of(text, "False positives")} >= {"gold score", "gold score, at mini"}
 
 
 def test_the_page_of_the_documentation_is_of_this_simulation():
