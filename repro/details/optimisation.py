@@ -137,8 +137,8 @@ _LIKELIEST_0_9, _LIKELIEST_10 = partial(text.top_p, mass=0.9), partial(text.top_
 TRUNCATED_SAMPLING = Detail(
     name="truncated_sampling",
     stages=("ppo",),
-    paper="N+ code (none); Holtzman et al. 2020, arXiv 1904.09751; Fan et al. 2018, arXiv 1805.04833; DeepSeek-V3.2 (2025, "
-    "arXiv 2512.02556: keep sampling mask)",
+    paper="N+ code (none); Holtzman et al. 2020, arXiv 1904.09751; Fan et al. 2018, arXiv 1805.04833; DeepSeek-V3.2 (2025), "
+    "arXiv 2512.02556",
     numbers=(20, 23),
     question="May unlikely tokens be left out when episodes are sampled?",
     reference="off",

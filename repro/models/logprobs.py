@@ -19,7 +19,7 @@ from repro.ops.vocabulary import selected_logprob
 # Response tokens whose logits exist at once: 0.4 GB in float32 with Pythia's vocabulary.
 LOGITS_AT_ONCE = 2_048
 NO_TOKEN = -1  # in place of a token that is excluded from sampling
-EVERY_TOKEN = torch.empty(0, dtype=torch.uint8)  # in place of the sets of tokens that a softmax is over
+NO_SETS = torch.empty(0, dtype=torch.uint8)  # in place of the sets of tokens that a softmax is over: it is over all
 # Settings in the configuration of models that transform logits after the output layer.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -49,7 +49,7 @@ def response_logprobs(
     pad: int,
     eos: int,
     temperature: float,
-    among: Tensor = EVERY_TOKEN,
+    among: Tensor = NO_SETS,
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `among` which one was drawn."""
     return response_measures(policy, query, response, pad, eos, temperature, among=among)[0]
@@ -64,7 +64,7 @@ def response_measures(
     temperature: float,
     *others: Callable[[Tensor, float], Tensor],
     positions: int = LOGITS_AT_ONCE,
-    among: Tensor = EVERY_TOKEN,
+    among: Tensor = NO_SETS,
 ) -> tuple[Tensor, ...]:
     """[B, Q], [B, R] -> [B, R] float32 each: log-probability in nats of each response token, and each of `others`.
 
@@ -72,7 +72,7 @@ def response_measures(
     them are over, [B, R, bytes] as `ops/kept.py` packs them, or every one. All results are 0 for padding.
     """
     ids, excluded = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
-    sets = among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
+    sets = _sets_of(response, among)
 
     def measure(logits: Tensor, tokens: Tensor, sets: Tensor) -> Tensor:
         logits = kept.only_kept(mask_pad_logit(logits, pad, eos), sets)
@@ -85,6 +85,11 @@ def response_measures(
         scale = temperature + text.TEMPERATURE_EPSILON
         measures = selected_logprobs(policy, ids, response, pad, scale, excluded)[..., None]
     return measures.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
+
+
+def _sets_of(response: Tensor, among: Tensor) -> Tensor:
+    """[B, R], and the sets or none -> [B, R, bytes], of no bytes where there are none: a place for each token of a response."""
+    return among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
 
 
 def selected_logprobs(
@@ -186,7 +191,7 @@ def response_kl(
     pad: int,
     eos: int,
     temperature: float,
-    among: Tensor = EVERY_TOKEN,
+    among: Tensor = NO_SETS,
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats at each token; 0 for padding.
 
@@ -194,7 +199,7 @@ def response_kl(
     bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
-    sets = among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
+    sets = _sets_of(response, among)
 
     def logits(network: nn.Module, query: Tensor, response: Tensor, sets: Tensor) -> Tensor:
         return kept.only_kept(response_logits(network, query, response, pad, eos), sets)

@@ -33,7 +33,7 @@ def kept_tokens(logits: Logits, truncate: Callable[[Logits], Logits]) -> UInt8[T
         logits: [texts, vocabulary] at the sampling temperature.
         truncate: gives those of tokens that may not be drawn a logit of -inf.
 
-    Source: DeepSeek-V3.2 (2025, arXiv 2512.02556, "keep sampling mask").
+    Source: DeepSeek-V3.2 (2025, arXiv 2512.02556).
     """
     keep = truncate(logits) > -torch.inf
     keep = torch.nn.functional.pad(keep, (0, -keep.shape[1] % BITS)).unflatten(1, (-1, BITS))
