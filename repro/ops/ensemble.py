@@ -92,8 +92,7 @@ def correlation(one: PerEpisode, other: PerEpisode) -> Scalar:
 
     NaN where either gives every episode the same score.
     """
-    a, b = (each.double() - each.double().mean() for each in (one, other))
-    return ((a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()).clamp(-1, 1)
+    return torch.corrcoef(torch.stack([one, other]).double())[0, 1]
 
 
 def _ranks(values: PerEpisode) -> Tensor:

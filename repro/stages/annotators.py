@@ -23,8 +23,8 @@ from torch import Tensor
 from repro import details as d
 from repro.data import embedded
 from repro.errors import SENTENCE, UserError, cut
-from repro.models import mixed_precision, modes, padding, ranks, starts, wrapping
-from repro.stages import rm
+from repro.models import padding, ranks, starts
+from repro.stages import inference, rm
 from repro.stages.comparisons import Compared, Pairs, encode
 from repro.stages.corpus import Corpus
 from repro.stages.data import require_vocabulary
@@ -158,8 +158,7 @@ def _reward_model(context: StageContext, corpus: Corpus) -> RewardModelAnnotator
     network = starts.load_reward_model(starts.start_of(scale.annotator, context.model, context.seed, "rm"))
     vocabulary = network.trunk.config.get_text_config().vocab_size
     require_vocabulary(corpus.tokenizer, vocabulary, "the annotator")
-    frozen = mixed_precision.cast_weights(modes.freeze(network), scale.frozen_weights)
-    placed = wrapping.place_on_device(frozen, context.accelerator)
+    placed = inference.placed(context, network, scale.frozen_weights)
     return RewardModelAnnotator(rm.Scorer(placed, padding.unchanged, corpus.pad, scale.rollout_batch), vocabulary)
 
 

@@ -14,8 +14,13 @@ from repro.stages.stage import StageContext
 
 
 def frozen(context: StageContext, network: nn.Module, dtype: str) -> nn.Module:
-    """A network that is not trained: on the stage's device, in this precision, with the arm's positions."""
-    fixed = mixed_precision.cast_weights(modes.freeze(context.pick(d.POSITION_IDS)(network)), dtype)
+    """One of the arm's networks that is not trained here: `placed`, with the arm's positions."""
+    return placed(context, context.pick(d.POSITION_IDS)(network), dtype)
+
+
+def placed(context: StageContext, network: nn.Module, dtype: str) -> nn.Module:
+    """A network that is not trained: on the stage's device, in this precision."""
+    fixed = mixed_precision.cast_weights(modes.freeze(network), dtype)
     return wrapping.place_on_device(fixed, context.accelerator)
 
 

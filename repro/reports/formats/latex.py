@@ -116,7 +116,8 @@ def _beside(above: Mapping[str, Any], arm: str) -> tuple[str, ...]:
         return ()
     if arm not in above:
         return DASH, DASH
-    return signed(above[arm].mean), ceiling.percent(above[arm].share) or DASH
+    row = above[arm]
+    return difference(row.mean, row.low, row.high), ceiling.percent(row.share) or DASH
 
 
 def settings(study: Study) -> str:
