@@ -1,4 +1,6 @@
-"""A small MLflow store with a made-up study in it; shared by a session, since a fresh store costs seconds."""
+"""A small MLflow store with a made-up study in it; made once in a session, since a fresh store costs seconds."""
+
+import shutil
 
 import pytest
 
@@ -9,8 +11,8 @@ from tests.reports.made_up import EFFECTS, Fake, experiment, log
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory) -> str:
-    """A store with three arms and three seeds; one run was restarted and its older twin says otherwise."""
+def pristine(tmp_path_factory) -> str:
+    """A store that no test writes to, with three arms and three seeds; one run was restarted and its older twin says otherwise."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     study = experiment(uri, "whiten_adv-mini")
     log(uri, study, Fake("off", 1, win_rate=0.99), start=1_000)
@@ -20,10 +22,18 @@ def store(tmp_path_factory) -> str:
     return uri
 
 
+@pytest.fixture(scope="module")
+def store(pristine, tmp_path_factory) -> str:
+    """A copy for the tests of one file, so that what they add to it is seen by no other's."""
+    copy = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(pristine.removeprefix("sqlite:///"), copy)
+    return f"sqlite:///{copy}"
+
+
 @pytest.fixture(scope="session")
-def study(store) -> Study:
+def study(pristine) -> Study:
     """The made-up study as the reports read it."""
-    return read_study("whiten_adv", "mini", store)
+    return read_study("whiten_adv", "mini", pristine)
 
 
 @pytest.fixture
