@@ -134,18 +134,19 @@ class Sampler:
 
     def draw(self, numbers: range) -> Samples:
         """One sample of each post for each number, which names its random numbers as it does in an evaluation's best-of-n."""
-        draws, scale = [f" again {number}" if number else "" for number in numbers], self.context.scale
+        at, scale = inference.SAMPLED, self.context.scale
+        names = [f"evaluate at {at}" + (f" again {number}" if number else "") for number in numbers]
+        draws = [inference.Draw(at, self.context.generator(name)) for name in names]
         with mixed_precision.cached_autocast(self.context.accelerator):
             told = evaluate.sample_summaries(
                 self.policy,
                 own_logprob,
                 self.reward_model,
                 column(self.posts, "query_token"),
-                evaluate.SAMPLED,
+                draws,
                 self.corpus,
                 scale.response_tokens,
                 scale.rollout_batch,
-                [self.context.generator(f"evaluate at {evaluate.SAMPLED}{draw}") for draw in draws],
                 inference.sampler_for(self.context),
             )
         blocks = [self._graded(each) for each in told]

@@ -228,6 +228,23 @@ def answer(
     return drawn + read + forward(n, rows, query + response, 1, economy=economy)
 
 
+def evaluated(
+    n: Network,
+    rows: float,
+    query: float,
+    response: float,
+    economy: Economy = CURRENT,
+    responses: float = 1,
+    references: int = 1,
+) -> list[Product]:
+    """As `answer`, of an evaluation: `responses` to a query share each network's pass over it."""
+    queries, after = rows / responses, response - 1
+    drawn = sampled(n, rows, query, response, economy, responses)
+    read = forward(n, queries, query, 1, 1, economy=economy) + forward(n, rows, after, after, after, query, economy)
+    scored = forward(n, queries, query, 1, economy=economy) + forward(n, rows, response, 1, 0, query, economy)
+    return drawn + references * read + scored
+
+
 def rollout(
     n: Network,
     rows: float,

@@ -12,6 +12,7 @@ from repro.engine.flops import (
     answer,
     compared,
     comparison,
+    evaluated,
     forward,
     repeated,
     rollout,
@@ -127,23 +128,25 @@ class Stages:
         return {"answer": self._answered(2 * posts), "read": read}
 
     def baseline(self, training: bool = True) -> dict[str, list[Product]]:
-        """Two sets of responses to the test posts, and scores of the references."""
-        return self._evaluated(1)
+        """Two responses to each test post, by the reference policy itself, and scores of the references."""
+        return self._evaluated(2, references=0) | {"read": self._read(self.scale.test_posts, self.lengths.text)}
 
     def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
-        """As the baseline, with as many sampled responses to a post as the arm chooses from."""
-        return self._evaluated(self.passes.samples)
+        """A near-greedy response to each test post, and as many sampled ones as the arm chooses from."""
+        return self._evaluated(1 + self.passes.samples, references=1)
 
-    def _evaluated(self, samples: int) -> dict[str, list[Product]]:
-        posts = self.scale.test_posts
-        answered = self._answered(posts) + self._answered(samples * posts, samples)
-        return {"answer": answered, "read": self._read(posts, self.lengths.text)}
+    def _evaluated(self, responses: int, references: int) -> dict[str, list[Product]]:
+        s, lengths = self.scale, self.lengths
+        shared = min(responses, s.rollout_batch)
+        some = evaluated(
+            self.network, s.rollout_batch, lengths.query, lengths.response, self.economy, shared, references
+        )
+        return {"answer": repeated(some, responses * s.test_posts / s.rollout_batch)}
 
-    def _answered(self, posts: float, responses: int = 1) -> list[Product]:
-        """So many responses, of which `responses` to each query share the sampler's pass over it."""
+    def _answered(self, posts: float) -> list[Product]:
+        """So many responses, each to a query of its own."""
         rows, lengths = self.scale.rollout_batch, self.lengths
-        some = answer(self.network, rows, lengths.query, lengths.response, self.economy, min(responses, rows))
-        return repeated(some, posts / rows)
+        return repeated(answer(self.network, rows, lengths.query, lengths.response, self.economy), posts / rows)
 
     def _scored(self, rows: float) -> list[Product]:
         """A reward model's scores of so many responses."""

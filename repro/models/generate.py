@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.errors import UserError
-from repro.models import forward_pass, logprobs, ranks
+from repro.models import logprobs, prefill, ranks
 from repro.models.wrapping import Learner, Learners
 from repro.ops import kept, text
-from repro.ops.places import EVERY, Places, last
 
 if TYPE_CHECKING:  # only sampling imports it
     from transformers import Cache
@@ -42,7 +41,7 @@ def eager(
     logprob = torch.zeros(uniform.shape, dtype=torch.float32, device=query.device)
     finished = torch.zeros(len(query), dtype=torch.bool, device=query.device)
     cache = growing_cache(policy.config, query.shape[1] + uniform.shape[1])
-    logits, mask = prefill(policy, query, sampling, cache, pad)
+    logits, mask = prefill.next_logits(policy, query, cache, pad, shared=sampling.responses > 1)
     among = room_for_sets(logits, uniform, sampling)
     for t in range(uniform.shape[1]):
         logits = logprobs.mask_pad_logit(logits, pad, eos)
@@ -59,14 +58,14 @@ def eager(
 class Sampling:
     """How responses are sampled.
 
-    `temperature` is that of sampling, `logprob_temperature` that of the returned log-probabilities. `after_eos` maps
-    ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response. `truncate` maps [B, V] logits at the sampling
-    temperature to those that a token is drawn from; the returned log-probabilities are over the tokens that `record` packs
-    (`ops/kept.py`), by default over all.
+    `temperature` is that of sampling, [B, 1] where rows differ in it, `logprob_temperature` that of the returned
+    log-probabilities. `after_eos` maps ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response.
+    `truncate` maps [B, V] logits at the sampling temperature to those that a token is drawn from; the returned
+    log-probabilities are over the tokens that `record` packs (`ops/kept.py`), by default over all.
     `responses` is how many a query gets: where it gets several, rows with the same query share one pass over it.
     """
 
-    temperature: float
+    temperature: float | Tensor
     logprob_temperature: float
     after_eos: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
     truncate: Callable[[Tensor], Tensor] = text.every_token
@@ -99,34 +98,9 @@ def sample_among(
     return sampling.sampler(unwrap_ddp(policy), query, uniform.to(query.device), sampling, eos, pad)
 
 
-def prefill(policy: nn.Module, query: Tensor, sampling: Sampling, cache: Cache, pad: int) -> tuple[Tensor, Tensor]:
-    """[B, Q] -> [B, 1, V] logits of the first token, and the [B, Q] mask; the cache has the queries of all rows.
-
-    Queries that rows share are run once. Where each has one response the rows are run as they are.
-    """
-    from repro.models.kv_cache import can_select_rows
-
-    shared = sampling.responses > 1 and can_select_rows(cache)
-    run, row = distinct(query) if shared else (query, EVERY)
-    inputs = forward_pass.model_inputs(run, pad)
-    places = forward_pass.places_kwargs(policy, last(1))  # of the query only its last position is read
-    logits = cached_logits(policy, inputs["input_ids"], inputs["attention_mask"], cache, **places)
-    if isinstance(row, Tensor):
-        cache.batch_select_indices(row)
-    return logits[row], inputs["attention_mask"][row]
-
-
-def distinct(query: Tensor) -> tuple[Tensor, slice | Tensor]:
-    """[B, Q] -> [D, Q] the queries that are in it, and which of them each row is; the rows as they are where none is twice."""
-    run, row = query.unique(dim=0, return_inverse=True)
-    return (run, row) if len(run) < len(query) else (query, EVERY)
-
-
-def cached_logits(policy: nn.Module, ids: Tensor, mask: Tensor, cache: Cache, **places: Places) -> Tensor:
+def cached_logits(policy: nn.Module, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
     """[B, T] tokens after those in the cache, and the mask of both -> [B, 1, V] logits of what follows."""
-    return policy(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
-    ).logits
+    return policy(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
 
 
 def all_finished(finished: Tensor, sampling: Sampling, pad: int) -> bool:
@@ -239,7 +213,8 @@ class _Decoder:
 
     def prefill(self) -> None:
         """Run the query and draw the first token."""
-        logits, mask = prefill(self.policy, self.query, self.sampling, self.cache, self.pad)
+        shared = self.sampling.responses > 1
+        logits, mask = prefill.next_logits(self.policy, self.query, self.cache, self.pad, shared)
         self.mask[:, : self.query_tokens] = mask
         self.among = room_for_sets(logits, self.uniform, self.sampling)
         self._append_token(logits)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from repro.models import forward_pass, padding, wrapping
+from repro.models import forward_pass, padding, prefill, wrapping
 from repro.ops import kept, text
 from repro.ops.places import last
 from repro.ops.vocabulary import selected_logprob
@@ -20,6 +21,7 @@ from repro.ops.vocabulary import selected_logprob
 LOGITS_AT_ONCE = 2_048
 NO_TOKEN = -1  # in place of a token that is excluded from sampling
 NO_SETS = torch.empty(0, dtype=torch.uint8)  # in place of the sets of tokens that a softmax is over: it is over all
+NOTHING_CACHED: Mapping[str, Any] = MappingProxyType({})
 # Settings in the configuration of models that transform logits after the output layer.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -53,6 +55,25 @@ def response_logprobs(
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `among` which one was drawn."""
     return response_measures(policy, query, response, pad, eos, temperature, among=among)[0]
+
+
+@torch.no_grad()
+def logprobs_after_queries(
+    policy: nn.Module, query: Tensor, response: Tensor, pad: int, eos: int, temperature: float
+) -> Tensor:
+    """`response_logprobs` without gradients, where queries that rows share are run once, and then what follows each."""
+    from repro.models.kv_cache import growing_cache
+
+    cache = growing_cache(policy.config, query.shape[1] + response.shape[1])
+    logits, mask = prefill.next_logits(policy, query, cache, pad)
+    first = token_logprobs(mask_pad_logit(logits, pad, eos), response[:, :1], pad, eos, temperature)
+    ids, tokens = response[:, :-1], response[:, 1:]
+    if not ids.numel():
+        return first
+    cached = {"attention_mask": torch.cat([mask, (ids != pad).long()], 1), "past_key_values": cache, "use_cache": True}
+    excluded = pad if pad != eos else NO_TOKEN
+    rest = selected_logprobs(policy, ids, tokens, pad, temperature + text.TEMPERATURE_EPSILON, excluded, cached)
+    return torch.cat([first, rest.masked_fill(padding.is_padding(tokens, pad, eos), 0.0)], 1)
 
 
 def response_measures(
@@ -93,11 +114,18 @@ def _sets_of(response: Tensor, among: Tensor) -> Tensor:
 
 
 def selected_logprobs(
-    policy: nn.Module, ids: Tensor, tokens: Tensor, pad: int, temperature: float, excluded: int = NO_TOKEN
+    policy: nn.Module,
+    ids: Tensor,
+    tokens: Tensor,
+    pad: int,
+    temperature: float,
+    excluded: int = NO_TOKEN,
+    cached: Mapping[str, Any] = NOTHING_CACHED,
 ) -> Tensor:
     """[B, T] ids, [B, N] tokens -> [B, N] float32: log-probability in nats of token n as predicted at position T - N + n.
 
-    `excluded` is a token of probability 0. Logits exist a block at a time, if the output layer is a plain linear one.
+    `excluded` is a token of probability 0. `cached` are arguments of the forward pass for what stands before the ids, the
+    KV cache and the mask of both. Logits exist a block at a time, if the output layer is a plain linear one.
     """
 
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -108,14 +136,14 @@ def selected_logprobs(
     network = wrapping.unwrap(policy)
     head = network.get_output_embeddings()
     if _transforms_logits(network) or type(head) is not nn.Linear or head.bias is not None:
-        return measure_logits(policy, ids, tokens, pad, measure)[..., 0]
+        return measure_logits(policy, ids, tokens, pad, measure, cached=cached)[..., 0]
 
     def of_hidden(hidden: Tensor) -> Tensor:
         flat = tokens.clamp(max=len(head.weight) - 1).flatten()
         return selected_logprob(hidden.flatten(0, 1), head.weight, flat, temperature, excluded).view_as(tokens)
 
     with _replaced_forward(head, of_hidden):
-        return policy(**_inputs(network, ids, tokens, pad)).logits
+        return policy(**_inputs(network, ids, tokens, pad, cached)).logits
 
 
 def measure_logits(
@@ -126,14 +154,15 @@ def measure_logits(
     measure: Callable[..., Tensor],
     positions: int = LOGITS_AT_ONCE,
     *beside: Tensor,
+    cached: Mapping[str, Any] = NOTHING_CACHED,
 ) -> Tensor:
     """[B, T] ids, [B, N] tokens -> [B, N, K]: `measure` ([n, V] logits, [n] tokens -> [n, K]) at the last N positions.
 
-    It gets the same positions of the tensors `beside`, [B, N, ...] each, too. Logits exist for `positions` of them at a time,
-    also in the backward pass, which recomputes them.
+    It gets the same positions of the tensors `beside`, [B, N, ...] each, too. `cached` is as in `selected_logprobs`.
+    Logits exist for `positions` of them at a time, also in the backward pass, which recomputes them.
     """
     network = wrapping.unwrap(policy)
-    inputs, head = _inputs(network, ids, tokens, pad), network.get_output_embeddings()
+    inputs, head = _inputs(network, ids, tokens, pad, cached), network.get_output_embeddings()
     if _transforms_logits(network):
         return measure(policy(**inputs).logits, tokens, *beside)
     project = head.forward
@@ -152,13 +181,14 @@ def measure_logits(
         return policy(**inputs).logits
 
 
-def _inputs(network: nn.Module, ids: Tensor, tokens: Tensor, pad: int) -> dict[str, Any]:
+def _inputs(network: nn.Module, ids: Tensor, tokens: Tensor, pad: int, cached: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a forward pass whose logits are read at the last N positions, for [B, N] tokens."""
     count = tokens.shape[1]
     return (
         forward_pass.model_inputs(ids, pad)
         | {"logits_to_keep": count, "use_cache": False}
         | forward_pass.places_kwargs(network, last(count))
+        | dict(cached)
     )
 
 

@@ -32,9 +32,13 @@ class ScalarModel(nn.Module):
         self.register_buffer("gain", torch.ones(()))
 
     def forward(self, places: Places = EVERY, **inputs: Tensor) -> Tensor:
-        """`input_ids`, `attention_mask` [B, T] -> [B, K] float32: the normalised output at these places."""
+        """`input_ids`, `attention_mask` [B, T] -> [B, K] float32: the normalised output at these places.
+
+        With a KV cache, `past_key_values`, the ids are what follows the texts in it.
+        """
         places_kwargs = forward_pass.places_kwargs(self.trunk, places)
-        hidden = self.trunk(**inputs, **places_kwargs, use_cache=False).last_hidden_state
+        use_cache = "past_key_values" in inputs
+        hidden = self.trunk(**inputs, **places_kwargs, use_cache=use_cache).last_hidden_state
         hidden = hidden if places_kwargs else at(hidden, places)
         with torch.autocast(hidden.device.type, enabled=False):  # autocast would round the score to bfloat16
             output = nn.functional.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())

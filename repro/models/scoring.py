@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from repro.models import batching, forward_pass, padding, wrapping
+from repro.models import batching, forward_pass, padding, prefill, ranks, wrapping
 from repro.models.ensemble import RewardEnsemble
 from repro.models.pooling import POOLINGS
 from repro.models.scalar_model import ScalarModel
@@ -30,6 +32,30 @@ def score(reward_model: nn.Module, ids: Tensor, response_tokens: Tensor, pad: in
     pooling, is_token = POOLINGS[_scalar(reward_model).reward_token], ids != pad
     output = reward_model(**forward_pass.model_inputs(ids, pad), places=pooling.places(is_token))
     return pooling.pool(output, is_token, response_tokens)
+
+
+@torch.no_grad()
+def score_responses(reward_model: nn.Module, query: Tensor, response: Tensor, pad: int, shared: bool = False) -> Tensor:
+    """[B, Q], [B, R] -> [B] float32 scores of the texts that they are together, without gradients.
+
+    If `shared`, queries that rows share are run once, where the reward is read at the last token of a response.
+    """
+    is_token = response != pad
+    if not (shared and _read_in_response(reward_model, is_token)):
+        return score(reward_model, torch.cat([query, response], 1), is_token.sum(1), pad)
+    from repro.models.kv_cache import growing_cache
+
+    cache = growing_cache(_scalar(reward_model).trunk.config, query.shape[1] + response.shape[1])
+    _, mask = prefill.prefill(partial(reward_model, places=last(1)), query, cache, pad)
+    ids, mask = response.masked_fill(~is_token, 0), torch.cat([mask, is_token.long()], 1)
+    places = last_true(is_token)
+    return reward_model(input_ids=ids, attention_mask=mask, past_key_values=cache, places=places)[:, 0]
+
+
+def _read_in_response(reward_model: nn.Module, is_token: Tensor) -> bool:
+    """Whether a model's score of each text is its output at one token, which is in the response: [B, R] bool."""
+    reads_one = POOLINGS[_scalar(reward_model).reward_token].places is last_true
+    return reads_one and not isinstance(reward_model, RewardEnsemble) and ranks.all_ranks(bool(is_token.any(1).all()))
 
 
 def score_with_members(

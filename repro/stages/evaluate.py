@@ -19,7 +19,6 @@ from repro.models import (
     generate,
     logprobs,
     mixed_precision,
-    padding,
     pretrained,
     ranks,
     scoring,
@@ -30,6 +29,7 @@ from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages import inference
 from repro.stages.corpus import Corpus, column
+from repro.stages.inference import GREEDY, SAMPLED, Draw
 from repro.stages.stage import Stage, StageContext
 from repro.types import Metrics, Rollout
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-GREEDY = 0.01  # temperature: what the paper calls greedy
-SAMPLED = 0.7  # temperature at which the paper's PPO samples (N+ table 7)
 # Columns of the SFT policy's samples that stand beside those of the trained policy, as `sft_NAME`.
 BEFORE = ("summary", "score", "gold", "length", "kl", "ended", "win", "sampled_win_rate", "sampled_gold")
 
@@ -62,9 +60,14 @@ def kl_to(reference: nn.Module, corpus: Corpus) -> KLEstimator:
     """The per-token k1 estimate of the KL from a reference policy, whose forward pass it runs."""
 
     def estimate(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
-        return k1(logprob, logprobs.response_logprobs(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
+        return k1(logprob, logprobs.logprobs_after_queries(reference, query, response, corpus.pad, corpus.eos, SAMPLED))
 
     return estimate
+
+
+def no_kl(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
+    """0, of a policy from itself."""
+    return torch.zeros_like(logprob)
 
 
 def skip_kl(query: Tensor, response: Tensor, logprob: Tensor) -> Tensor:
@@ -78,36 +81,31 @@ def sample_summaries(
     kl_estimator: KLEstimator,
     reward_model: nn.Module,
     queries: Tensor,
-    temperature: float,
+    draws: Sequence[Draw],
     corpus: Corpus,
     response_tokens: int,
     batch: int,
-    generators: Sequence[torch.Generator],
     sampler: generate.Sampler = generate.eager,
 ) -> list[Summaries]:
-    """[N, Q] queries -> with the numbers of each generator one scored summary each, sampled `batch` at a time.
+    """[N, Q] queries -> of each draw one scored summary each, sampled `batch` at a time.
 
-    The summaries of a query follow each other, since in a batch they share a pass over it. Ranks shard them and gather the
-    results.
+    In a batch the summaries of a query share each network's pass over it. Ranks shard the queries and gather the results.
     """
-    device, parts, draws = next(policy.parameters()).device, [], len(generators)
+    device, parts, count = next(policy.parameters()).device, [], len(draws)
     order = batching.longest_first(queries, corpus.pad)
-    order = (order[:, None] + len(queries) * torch.arange(draws)).flatten()
-    # At a temperature near 0 log-probabilities say only whether a token is the likeliest, so they are taken at 0.7.
-    sampling = generate.Sampling(temperature, logprob_temperature=SAMPLED, sampler=sampler, responses=draws)
     for query, response, logprob in inference.sample_batches(
-        policy, queries, order, sampling, corpus, response_tokens, batch, *generators
+        policy, queries, order, draws, corpus, response_tokens, batch, sampler
     ):
         last_token, has_eos = text.last_token(response, corpus.eos)
         mask = torch.arange(response.shape[1], device=device) <= last_token[:, None]
-        ids, length = torch.cat([query, response], 1), padding.count_tokens(response, corpus.pad)
-        score = scoring.score(reward_model, ids, length, corpus.pad)
+        score = scoring.score_responses(reward_model, query, response, corpus.pad, shared=count > 1)
         kl = keep(kl_estimator(query, response, logprob), mask).sum(1)
         parts.append((corpus.decode(response), has_eos, last_token + 1, score, kl))
     texts, *numbers = zip(*parts)
     columns = [np.array(sum(texts, []), dtype=object), *(torch.cat(column).cpu().numpy() for column in numbers)]
-    columns = [np.split(column, draws) for column in ranks.gather_shards(columns, order)]
-    return [Summaries(texts.tolist(), *numbers) for texts, *numbers in zip(*columns)]
+    gathered = ranks.gather_shards([each for column in columns for each in column.reshape(-1, count).T], order)
+    # Of each column one for each draw.
+    return [Summaries(texts.tolist(), *numbers) for texts, *numbers in (gathered[draw::count] for draw in range(count))]
 
 
 def gold_grades(posts: Dataset, texts: list[str], has_eos: np.ndarray) -> pd.DataFrame:
@@ -189,7 +187,7 @@ class Validation:
 
     def measure(self) -> Metrics:
         """Metrics of the policy's current weights, from the same random numbers at every call."""
-        (summaries,) = _summarise(self.networks, self.posts, SAMPLED, self.corpus, self.context, skip_kl)
+        (summaries,) = _summarise(self.networks, self.posts, [(SAMPLED, "")], self.corpus, self.context, skip_kl)
         table = compare_with_references(self.posts, summaries, self.reference_scores)
         names = {name: f"eval/{name}" for name in ("gold", "score") if name in table} | {"win": "eval/win_rate"}
         return {metric: float(table[name].mean(skipna=False)) for name, metric in names.items()}
@@ -211,24 +209,22 @@ def best_of(candidates: Sequence[Summaries], no_eos_score: float = reward.NO_EOS
 def _summarise(
     networks: EvaluationNetworks,
     posts: Dataset,
-    temperature: float,
+    draws: Sequence[tuple[float, str]],
     corpus: Corpus,
     context: StageContext,
     kl_estimator: KLEstimator,
-    draws: Sequence[str] = ("",),
 ) -> list[Summaries]:
-    """Each post's summary for each of `draws`, which name random numbers."""
+    """Each post's summary for each of `draws`, which are a temperature and a name of its random numbers."""
     with mixed_precision.cached_autocast(context.accelerator):
         return sample_summaries(
             networks.policy,
             kl_estimator,
             networks.reward_model,
             column(posts, "query_token"),
-            temperature,
+            [Draw(temperature, context.generator(f"evaluate at {temperature}{name}")) for temperature, name in draws],
             corpus,
             context.scale.response_tokens,
             context.scale.rollout_batch,
-            [context.generator(f"evaluate at {temperature}{draw}") for draw in draws],
             inference.sampler_for(context),
         )
 
@@ -262,36 +258,27 @@ class FrozenNetworks:
     reward_model: nn.Module
 
 
-def _evaluate(context: StageContext, stage: str, selection: Selection = ONE_SAMPLE) -> tuple[Metrics, pd.DataFrame]:
-    """Metrics and samples on the test posts of the policy that `stage` trained.
+def _evaluate(
+    context: StageContext,
+    corpus: Corpus,
+    networks: EvaluationNetworks,
+    kl: KLEstimator,
+    references: Tensor,
+    selection: Selection = ONE_SAMPLE,
+) -> tuple[Metrics, pd.DataFrame]:
+    """Metrics and samples on the test posts, of which `references` are the reward model's scores of the references.
 
     A sampled summary is the best of several samples by the reward model; a near-greedy one is the only one.
     """
     import pandas as pd
 
-    corpus = Corpus(context.inputs["data"])
-    folders = {"policy": context.inputs[stage] / "model", "reference": context.inputs["sft"] / "model"}
-    loaded = {name: pretrained.load_policy(folder) for name, folder in folders.items()}
-    loaded["reward_model"] = pretrained.load_scalar(context.inputs["rm"] / "model")
-    # The evaluated policy stays in float32, as it was trained.
-    dtypes = dict.fromkeys(loaded, context.scale.frozen_weights) | {"policy": "float32"}
-    networks = FrozenNetworks(
-        **{name: inference.frozen(context, network, dtypes[name]) for name, network in loaded.items()}
-    )
     posts = corpus.posts("test")
-    references = reference_scores(networks.reward_model, posts, corpus, context)
-    kl = kl_to(networks.reference, corpus)
-    draws = ["", *(f" again {number}" for number in range(1, selection.samples))]
+    names = ["", *(f" again {number}" for number in range(1, selection.samples))]
+    draws = [(GREEDY, ""), *((SAMPLED, name) for name in names)]
+    near_greedy, *samples = _summarise(networks, posts, draws, corpus, context, kl)
     greedy, sampled = (
-        compare_with_references(
-            posts,
-            best_of(
-                _summarise(networks, posts, temperature, corpus, context, kl, some),
-                selection.no_eos_score,
-            ),
-            references,
-        )
-        for temperature, some in ((GREEDY, draws[:1]), (SAMPLED, draws))
+        compare_with_references(posts, summaries, references)
+        for summaries in (near_greedy, best_of(samples, selection.no_eos_score))
     )
     greedy["sampled_win_rate"] = sampled["win"]
     if "gold" in sampled:
@@ -342,8 +329,21 @@ def _save(table: pd.DataFrame, context: StageContext) -> None:
         table.to_json(context.out / record.SAMPLES, orient="records", indent=1)
 
 
+def _policy(context: StageContext, stage: str, dtype: str) -> nn.Module:
+    return inference.frozen(context, pretrained.load_policy(context.inputs[stage] / "model"), dtype)
+
+
+def _reward_model(context: StageContext) -> nn.Module:
+    loaded = pretrained.load_scalar(context.inputs["rm"] / "model")
+    return inference.frozen(context, loaded, context.scale.frozen_weights)
+
+
 def _run_baseline(context: StageContext) -> None:
-    metrics, table = _evaluate(context, "sft")
+    corpus, reward_model = Corpus(context.inputs["data"]), _reward_model(context)
+    policy = _policy(context, "sft", "float32")
+    references = reference_scores(reward_model, corpus.posts("test"), corpus, context)
+    networks = FrozenNetworks(policy, policy, reward_model)
+    metrics, table = _evaluate(context, corpus, networks, no_kl, references)
     _save(table, context)
     context.finish({f"sft_test/{name}": value for name, value in metrics.items()})
 
@@ -351,18 +351,25 @@ def _run_baseline(context: StageContext) -> None:
 def _run_evaluate(context: StageContext) -> None:
     import pandas as pd
 
-    metrics, table = _evaluate(context, "ppo", context.pick(d.SELECTION))
+    corpus = Corpus(context.inputs["data"])
+    # The evaluated policy stays in float32, as it was trained.
+    policy, reference = _policy(context, "ppo", "float32"), _policy(context, "sft", context.scale.frozen_weights)
+    networks = FrozenNetworks(policy, reference, _reward_model(context))
     before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
+    # The baseline scored the references with the same reward model.
+    references = torch.from_numpy(before["reference_score"].to_numpy(np.float32))
+    kl = kl_to(reference, corpus)
+    metrics, table = _evaluate(context, corpus, networks, kl, references, context.pick(d.SELECTION))
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     _save(pd.concat([table, before], axis=1), context)
     context.finish({f"test/{name}": value for name, value in metrics.items()})
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")
-BASELINE = Stage("baseline", version=6, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=7, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=7,
+    version=8,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from repro.details.feedback import FEWER
-from repro.models import batching, generate, mixed_precision, padding, pretrained, ranks
+from repro.models import batching, mixed_precision, padding, pretrained, ranks
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.preference import accuracy
-from repro.stages import evaluate, inference, rm
+from repro.stages import inference, rm
 from repro.stages.annotators import annotator_of, gold_scores, ordered
 from repro.stages.comparisons import encode, pairs_of
 from repro.stages.corpus import Corpus, column, concatenate
@@ -92,18 +92,17 @@ def _sample(
 
     Ranks share the posts.
     """
-    scale, temperature, queries = context.scale, evaluate.SAMPLED, column(posts, "query_token")
-    sampling = generate.Sampling(temperature, temperature, sampler=inference.sampler_for(context))
+    scale, queries = context.scale, column(posts, "query_token")
     order, parts = batching.longest_first(queries, corpus.pad), []
     drawn = inference.sample_batches(
         policy,
         queries,
         order,
-        sampling,
+        [inference.Draw(inference.SAMPLED, context.generator(purpose))],
         corpus,
         scale.response_tokens,
         scale.rollout_batch,
-        context.generator(purpose),
+        inference.sampler_for(context),
     )
     with mixed_precision.cached_autocast(context.accelerator):
         for _, response, logprob in drawn:

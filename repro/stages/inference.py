@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,17 @@ from repro import details as d
 from repro.models import generate, mixed_precision, modes, padding, ranks, samplers, wrapping
 from repro.stages.corpus import Corpus
 from repro.stages.stage import StageContext
+
+GREEDY = 0.01  # temperature: what the paper calls greedy
+SAMPLED = 0.7  # temperature at which the paper's PPO samples (N+ table 7)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One response to each query: at which temperature, and from which random numbers."""
+
+    temperature: float
+    generator: torch.Generator
 
 
 def frozen(context: StageContext, network: nn.Module, dtype: str) -> nn.Module:
@@ -34,18 +46,23 @@ def sample_batches(
     policy: nn.Module,
     queries: Tensor,
     order: Tensor,
-    sampling: generate.Sampling,
+    draws: Sequence[Draw],
     corpus: Corpus,
     response_tokens: int,
     batch: int,
-    *generators: torch.Generator,
+    sampler: generate.Sampler,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Queries, responses and log-probabilities of this rank's rows of an `order`, `batch` at a time.
+    """Queries, responses and log-probabilities of this rank's share of an `order` of [N, Q] queries, `batch` rows at a time.
 
-    Of [N, Q] queries row i + j N is the response to query i with the random numbers of generator j.
+    A query has as many rows as there are draws, which follow each other. Log-probabilities are at temperature `SAMPLED`
+    however a response was sampled: near 0 they would say only whether a token is the likeliest.
     """
     device = next(policy.parameters()).device
-    uniform = torch.cat([torch.rand(len(queries), response_tokens, generator=each) for each in generators])
-    for rows in ranks.shard(order)[0].split(batch):
+    uniform = torch.cat([torch.rand(len(queries), response_tokens, generator=draw.generator) for draw in draws])
+    temperatures = torch.tensor([[draw.temperature] for draw in draws], device=device)
+    own, _ = ranks.shard(order)
+    for rows in (own[:, None] + len(queries) * torch.arange(len(draws))).flatten().split(batch):
         query = padding.trim_left(queries[rows % len(queries)], corpus.pad).to(device)
+        at = temperatures[rows // len(queries)] if len(temperatures.unique()) > 1 else draws[0].temperature
+        sampling = generate.Sampling(at, SAMPLED, sampler=sampler, responses=len(draws))
         yield query, *generate.sample(policy, query, uniform[rows].to(device), sampling, corpus.eos, corpus.pad)

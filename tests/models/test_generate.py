@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import import_utils
 
 from repro.errors import UserError
-from repro.models import batching, forward_pass, generate, position_ids, samplers
+from repro.models import batching, forward_pass, generate, position_ids, prefill, samplers
 from repro.models.wrapping import Learner, Learners
 from repro.ops import text
 from repro.ops.places import EVERY
@@ -198,7 +198,7 @@ def test_a_query_is_run_once_and_each_of_its_responses_token_by_token(sampler):
 
 @SAMPLERS
 def test_where_each_query_has_one_response_rows_are_run_as_they_are_equal_ones_too(sampler, monkeypatch):
-    monkeypatch.setattr(generate, "distinct", None)
+    monkeypatch.setattr(prefill, "distinct", None)
     counted = Rows(tiny.policy(0, -1e3))
     drawn_by(counted, replace(GOING_ON, sampler=sampler), *grouped(tokens=3))
     assert counted.widths == [16, 16, 16]
@@ -206,7 +206,7 @@ def test_where_each_query_has_one_response_rows_are_run_as_they_are_equal_ones_t
 
 def test_queries_that_are_all_different_are_not_copied():
     query = tiny.queries(4)
-    run, row = generate.distinct(query)
+    run, row = prefill.distinct(query)
     assert run is query and row == EVERY
 
 
@@ -227,7 +227,7 @@ def test_the_pass_over_the_queries_is_a_quarter_of_the_work_for_groups_of_four()
 
     def work(responses):
         cache = generate_cache(network, query)
-        return flops_of(lambda: generate.prefill(network, query, replace(GROUPED, responses=responses), cache, PAD))
+        return flops_of(lambda: prefill.next_logits(network, query, cache, PAD, shared=responses > 1))
 
     with torch.no_grad():
         assert work(4) * 4 == work(1) > 0
@@ -244,7 +244,7 @@ def test_a_cache_that_holds_more_than_keys_and_values_of_each_row_is_left_as_it_
 
     network, (query, _) = tiny.policy(0), grouped()
     with torch.no_grad():
-        logits, _ = generate.prefill(network, query, GROUPED, DynamicCache(), PAD)
+        logits, _ = prefill.next_logits(network, query, DynamicCache(), PAD)
         inputs = forward_pass.model_inputs(query, PAD)
         expected = network(**inputs, logits_to_keep=1).logits
     torch.testing.assert_close(logits, expected)

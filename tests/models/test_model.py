@@ -320,8 +320,8 @@ def pairs():
 def rows_of(network):
     """Notes how many rows the network's transformer is given, at each call."""
     seen = []
-    network.trunk.register_forward_pre_hook(
-        lambda trunk, args, inputs: seen.append(len(inputs["input_ids"])), with_kwargs=True
+    scalar_model.trunk_of(network).register_forward_pre_hook(
+        lambda trunk, args, inputs: seen.append(len(args[0] if args else inputs["input_ids"])), with_kwargs=True
     )
     return seen
 
@@ -358,6 +358,45 @@ def test_of_pairs_with_padding_on_the_left_or_within_each_text_keeps_its_row():
     for one, other in ([padding.pad_left(ids, PAD) for ids in (first, second)], holes):
         expected = torch.stack([scoring.score(network, ids, own, PAD) for ids, own in zip((one, other), count)], 1)
         torch.testing.assert_close(scoring.score_pairs(network, one, other, count, PAD), expected, **CLOSE)
+
+
+def shared_queries():
+    """Two queries of different lengths with three responses each, of different lengths too; and one that stands alone."""
+    query = torch.tensor([[5, 6, 7]] * 3 + [[PAD, 9, 10]] * 3 + [[PAD, PAD, 4]])
+    response = torch.randint(2, PAD, (7, 4), generator=torch.Generator().manual_seed(0))
+    length = torch.tensor([4, 2, 1, 3, 4, 2, 3])
+    return query, response.masked_fill(torch.arange(4) >= length[:, None], PAD), length
+
+
+@pytest.mark.parametrize(
+    ("make", "rows"),
+    [
+        (scalar, [3, 7]),
+        (lambda: position_ids.from_mask(scalar()), [3, 7]),
+        (eager_attention, [3, 7]),
+        (lambda: position_ids.from_mask(ScalarModel(with_learned_positions(GPT2Model))), [3, 7]),
+        (lambda: scalar(reward_token="mean_over_response"), [7]),
+        (lambda: scalar(reward_token="last_position"), [7]),
+    ],
+    ids=["plain", "positions from the mask", "eager", "learned positions", "mean over response", "last position"],
+)
+def test_scores_of_responses_that_share_queries_are_those_of_whole_texts(make, rows):
+    network, (query, response, length) = make(), shared_queries()
+    with torch.no_grad():
+        expected = scoring.score(network, torch.cat([query, response], 1), length, PAD)
+    assert expected.std() > 0.1
+    seen = rows_of(network)
+    torch.testing.assert_close(scoring.score_responses(network, query, response, PAD, shared=True), expected, **CLOSE)
+    assert seen == rows
+    assert torch.equal(scoring.score_responses(network, query, response, PAD), expected)
+
+
+def test_of_a_response_without_a_token_the_reward_is_read_in_its_query():
+    """As where padding is the end of text, and that alone was drawn."""
+    network, (query, response, length) = scalar(), shared_queries()
+    response[1], length[1] = PAD, 0
+    expected = scoring.score(network, torch.cat([query, response], 1), length, PAD)
+    torch.testing.assert_close(scoring.score_responses(network, query, response, PAD, shared=True), expected, **CLOSE)
 
 
 def test_what_is_measured_of_rows_comes_in_their_order_however_many_go_together():
@@ -405,6 +444,29 @@ def test_logprobs_of_tokens_are_those_of_all_logits_at_once(make, never):
     ours, theirs = (torch.autograd.grad((x[inside] * towards).sum(), weights) for x in (got, expected))
     for one, other in zip(ours, theirs, strict=True):
         assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+
+
+@pytest.mark.parametrize("tokens", [4, 1])
+@pytest.mark.parametrize("pad", [PAD, EOS], ids=["padding of its own", "padding is the end"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        policy,
+        with_a_bias,
+        lambda: position_ids.from_mask(policy()),
+        lambda: position_ids.from_mask(with_learned_positions()),
+    ],
+    ids=["plain", "with a bias", "positions from the mask", "learned positions"],
+)
+def test_logprobs_after_queries_that_rows_share_are_those_of_one_pass_over_each_text(make, pad, tokens):
+    network, (query, response, _) = make(), shared_queries()
+    query, response = (ids.masked_fill(ids == PAD, pad)[:, :tokens] for ids in (query, response))
+    with torch.no_grad():
+        expected = logprobs.response_logprobs(network, query, response, pad, EOS, TEMPERATURE)
+    seen = rows_of(network)
+    ours = logprobs.logprobs_after_queries(network, query, response, pad, EOS, TEMPERATURE)
+    torch.testing.assert_close(ours, expected, **CLOSE)
+    assert not ours.requires_grad and seen == [query.unique(dim=0).shape[0], 7][:tokens]
 
 
 # ----------------------------------------------------------------------------- precision

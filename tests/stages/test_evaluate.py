@@ -17,6 +17,7 @@ from repro.models import forward_pass, generate, logprobs, modes, padding
 from repro.stages import evaluate
 from repro.stages.corpus import Corpus
 from repro.stages.evaluate import Summaries
+from repro.stages.inference import Draw
 from repro.stages.stage import Budget, StageContext
 from tests import tiny
 
@@ -139,13 +140,12 @@ def test_several_samples_of_a_post_are_what_each_is_alone_though_they_share_a_pa
         SimpleNamespace(eos=tiny.EOS, pad=tiny.PAD, decode=lambda rows: list(map(str, rows))),
     )
 
-    def sampled(*seeds):
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def sampled(*temperatures):
+        draws = [Draw(each, torch.Generator().manual_seed(int(10 * each))) for each in temperatures]
         kl, queries = evaluate.kl_to(tiny.policy(3), corpus), tiny.queries(4)
-        some = (networks.policy, kl, networks.reward_model, queries, evaluate.SAMPLED, corpus, 5, batch, generators)
-        return evaluate.sample_summaries(*some)
+        return evaluate.sample_summaries(networks.policy, kl, networks.reward_model, queries, draws, corpus, 5, batch)
 
-    together, alone = sampled(0, 1, 2), [one for seed in range(3) for one in sampled(seed)]
+    together, alone = sampled(0.7, 0.1, 1.5), [one for each in (0.7, 0.1, 1.5) for one in sampled(each)]
     for ours, theirs in zip(together, alone, strict=True):
         assert ours.texts == theirs.texts
         for name in ("has_eos", "length", "score", "kl"):
@@ -163,11 +163,10 @@ def test_the_distance_from_the_sft_policy_is_measured_at_one_temperature_however
         evaluate.kl_to(networks.reference, corpus),
         networks.reward_model,
         queries,
-        evaluate.GREEDY,
+        [Draw(evaluate.GREEDY, generator())],
         corpus,
         5,
         4,
-        [generator()],
     )
     how, uniform = generate.Sampling(evaluate.GREEDY, evaluate.SAMPLED), torch.rand(8, 5, generator=generator())
     for row in range(8):
