@@ -151,6 +151,16 @@ def test_the_study_of_the_reward_has_it_too_and_the_later_run_counts(tmp_path):
     assert read_study("whiten_adv", "mini", uri).ceiling["value"].tolist() == [0.95]
 
 
+def test_the_study_of_the_reward_has_it_as_an_arm_and_none_beside(tmp_path):
+    plain, of_source = {"recipe": "{}", "detail": "reward_source"}, GOLD | {"detail": "reward_source"}
+    reference = Fake("reward_model", 1, tags=plain | {"reference": "true"})
+    arms = [("reward_source-mini", reference, 0.8), ("reward_source-mini", Fake("gold", 1, tags=of_source), 0.9)]
+    uri = recorded(tmp_path, *arms)
+    assert read_study("reward_source", "mini", uri).arms == ("reward_model", "gold")
+    assert read_study("reward_source", "mini", uri).ceiling.empty
+    assert not read_study("whiten_adv", "mini", uri).ceiling.empty
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [

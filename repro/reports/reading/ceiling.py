@@ -21,8 +21,11 @@ TRAINED = "ppo"  # the first stage that the ceiling has of its own
 def ceiling_of(client: MlflowClient, study: Study) -> pd.DataFrame:
     """seed, metric, value: the newest ceiling of each of the study's seeds; no rows where there is none.
 
-    It shares every stage before PPO with the reference of its seed, so that the two differ in the reward alone.
+    It shares every stage before PPO with the reference of its seed, so that the two differ in the reward alone. The study of
+    that detail has it as an arm, and none beside.
     """
+    if study.detail == record.CEILING_DETAIL:
+        return no_ceiling()
     own = study.runs[study.runs["reference"]].set_index("seed")
     choices = {_with_gold(recipe) for recipe in own.get(record.RECIPE, ())} - {""}
     if len(choices) != 1:
