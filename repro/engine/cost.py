@@ -25,7 +25,7 @@ from repro.engine.launch import Job
 from repro.engine.speed import Speeds
 from repro.engine.stage_flops import PASSES, Lengths, Passes, Stages, trains
 from repro.models import critics
-from repro.ops import advantage
+from repro.ops import advantage, trust_region
 from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 from repro.study.scale import Scale
@@ -109,7 +109,13 @@ def passes_of(recipe: Recipe) -> Passes:
         responses=responses_in_group(recipe),
         rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION).samples,
+        fisher=_fisher_products(ppo(d.CONSTRAINED_STEP)),
     )
+
+
+def _fisher_products(step: trust_region.Step) -> int:
+    """One for each iteration of the conjugate gradient, and one for the length of the step that it gives."""
+    return step.region.iterations + 1 if step.region is not trust_region.ANYWHERE else 0
 
 
 def _learning(ppo: Pick) -> tuple[float, bool]:

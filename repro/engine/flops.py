@@ -274,6 +274,14 @@ def update(
     return forward_backward(forward(n, rows, text, response, response, economy=economy) + values, again, economy)
 
 
+def fisher_product(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+    """A product of the policy's Fisher matrix with a vector, as TRPO has it, on so many episodes.
+
+    A forward pass; its gradient, with a graph; and the gradient of that, which is twice the two.
+    """
+    return repeated(forward(n, rows, query + response - 1, response, response, economy=economy), 9)
+
+
 def sft(n: Network, rows: float, text: float, economy: Economy = CURRENT, again: float = 0) -> list[Product]:
     """An optimizer step of SFT on so many texts."""
     places = text - economy.last_token

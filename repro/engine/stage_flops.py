@@ -13,6 +13,7 @@ from repro.engine.flops import (
     compared,
     comparison,
     evaluated,
+    fisher_product,
     forward,
     repeated,
     rollout,
@@ -52,6 +53,7 @@ class Passes:
     rollouts: int = 1  # responses that PPO samples for each of its episodes, the episode's own among them
     warm_up: int = 0  # batches of PPO before its first update
     responses: int = 1  # to a query in PPO, which share the sampler's pass over it
+    fisher: int = 0  # products of TRPO with the Fisher matrix, for each batch
 
 
 PASSES = Passes()  # the paper's
@@ -104,12 +106,14 @@ class Stages:
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
         critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
+        product = fisher_product(n, rows, lengths.query, lengths.response, self.economy)
         shared = min(self.passes.responses, some)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics, shared)
         rolled += (self.passes.reward_models - 1) * self._scored(some)
         return {
             "roll out": repeated(rolled, self.passes.rollouts * episodes / some),
-            "update": repeated(step, episodes * self.passes.ppo / rows),
+            "update": repeated(step, episodes * self.passes.ppo / rows)
+            + repeated(product, s.episodes * self.passes.fisher / rows),
             "answer": self._answered(evaluations * s.validation_posts),
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }

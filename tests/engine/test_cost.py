@@ -16,7 +16,7 @@ from repro.engine.launch import Job
 from repro.engine.stage_flops import trains
 from repro.models import logprobs, modes, pretrained, scalar_model, starts
 from repro.ops import vocabulary
-from repro.stages import evaluate, inference, optimise, ppo, ppo_setup, rm, sft, stage
+from repro.stages import evaluate, inference, optimise, ppo, ppo_setup, ppo_trust_region, rm, sft, stage
 from repro.study.scale import SCALES
 from tests import tiny
 from tests.live import Live
@@ -148,6 +148,33 @@ def test_an_evaluation_is_as_many_operations_as_are_counted(references):
 
 def test_an_update_is_as_many_operations_as_are_counted(updated):
     assert ROWS * cost.update_flops(TINY, QUERY, RESPONSE) == pytest.approx(updated[1], rel=0.03)
+
+
+def test_a_product_with_the_fisher_matrix_is_as_many_operations_as_are_counted():
+    arm, networks = tiny.pick(constrained_step="trpo"), tiny.models(end_logit=-1e3)
+    setting, weights = tiny.setting(networks, arm, micro_batch=ROWS), list(networks.policy.parameters())
+    query = torch.randint(2, tiny.PAD, (ROWS, QUERY))
+    rollout, vector = (
+        ppo.roll_out(setting, query, tiny.uniform(ROWS, RESPONSE)),
+        torch.randn(sum(map(torch.numel, weights))),
+    )
+    found, _ = counted(lambda: ppo_trust_region.fisher_product(setting, rollout, weights, vector))
+    assert flops.total(flops.fisher_product(TINY, ROWS, QUERY, RESPONSE)) == pytest.approx(found, rel=0.03)
+
+
+def test_trpo_takes_several_times_as_long_as_the_clip_and_no_longer_to_sample():
+    """Ten iterations of the conjugate gradient and the length of its step, once for each batch."""
+    clip, trpo = (passes_for(constrained_step=label) for label in ("clip", "trpo"))
+    assert (clip.fisher, trpo.fisher) == (0, 11)
+    spent = [
+        {name: flops.total(products) for name, products in each.items()}
+        for each in (
+            stage_flops.Stages(SMOKE, network_of(SMOKE.model), stage_flops.Lengths.most(SMOKE), passes).ppo(True)
+            for passes in (clip, trpo)
+        )
+    ]
+    assert 4 < spent[1].pop("update") / spent[0].pop("update") < 7
+    assert spent[0] == spent[1]
 
 
 def test_layers_that_are_computed_again_are_counted_again():
