@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks import bound
 from benchmarks.apart import Apart
 from benchmarks.load import Shape, Tokens, ppo_seconds, setting_of, stage_seconds, update
+from benchmarks.render import computer
 from benchmarks.stages import Timed, run_stages
 from benchmarks.turns import Spread
 from repro.cli.parser import Parser
@@ -219,7 +220,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     about = described(Path(__file__).parents[1])
-    console.print(f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, float32", highlight=False)
+    console.print(f"{computer(about)}, float32", highlight=False)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"kind": "bench", "about": about} | found, indent=1))
     return 0

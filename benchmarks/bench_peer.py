@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import SHAPES
+from benchmarks.render import computer
 from benchmarks.turns import Side, Spread, disturbed, ratios, seconds_of, take_turns
 from repro.cli.parser import Parser, pairs_of
 from repro.engine.machine import commit, cores, described
@@ -196,8 +197,7 @@ def main(words: list[str] | None = None) -> int:
     about = described(HERE.parent)
     console.print(table_of(results))
     console.print(
-        f"{about['processor']}, {about['cores']} cores, torch {about['torch']}; median (smallest to largest) of "
-        f"{arguments.rounds} rounds in turn",
+        f"{computer(about)}; median (smallest to largest) of {arguments.rounds} rounds in turn",
         highlight=False,
     )
     most = max(result["others_share_of_cores"] for result in results.values())

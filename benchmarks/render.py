@@ -34,7 +34,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def source(about: dict) -> str:
     """On what and when: said with every table."""
     commit = f"commit {about['commit']}, " if about["commit"] else ""
-    return f"{about['processor']}, {about['cores']} cores, torch {about['torch']}; {commit}{about['date'][:10]}."
+    return f"{computer(about)}; {commit}{about['date'][:10]}."
+
+
+def computer(about: dict) -> str:
+    """Its processor, how many of its cores were used, and torch's version."""
+    cores = f"{about['cores']} core{'s' * (about['cores'] != 1)}"
+    return f"{about['processor']}, {cores}, torch {about['torch']}"
 
 
 def of(spread: dict, digits: int = 2, factor: float = 1.0) -> str:
