@@ -169,7 +169,7 @@ def update(setting: ppo_setup.Run, scale: Scale, generator: torch.Generator) -> 
     began = clock()
     with timed() as seconds:
         rollout = ppo.roll_out(setting, query, torch.rand(scale.ppo_batch, scale.response_tokens, generator=generator))
-    target, _ = ppo.targets(rollout, prices.reference, scale.micro_batch, setting.pick)
+    target, _ = ppo.targets(rollout, prices.kl_coefficient, scale.micro_batch, setting.pick)
     rolled = clock()
     for _ in range(setting.pick(PPO_EPOCHS)):
         ppo.ppo_step(setting, rollout, target, no_texts, prices)

@@ -74,7 +74,7 @@ def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Ge
     prices, no_texts = ppo_setup.AdaptiveState(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
     rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
-    target, _ = ppo.targets(rollout, prices.reference, batch, setting.pick)
+    target, _ = ppo.targets(rollout, prices.kl_coefficient, batch, setting.pick)
     for _ in range(epochs):
         ppo.ppo_step(setting, rollout, target, no_texts, prices)
 

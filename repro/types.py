@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
+
+from repro.ops.places import up_to
 
 Metrics = dict[str, float]
 
@@ -57,12 +58,12 @@ class Rollout:
     @property
     def token_mask(self) -> TokenMask:
         """True on the tokens that count in losses and rewards, the end of text included."""
-        return _up_to(self.last_counted, self.response.shape[1])
+        return up_to(self.last_counted, self.response.shape[1])
 
     @property
     def value_mask(self) -> TokenMask:
         """True on the states that count: those before each token of `token_mask`, and the terminal state."""
-        return _up_to(self.last_counted + 1, self.response.shape[1])
+        return up_to(self.last_counted + 1, self.response.shape[1])
 
     def first_tokens(self, count: int) -> "Rollout":
         """The same episodes with response columns 0 to `count` - 1 only."""
@@ -110,8 +111,3 @@ class LossWeights:
     def first_tokens(self, count: int) -> "LossWeights":
         """The same weights for response columns 0 to `count` - 1 only."""
         return self[:, :count]
-
-
-def _up_to(index: TokenIndex, length: int) -> Bool[Tensor, "episodes {length}"]:
-    """True up to and including each row's index."""
-    return torch.arange(length, device=index.device)[None, :] <= index[:, None]

@@ -62,7 +62,7 @@ def moved(network):
 def update(setting, pick):
     """A rollout, its targets, and a step."""
     rollout = ppo.roll_out(setting, tiny.queries(8), tiny.uniform(8, 6))
-    target, _ = ppo.targets(rollout, PRICES.reference, 4, pick, setting.accelerator.reduce)
+    target, _ = ppo.targets(rollout, PRICES.kl_coefficient, 4, pick, setting.accelerator.reduce)
     ppo.ppo_step(setting, rollout, target, tiny.NO_TEXTS, PRICES)
 
 

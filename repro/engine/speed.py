@@ -219,7 +219,7 @@ class _Steps:
         run, coefficients = self.run(rows), ppo_setup.AdaptiveState(0.05)
         no_texts = torch.zeros(0, 1, dtype=torch.long)
         rollout = self._episodes(rows)
-        target, _ = ppo.targets(rollout, coefficients.reference, rows, self.pick)
+        target, _ = ppo.targets(rollout, coefficients.kl_coefficient, rows, self.pick)
         return _rate(rows * of_one, lambda: ppo.ppo_step(run, rollout, target, no_texts, coefficients))
 
     def read(self) -> float:

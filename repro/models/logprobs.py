@@ -103,8 +103,8 @@ def response_measures(
     if others or among.numel():
         measures = measure_logits(policy, ids, response, pad, measure, positions, sets)
     else:
-        scale = temperature + text.TEMPERATURE_EPSILON
-        measures = selected_logprobs(policy, ids, response, pad, scale, excluded)[..., None]
+        divisor = temperature + text.TEMPERATURE_EPSILON
+        measures = selected_logprobs(policy, ids, response, pad, divisor, excluded)[..., None]
     return measures.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
 
 
@@ -124,8 +124,9 @@ def selected_logprobs(
 ) -> Tensor:
     """[B, T] ids, [B, N] tokens -> [B, N] float32: log-probability in nats of token n as predicted at position T - N + n.
 
-    `excluded` is a token of probability 0. `cached` are arguments of the forward pass for what stands before the ids, the
-    KV cache and the mask of both. Logits exist a block at a time, if the output layer is a plain linear one.
+    Logits are divided by `temperature` as it is. `excluded` is a token of probability 0. `cached` are arguments of the forward
+    pass for what stands before the ids, the KV cache and the mask of both. Logits exist a block at a time, if the output
+    layer is a plain linear one.
     """
 
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The advantage of every token, and the return that the critic is drawn towards.
 
-All inputs are 0 past the terminal state (`masked.keep`), and so are the results. There a NaN would spread to earlier tokens:
-these functions take no mask.
+All inputs are 0 past the terminal state (`masked.keep`); there a NaN would spread to earlier tokens, and these functions take
+no mask. Returns are 0 there too. So are advantages, but those of `whole_return` and of baselines without a critic, which are
+the same in every column of a response: mask them before use.
 """
 
 import math
@@ -178,7 +179,7 @@ def batch_mean(reward: PerToken, gamma: float, reduce: Reduce = one_rank) -> Est
 
 
 def moving_average(reward: PerToken, gamma: float, mean_return: float, reduce: Reduce = one_rank) -> Estimate:
-    """The baseline of a response is the average return of the batches before its own, of late ones most.
+    """The baseline of a response is the average return of the batches before its own, weighted towards recent ones.
 
     A_i = R_i - b,  b of `next_moving_average`; in the first batch `batch_mean`
 

@@ -17,40 +17,25 @@ from repro.types import EpisodeMask, PerToken, Scalar, TokenMask
 # ---------------------------------------------------------------------------------------------- the policy
 
 
-def policy_loss(ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
-    """PPO's clipped surrogate objective, as a loss.
-
-    max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  r = p_new / p_old
-
-    Args:
-        ratio: [episodes, tokens] r, of the probabilities of the sampled token.
-        advantage: [episodes, tokens] A, without a gradient.
-        clip_low: how far below 1 a ratio goes on earning, where A < 0.
-        clip_high: how far above 1, where A > 0; both infinite, the loss is -A r.
-
-    Source: Schulman et al. 2017, equation 7; N+ table 7 has 0.2 for both.
-    """
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
-
-
 def clipped(log_ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
-    """`policy_loss` of a log-ratio.
+    """PPO's clipped surrogate objective, as a loss.
 
     max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)),  r = exp(log p_new - log p_old)
 
     Args:
-        log_ratio: [episodes, tokens] log r of the sampled token.
+        log_ratio: [episodes, tokens] log r, of the probabilities of the sampled token.
         advantage: [episodes, tokens] A, without a gradient.
-        clip_low: as in `policy_loss`; both infinite, this is `unclipped`.
-        clip_high: as in `policy_loss`.
+        clip_low: how far below 1 a ratio goes on earning, where A < 0.
+        clip_high: how far above 1, where A > 0; both infinite, this is `unclipped`.
 
-    Source: Schulman et al. 2017, equation 7.
+    Source: Schulman et al. 2017, equation 7; N+ table 7 has 0.2 for both.
     """
-    return policy_loss(log_ratio.exp(), advantage, clip_low, clip_high)
+    ratio = log_ratio.exp()
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
 def policy_clipped(ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
-    """1 where the clip of `policy_loss` decides the loss and stops the gradient, 0 elsewhere; arguments as there."""
+    """1 where the clip of `clipped` decides the loss and stops the gradient, 0 elsewhere; arguments as there."""
     return (-advantage * ratio.clamp(1 - clip_low, 1 + clip_high) > -advantage * ratio).float()
 
 
@@ -59,7 +44,7 @@ def clipped_weight(logprob: PerToken, log_ratio: PerToken, advantage: PerToken, 
 
     -A min(r, 1 + clip_high) log p_new,  r without a gradient
 
-    A token whose ratio is clipped goes on learning, which the clip of `policy_loss` stops.
+    A token whose ratio is clipped goes on learning, which the clip of `clipped` stops.
 
     Args:
         logprob: [episodes, tokens] log p_new of the sampled token, in nats.
@@ -155,7 +140,7 @@ class Objective:
 
 
 def value_loss(
-    value: PerToken, clipped: PerToken, returns: PerToken, penalty: Callable[[PerToken], PerToken]
+    value: PerToken, clipped_value: PerToken, returns: PerToken, penalty: Callable[[PerToken], PerToken]
 ) -> PerToken:
     """The larger loss of the value and its clipped twin.
 
@@ -163,13 +148,13 @@ def value_loss(
 
     Args:
         value: [episodes, tokens] V, the critic's as it is now.
-        clipped: [episodes, tokens] V_clip of `clip_value`; V itself leaves the plain loss.
+        clipped_value: [episodes, tokens] V_clip of `clip_value`; V itself leaves the plain loss.
         returns: [episodes, tokens] G, without a gradient.
         penalty: l, of an error: `half_square` or `huber`.
 
     Source: N+ code (`vf_losses1`, `vf_losses2`) and OpenAI's baselines; in no equation of Schulman et al. 2017.
     """
-    return torch.maximum(penalty(value - returns), penalty(clipped - returns))
+    return torch.maximum(penalty(value - returns), penalty(clipped_value - returns))
 
 
 def half_square(error: PerToken) -> PerToken:
@@ -201,9 +186,9 @@ def huber(error: PerToken, limit: float) -> PerToken:
     return inside * (size - 0.5 * inside)
 
 
-def value_clipped(value: PerToken, clipped: PerToken, returns: PerToken) -> PerToken:
+def value_clipped(value: PerToken, clipped_value: PerToken, returns: PerToken) -> PerToken:
     """1 where the clipped value decides `value_loss`, 0 elsewhere; arguments as there."""
-    return ((clipped - returns) ** 2 > (value - returns) ** 2).float()
+    return ((clipped_value - returns) ** 2 > (value - returns) ** 2).float()
 
 
 def clip_value(value: PerToken, old_value: PerToken, clip: float) -> PerToken:
@@ -248,6 +233,8 @@ def token_mean(mask: TokenMask, reduce: Reduce = one_rank) -> PerToken:
 
 def token_mean_per_micro_batch(mask: TokenMask, micro_batch: int, reduce: Reduce = one_rank) -> PerToken:
     """Weights of a mean over each micro-batch's tokens, then over micro-batches: it depends on the split.
+
+    The micro-batches are rows that follow each other, as in the paper's code, in whichever order a stage runs them.
 
     w = mask / |mask of the micro-batch| / number of micro-batches
 

@@ -132,6 +132,18 @@ def batches(group: Groups, size: int, generator: torch.Generator) -> Iterator[In
 # ---------------------------------------------------------------------------------------------- accuracy and calibration
 
 
+def correct(margin: Margins) -> Margins:
+    """1 where the chosen summary scores higher, 1/2 where they tie, 0 where it scores lower, NaN where that is not known.
+
+    1[m > 0] + 1[m = 0] / 2
+
+    Args:
+        margin: [comparisons] m.
+    """
+    right = (margin > 0).float() + 0.5 * (margin == 0).float()
+    return torch.where(margin.isnan(), margin, right)
+
+
 def accuracy(margin: Margins) -> float:
     """Share of comparisons in which the chosen summary scores higher; a tie counts half.
 
@@ -140,8 +152,7 @@ def accuracy(margin: Margins) -> float:
     Args:
         margin: [comparisons] m, at least one; where any is NaN, so is the result.
     """
-    right = (margin > 0).float() + 0.5 * (margin == 0).float()
-    return torch.where(margin.isnan(), margin, right).mean().item()
+    return correct(margin).mean().item()
 
 
 @dataclass(frozen=True)

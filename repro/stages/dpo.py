@@ -20,6 +20,7 @@ from repro import details as d
 from repro.models import batching, logprobs, mixed_precision, modes, padding, pretrained, ranks, wrapping
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
+from repro.ops.places import up_to
 from repro.ops.preference import accuracy, bradley_terry
 from repro.ops.text import last_token
 from repro.stages import optimise
@@ -131,4 +132,4 @@ def summary_logprobs(policy: nn.Module, query: Tensor, response: Tensor, corpus:
     # Trimmed after the end of text and not by padding, which may be the same token.
     response = response[:, : int(last.max()) + 1]
     logprob = logprobs.response_logprobs(policy, query, response, corpus.pad, corpus.eos, temperature=1.0)
-    return keep(logprob, torch.arange(response.shape[1], device=response.device) <= last[:, None]).sum(1)
+    return keep(logprob, up_to(last, response.shape[1])).sum(1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from repro.models import generate, logprobs, padding, ranks, scoring
 from repro.ops import text
 from repro.ops.masked import keep
+from repro.ops.places import up_to
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus
 from repro.stages.evaluate import gold_grades
@@ -153,7 +154,7 @@ def _response(
     last_token, has_eos = text.last_token(tokens, corpus.eos)
     truncated = text.truncate_after_eos(tokens, corpus.eos, corpus.pad)
     score_so_far = scoring.response_scores(networks.reward_model, query, truncated, corpus.pad)
-    mask = torch.arange(tokens.shape[1], device=tokens.device) <= last_token[:, None]
+    mask = up_to(last_token, tokens.shape[1])
     return Response(tokens, last_token, has_eos, score, score_so_far, keep(kl, mask).sum(1), columns)
 
 

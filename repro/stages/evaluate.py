@@ -1,4 +1,4 @@
-"""Evaluation of a policy's summaries of held-out posts, sampled near-greedily and at PPO's temperature."""
+"""Evaluation of a policy's summaries of held-out posts, sampled near-greedily and at 0.7, at which the paper's PPO samples."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from repro.models import (
 from repro.ops import reward, text
 from repro.ops.best_of import ONE_SAMPLE, Selection
 from repro.ops.masked import keep
+from repro.ops.places import up_to
 from repro.ops.reward import k1
 from repro.stages import inference
 from repro.stages.corpus import Corpus, column
@@ -91,13 +92,13 @@ def sample_summaries(
 
     In a batch the summaries of a query share each network's pass over it. Ranks shard the queries and gather the results.
     """
-    device, parts, count = next(policy.parameters()).device, [], len(draws)
+    parts, count = [], len(draws)
     order = batching.longest_first(queries, corpus.pad)
     for query, response, logprob in inference.sample_batches(
         policy, queries, order, draws, corpus, response_tokens, batch, sampler
     ):
         last_token, has_eos = text.last_token(response, corpus.eos)
-        mask = torch.arange(response.shape[1], device=device) <= last_token[:, None]
+        mask = up_to(last_token, response.shape[1])
         score = scoring.score_responses(reward_model, query, response, corpus.pad, shared=count > 1)
         kl = keep(kl_estimator(query, response, logprob), mask).sum(1)
         parts.append((corpus.decode(response), has_eos, last_token + 1, score, kl))

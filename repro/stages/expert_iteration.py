@@ -27,8 +27,8 @@ from repro.models import critics, logprobs, modes
 from repro.ops import loss, masked
 from repro.ops.preference import ExpertIteration, favourites
 from repro.stages import optimise, ppo_gold, ppo_metrics, ppo_rewards
-from repro.stages.ppo_batches import Columns, micro_batches_by_length
-from repro.stages.ppo_setup import Run, Training, local_episodes, prepare, save_weights, validate
+from repro.stages.ppo_batches import Columns, local_episodes, micro_batches_by_length
+from repro.stages.ppo_setup import Run, Training, prepare, save_weights, validate
 from repro.stages.stage import StageContext
 from repro.types import Metrics, Rollout
 

@@ -17,6 +17,7 @@ from repro.details.feedback import FEWER
 from repro.models import batching, mixed_precision, padding, pretrained, ranks
 from repro.ops import text
 from repro.ops.masked import keep
+from repro.ops.places import up_to
 from repro.ops.preference import accuracy
 from repro.stages import inference, rm
 from repro.stages.annotators import annotator_of, gold_scores, ordered
@@ -107,7 +108,7 @@ def _sample(
     with mixed_precision.cached_autocast(context.accelerator):
         for _, response, logprob in drawn:
             last, _ = text.last_token(response, corpus.eos)
-            written = torch.arange(response.shape[1], device=last.device) <= last[:, None]
+            written = up_to(last, response.shape[1])
             tokens = text.truncate_after_eos(response, corpus.eos, corpus.pad)
             parts.append((tokens.cpu(), keep(logprob.double(), written).sum(1).cpu()))
     responses, logprobs = (torch.cat(each) for each in zip(*parts))

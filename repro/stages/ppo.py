@@ -1,9 +1,9 @@
 """PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
 
-The fourth phase goes on in `ppo_step.py`. `ppo_setup.py` constructs what the phases share, `ppo_rewards.py` scores episodes,
-`ppo_queue.py` holds those that wait for their update, `ppo_batches.py` splits an optimizer step into micro-batches,
-`ppo_trust_region.py` takes one, and `ppo_metrics.py` and `ppo_gold.py` measure. `ppo_warm_up.py` is for arms whose critic
-learns alone first.
+The fourth phase goes on in `ppo_step.py`, which takes an optimizer step on a minibatch of `ppo_batches.py`. `ppo_setup.py`
+constructs what the phases share, `ppo_rewards.py` scores episodes, `ppo_queue.py` holds those that wait for their update, and
+`ppo_metrics.py` and `ppo_gold.py` measure. `ppo_trust_region.py` has TRPO's step and `ppo_warm_up.py` what a critic does that
+learns alone first, each for one arm.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from repro.ops import masked, text
 from repro.ops.advantage import monte_carlo_returns, whole_return
 from repro.ops.masked import Reduce, Whiten, one_rank
 from repro.stages import dpo, expert_iteration, ppo_gold, ppo_metrics, ppo_rewards, ppo_warm_up, untrained
+from repro.stages.ppo_batches import minibatches
 from repro.stages.ppo_queue import Batch
 from repro.stages.ppo_setup import (
     AdaptiveState,
     Run,
     Training,
     initial_state,
-    minibatches,
     next_state,
     prepare,
     responses_per_query,
@@ -54,8 +54,10 @@ def train(context: StageContext) -> None:
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
         batch, rollout = next_batch(run, training, to_sample)
         # 2. Reward, advantage and return of every token.
-        greedy = partial(greedy_returns, run, training, batch, state.reference)
-        target, metrics = targets(rollout, state.reference, run.micro_batch, pick, reduce, state.mean_return, greedy)
+        greedy = partial(greedy_returns, run, training, batch, state.kl_coefficient)
+        target, metrics = targets(
+            rollout, state.kl_coefficient, run.micro_batch, pick, reduce, state.mean_return, greedy
+        )
         # 3. Every few updates, evaluate the policy on validation posts, before it learns from this batch.
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
@@ -63,7 +65,7 @@ def train(context: StageContext) -> None:
         steps, has_moved_enough = [], pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
             with pick(d.UPDATE_DROPOUT)(networks.trained):
-                steps.append(ppo_step(run, *minibatch, state, len(steps)))
+                steps.append(ppo_step(run, *minibatch, state, first_on_batch=not steps))
             training.average.update_parameters(networks.policy.network)
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
@@ -82,18 +84,6 @@ def train(context: StageContext) -> None:
     save_weights(run, training.average, context.out)
     training.traces.save(context.out / record.EPISODES)
     context.finish({"ppo/updates": float(loop.steps_done)}, loop.outcome)
-
-
-def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
-    """Updates of the critic alone, on the SFT policy's episodes and their Monte Carlo returns, before the first of PPO."""
-    state = AdaptiveState(**training.loop.state)
-    for alone, own, rows in ppo_warm_up.batches(context, run, training):
-        batch = own.new_batch(rows, own.sampling_rng)
-        rollout = own.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
-        target, _ = targets(rollout, state.reference, run.micro_batch, run.pick, run.accelerator.reduce)
-        returns = monte_carlo_returns(target.reward, target.returns, run.pick(d.GAMMA))
-        for minibatch in minibatches(alone, own, rollout, replace(target, returns=returns), len(rows)):
-            ppo_step(alone, *minibatch, state, steps_before=1)  # a batch's first one may move the policy
 
 
 # ---------------------------------------------------------------------------------------------- 1. rollout
@@ -163,14 +153,6 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     )
 
 
-def greedy_returns(run: Run, training: Training, batch: Batch, kl_coefficient: float) -> Tensor:
-    """[B] the return of the greedy response to each prompt of a batch, by the policy as it is: one more rollout."""
-    greedy = replace(run, sampling=generate.greedy(run.sampling))
-    r = training.reward(roll_out(greedy, batch.query, batch.uniform)[batch.real], batch.posts)
-    reward = ppo_rewards.token_rewards(r, ppo_rewards.paid_score(r, run.pick), kl_coefficient, run.pick)
-    return whole_return(reward, run.pick(d.GAMMA))[0][:, 0]
-
-
 # ---------------------------------------------------------------------------------------------- 2. reward and advantage
 
 
@@ -185,8 +167,13 @@ def targets(
 ) -> tuple[Targets, Metrics]:
     """Reward, advantage and return of every token, [B, R] each, and the rollout's metrics.
 
-    Advantages and returns are estimated from the rewards (by GAE in the paper). A baseline may also read the mean return of
-    earlier batches, and the [B] returns of greedy responses.
+    In the paper's recipe, with the KL coefficient b = 0.05 and the reference policy q:
+
+        r_t = -b (log p_t - log q_t), and the score one place after the last token   `reward.kl_penalised_reward`
+        A = GAE(gamma = 1, lambda = 0.95) of r and the values V,  G = A + V            `advantage.from_gae`
+        A is then whitened over the batch                                              `masked.whiten`
+
+    A baseline may also read the mean return of earlier batches, and the [B] returns of greedy responses.
     """
 
     def whitened(whiten: Whiten, values: Tensor, mask: Tensor) -> Tensor:
@@ -213,6 +200,29 @@ def targets(
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     metrics = ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
     return target, metrics | ppo_metrics.group_metrics(reward, gamma, responses_per_query(pick), reduce)
+
+
+# ---------------------------------------------------------------------------------------------- what some arms add
+
+
+def warm_up_critic(context: StageContext, run: Run, training: Training) -> None:
+    """Updates of the critic alone, on the SFT policy's episodes and their Monte Carlo returns, before the first of PPO."""
+    state = AdaptiveState(**training.loop.state)
+    for alone, own, rows in ppo_warm_up.batches(context, run, training):
+        batch = own.new_batch(rows, own.sampling_rng)
+        rollout = own.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
+        target, _ = targets(rollout, state.kl_coefficient, run.micro_batch, run.pick, run.accelerator.reduce)
+        returns = monte_carlo_returns(target.reward, target.returns, run.pick(d.GAMMA))
+        for minibatch in minibatches(alone, own, rollout, replace(target, returns=returns), len(rows)):
+            ppo_step(alone, *minibatch, state, first_on_batch=False)  # a batch's first one may move the policy
+
+
+def greedy_returns(run: Run, training: Training, batch: Batch, kl_coefficient: float) -> Tensor:
+    """[B] the return of the greedy response to each prompt of a batch, by the policy as it is: one more rollout."""
+    greedy = replace(run, sampling=generate.greedy(run.sampling))
+    r = training.reward(roll_out(greedy, batch.query, batch.uniform)[batch.real], batch.posts)
+    reward = ppo_rewards.token_rewards(r, ppo_rewards.paid_score(r, run.pick), kl_coefficient, run.pick)
+    return whole_return(reward, run.pick(d.GAMMA))[0][:, 0]
 
 
 # ---------------------------------------------------------------------------------------------- the stage

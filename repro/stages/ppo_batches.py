@@ -1,9 +1,9 @@
-"""How an optimizer step of PPO is split into micro-batches, and the weight of each token in its losses."""
+"""How a batch of PPO is split into minibatches and these into micro-batches, and the weight of each token in the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,11 +11,42 @@ from torch import Tensor
 
 from repro import details as d
 from repro.detail import Pick
+from repro.models import ranks
 from repro.ops import loss
 from repro.ops.masked import Reduce, one_rank
-from repro.stages import optimise, sft
-from repro.stages.ppo_setup import Run
-from repro.types import LossWeights, Rollout
+from repro.stages import optimise, ppo_rewards, sft
+from repro.stages.ppo_setup import Run, Training, responses_per_query
+from repro.types import LossWeights, Rollout, Targets
+
+
+def minibatches(
+    run: Run, training: Training, rollout: Rollout, target: Targets, episodes: int
+) -> Iterator[tuple[Rollout, Targets, Tensor]]:
+    """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
+
+    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row stands in. Episodes that the
+    recipe drops have empty masks.
+    """
+    score = ppo_rewards.paid_score(rollout, run.pick)
+    counted = run.pick(d.UNINFORMATIVE_GROUPS)(score, responses_per_query(run.pick))
+    for _ in range(run.pick(d.PPO_EPOCHS)):
+        order = torch.randperm(episodes, generator=training.minibatch_rng)
+        for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
+            own, local = local_episodes(rollout, minibatch, counted)
+            yield local, target[own], training.sft_texts(len(minibatch))
+
+
+def local_episodes(rollout: Rollout, minibatch: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Rollout]:
+    """[N] episodes of all ranks -> indices into this rank's B episodes, and these.
+
+    A filler row has empty masks, and so have those that are not among the [B] which count.
+    """
+    own, real = ranks.local_shard(minibatch)
+    last_counted = rollout.last_counted[own]
+    counts = real.to(last_counted.device)
+    counts = counts if counted is None else counts & counted[own]
+    nowhere = torch.full_like(last_counted, -2)  # of -1 the terminal state would be the first, which has a value
+    return own, replace(rollout[own], last_counted=torch.where(counts, last_counted, nowhere))
 
 
 @dataclass(frozen=True)

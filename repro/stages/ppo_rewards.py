@@ -22,7 +22,8 @@ from repro.types import Rollout
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Reward = Callable[[Rollout, "Dataset"], Rollout]  # (episodes, their posts) -> the episodes with their final score
+# (episodes, their posts) -> the episodes with the arm's score, from which `paid_score` makes what is paid
+Reward = Callable[[Rollout, "Dataset"], Rollout]
 
 
 def reward_of_episodes(pick: Pick, corpus: Corpus, reward_model: nn.Module, batch: int) -> Reward:
@@ -69,7 +70,7 @@ def reference_scores(reward_model: nn.Module, posts: Dataset, pad: int, batch: i
 
 
 def paid_score(r: Rollout, pick: Pick) -> Tensor:
-    """[B] what an episode is paid: its score, clipped, by the rule for responses without an end, less the price of length."""
+    """[B] what an episode is paid: its clipped score, after the rule for responses without an end, less the price of length."""
     score = pick(d.NO_EOS_SCORE)(pick(d.REWARD_CLIP)(r.score), r.has_eos)
     return pick(d.LENGTH_PRICE)(score, r.last_token + 1.0, r.response.shape[1])
 

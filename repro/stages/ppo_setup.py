@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from repro.stages.episodes import EpisodeTraces
 from repro.stages.loop import TrainingLoop
 from repro.stages.ppo_queue import Batch, RolloutQueue, sampled_ahead
 from repro.stages.stage import StageContext
-from repro.types import Metrics, Rollout, Targets
+from repro.types import Metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,9 +59,9 @@ class Networks:
 class AdaptiveState:
     """What adapts from update to update: coefficients of two KL penalties and a bonus, per nat, and an average of returns."""
 
-    reference: float  # of the KL to the reference policy
-    sampler: float = 0.0  # of the KL to the policy that sampled the batch
-    entropy: float = 0.0  # of the entropy bonus that holds a level
+    kl_coefficient: float  # of the KL to the reference policy
+    sampler_kl_coefficient: float = 0.0  # of the KL to the policy that sampled the batch, in some objectives
+    entropy_coefficient: float = 0.0  # of the entropy bonus that holds a level
     mean_return: float = math.nan  # moving average over the batches before; NaN before the first, or where unused
 
 
@@ -246,35 +246,6 @@ def sft_text_sampler(corpus: Corpus, generator: torch.Generator) -> Callable[[in
     return lambda count: tokens[torch.randint(len(tokens), (count,), generator=generator)]
 
 
-def minibatches(
-    run: Run, training: Training, rollout: Rollout, target: Targets, episodes: int
-) -> Iterator[tuple[Rollout, Targets, Tensor]]:
-    """This rank's shard of each minibatch of each epoch: episodes, their targets, and SFT texts to mix in.
-
-    `episodes` counts those of all ranks. Where another rank has an episode more, a filler row stands in. Episodes that the
-    recipe drops have empty masks.
-    """
-    score = ppo_rewards.paid_score(rollout, run.pick)
-    kept = run.pick(d.UNINFORMATIVE_GROUPS)(score, responses_per_query(run.pick))
-    for _ in range(run.pick(d.PPO_EPOCHS)):
-        order = torch.randperm(episodes, generator=training.minibatch_rng)
-        for minibatch in order.tensor_split(run.pick(d.MINIBATCHES)):
-            own, local = local_episodes(rollout, minibatch, kept)
-            yield local, target[own], training.sft_texts(len(minibatch))
-
-
-def local_episodes(rollout: Rollout, minibatch: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Rollout]:
-    """[N] episodes of all ranks -> indices into this rank's B episodes, and these.
-
-    A filler row has empty masks, and so have those that are not among the [B] kept ones.
-    """
-    own, real = ranks.local_shard(minibatch)
-    last_counted = rollout.last_counted[own]
-    counts = real.to(last_counted.device)
-    counts = counts if kept is None else counts & kept[own]
-    return own, replace(rollout[own], last_counted=torch.where(counts, last_counted, torch.full_like(last_counted, -2)))
-
-
 def validate(training: Training) -> Metrics:
     """Metrics of sampled summaries of the validation posts; saves the best weights so far where checkpoints are on."""
     policy, loop = training.validation.networks.policy, training.loop
@@ -288,7 +259,9 @@ def validate(training: Training) -> Metrics:
 def initial_state(pick: Pick) -> dict[str, float]:
     """What the first update starts from, as the fields of `AdaptiveState`."""
     state = AdaptiveState(
-        reference=pick(d.KL_COEF), sampler=pick(d.POLICY_OBJECTIVE).beta, entropy=pick(d.ENTROPY_TARGET).initial
+        kl_coefficient=pick(d.KL_COEF),
+        sampler_kl_coefficient=pick(d.POLICY_OBJECTIVE).beta,
+        entropy_coefficient=pick(d.ENTROPY_TARGET).initial,
     )
     return asdict(state)
 
@@ -307,9 +280,9 @@ def next_state(
     episodes, and `episodes` is their number.
     """
     following = AdaptiveState(
-        reference=pick(d.KL_CONTROLLER)(now.reference, metrics["objective/kl"], episodes),
-        sampler=pick(d.POLICY_OBJECTIVE).adapt(now.sampler, sampler_kl),
-        entropy=pick(d.ENTROPY_TARGET).adapt(now.entropy, metrics["objective/entropy"]),
+        kl_coefficient=pick(d.KL_CONTROLLER)(now.kl_coefficient, metrics["objective/kl"], episodes),
+        sampler_kl_coefficient=pick(d.POLICY_OBJECTIVE).adapt(now.sampler_kl_coefficient, sampler_kl),
+        entropy_coefficient=pick(d.ENTROPY_TARGET).adapt(now.entropy_coefficient, metrics["objective/entropy"]),
         mean_return=pick(d.BASELINE).follow(now.mean_return, mean_return),
     )
     return asdict(following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -11,29 +12,39 @@ from repro import details as d
 from repro.detail import Pick
 from repro.models import critics, logprobs, modes
 from repro.ops import loss, masked
-from repro.stages import optimise, ppo_metrics, ppo_trust_region
+from repro.stages import optimise, ppo_metrics
 from repro.stages.ppo_batches import Columns, loss_weights, micro_batches_by_length, sft_losses
 from repro.stages.ppo_setup import AdaptiveState, Run
+from repro.stages.ppo_trust_region import Parts, trpo_step
 from repro.types import LossWeights, Metrics, Rollout, Targets
 
 
-def ppo_step(
-    run: Run, r: Rollout, target: Targets, texts: Tensor, state: AdaptiveState, steps_before: int = 0
-) -> Metrics:
-    """One optimizer step on a minibatch, [N, T] SFT texts mixed in; the micro-batch size changes memory, not the result.
+def adamw_step(run: Run, losses: Iterable[Tensor], parts: Parts, r: Rollout, first_on_batch: bool) -> float:
+    """AdamW on policy and critic; stands where `trpo_step` may, and only the run and the losses are read."""
+    return optimise.step(run.accelerator, run.optimizer, losses, run.pick(d.GRADIENT_CLIP))
 
-    `steps_before` counts those that the batch has had.
+
+STEPS = {"adamw": adamw_step, "trpo": trpo_step}
+
+
+def ppo_step(
+    run: Run, r: Rollout, target: Targets, texts: Tensor, state: AdaptiveState, first_on_batch: bool = True
+) -> Metrics:
+    """One optimizer step on a minibatch, [N, T] SFT texts mixed in.
+
+    The micro-batch size changes memory and not the result, but where the recipe says otherwise (`loss_aggregation`,
+    `whiten_scope`). `first_on_batch`: the batch has had no step yet.
     """
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     weights, metric_terms = loss_weights(r, run.micro_batch, pick, run.accelerator.reduce), []
-    paid = (*pick(d.ENTROPY_BONUS), *pick(d.ENTROPY_TARGET).bonuses(state.entropy))
+    bonus_functions = (*pick(d.ENTROPY_BONUS), *pick(d.ENTROPY_TARGET).bonuses(state.entropy_coefficient))
 
     def micro_batch_loss(rows: Tensor, columns: Columns) -> Tensor:
         query, tokens = r.query[rows, columns.query_start :], columns.response_tokens
         part, part_target = r[rows].first_tokens(tokens), target[rows].first_tokens(tokens)
         part_weights = weights[rows].first_tokens(tokens)
         inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
-        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *paid, among=part.kept)
+        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *bonus_functions, among=part.kept)
         bonus = sum(bonuses, torch.zeros_like(logprob))
         value = critics.response_values(networks.critic, query, part.response, pad)
         total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, state, pick)
@@ -44,13 +55,13 @@ def ppo_step(
     parts = sft_losses(run, texts, pick(d.PTX_MIX))
     micro_batches = micro_batches_by_length(r, run.micro_batch, pad)
     parts += [partial(micro_batch_loss, *part) for part in micro_batches]
-    step = ppo_trust_region.STEPS[pick(d.CONSTRAINED_STEP).kind]
+    step = STEPS[pick(d.CONSTRAINED_STEP).kind]
     with modes.recompute_activations((networks.policy, networks.critic), run.recompute):
         losses = (part() for part in optimise.accumulation_steps(run.accelerator, networks.learners, parts))
-        total = step(run, losses, parts, r, steps_before)
+        total = step(run, losses, parts, r, first_on_batch)
     measured = metric_terms[: len(micro_batches)]  # before the step; a line search measures again
     local = torch.stack([torch.stack(list(terms.values())) for terms in measured]).sum(0)
-    adapted = pick(d.ENTROPY_TARGET).metrics(state.entropy)
+    adapted = pick(d.ENTROPY_TARGET).metrics(state.entropy_coefficient)
     return dict(zip(metric_terms[0], run.accelerator.reduce(local).tolist())) | adapted | {"loss/total": total}
 
 
@@ -66,8 +77,14 @@ def ppo_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """[B, R] log-probabilities, entropy bonuses and values of the forward pass -> a micro-batch's terms of loss and metrics.
 
-    loss = policy loss + reference coefficient * KL in the loss - entropy bonus + VALUE_COEF * value loss, each a weighted
-    sum over tokens or states, so that micro-batches and ranks add up to the loss of the step.
+    In the paper's recipe, with r = exp(log p - log p_old), value V and return G:
+
+        policy loss  max(-A r, -A clip(r, 0.8, 1.2))                          `loss.clipped`
+        value loss   max((V - G)^2, (V_old + clip(V - V_old, ±0.2) - G)^2) / 2  `loss.value_loss`
+        loss         mean over tokens of the first + 0.1 mean over states of the second
+
+    Others add to a token's loss: KL to the reference policy, imitation, less an entropy bonus. Means are weighted sums, so
+    that micro-batches and ranks add up to the loss of the step.
     """
     # Masked before the arithmetic, since the gradient in a masked place would be 0 times NaN, which is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
@@ -82,7 +99,7 @@ def ppo_loss(
         advantage=target.advantage,
         clip_low=clip_low,
         clip_high=clip_high,
-        beta=state.sampler,
+        beta=state.sampler_kl_coefficient,
     )
     policy_loss = pick(d.DUAL_CLIP)(policy_loss, target.advantage)
     policy_loss = policy_loss * pick(d.SAMPLER_CORRECTION)(old_logprob - masked.keep(r.sampler_logprob, r.token_mask))
@@ -90,7 +107,7 @@ def ppo_loss(
     value_loss = loss.value_loss(value, clipped_value, target.returns, pick(d.VALUE_LOSS))
     kl = pick(d.KL_PLACEMENT).in_loss(logprob=logprob, ref_logprob=ref_logprob, log_ratio=token_log_ratio)
     imitation = pick(d.GOOD_RESPONSES)(logprob, target.advantage, r.token_mask)
-    per_token = policy_loss + state.reference * kl + imitation - masked.keep(bonus, r.token_mask)
+    per_token = policy_loss + state.kl_coefficient * kl + imitation - masked.keep(bonus, r.token_mask)
     total = loss.weighted(per_token, weights.policy) + pick(d.VALUE_COEF) * loss.weighted(value_loss, weights.critic)
     with torch.no_grad():
         policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_low, clip_high)

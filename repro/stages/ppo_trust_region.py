@@ -1,4 +1,4 @@
-"""How an optimizer step of PPO moves the weights: AdamW for policy and critic, or TRPO's step for the policy."""
+"""TRPO's step of the policy, for one arm: how it moves the weights in the place of AdamW."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ from repro.types import Rollout
 Parts = Sequence[Callable[[], Tensor]]  # each gives the loss of a micro-batch, as the weights are when it is called
 
 
-def adamw_step(run: Run, losses: Iterable[Tensor], parts: Parts, r: Rollout, steps_before: int) -> float:
-    """AdamW on policy and critic; stands where `trpo_step` may, and only the run and the losses are read."""
-    return optimise.step(run.accelerator, run.optimizer, losses, run.pick(d.GRADIENT_CLIP))
-
-
-def trpo_step(run: Run, losses: Iterable[Tensor], parts: Parts, r: Rollout, steps_before: int) -> float:
+def trpo_step(run: Run, losses: Iterable[Tensor], parts: Parts, r: Rollout, first_on_batch: bool) -> float:
     """One natural-gradient step of the policy on a batch's first pass, and AdamW on the critic in every one.
 
     `losses` are differentiated and summed over ranks, as in `optimise.step`; `parts` give them again, for the line search.
@@ -45,13 +40,10 @@ def trpo_step(run: Run, losses: Iterable[Tensor], parts: Parts, r: Rollout, step
     gradient = _flat([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights])
     for weight in weights:
         weight.grad = None  # AdamW leaves what has no gradient as it is
-    if steps_before == 0:
+    if first_on_batch:
         _move(run, weights, gradient, lambda: _total(run, parts) - total, r)
     run.optimizer.step()
     return total
-
-
-STEPS = {"adamw": adamw_step, "trpo": trpo_step}
 
 
 def _move(run: Run, weights: list[Tensor], gradient: Tensor, change: Callable[[], float], r: Rollout) -> None:

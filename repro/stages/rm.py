@@ -269,7 +269,7 @@ def accuracy_by_group(margin: Tensor, pairs: Dataset) -> Metrics:
     """Accuracy by batch, confidence and pair of policies, in groups of `SMALLEST_GROUP` or more (N+ detail 16)."""
     import pandas as pd
 
-    correct = pd.Series(((margin > 0).float() + 0.5 * (margin == 0).float()).numpy())
+    correct = pd.Series(preference.correct(margin).numpy())
     groups = {
         "batch": pairs["batch"],
         "confidence": [str(confidence) if confidence >= 0 else None for confidence in pairs["confidence"]],
@@ -277,9 +277,9 @@ def accuracy_by_group(margin: Tensor, pairs: Dataset) -> Metrics:
     }
     metrics = {}
     for kind, labels in groups.items():
-        accuracies = correct.groupby(pd.Series(list(labels))).agg(["mean", "count"])
-        for label, group_accuracy in accuracies[accuracies["count"] >= SMALLEST_GROUP]["mean"].items():
-            metrics[f"rm/accuracy/{kind}/{_metric_name(label)}"] = group_accuracy
+        for label, group in correct.groupby(pd.Series(list(labels))):
+            if len(group) >= SMALLEST_GROUP:
+                metrics[f"rm/accuracy/{kind}/{_metric_name(label)}"] = float(group.mean(skipna=False))
     return metrics
 
 

@@ -5,10 +5,10 @@ Four groups are of one PPO batch, logged at the number of episodes sampled befor
 the validation posts at that point of training. `test/` is of the trained policy on the test posts, and `sft_test/` of the SFT
 policy on the same posts.
 
-PPO, `eval/` and every `sampled_` metric sample responses at temperature 0.7; the other `test/` metrics use near-greedy
-responses (temperature 0.01), as the paper does. Studies are judged by `test/sampled_win_rate`, because near-greedy decoding
-rounds: a policy that states a fact in 51 of 100 samples states it in every near-greedy summary, and one that states it in 49
-in none, so that one coin changes the win rate of a whole run.
+PPO samples responses at the recipe's temperature, 0.7 in the paper; `eval/` and every `sampled_` metric are at 0.7 in every
+arm, and the other `test/` metrics of near-greedy responses (temperature 0.01), as in the paper. Studies are judged by
+`test/sampled_win_rate`, because near-greedy decoding rounds: a policy that states a fact in 51 of 100 samples states it in
+every near-greedy summary, and one that states it in 49 in none, so that one coin changes the win rate of a whole run.
 """
 
 from fnmatch import fnmatchcase

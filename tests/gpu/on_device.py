@@ -63,7 +63,7 @@ class Update:
 def update(s: ppo_setup.Run, seed: int = 0, epochs: int = 4) -> Update:
     """Rollout, targets and epochs over one batch."""
     rollout = roll_out(s, seed)
-    target, described = ppo.targets(rollout, PRICES.reference, s.micro_batch, s.pick, s.accelerator.reduce)
+    target, described = ppo.targets(rollout, PRICES.kl_coefficient, s.micro_batch, s.pick, s.accelerator.reduce)
     steps = [ppo.ppo_step(s, rollout, target, tiny.NO_TEXTS, PRICES) for _ in range(epochs)]
     return Update(Rollout(*(each.cpu() for each in rollout)), [described, *steps], weights(s))
 

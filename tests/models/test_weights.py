@@ -208,8 +208,8 @@ def test_the_average_weighs_each_step_less_the_longer_it_is_ago():
 def test_what_ppo_keeps_is_the_average_over_its_optimizer_steps(run_stage, monkeypatch):
     steps, real = [], ppo.ppo_step
 
-    def watched(run, *rest):
-        measured = real(run, *rest)
+    def watched(run, *rest, **first):
+        measured = real(run, *rest, **first)
         steps.append(run.networks.policy.gpt_neox.embed_in.weight.detach().double().clone())
         return measured
 

@@ -61,9 +61,9 @@ def test_the_range_above_is_the_range_below_unless_it_is_chosen():
 def test_a_wider_range_above_lets_a_good_token_earn_on_and_changes_nothing_below():
     above, below = tensor([1.25, 1.5]), tensor([0.75, 0.5])
     good, bad = tensor([1.0, 1.0]), tensor([-1.0, -1.0])
-    torch.testing.assert_close(loss.policy_loss(above, good, 0.2, 0.28), tensor([-1.25, -1.28]))
-    torch.testing.assert_close(loss.policy_loss(above, good, 0.2, 0.2), tensor([-1.2, -1.2]))
-    assert torch.equal(loss.policy_loss(below, bad, 0.2, 0.28), loss.policy_loss(below, bad, 0.2, 0.2))
+    torch.testing.assert_close(loss.clipped(above.log(), good, 0.2, 0.28), tensor([-1.25, -1.28]))
+    torch.testing.assert_close(loss.clipped(above.log(), good, 0.2, 0.2), tensor([-1.2, -1.2]))
+    assert torch.equal(loss.clipped(below.log(), bad, 0.2, 0.28), loss.clipped(below.log(), bad, 0.2, 0.2))
 
 
 def test_a_bad_tokens_loss_is_bounded_and_a_good_ones_is_not():

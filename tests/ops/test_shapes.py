@@ -239,9 +239,9 @@ import repro.ops
 brought = "torch" in sys.modules or "jaxtyping" in sys.modules
 import torch
 from repro.ops import loss
-one = loss.policy_loss(torch.ones(()), torch.ones(()), 0.2, 0.2)
+one = loss.clipped(torch.zeros(()), torch.ones(()), 0.2, 0.2)
 print(json.dumps({"brought": brought, "loss": float(one), "beartype": "beartype" in sys.modules,
-                  "wrapped": hasattr(loss.policy_loss, "__wrapped__")}))
+                  "wrapped": hasattr(loss.clipped, "__wrapped__")}))
 """
 
 

@@ -39,7 +39,7 @@ from tests.tiny import (
 )
 
 COEFFICIENT = 0.05
-PRICES = AdaptiveState(COEFFICIENT, sampler=1.0)
+PRICES = AdaptiveState(COEFFICIENT, sampler_kl_coefficient=1.0)
 # First, in the middle, last, none, and one before the last.
 AWKWARD = made_up_rollout(last_token=[0, 2, 4, 4, 3], has_eos=[True, True, True, False, True])
 PLACEMENTS = list(KL_PLACEMENT.variants)
@@ -806,8 +806,8 @@ def steps(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed and measured, as the arguments of `improve`."""
     seen, real = [], ppo.ppo_step
 
-    def watched(run, r, target, texts, prices, steps_before):
-        measured = real(run, r, target, texts, prices, steps_before)
+    def watched(run, r, target, texts, prices, first_on_batch):
+        measured = real(run, r, target, texts, prices, first_on_batch)
         seen.append(SimpleNamespace(rollout=r, texts=texts, prices=prices, measured=measured))
         return measured
 
@@ -837,7 +837,7 @@ def test_every_pass_takes_each_episode_into_one_of_its_minibatches(tiny_scale, s
 
 def test_the_price_of_a_step_doubles_or_halves_after_an_update(steps):
     taken = steps(ppo_epochs="2", policy_objective="adaptive_kl_penalty")
-    prices = [step.prices.sampler for step in taken]
+    prices = [step.prices.sampler_kl_coefficient for step in taken]
     assert prices[0] == prices[1] == 1
     for update in (1, 2):
         kl = taken[2 * update - 1].measured["policy/approx_kl"]
@@ -847,11 +847,11 @@ def test_the_price_of_a_step_doubles_or_halves_after_an_update(steps):
 
 
 def test_the_price_of_the_kl_to_the_reference_follows_what_the_last_update_measured(steps, tiny_scale):
-    prices = [step.prices.reference for step in steps(ppo_epochs="1", kl_controller="adaptive")]
+    prices = [step.prices.kl_coefficient for step in steps(ppo_epochs="1", kl_controller="adaptive")]
     # Below 0.8 times 6 nats the error is cut at -0.2: over 16 of 10,000 episodes a price loses 0.2 * 0.0016 of itself.
     assert tiny_scale.ppo_batch == 16
     assert prices == pytest.approx([0.05, 0.05 * 0.99968, 0.05 * 0.99968**2], rel=1e-9)
-    assert [step.prices.sampler for step in steps(ppo_epochs="2")[3:]] == [0] * 6
+    assert [step.prices.sampler_kl_coefficient for step in steps(ppo_epochs="2")[3:]] == [0] * 6
 
 
 def test_the_price_of_entropy_follows_what_the_last_update_measured(steps, monkeypatch):
@@ -864,18 +864,22 @@ def test_the_price_of_entropy_follows_what_the_last_update_measured(steps, monke
     monkeypatch.setattr(ppo, "next_state", watched)
     out_of_reach = replace(ENTROPY_TARGET.variants["3_nats"].value, adapt=partial(towards_level, level=99.0, rate=0.01))
     monkeypatch.setitem(ENTROPY_TARGET.variants, "3_nats", Variant(out_of_reach, "a level that is never reached"))
-    prices = [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1", entropy_target="3_nats")]
+    prices = [
+        step.prices.entropy_coefficient for step in steps(ppo_epochs="1", minibatches="1", entropy_target="3_nats")
+    ]
     assert prices[0] == 0.01 and len(prices) == 3
     for update in (1, 2):
         assert prices[update] == pytest.approx(prices[update - 1] + 0.01 * (99 - logged[update - 1]))
-    assert [step.prices.entropy for step in steps(ppo_epochs="1", minibatches="1")[3:]] == [0] * 3
+    assert [step.prices.entropy_coefficient for step in steps(ppo_epochs="1", minibatches="1")[3:]] == [0] * 3
 
 
 def test_a_bonus_at_a_coefficient_that_adapts_is_the_fixed_one_of_the_same_size():
     networks, r = uneven()
     target, _ = targets(r)
     fixed = stepped(networks, r, target, 3, entropy_bonus="0.01")
-    measured, gradient = stepped(networks, r, target, 3, replace(PRICES, entropy=0.01), entropy_target="3_nats")
+    measured, gradient = stepped(
+        networks, r, target, 3, replace(PRICES, entropy_coefficient=0.01), entropy_target="3_nats"
+    )
     assert measured == fixed[0] | {"objective/entropy_coefficient": 0.01} and torch.equal(gradient, fixed[1])
     _, free = stepped(networks, r, target, 3, entropy_target="3_nats")  # at coefficient 0
     torch.testing.assert_close(free, stepped(networks, r, target, 3)[1], rtol=1e-3, atol=1e-5)

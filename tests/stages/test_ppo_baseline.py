@@ -11,7 +11,7 @@ import torch
 from repro.details import BASELINE
 from repro.models import critics, generate
 from repro.ops.masked import one_rank
-from repro.stages import ppo, ppo_batches, ppo_metrics, ppo_setup
+from repro.stages import ppo, ppo_batches, ppo_metrics
 from repro.stages.ppo_queue import Batch
 from repro.types import Targets
 from tests.tiny import Ranks, made_up_rollout, models, pick, queries, setting, uniform
@@ -122,7 +122,7 @@ def dealt(rollout, **choices):
     run, made = setting(models(), arm), Targets(*(torch.zeros_like(rollout.logprob) for _ in range(3)))
     order, no_texts = torch.Generator().manual_seed(0), lambda count: torch.empty(0, 4)
     some = SimpleNamespace(minibatch_rng=order, sft_texts=no_texts)
-    parts = [r for r, *_ in ppo_setup.minibatches(run, some, rollout, made, len(rollout))]
+    parts = [r for r, *_ in ppo_batches.minibatches(run, some, rollout, made, len(rollout))]
     return {int(query[0]): bool(mask.any()) for r in parts for query, mask in zip(r.query, r.token_mask)}
 
 

@@ -27,9 +27,9 @@ def rolled(run, rows=8, tokens=5):
     return ppo.roll_out(run, queries(rows), uniform(rows, tokens))
 
 
-def step(run, rollout, steps_before=0):
+def step(run, rollout, first_on_batch=True):
     target, _ = ppo.targets(rollout, 0.05, run.micro_batch, run.pick)
-    return ppo_step.ppo_step(run, rollout, target, NO_TEXTS, AdaptiveState(0.05), steps_before)
+    return ppo_step.ppo_step(run, rollout, target, NO_TEXTS, AdaptiveState(0.05), first_on_batch)
 
 
 def sets_of(r):
@@ -89,7 +89,7 @@ def test_after_a_step_the_softmax_is_over_the_set_of_the_policy_that_sampled(lab
     torch.testing.assert_close(now, over_the_sets(run.networks.policy, r), atol=1e-5, rtol=0)
     again = rolled(run)
     assert not torch.equal(now, r.logprob) and not torch.equal(again.kept, r.kept)  # the policy's own sets have moved
-    assert step(run, r, steps_before=1)["policy/ratio_error"] > 1e-4
+    assert step(run, r, first_on_batch=False)["policy/ratio_error"] > 1e-4
 
 
 @REPLAYED

@@ -110,7 +110,7 @@ def test_the_product_does_not_depend_on_the_split_or_on_garbage(micro_batch):
 # ----------------------------------------------------------------------------- a step
 
 
-def step(micro_batch=8, steps_before=0, advantage=None, **choices):
+def step(micro_batch=8, first_on_batch=True, advantage=None, **choices):
     """One step with AdamW for the critic: its metrics, the networks after it, those before it, and the rollout."""
     networks, choices = models(), {"constrained_step": "trpo"} | choices
     before = copy.deepcopy(networks)
@@ -120,7 +120,7 @@ def step(micro_batch=8, steps_before=0, advantage=None, **choices):
     arm = pick(**choices)
     optimizer = optimise.adamw([networks.policy, networks.critic], 1e-3, arm)
     run = setting(networks, arm, optimizer, micro_batch)
-    measured = ppo.ppo_step(run, r, target, NO_TEXTS, PRICES, steps_before)
+    measured = ppo.ppo_step(run, r, target, NO_TEXTS, PRICES, first_on_batch)
     return measured, networks, before, r, target
 
 
@@ -174,7 +174,7 @@ def test_the_critics_step_is_the_one_it_takes_beside_a_clipped_policy():
 
 
 def test_on_a_later_pass_the_policy_stays_and_the_critic_learns():
-    _, after, before, _, _ = step(steps_before=1)
+    _, after, before, _, _ = step(first_on_batch=False)
     assert torch.equal(flat(after.policy), flat(before.policy))
     assert not torch.equal(flat(after.critic), flat(before.critic))
 

@@ -15,8 +15,8 @@ def watched(run_stage, monkeypatch):
     """Runs an arm of the tiny PPO: what each optimizer step was handed, and both networks after it; and the folder."""
     seen, real = [], ppo.ppo_step
 
-    def watch(run, r, target, texts, prices, steps_before=0):
-        measured = real(run, r, target, texts, prices, steps_before)
+    def watch(run, r, target, texts, prices, first_on_batch=True):
+        measured = real(run, r, target, texts, prices, first_on_batch)
         after = [flat(network) for network in (run.networks.policy, run.networks.critic)]
         seen.append(SimpleNamespace(r=r, target=target, texts=texts, after=after, measured=measured))
         return measured
