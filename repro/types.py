@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
-
-from repro.ops.places import up_to
 
 Metrics = dict[str, float]
 
@@ -111,3 +110,8 @@ class LossWeights:
     def first_tokens(self, count: int) -> "LossWeights":
         """The same weights for response columns 0 to `count` - 1 only."""
         return self[:, :count]
+
+
+def up_to(index: TokenIndex, length: int) -> Bool[Tensor, "episodes {length}"]:
+    """True up to and including each row's index."""
+    return torch.arange(length, device=index.device)[None, :] <= index[:, None]

@@ -26,18 +26,6 @@ def at(values: Shaped[Tensor, "rows columns *rest"], places: Places) -> Shaped[T
     return values.gather(1, index.expand(*places.shape, *values.shape[2:]))
 
 
-def up_to(place: Int[Tensor, " rows"], length: int) -> Bool[Tensor, "rows {length}"]:
-    """True up to and including each row's place.
-
-    t <= place_b
-
-    Args:
-        place: [rows]; below 0 none is true.
-        length: how many places a row has.
-    """
-    return torch.arange(length, device=place.device) <= place[:, None]
-
-
 def last(count: int) -> slice:
     """The last `count` places of each row, at least 1."""
     return slice(-count, None)

@@ -20,13 +20,13 @@ from repro import details as d
 from repro.models import batching, logprobs, mixed_precision, modes, padding, pretrained, ranks, wrapping
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
-from repro.ops.places import up_to
 from repro.ops.preference import accuracy, bradley_terry
 from repro.ops.text import last_token
 from repro.stages import optimise
 from repro.stages.corpus import Corpus, column
 from repro.stages.loop import TrainingLoop
 from repro.stages.stage import StageContext
+from repro.types import up_to
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

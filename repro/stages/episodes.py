@@ -17,11 +17,10 @@ from torch import Tensor
 from repro.models import generate, logprobs, padding, ranks, scoring
 from repro.ops import text
 from repro.ops.masked import keep
-from repro.ops.places import up_to
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus
 from repro.stages.evaluate import gold_grades
-from repro.types import Rollout, Targets
+from repro.types import Rollout, Targets, up_to
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -26,13 +26,12 @@ from repro.models import (
 from repro.ops import reward, text
 from repro.ops.best_of import ONE_SAMPLE, Selection
 from repro.ops.masked import keep
-from repro.ops.places import up_to
 from repro.ops.reward import k1
 from repro.stages import inference
 from repro.stages.corpus import Corpus, column
 from repro.stages.inference import GREEDY, SAMPLED, Draw
 from repro.stages.stage import Stage, StageContext
-from repro.types import Metrics, Rollout
+from repro.types import Metrics, Rollout, up_to
 
 if TYPE_CHECKING:
     import pandas as pd

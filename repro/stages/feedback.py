@@ -17,13 +17,13 @@ from repro.details.feedback import FEWER
 from repro.models import batching, mixed_precision, padding, pretrained, ranks
 from repro.ops import text
 from repro.ops.masked import keep
-from repro.ops.places import up_to
 from repro.ops.preference import accuracy
 from repro.stages import inference, rm
 from repro.stages.annotators import annotator_of, gold_scores, ordered
 from repro.stages.comparisons import encode, pairs_of
 from repro.stages.corpus import Corpus, column, concatenate
 from repro.stages.stage import Stage, StageContext, read_journal
+from repro.types import up_to
 
 if TYPE_CHECKING:
     from datasets import Dataset
