@@ -27,14 +27,15 @@ from repro.stages import stage
 from repro.study import ablation, scale
 from tests import recorded as published
 from tests.paths import ROOT
+from tests.reports.made_up import UNRENDERED_REPRO
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /proc to find the workers")
 
 
-def start(folder, *words):
+def start(folder, *words, program=(sys.executable, "-m", "repro")):
     """`python -m repro ...` in a folder, as a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "repro", *words],
+        [*program, *words],
         cwd=folder,
         text=True,
         start_new_session=True,
@@ -88,7 +89,7 @@ def place(tmp_path_factory):
     """The working directory of a finished study at scale smoke with fewer texts, with what its process said."""
     folder = tmp_path_factory.mktemp("study")
     began = time.time()
-    process = start(folder, "run", *WORDS)
+    process = start(folder, "run", *WORDS, program=UNRENDERED_REPRO)  # what a terminal sees is drawn
     out, err = process.communicate(timeout=400)
     (folder / "out").write_text(out)
     (folder / "err").write_text(err)
@@ -148,7 +149,14 @@ def test_each_arm_and_seed_is_a_finished_run(place):
     assert len({run.data.tags["stage.ppo"] for run in runs.values()}) == 4
 
 
-def test_a_second_run_computes_nothing_and_adds_nothing(place, unrendered):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without figures, for tests that look at numbers."""
+    for name in ("page", "data"):
+        monkeypatch.setattr(f"repro.reports.pages.{name}.CHARTS", ())
+
+
+def test_a_second_run_computes_nothing_and_adds_nothing(place, undrawn):
     before, files = points(place), sorted(path for path in (place / "cache").rglob("*"))
     ids = {key: run.info.run_id for key, run in recorded(place).items()}
     began = time.time()
@@ -159,7 +167,7 @@ def test_a_second_run_computes_nothing_and_adds_nothing(place, unrendered):
     assert {key: run.info.run_id for key, run in recorded(place).items()} == ids
 
 
-def test_a_lost_store_is_filled_again_from_the_cache(place, unrendered, monkeypatch):
+def test_a_lost_store_is_filled_again_from_the_cache(place, undrawn, monkeypatch):
     before, verdict = points(place), verdict_of(place / REPORT)
     shutil.rmtree(place / "reports")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
@@ -181,7 +189,7 @@ def test_a_report_needs_the_store_alone(place, unrendered):
     assert verdict_of(place / REPORT) == verdict
 
 
-def test_a_copy_of_the_store_in_another_folder_makes_all_figures_again(place, tmp_path, monkeypatch):
+def test_a_copy_of_the_store_in_another_folder_makes_all_figures_again(place, unrendered, tmp_path, monkeypatch):
     shutil.copy(place / "mlflow.db", tmp_path)
     shutil.copytree(place / "mlartifacts", tmp_path / "mlartifacts")
     (place / "mlartifacts").rename(place / "gone")
@@ -254,7 +262,7 @@ class Rough:
         self.folder, self.cache = folder, folder / "cache"
         changes = {
             "tokenizer": str(tokenizer),
-            "model": "gpt-neox:32/2/2/64",
+            "model": "gpt-neox:32/1/2/64",
             "posts": "64",
             "comparisons": "32",
             "episodes": "64",
@@ -267,9 +275,9 @@ class Rough:
         self.words = ["score_position", "--scale", "smoke", "--set", *(f"{k}={v}" for k, v in changes.items())]
         self.study = ablation.load("score_position", "smoke", changes=changes, folder=folder)
 
-    def start(self):
+    def start(self, **how):
         """The study, started; it returns when a PPO stage has made its first steps."""
-        began, process = time.time(), start(self.folder, "run", *self.words)
+        began, process = time.time(), start(self.folder, "run", *self.words, **how)
         while not any(path.stat().st_mtime > began for path in self.cache.glob(f"ppo-*.partial/{stage.JOURNAL}")):
             assert process.poll() is None and time.time() < began + 120, process.communicate()
             time.sleep(0.05)
@@ -345,7 +353,7 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
     obstacle = rough.cache / f"{rough.key('ppo', 'at_eos', 2)}.partial"
     shutil.rmtree(obstacle, ignore_errors=True)
     obstacle.touch()
-    process = rough.start()
+    process = rough.start(program=UNRENDERED_REPRO)
     os.kill(worker_of(process), signal.SIGKILL)
     code, err = ended(process)
     obstacle.unlink()
@@ -367,7 +375,7 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
 def test_a_study_that_was_interrupted_ends_with_the_numbers_of_one_that_was_not(rough, straight):
     dag = dag_of(rough.study, rough.cache)
     left = {job.label for key, job in dag.jobs.items() if key not in dag.done}
-    process = start(rough.folder, "run", *rough.words)
+    process = start(rough.folder, "run", *rough.words, program=UNRENDERED_REPRO)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     assert {line[4:].split("  (")[0].strip() for line in out.splitlines() if line.startswith("done ")} == left

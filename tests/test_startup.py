@@ -5,6 +5,7 @@ Counted in a process of its own for each verb, since seconds depend on who else 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,32 +23,40 @@ STAGES = {"transformers", "accelerate", "datasets", "peft", "pyarrow", "tokenize
 STORE = {"mlflow", "sqlalchemy", "pandas", "scipy", "statsmodels", "matplotlib"}
 DRAWN = {"rich.live", "rich.progress"}
 HEAVY = STAGES | STORE | DRAWN | {"torch", "numpy", "repro.details"}
-# Prints on its last line which modules it has after `main(words)`.
+# After each `main(words)` prints a line that says which modules it has by then.
 PROBE = """
 import json, sys
 from repro.__main__ import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as end:
-    code = end.code
-print()
-print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
+for words in json.loads(sys.argv[1]):
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    print()
+    print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
 """
+TOLD = re.compile(r'(.*?)\n(\{"code": .*?\})\n', re.DOTALL)  # what a command prints, and the line after it
 
 
 def brought(folder, *words):
     """Exit code, which of `HEAVY` a command has imported by its end in a folder without a store, and what it printed."""
+    (told,) = brought_by(folder, [words])
+    return told
+
+
+def brought_by(folder, commands):
+    """The same of several commands, one after the other in one process."""
     hidden = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "REPRO_CACHE")}
     told = subprocess.run(
-        [sys.executable, "-c", PROBE, *words],
+        [sys.executable, "-c", PROBE, json.dumps(commands)],
         cwd=folder,
         env=hidden | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
     )
-    found = json.loads(told.stdout.splitlines()[-1])
-    return found["code"], HEAVY & set(found["modules"]), told.stdout
+    found = [(json.loads(line), printed) for printed, line in TOLD.findall(told.stdout)]
+    return [(each["code"], HEAVY & set(each["modules"]), printed) for each, printed in found]
 
 
 def test_help_needs_no_library(tmp_path):
@@ -63,15 +72,21 @@ def test_what_is_no_command_is_told_without_a_library(words, tmp_path):
     assert brought(tmp_path, *words)[:2] == (2, set())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["details", "whiten_adv"], ["docs", "--check"], ["plan", "whiten_adv"], ["atlas", "whiten_adv", "--plan"]],
-    ids=" ".join,
-)
-def test_the_registry_and_what_is_planned_bring_torch_and_no_more(words, tmp_path):
-    (tmp_path / "cache").mkdir()  # where the machine's speed is known: measuring it takes what a stage takes
-    speed.remember(tmp_path / "cache", SCALES["mini"], speed.Speeds({"rm": 1e10}, 4.0, "2026-11-28"))
-    code, modules, _ = brought(tmp_path, *words)
+PLANNING = ("details whiten_adv", "docs --check", "plan whiten_adv", "atlas whiten_adv --plan")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """Command -> what it brought, each after those before it, which may bring no more either."""
+    folder = tmp_path_factory.mktemp("planned")
+    (folder / "cache").mkdir()  # where the machine's speed is known: measuring it takes what a stage takes
+    speed.remember(folder / "cache", SCALES["mini"], speed.Speeds({"rm": 1e10}, 4.0, "2026-11-28"))
+    return dict(zip(PLANNING, brought_by(folder, [words.split() for words in PLANNING]), strict=True))
+
+
+@pytest.mark.parametrize("words", PLANNING)
+def test_the_registry_and_what_is_planned_bring_torch_and_no_more(words, planned):
+    code, modules, _ = planned[words]
     assert code in (0, 1)  # whether the page of the details is stale is another test's
     assert modules == {"torch", "numpy", "repro.details"}
 

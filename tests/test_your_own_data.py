@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from repro.__main__ import main
 from repro.data.local import read_distinct_comparisons, read_posts, split_comparisons, split_posts
 from tests.paths import ROOT
+from tests.reports.made_up import UNRENDERED_REPRO
 
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 SAMPLE = ROOT / "docs" / "your-own-data"
@@ -27,13 +29,14 @@ def blocks(kind):
 
 
 def clone(folder):
-    """A folder with what a clone has for these commands; its environment is the one that runs the tests."""
+    """A folder with what a clone has for these commands; its environment is the one that runs the tests, without pictures."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(SAMPLE, folder / "docs" / "your-own-data")
     (folder / ".venv/bin").mkdir(parents=True)
     python = folder / ".venv/bin/python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    unrendered = f'case "$1 $2" in "-m repro") shift 2; exec {shlex.join(UNRENDERED_REPRO)} "$@";; esac'
+    python.write_text(f'#!/bin/sh\n{unrendered}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     (folder / ".venv/.ready").touch()
     return folder

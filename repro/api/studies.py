@@ -78,10 +78,11 @@ def run_study(
 def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "") -> dict[str, Path]:
     """Run, or reuse, every stage of one arm and seed in this process, untracked; the artefacts' folders by stage.
 
+    It has the scale's number of threads, as a study's worker does: on all cores small networks take several times as long.
     `ppo` holds the trained policy (`model/`) and the journal of its metrics (`metrics.jsonl`, a line of JSON a logged step).
     """
     from repro import details
-    from repro.engine import annotation, pipeline
+    from repro.engine import annotation, pipeline, speed
 
     details.check(recipe)
     budget = scale if isinstance(scale, Scale) else find(scale)
@@ -90,7 +91,8 @@ def run_arm(recipe: Recipe, scale: Scale | str, seed: int, cache: Path | str = "
     folder = writable_folder(Path(cache) if cache else cache_path(), "cache", "give one that is")
     details.check_corpus(recipe, budget.corpus, budget.annotator)
     annotation.check_arm(recipe, budget, seed, folder)
-    return pipeline.run(recipe, budget, seed, folder, warn=lambda text: warnings.warn(text, stacklevel=2))
+    with speed.on_threads(budget.threads):
+        return pipeline.run(recipe, budget, seed, folder, warn=lambda text: warnings.warn(text, stacklevel=2))
 
 
 def load_policy(detail: Detail | str, arm: str, seed: int, scale: str = "mini"):

@@ -106,7 +106,7 @@ def _key(scale: Scale) -> str:
 def measure(scale: Scale) -> Speeds:
     """Time a few seconds of real steps on a worker's number of threads, beginning with what takes longest in a study."""
     began, found = time.perf_counter(), {}
-    with _threads(scale.threads):
+    with on_threads(scale.threads):
         steps = _Steps(scale)
         parts = {
             "rm": steps.rm,
@@ -122,7 +122,8 @@ def measure(scale: Scale) -> Speeds:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
+    """This process on so many threads, and afterwards on as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,21 +1,25 @@
-"""A run's final policy as a model that MLflow itself loads: `mlflow.transformers.load_model("runs:/RUN_ID/policy")`."""
+"""A run's final policy as a model that MLflow itself loads: `mlflow.transformers.load_model("runs:/RUN_ID/policy")`.
+
+transformers is imported by what saves or loads one: it takes seconds, and a study whose policies are all there needs none.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import mlflow
-import mlflow.transformers
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from repro import record
 from repro.errors import UserError
-from repro.models import pretrained
 from repro.tracking.address import store_uri
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "policy"
 CHECKPOINT = "checkpoint"  # tag of a run whose policy is too large to copy: the folder that it lies in
@@ -57,6 +61,12 @@ def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str]
 
 def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A run's final policy and its tokenizer; UserError where the store in use has none."""
+    import mlflow.transformers
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from repro.models import pretrained
+
     recorded = MlflowClient(tracking_uri=store_uri()).get_run(run)
     logging.disable_progress_bar()
     if recorded.outputs.model_outputs:
@@ -75,6 +85,12 @@ def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) -> None:
     """Save a policy and its tokenizer in MLflow's format, to generate greedily at most `response_tokens` tokens."""
+    import mlflow.transformers
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from repro.models import pretrained
+
     # MLflow can copy files without loading them, but that path does not work with transformers 5.
     logging.disable_progress_bar()
     network, words = pretrained.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)

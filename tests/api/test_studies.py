@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 import repro
 from repro import SCALES, UserError, details
+from repro.engine import pipeline
 from tests.paths import ROOT
 from tests.reports import made_up
 
@@ -18,7 +20,8 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 def test_the_page_runs_as_one_script_without_a_guard(tmp_path):
     script = tmp_path / "script.py"
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
-    script.write_text("print('started')\n" + "\n".join(blocks) + "\nprint('ended', page, sorted(folders))\n")
+    began = f"print('started')\nimport sys\nsys.path.append({str(ROOT)!r})\n{made_up.UNRENDERED}"
+    script.write_text(began + "\n".join(blocks) + "\nprint('ended', page, sorted(folders))\n")
     ended = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("started") == 1, "no worker runs the script again"
@@ -73,6 +76,13 @@ def test_an_arm_that_makes_no_sense_is_refused(elsewhere):
     clash = repro.Recipe().but(details.KL_PLACEMENT, "none").but(details.KL_COEF, "0")
     with pytest.raises(UserError, match="make no sense together"):
         repro.run_arm(clash, "smoke", seed=1)
+
+
+def test_an_arm_is_made_on_the_threads_of_its_scale_as_a_worker_makes_it(elsewhere, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: seen.append(torch.get_num_threads()))
+    repro.run_arm(repro.Recipe(), replace(SCALES["smoke"], name="own", threads=before + 1), seed=1)
+    assert seen == [before + 1] and torch.get_num_threads() == before
 
 
 def test_the_package_has_no_other_names():

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 
 import pytest
 from rich.console import Console
@@ -99,6 +100,7 @@ def test_places_are_lines_that_declare_and_read_it(entry):
     assert len(set(entry.calls)) == len(entry.calls)
 
 
+@cache
 def files_of(stage):
     """The files in which a stage may read its details: its module's, and those that it imports and that are no stage's."""
     if stage == PIPELINE:
@@ -116,12 +118,14 @@ def files_of(stage):
     return {f"{module.replace('.', '/')}.py" for module in found}
 
 
+@cache
 def imports(file):
     """Modules of the project: `repro.stages.sft` of `from repro.stages import sft` or `from repro.stages.sft import run`."""
+    found = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "repro":
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 @each_detail

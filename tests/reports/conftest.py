@@ -12,7 +12,7 @@ from tests.reports.made_up import EFFECTS, Fake, experiment, log
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory) -> str:
-    """A store that no test writes to: three arms, three seeds; one run was restarted and its older twin says otherwise."""
+    """A store that no test writes to: three arms, three seeds, and an older twin of one run that was restarted."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     study = experiment(uri, "whiten_adv-mini")
     log(uri, study, Fake("off", 1, win_rate=0.99), start=1_000)

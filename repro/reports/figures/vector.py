@@ -8,6 +8,7 @@ coordinates are relative to the point before.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -89,6 +90,7 @@ def _style(text: str) -> str:
     return re.sub(r"#(\w)\1(\w)\2(\w)\3\b", r"#\1\2\3", text)
 
 
+@lru_cache(maxsize=4096)  # a panel has the paths of its whole again, and every drawing the same glyphs
 def path(d: str, factor: float, steps: int) -> str:
     """A path of M, L, Q, C and z, in steps of one over `steps`, each point relative to where the command began.
 

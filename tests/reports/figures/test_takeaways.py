@@ -35,8 +35,16 @@ def alike(study):
 
 def sentence(chart, study):
     """What a chart says of a study, or nothing where it has no data."""
-    data = chart.data(study, analyse(study))
-    return "" if data.empty else chart.takeaway(data, study)
+    return sentences([chart], study)[chart.name]
+
+
+def sentences(charts, study):
+    """Chart -> what it says of a study, which is analysed once."""
+    findings, said = analyse(study), {}
+    for chart in charts:
+        data = chart.data(study, findings)
+        said[chart.name] = "" if data.empty else chart.takeaway(data, study)
+    return said
 
 
 STUDIES = {
@@ -84,7 +92,7 @@ STUDIES = {
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_figure_has_one_sentence_without_a_number_that_does_not_exist(study, name):
     made = STUDIES[name](study)
-    said = {chart.name: sentence(chart, made) for chart in page.CHARTS}
+    said = sentences(page.CHARTS, made)
     for told in filter(None, said.values()):
         assert told.endswith(".") and (told[0].isupper() or told[0].isdigit()) and ". " not in told, told
         assert "nan" not in told.split() and "inf" not in told and "+\N{EN DASH}" not in told, told
@@ -94,8 +102,9 @@ def test_every_figure_has_one_sentence_without_a_number_that_does_not_exist(stud
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_figure_of_such_a_study_is_drawn_or_is_words(study, name):
     made = STUDIES[name](study)
+    findings = analyse(made)
     for chart in page.CHARTS:
-        data = chart.data(made, analyse(made))
+        data = chart.data(made, findings)
         if not data.empty:
             figure = chart.draw(data, made)
             assert (figure is not None and len(figure.boxes) > 0) or chart.still(data), chart.name

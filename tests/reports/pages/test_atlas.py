@@ -18,7 +18,7 @@ from repro.reports.pages import atlas, provenance
 from repro.reports.reading.studies import read_outlines
 from repro.reports.statistics import survey as surveys
 from tests import blank
-from tests.reports.made_up import UNRENDERED, Fake, experiment, log_light, without_torch
+from tests.reports.made_up import Fake, experiment, log_light
 from tests.reports.strict_json import strict
 
 REFERENCE = (0.50, 0.60, 0.55)
@@ -309,15 +309,6 @@ def test_studies_without_any_pair_have_a_page(store, tmp_path):
     page = atlas.build("bare", (), (), store, tmp_path)
     assert "No variant has a value to compare yet" in page.read_text()
     assert record(page)["effects"] == [] and record(page)["families"] == []
-
-
-def test_an_atlas_needs_no_torch_and_no_stage(toys, tmp_path):
-    call = f"atlas.build('toy', (), (), {toys!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(
-        f"{UNRENDERED}from pathlib import Path\nfrom repro.reports.pages import atlas\nprint({call})\n"
-    )
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == tmp_path / "index.html"
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_the_page_says_what_was_simulated_and_what_was_run(written):
 
 
 def test_the_control_at_the_scale_of_studies_stands_beside_it_by_the_metric_that_decides_there(
-    control, brief, tmp_path
+    control, brief, unrendered, tmp_path
 ):
     few = control.finals[control.finals["seed"] < 10]
     larger = replace(control, scale="mini", seeds=tuple(range(1, 10)), finals=few)

@@ -12,7 +12,7 @@ import pytest
 
 from repro.__main__ import main
 from repro.reports.figures import vector
-from repro.reports.pages import gallery, index, inspect, markup, page
+from repro.reports.pages import data, gallery, index, inspect, markup, page
 from tests import blank
 from tests.paths import ROOT
 
@@ -205,28 +205,46 @@ def test_the_verb_builds_what_is_named_and_then_what_is_there(place, capsys):
     assert b'href="elsewhere/index.html"' in again["index.html"]
 
 
-def test_without_its_store_the_gallery_keeps_its_studies_and_their_entries(place, capsys, monkeypatch, tmp_path):
-    assert main(["gallery", "whiten_adv"]) == 0
-    before, entry = contents(place), re.compile(r"<article.*?</article>", re.DOTALL)
+@pytest.fixture(scope="module")
+def first(store, tmp_path_factory) -> Path:
+    """The gallery that the verb builds of one study."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        blank.instead(patch.setattr)
+        for module in (page, data):
+            patch.setattr(module, "CHARTS", ())
+        assert main(["gallery", "whiten_adv"]) == 0
+    return folder / "reports" / "gallery"
+
+
+@pytest.fixture
+def begun(place, first) -> Path:
+    """The same in a working directory of one's own."""
+    return Path(shutil.copytree(first, place))
+
+
+def test_without_its_store_the_gallery_keeps_its_studies_and_their_entries(begun, capsys, monkeypatch, tmp_path):
+    before, entry = contents(begun), re.compile(r"<article.*?</article>", re.DOTALL)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
     assert main(["gallery"]) == 0
     assert capsys.readouterr().err == "left as they were: whiten_adv\n" and not (tmp_path / "gone.db").exists()
-    after = contents(place)
+    after = contents(begun)
     assert {name for name in before if before[name] != after[name]} == {"index.html"}
     shown = [entry.findall(each["index.html"].decode())[0] for each in (before, after)]
     assert shown[1].replace(" · as it was built", "") == shown[0] and "as it was built" in shown[1]
     assert main(["gallery", "whiten_adv"]) == 2  # what is named must be in the store
 
 
-def test_an_atlas_with_more_studies_than_the_store_is_left(place, capsys):
+def test_an_atlas_with_more_studies_than_the_store_is_left(begun):
+    shutil.rmtree(begun / "atlas", ignore_errors=True)  # one is built where the store has several studies
+    shutil.copytree(begun / "whiten_adv", begun / "atlas")
+    (begun / "atlas" / "verdict.json").unlink()
+    (begun / "atlas" / "atlas.json").write_text('{"scale": "mini", "studied": ["whiten_adv", "elsewhere"]}')
+    page = (begun / "atlas" / "index.html").read_bytes()
     assert main(["gallery", "whiten_adv"]) == 0
-    shutil.rmtree(place / "atlas", ignore_errors=True)  # one is built where the store has several studies
-    shutil.copytree(place / "whiten_adv", place / "atlas")
-    (place / "atlas" / "verdict.json").unlink()
-    (place / "atlas" / "atlas.json").write_text('{"scale": "mini", "studied": ["whiten_adv", "elsewhere"]}')
-    page = (place / "atlas" / "index.html").read_bytes()
-    assert main(["gallery", "whiten_adv"]) == 0
-    assert (place / "atlas" / "index.html").read_bytes() == page
+    assert (begun / "atlas" / "index.html").read_bytes() == page
 
 
 def test_its_index_has_every_study_of_its_atlas_and_of_its_folders(own):

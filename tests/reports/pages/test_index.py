@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from repro.reports.pages import entries, index
 from repro.reports.reading.studies import read_store
 from repro.reports.statistics.findings import analyse
-from tests.reports.made_up import Fake, experiment, log_light, without_torch
+from tests.reports.made_up import Fake, experiment, log_light
 
 EVIL = "<img src=x onerror=alert(1)>"
 REGISTERED = (
@@ -129,9 +129,3 @@ def test_it_stands_alone_and_escapes_what_runs_say(uri, root):
 
 def test_the_same_store_gives_the_same_bytes(uri, root):
     assert index.build(root, uri, REGISTERED).read_bytes() == index.build(root, uri, REGISTERED).read_bytes()
-
-
-def test_it_needs_no_torch(uri, tmp_path):
-    call = f"index.build(Path({str(tmp_path / 'new')!r}), {uri!r}, ())"
-    done = without_torch(f"from pathlib import Path\nfrom repro.reports.pages import entries, index\nprint({call})\n")
-    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,13 +15,25 @@ from PIL import Image
 from repro.reports.figures import effect, numbers
 from repro.reports.pages import markup, page
 from repro.reports.reading.studies import read_study
-from tests.reports.made_up import ARMS, UNRENDERED, Fake, experiment, log, without_torch
+from tests.reports.made_up import ARMS, Fake, experiment, log, without_torch
 from tests.reports.strict_json import strict
 
 
 @pytest.fixture(scope="module")
 def built(study, tmp_path_factory) -> Path:
     return page.build(study, tmp_path_factory.mktemp("build") / "whiten_adv")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(study, tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """The same page, built in a process of its own without torch and any stage: how that ended, and where it is."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "whiten_adv"
+    reading = f"read_study('whiten_adv', 'mini', {study.uri!r})"
+    done = without_torch(
+        "from repro.reports.pages import page\nfrom repro.reports.reading.studies import read_study\n"
+        f"print(page.build({reading}, {str(folder)!r}))\n"
+    )
+    return done, folder / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +111,15 @@ def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect
     assert scale_only.startswith("Undecided whether scale_only differs") and "more seeds would decide it" in scale_only
 
 
-def test_the_same_study_gives_the_same_bytes(built, study, tmp_path):
-    again = page.build(study, tmp_path)
+def test_the_same_study_gives_the_same_bytes(built, elsewhere):
+    _, again = elsewhere
     for path in sorted((built.parent / "figures").iterdir()):
         assert path.read_bytes() == (again.parent / "figures" / path.name).read_bytes(), path.name
     assert built.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize("lost", ["objective/", ""])
-def test_missing_curves_leave_out_their_panels(study, tmp_path, lost):
+def test_missing_curves_leave_out_their_panels(study, unrendered, tmp_path, lost):
     curves = study.curves[~study.curves["metric"].str.startswith(lost)]
     text = page.build(replace(study, curves=curves), tmp_path).read_text()
     assert "Differences to the reference" in text
@@ -254,14 +267,10 @@ def test_numbers_are_readable(value, text):
     assert numbers.number(value) == text
 
 
-def test_a_report_needs_no_torch_and_no_stage(store, tmp_path):
-    reading = f"read_study('whiten_adv', 'mini', {store!r})"
-    done = without_torch(
-        f"{UNRENDERED}from repro.reports.pages import page\nfrom repro.reports.reading.studies import read_study\n"
-        f"print(page.build({reading}, {str(tmp_path)!r}))\n"
-    )
+def test_a_report_needs_no_torch_and_no_stage(elsewhere):
+    done, page_there = elsewhere
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == tmp_path / "index.html"
+    assert Path(done.stdout.strip()) == page_there
 
 
 def test_another_scale_has_its_own_folder():

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from repro.reports.pages import paper
-from tests.reports.made_up import UNRENDERED, Fake, log_light, without_torch
+from tests.reports.made_up import Fake, log_light
 
 OWN = {
     "test/win_rate": 0.61,
@@ -140,11 +140,3 @@ def test_figures_come_with_their_data_and_the_same_store_gives_the_same_bytes(si
     assert names == {f"{name}.{kind}" for name in ("by_size", "calibration") for kind in ("png", "svg", "csv")}
     for path in built.parent.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(built.parent)).read_bytes()
-
-
-def test_the_page_needs_no_torch(empty, tmp_path):
-    call = f"paper.build({empty!r}, Path({str(tmp_path)!r}))"
-    done = without_torch(
-        f"{UNRENDERED}from pathlib import Path\nfrom repro.reports.pages import paper\nprint({call})\n"
-    )
-    assert done.returncode == 0, done.stderr
