@@ -1,21 +1,25 @@
 """A run's final policy as a model that MLflow itself loads: `mlflow.transformers.load_model("runs:/RUN_ID/policy")`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import mlflow
 import mlflow.transformers
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from repro import record
 from repro.errors import UserError
 from repro.models import pretrained
 from repro.tracking.address import store_uri
+
+if TYPE_CHECKING:  # imported where it is used, since it takes seconds and most verbs pack no policy
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "policy"
 CHECKPOINT = "checkpoint"  # tag of a run whose policy is too large to copy: the folder that it lies in
@@ -57,6 +61,8 @@ def _log(store: MlflowClient, experiment: str, run: str, tags: Mapping[str, str]
 
 def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A run's final policy and its tokenizer; UserError where the store in use has none."""
+    from transformers.utils import logging
+
     recorded = MlflowClient(tracking_uri=store_uri()).get_run(run)
     logging.disable_progress_bar()
     if recorded.outputs.model_outputs:
@@ -68,16 +74,22 @@ def load(run: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not checkpoint or not Path(checkpoint).is_dir():
         raise UserError(f"run {run} has no policy in the store" + f", and {checkpoint} is not here" * bool(checkpoint))
     tokenizer = Path(checkpoint).parents[1] / recorded.data.tags[record.stage_tag("data")] / "tokenizer"
-    return pretrained.load_policy(Path(checkpoint)).eval(), AutoTokenizer.from_pretrained(
-        tokenizer, local_files_only=True
-    )
+    return pretrained.load_policy(Path(checkpoint)).eval(), _load_tokenizer(tokenizer)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def save(checkpoint: Path, tokenizer: Path, response_tokens: int, folder: Path) -> None:
     """Save a policy and its tokenizer in MLflow's format, to generate greedily at most `response_tokens` tokens."""
+    from transformers.utils import logging
+
     # MLflow can copy files without loading them, but that path does not work with transformers 5.
     logging.disable_progress_bar()
-    network, words = pretrained.load_policy(checkpoint), AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    network, words = pretrained.load_policy(checkpoint), _load_tokenizer(tokenizer)
     ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     network.generation_config.update(do_sample=False, max_new_tokens=response_tokens, **ends)
     # The path would be of this machine; and MLflow looks on the hub for a name that a hub could have.
