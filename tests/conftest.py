@@ -67,10 +67,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(LONG)))
 
 
-def pytest_collection_finish():
-    """What the imports made stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
+def keep():
+    """What there is stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    keep()
     gc.set_threshold(20_000)
 
 
@@ -86,6 +90,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--store-counts", action="store_true", help="write tests/counted_work.json anew from what is counted now"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept():
+    """What the files before have imported and made is not searched either."""
+    keep()
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +134,7 @@ def tiny_scale(tokenizer_file):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_scale, tmp_path_factory):
     """The artefacts' folders, by stage, of one arm and seed at the tiny scale."""
+    keep()
     return pipeline.run(Recipe(), tiny_scale, 1, tmp_path_factory.mktemp("cache"), warn=pytest.fail)
 
 
