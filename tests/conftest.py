@@ -18,13 +18,13 @@ from hypothesis import settings
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, pipeline
+from repro.engine import pipeline
 from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
 from tests import blank, one_detail
 from tests.paths import TESTS
-from tests.tiny import pick
+from tests.tiny import pick, run_until
 
 torch.set_num_threads(1)
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
@@ -210,9 +210,7 @@ def own_store(empty_store, tmp_path, monkeypatch):
 def made(tiny_scale, tmp_path_factory):
     """A cache with the data and the base of the tiny scale."""
     folder = tmp_path_factory.mktemp("made")
-    keys = pipeline.keys(Recipe(), tiny_scale, 1)
-    for name in ("data", "base"):
-        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
+    run_until("base", Recipe(), tiny_scale, folder)
     return folder
 
 
