@@ -18,13 +18,13 @@ from hypothesis import settings
 
 from repro.detail import Recipe
 from repro.details import WHITEN_ADV
-from repro.engine import artefacts, pipeline
+from repro.engine import pipeline
 from repro.stages.stage import Budget, StageContext
 from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
 from tests import blank, one_detail
 from tests.paths import TESTS
-from tests.tiny import pick
+from tests.tiny import pick, run_until
 
 torch.set_num_threads(1)
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
@@ -67,10 +67,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(LONG)))
 
 
-def pytest_collection_finish():
-    """What the imports made stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
+def keep():
+    """What there is stays, so nothing in it is searched for circles: at each stage's end that takes half a second."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    keep()
     gc.set_threshold(20_000)
 
 
@@ -86,6 +90,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--store-counts", action="store_true", help="write tests/counted_work.json anew from what is counted now"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept():
+    """What the files before have imported and made is not searched either."""
+    keep()
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +134,7 @@ def tiny_scale(tokenizer_file):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_scale, tmp_path_factory):
     """The artefacts' folders, by stage, of one arm and seed at the tiny scale."""
+    keep()
     return pipeline.run(Recipe(), tiny_scale, 1, tmp_path_factory.mktemp("cache"), warn=pytest.fail)
 
 
@@ -199,9 +210,7 @@ def own_store(empty_store, tmp_path, monkeypatch):
 def made(tiny_scale, tmp_path_factory):
     """A cache with the data and the base of the tiny scale."""
     folder = tmp_path_factory.mktemp("made")
-    keys = pipeline.keys(Recipe(), tiny_scale, 1)
-    for name in ("data", "base"):
-        artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), tiny_scale, 1, keys, folder, warn=pytest.fail)
+    run_until("base", Recipe(), tiny_scale, folder)
     return folder
 
 

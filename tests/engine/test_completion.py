@@ -6,12 +6,12 @@ import pytest
 
 from repro.detail import Recipe
 from repro.details import ALGORITHM, FEEDBACK_ROUNDS, SFT_EPOCHS
-from repro.engine import pipeline
 from repro.engine.completion import completion, examples
 from repro.engine.dag import jobs_of
 from repro.stages import ppo, stage
 from repro.stages.corpus import Corpus
 from repro.study.ablation import Ablation
+from tests.tiny import run_until
 
 PAPER = Recipe()
 
@@ -40,7 +40,7 @@ def test_dpo_is_counted_in_comparisons(tiny_scale, tiny_run, run_stage):
 
 def test_the_reward_model_of_a_round_counts_its_new_comparisons_too(tiny_scale, tiny_run):
     cache, two = tiny_run["data"].parent, Recipe().but(FEEDBACK_ROUNDS, "2")
-    folders = pipeline.run(two, tiny_scale, 1, cache, warn=pytest.fail)
+    folders = run_until("rm", two, tiny_scale, cache)
     study = Ablation(FEEDBACK_ROUNDS, "", {"2": two}, (1,), tiny_scale, "test/win_rate", True, 0.05)
     first, last = (each for each in jobs_of(study).values() if each.stage == "rm")
     new = len(Corpus(folders["feedback"]).pairs("train"))

@@ -124,8 +124,8 @@ def test_a_fault_in_a_worker_or_a_rank_is_one_of_the_study(faulty, processes):
     assert ending.code == job.FAULT and "a fault in the code" in ending.why
 
 
-def test_input_to_correct_ends_with_2_and_one_line(tmp_path):
-    code, told = end_of(start(tmp_path / "none.json"))
+def test_input_to_correct_ends_with_2_and_one_line(tmp_path, end_here):
+    code, told = end_here(tmp_path / "none.json")
     assert code == 2 and told.startswith("error: ") and len(told.splitlines()) == 1
 
 
@@ -135,7 +135,7 @@ def test_a_job_that_would_compute_something_else_here_is_refused(made, tiny_scal
     assert code == 2 and "sft-0123 where it was planned" in told
 
 
-def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started_again(tmp_path, tiny_scale):
+def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started_again(tmp_path, tiny_scale, end_here):
     jobs = jobs_of(replace(tiny_scale, posts=1_000, checkpoint_every=10))
     for name in ("data", "base"):
         assert launch.work(jobs[name], tmp_path) == job.Ending(job.DONE)
@@ -149,7 +149,7 @@ def test_a_stage_that_is_told_to_end_ends_with_75_and_goes_on_when_it_is_started
     code, told = end_of(process)
     assert code == os.EX_TEMPFAIL and "the checkpoint is saved" in told
     before = stage.read_journal(kept)
-    assert end_of(start(path)) == (0, "")
+    assert end_here(path) == (0, "")
     assert stage.read_journal(tmp_path / sft.key)[: len(before) - 1] == before[:-1]
 
 

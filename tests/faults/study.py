@@ -40,6 +40,7 @@ WORDS = (
     "--set",
     *(f"{k}={v}" for k, v in CHANGES.items()),
 )
+COMMAND_LINE = ("-m", "repro")  # what Python is given, as a person starts it
 PATIENCE = 300  # seconds for a study that takes 20 on a core of its own
 NOTES = (stage.JOURNAL, stage.RESULT)  # files with times in them; what else they say is compared
 
@@ -49,7 +50,7 @@ def start(folder: Path, words: Sequence[str] = WORDS) -> subprocess.Popen:
     own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "", "REPRO_CACHE": ""}
     with (folder / "out").open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "repro", *words],
+            [sys.executable, *COMMAND_LINE, *words],
             cwd=folder,
             env=os.environ | own,
             start_new_session=True,

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from tests import blank
+from tests.faults import study
 from tests.faults.kills import FULL, PHASES, Kill
 from tests.faults.lives import differences, live, plan, undisturbed
 from tests.paths import ROOT
@@ -14,7 +16,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory):
+def unrendered_studies():
+    """No kill here strikes while figures are drawn, and no difference would be seen in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "COMMAND_LINE", blank.COMMAND_LINE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def wanted(unrendered_studies, tmp_path_factory):
     return undisturbed(tmp_path_factory.mktemp("study") / "undisturbed")
 
 

@@ -24,6 +24,7 @@ from repro.stages.stage import RESULT, read_journal
 from repro.study import metrics
 from repro.study.ablation import Ablation
 from tests.endpoint import endpoint, hasten, prefer_longer, summaries
+from tests.tiny import run_until
 
 TWO = Recipe().but(FEEDBACK_ROUNDS, "2")
 VOCABULARY = 640  # of a policy with the embedded corpus's tokenizer, which has fewer tokens
@@ -71,7 +72,7 @@ def cache(tmp_path_factory):
 
 
 def run(scale, cache):
-    return pipeline.run(TWO, scale, 1, cache, warn=pytest.fail)
+    return run_until("feedback", TWO, scale, cache)
 
 
 def told(folders):
@@ -86,7 +87,7 @@ def told(folders):
 
 @pytest.fixture(scope="module")
 def scored(local_scale, reward_model, cache):
-    return run(replace(local_scale, annotator=str(reward_model)), cache)
+    return pipeline.run(TWO, replace(local_scale, annotator=str(reward_model)), 1, cache, warn=pytest.fail)
 
 
 def scorer_of(folder, corpus):
@@ -143,7 +144,7 @@ def test_a_token_that_only_the_policy_has_is_not_read(scored, tmp_path):
 
 def test_on_the_embedded_corpus_a_named_annotator_takes_the_place_of_its_own(tiny_scale, tiny_run, reward_model):
     named = replace(tiny_scale, annotator=str(reward_model))
-    folders = pipeline.run(TWO, named, 1, tiny_run["data"].parent, warn=pytest.fail)
+    folders = run(named, tiny_run["data"].parent)
     assert folders["ppo_round_1"] == tiny_run["ppo"], "what comes before the round is shared"
     assert {"feedback/gold", "feedback/annotator_score"} <= told(folders).keys()
     assert folders["feedback"].name != pipeline.keys(TWO, tiny_scale, 1)["feedback"]
@@ -226,7 +227,7 @@ def test_a_round_that_was_ended_pays_for_no_answer_twice(local_scale, cache, tmp
 def test_a_question_that_stays_without_an_answer_ends_the_stage(local_scale, cache, tmp_path):
     pytest.importorskip("openai")
     who = annotators.judge_of(at(GONE, local_scale))
-    corpus = Corpus(run_until_round(local_scale, cache))
+    corpus = Corpus(run_until("data", TWO, local_scale, cache)["data"])
     posts = corpus.posts("train").select(range(3))
     one, other = (torch.full((3, 6), token) for token in (70, 80))
     with endpoint(lambda number, asked: prefer_longer(number, asked) if number else (400, "no")) as server:
@@ -235,11 +236,6 @@ def test_a_question_that_stays_without_an_answer_ends_the_stage(local_scale, cac
             UserError, match="1 of 6 questions to the judge oracle have no answer; the same command asks"
         ):
             annotators.JudgeAnnotator(who, "", tmp_path)(pairs_of(corpus, posts, one, other), random.Random(1))
-
-
-def run_until_round(scale, cache):
-    """The folder of the data, made if no test has made it."""
-    return pipeline.run(Recipe(), scale, 1, cache, warn=pytest.fail)["data"]
 
 
 # ------------------------------------------------------------------------------------------------ before it starts

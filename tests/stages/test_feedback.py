@@ -9,13 +9,14 @@ import torch
 from repro.data import embedded
 from repro.detail import Recipe
 from repro.details import FEEDBACK_ROUNDS
-from repro.engine import artefacts, pipeline
+from repro.engine import artefacts
 from repro.models import padding, pretrained
 from repro.ops.preference import accuracy
 from repro.stages import annotators, feedback, rm
 from repro.stages.comparisons import Compared, encode, pairs_of
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import RESULT
+from tests.tiny import run_until
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,8 @@ def test_each_round_has_other_posts_until_all_have_been_seen(corpus):
 
 @pytest.fixture(scope="module")
 def rounds(tiny_scale, tiny_run):
-    """The artefacts of an arm of two rounds that has the tiny run's first one."""
-    return pipeline.run(Recipe().but(FEEDBACK_ROUNDS, "2"), tiny_scale, 1, tiny_run["ppo"].parent, warn=pytest.fail)
+    """The artefacts of an arm of two rounds that has the tiny run's first one, up to its last reward model."""
+    return run_until("rm", Recipe().but(FEEDBACK_ROUNDS, "2"), tiny_scale, tiny_run["ppo"].parent)
 
 
 def test_the_reward_model_of_a_round_learns_the_new_comparisons_too(rounds, tiny_scale, corpus):

@@ -66,7 +66,9 @@ def test_one_reward_model_has_the_gold_score_alone(monkeypatch):
     assert ppo_gold.gold_metrics(SimpleNamespace(corpus=None), None, one) == {"objective/gold": 1.5}
 
 
-def test_a_study_has_them_in_the_journal_of_ensembles_alone_and_on_its_page(tiny_scale, tiny_run, own_store, tmp_path):
+def test_a_study_has_them_in_the_journal_of_ensembles_alone_and_on_its_page(
+    tiny_scale, tiny_run, own_store, unrendered, tmp_path
+):
     cache = shutil.copytree(tiny_run["data"].parent, tmp_path / "cache")
     arms = {label: Recipe().but(REWARD_ENSEMBLE, label) for label in ("one", "mean_of_3")}
     folders = {arm: pipeline.run(recipe, tiny_scale, 1, cache, warn=pytest.fail) for arm, recipe in arms.items()}
