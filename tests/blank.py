@@ -1,14 +1,8 @@
 """Figures drawn and written as empty pictures: laying them out and writing them takes most of a page's time."""
 
-# What Python is given in the place of `-m repro`, for a process of the command line with such figures.
-UNRENDERED = """
-import sys
-from tests import blank
-blank.instead(setattr)
-from repro.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-COMMAND_LINE = ("-c", UNRENDERED)
+# What a program begins with that has such figures, and what Python is given in the place of `-m repro`.
+BEGINNING = "from tests import blank\nblank.instead(setattr)\n"
+COMMAND_LINE = ("-c", f"{BEGINNING}import runpy\nrunpy.run_module('repro', run_name='__main__', alter_sys=True)")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="72pt" viewBox="0 0 72 72"></svg>\n'
 
 

@@ -25,17 +25,17 @@ from repro.engine import pipeline
 from repro.engine.dag import dag_of
 from repro.stages import stage
 from repro.study import ablation, scale
+from tests import blank
 from tests import recorded as published
 from tests.paths import ROOT
-from tests.reports.made_up import UNRENDERED_REPRO
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and /proc to find the workers")
 
 
-def start(folder, *words, program=(sys.executable, "-m", "repro")):
+def start(folder, *words, program=("-m", "repro")):
     """`python -m repro ...` in a folder, as a process group of its own."""
     return subprocess.Popen(
-        [*program, *words],
+        [sys.executable, *program, *words],
         cwd=folder,
         text=True,
         start_new_session=True,
@@ -89,7 +89,7 @@ def place(tmp_path_factory):
     """The working directory of a finished study at scale smoke with fewer texts, with what its process said."""
     folder = tmp_path_factory.mktemp("study")
     began = time.time()
-    process = start(folder, "run", *WORDS, program=UNRENDERED_REPRO)  # what a terminal sees is drawn
+    process = start(folder, "run", *WORDS, program=blank.COMMAND_LINE)  # what a terminal sees is drawn
     out, err = process.communicate(timeout=400)
     (folder / "out").write_text(out)
     (folder / "err").write_text(err)
@@ -353,7 +353,7 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
     obstacle = rough.cache / f"{rough.key('ppo', 'at_eos', 2)}.partial"
     shutil.rmtree(obstacle, ignore_errors=True)
     obstacle.touch()
-    process = rough.start(program=UNRENDERED_REPRO)
+    process = rough.start(program=blank.COMMAND_LINE)
     os.kill(worker_of(process), signal.SIGKILL)
     code, err = ended(process)
     obstacle.unlink()
@@ -375,7 +375,7 @@ def test_a_study_outlives_a_worker_and_a_failed_seed(rough):
 def test_a_study_that_was_interrupted_ends_with_the_numbers_of_one_that_was_not(rough, straight):
     dag = dag_of(rough.study, rough.cache)
     left = {job.label for key, job in dag.jobs.items() if key not in dag.done}
-    process = start(rough.folder, "run", *rough.words, program=UNRENDERED_REPRO)
+    process = start(rough.folder, "run", *rough.words, program=blank.COMMAND_LINE)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     assert {line[4:].split("  (")[0].strip() for line in out.splitlines() if line.startswith("done ")} == left

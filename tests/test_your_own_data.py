@@ -12,8 +12,8 @@ import pytest
 
 from repro.__main__ import main
 from repro.data.local import read_distinct_comparisons, read_posts, split_comparisons, split_posts
+from tests import blank
 from tests.paths import ROOT
-from tests.reports.made_up import UNRENDERED_REPRO
 
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 SAMPLE = ROOT / "docs" / "your-own-data"
@@ -35,7 +35,9 @@ def clone(folder):
     shutil.copytree(SAMPLE, folder / "docs" / "your-own-data")
     (folder / ".venv/bin").mkdir(parents=True)
     python = folder / ".venv/bin/python"
-    unrendered = f'case "$1 $2" in "-m repro") shift 2; exec {shlex.join(UNRENDERED_REPRO)} "$@";; esac'
+    unrendered = (
+        f'case "$1 $2" in "-m repro") shift 2; exec {shlex.join((sys.executable, *blank.COMMAND_LINE))} "$@";; esac'
+    )
     python.write_text(f'#!/bin/sh\n{unrendered}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     (folder / ".venv/.ready").touch()

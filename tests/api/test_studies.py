@@ -11,6 +11,7 @@ import torch
 import repro
 from repro import SCALES, UserError, details
 from repro.engine import pipeline
+from tests import blank
 from tests.paths import ROOT
 from tests.reports import made_up
 
@@ -20,7 +21,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 def test_the_page_runs_as_one_script_without_a_guard(tmp_path):
     script = tmp_path / "script.py"
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
-    began = f"print('started')\nimport sys\nsys.path.append({str(ROOT)!r})\n{made_up.UNRENDERED}"
+    began = f"print('started')\nimport sys\nsys.path.append({str(ROOT)!r})\n{blank.BEGINNING}"
     script.write_text(began + "\n".join(blocks) + "\nprint('ended', page, sorted(folders))\n")
     ended = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -196,15 +196,6 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-# What a program begins with whose pages have empty pictures.
-UNRENDERED = "from tests import blank\nblank.instead(setattr)\n"
-# `python -m repro` that begins so.
-UNRENDERED_REPRO = (
-    *(sys.executable, "-c"),
-    f"{UNRENDERED}import runpy\nrunpy.run_module('repro', run_name='__main__', alter_sys=True)",
-)
-
-
 def without_torch(program: str, environment: dict[str, str] = {}) -> subprocess.CompletedProcess:
     """A program's end in a process of its own, in which neither torch nor any stage can be imported."""
     return subprocess.run(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.reports.made_up import UNRENDERED, without_torch
+from tests import blank
+from tests.reports.made_up import without_torch
 from tests.reports.pages.test_atlas import ALPHA, REFERENCE, put
 
 BUILDS = {
@@ -37,7 +38,7 @@ def built(store, tmp_path_factory) -> tuple[dict[str, str], Path]:
     """Page -> what the process says of it, and the folder that they are in."""
     put(store, "alpha", {"ref": REFERENCE} | ALPHA)
     folder = tmp_path_factory.mktemp("pages")
-    done = without_torch(f"{UNRENDERED}builds, uri, folder = {BUILDS!r}, {store!r}, {str(folder)!r}\n{BUILD}")
+    done = without_torch(f"{blank.BEGINNING}builds, uri, folder = {BUILDS!r}, {store!r}, {str(folder)!r}\n{BUILD}")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), folder
 
