@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -41,7 +41,10 @@ def seconds(jobs: Iterable[Job], cache_folder: Path) -> float:
 def each_seconds(jobs: Iterable[Job], cache_folder: Path) -> list[float]:
     """Seconds of each job."""
     before, known = history(cache_folder), cache(lambda scale: speed.remembered(cache_folder, scale))
-    return [before.get((job.stage, job.scale.name)) or _expected(job, known) for job in jobs]
+    expected = cache(partial(_expected, known))  # seeds, and most arms, differ in nothing that it depends on
+    return [
+        before.get((job.stage, job.scale.name)) or expected(job.stage, job.scale, passes_of(job.recipe)) for job in jobs
+    ]
 
 
 def history(cache_folder: Path) -> dict[tuple[str, str], float]:
@@ -54,11 +57,10 @@ def history(cache_folder: Path) -> dict[tuple[str, str], float]:
     return {key: median(values) for key, values in found.items()}
 
 
-def _expected(job: Job, known: Callable[[Scale], Speeds]) -> float:
-    passes = passes_of(job.recipe)
-    if for_gpu(job.scale):
-        return gpu_seconds(job.stage, job.scale, at_hand(), passes)
-    return estimate(job.stage, job.scale, known(job.scale), passes)
+def _expected(known: Callable[[Scale], Speeds], name: str, scale: Scale, passes: Passes) -> float:
+    if for_gpu(scale):
+        return gpu_seconds(name, scale, at_hand(), passes)
+    return estimate(name, scale, known(scale), passes)
 
 
 # ---------------------------------------------------------------------------------------------- time on CPU cores

@@ -6,26 +6,31 @@ from collections import Counter
 
 import pytest
 
+from repro.__main__ import main
 from tests import blank
 from tests.faults import study
 from tests.faults.kills import FULL, PHASES, Kill
-from tests.faults.lives import differences, live, plan, undisturbed
+from tests.faults.lives import differences, live, plan
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals, and /proc to find the workers")
 
 
 @pytest.fixture(scope="module")
-def unrendered_studies():
-    """No kill here strikes while figures are drawn, and no difference would be seen in them."""
+def wanted(tmp_path_factory):
+    """What nothing disturbed, in this process, since only those that are killed need one of their own.
+
+    No kill here strikes while figures are drawn, and no difference would be seen in them.
+    """
+    folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "COMMAND_LINE", blank.COMMAND_LINE)
-        yield
-
-
-@pytest.fixture(scope="module")
-def wanted(unrendered_studies, tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("study") / "undisturbed")
+        blank.instead(patch.setattr)
+        for name in ("MLFLOW_TRACKING_URI", "REPRO_CACHE"):
+            patch.setenv(name, "")
+        patch.chdir(folder)
+        assert main(list(study.WORDS)) == 0
+        yield study.remains(folder)
 
 
 def test_what_was_killed_while_it_published_and_found_the_disk_full_ends_as_if_nothing_had_happened(wanted, tmp_path):
