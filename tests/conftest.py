@@ -24,7 +24,8 @@ from repro.study.ablation import Ablation
 from repro.study.scale import EMBEDDED, SCALES
 from tests import blank, one_detail
 from tests.paths import TESTS
-from tests.tiny import pick, run_until
+from tests.steps import run_until
+from tests.tiny import pick
 
 torch.set_num_threads(1)
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.

@@ -5,13 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 import torch
 from accelerate import Accelerator
 
 from repro.detail import Pick, Recipe
 from repro.details import find
-from repro.engine import artefacts, pipeline
 from repro.models import modes, pretrained, scalar_model
 from repro.stages import ppo, ppo_setup
 from repro.types import Rollout
@@ -63,17 +61,6 @@ def pick(stage="ppo", **choices):
     for name, label in choices.items():
         recipe = recipe.but(find(name), label)
     return Pick(recipe, stage)
-
-
-def run_until(last, recipe, scale, cache):
-    """The folders of an arm's steps up to `last` by name, made or reused, for tests that read none of the later ones."""
-    folders = {}
-    for step, keys in pipeline.all_steps(recipe, scale, 1):
-        seed = pipeline.seed_of(1, step.member)
-        folders[step.name] = artefacts.run_or_reuse(step.stage, recipe, scale, seed, keys, cache, pytest.fail)
-        if step.name == last:
-            break
-    return folders
 
 
 def models(end_logit=2.0):

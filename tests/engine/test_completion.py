@@ -11,7 +11,7 @@ from repro.engine.dag import jobs_of
 from repro.stages import ppo, stage
 from repro.stages.corpus import Corpus
 from repro.study.ablation import Ablation
-from tests.tiny import run_until
+from tests.steps import run_until
 
 PAPER = Recipe()
 

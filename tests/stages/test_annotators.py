@@ -24,7 +24,7 @@ from repro.stages.stage import RESULT, read_journal
 from repro.study import metrics
 from repro.study.ablation import Ablation
 from tests.endpoint import endpoint, hasten, prefer_longer, summaries
-from tests.tiny import run_until
+from tests.steps import run_until
 
 TWO = Recipe().but(FEEDBACK_ROUNDS, "2")
 VOCABULARY = 640  # of a policy with the embedded corpus's tokenizer, which has fewer tokens

@@ -16,7 +16,7 @@ from repro.stages import annotators, feedback, rm
 from repro.stages.comparisons import Compared, encode, pairs_of
 from repro.stages.corpus import Corpus, column
 from repro.stages.stage import RESULT
-from tests.tiny import run_until
+from tests.steps import run_until
 
 
 @pytest.fixture(scope="module")
