@@ -19,3 +19,11 @@ def instead(setattr):
 
     for module in (chart, forest):
         setattr(module, "save", save)
+
+
+def without_charts(setattr):
+    """A study's pages have no figures from here on."""
+    from repro.reports.pages import data, page
+
+    for module in (page, data):
+        setattr(module, "CHARTS", ())

@@ -222,6 +222,12 @@ def unrendered(monkeypatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """A study's pages without figures, for tests that look at something else: they take most of the time."""
+    blank.without_charts(monkeypatch.setattr)
+
+
+@pytest.fixture
 def run_stage(tiny_scale, tiny_run, tmp_path):
     """Runs one stage of the tiny pipeline for an arm given by names, `run_stage(ppo.STAGE, gamma="1")`: its folder."""
 

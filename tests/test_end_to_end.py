@@ -149,13 +149,6 @@ def test_each_arm_and_seed_is_a_finished_run(place):
     assert len({run.data.tags["stage.ppo"] for run in runs.values()}) == 4
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pages without figures, for tests that look at numbers."""
-    for name in ("page", "data"):
-        monkeypatch.setattr(f"repro.reports.pages.{name}.CHARTS", ())
-
-
 def test_a_second_run_computes_nothing_and_adds_nothing(place, undrawn):
     before, files = points(place), sorted(path for path in (place / "cache").rglob("*"))
     ids = {key: run.info.run_id for key, run in recorded(place).items()}

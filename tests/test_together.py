@@ -33,10 +33,9 @@ SMALL = {
     "rollout_batch": "8",
     "response_tokens": "6",
 }
-THREE = (["score_position"], ["score_position"], ["gradient_clip", "--arms", "1"])  # one of them twice
+FOUR = (["score_position"], ["score_position"], ["gradient_clip", "--arms", "1"], ["gae_lambda", "--arms", "0"])
 EIGHT = (
-    *THREE,
-    ["gae_lambda", "--arms", "0"],
+    *FOUR,
     ["score_position"],
     ["gradient_clip", "--arms", "1"],
     ["gae_lambda", "--arms", "0", "1"],
@@ -57,7 +56,7 @@ def start(folder, words):
     )
 
 
-@pytest.mark.parametrize("studies", [THREE, pytest.param(EIGHT, marks=pytest.mark.nightly)], ids=["three", "eight"])
+@pytest.mark.parametrize("studies", [FOUR, pytest.param(EIGHT, marks=pytest.mark.nightly)], ids=["four", "eight"])
 def test_studies_that_start_together_share_their_stages_and_lose_nothing(studies, tokenizer_file, tmp_path):
     changes = [f"{field}={value}" for field, value in {**SMALL, "tokenizer": tokenizer_file}.items()]
     common = ["--scale", "smoke", "--seeds", "1", "--set", *changes]

@@ -71,8 +71,8 @@ def logprobs_after_queries(
     if not ids.numel():
         return first
     cached = {"attention_mask": torch.cat([mask, (ids != pad).long()], 1), "past_key_values": cache, "use_cache": True}
-    excluded = pad if pad != eos else NO_TOKEN
-    rest = selected_logprobs(policy, ids, tokens, pad, temperature + text.TEMPERATURE_EPSILON, excluded, cached)
+    divisor = temperature + text.TEMPERATURE_EPSILON
+    rest = selected_logprobs(policy, ids, tokens, pad, divisor, never_drawn(pad, eos), cached)
     return torch.cat([first, rest.masked_fill(padding.is_padding(tokens, pad, eos), 0.0)], 1)
 
 
@@ -92,7 +92,7 @@ def response_measures(
     `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `among` are the tokens that all of
     them are over, [B, R, bytes] as `ops/kept.py` packs them, or every one. All results are 0 for padding.
     """
-    ids, excluded = torch.cat([query, response[:, :-1]], 1), pad if pad != eos else NO_TOKEN
+    ids = torch.cat([query, response[:, :-1]], 1)
     sets = _sets_of(response, among)
 
     def measure(logits: Tensor, tokens: Tensor, sets: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def response_measures(
         measures = measure_logits(policy, ids, response, pad, measure, positions, sets)
     else:
         divisor = temperature + text.TEMPERATURE_EPSILON
-        measures = selected_logprobs(policy, ids, response, pad, divisor, excluded)[..., None]
+        measures = selected_logprobs(policy, ids, response, pad, divisor, never_drawn(pad, eos))[..., None]
     return measures.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
 
 
@@ -247,7 +247,12 @@ def mask_pad_logit(logits: Tensor, pad: int, eos: int) -> Tensor:
 
     Pythia's output layer has a row for it (50277 of 50304), untrained and so with some probability.
     """
-    return mask_logit(logits, pad if pad != eos else NO_TOKEN)
+    return mask_logit(logits, never_drawn(pad, eos))
+
+
+def never_drawn(pad: int, eos: int) -> int:
+    """The token that no response is sampled with: padding, unless it is the end of text."""
+    return pad if pad != eos else NO_TOKEN
 
 
 def mask_logit(logits: Tensor, token: int) -> Tensor:

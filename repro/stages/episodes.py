@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.models import generate, logprobs, padding, ranks, scoring
 from repro.ops import text
 from repro.ops.masked import keep
 from repro.ops.reward import k1
 from repro.stages.corpus import Corpus
-from repro.stages.evaluate import gold_grades
+from repro.stages.evaluate import EvaluationNetworks, gold_grades
 from repro.types import Rollout, Targets, up_to
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from repro.stages.evaluate import EvaluationNetworks
 
 EPISODES = 8  # per update: the first of its batch, so that nobody chose them and all arms of a seed show the same posts
 # Columns with one entry more than tokens, unless the response fills its limit: that of the terminal state.
@@ -33,11 +31,18 @@ PER_STATE = ("value", "reward", "returns")
 DIGITS = 5
 
 
+class TracedNetworks(EvaluationNetworks, Protocol):
+    """The networks that an episode is traced with: PPO's."""
+
+    @property
+    def reference(self) -> nn.Module: ...
+
+
 class EpisodeTraces:
     """Collects the first episodes of the first, the middle and the last update, and of an update that diverged."""
 
     def __init__(
-        self, networks: EvaluationNetworks, sampling: generate.Sampling, corpus: Corpus, updates: int, batch: int
+        self, networks: TracedNetworks, sampling: generate.Sampling, corpus: Corpus, updates: int, batch: int
     ) -> None:
         self.networks, self.sampling, self.corpus, self.updates, self.batch = networks, sampling, corpus, updates, batch
         self.traced_updates = {0, updates // 2, updates - 1}
@@ -93,7 +98,7 @@ class Response:
 
 @torch.no_grad()
 def trace_records(
-    networks: EvaluationNetworks,
+    networks: TracedNetworks,
     sampling: generate.Sampling,
     corpus: Corpus,
     posts: Dataset,
@@ -141,7 +146,7 @@ def trace_records(
 
 
 def _response(
-    networks: EvaluationNetworks,
+    networks: TracedNetworks,
     query: Tensor,
     tokens: Tensor,
     corpus: Corpus,

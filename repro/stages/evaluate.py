@@ -171,9 +171,6 @@ class EvaluationNetworks(Protocol):
     def policy(self) -> nn.Module: ...
 
     @property
-    def reference(self) -> nn.Module: ...
-
-    @property
     def reward_model(self) -> nn.Module: ...
 
 
@@ -254,7 +251,6 @@ class FrozenNetworks:
     """The networks of a test, loaded from their stages' artefacts."""
 
     policy: nn.Module
-    reference: nn.Module
     reward_model: nn.Module
 
 
@@ -342,8 +338,7 @@ def _run_baseline(context: StageContext) -> None:
     corpus, reward_model = Corpus(context.inputs["data"]), _reward_model(context)
     policy = _policy(context, "sft", "float32")
     references = reference_scores(reward_model, corpus.posts("test"), corpus, context)
-    networks = FrozenNetworks(policy, policy, reward_model)
-    metrics, table = _evaluate(context, corpus, networks, no_kl, references)
+    metrics, table = _evaluate(context, corpus, FrozenNetworks(policy, reward_model), no_kl, references)
     _save(table, context)
     context.finish({f"sft_test/{name}": value for name, value in metrics.items()})
 
@@ -353,12 +348,11 @@ def _run_evaluate(context: StageContext) -> None:
 
     corpus = Corpus(context.inputs["data"])
     # The evaluated policy stays in float32, as it was trained.
-    policy, reference = _policy(context, "ppo", "float32"), _policy(context, "sft", context.scale.frozen_weights)
-    networks = FrozenNetworks(policy, reference, _reward_model(context))
+    networks = FrozenNetworks(_policy(context, "ppo", "float32"), _reward_model(context))
+    kl = kl_to(_policy(context, "sft", context.scale.frozen_weights), corpus)
     before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
     # The baseline scored the references with the same reward model.
     references = torch.from_numpy(before["reference_score"].to_numpy(np.float32))
-    kl = kl_to(reference, corpus)
     metrics, table = _evaluate(context, corpus, networks, kl, references, context.pick(d.SELECTION))
     before = before[[name for name in BEFORE if name in before]].add_prefix("sft_")
     _save(pd.concat([table, before], axis=1), context)

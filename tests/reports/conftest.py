@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from repro.reports.pages import data, page
 from repro.reports.reading.studies import read_study
 from repro.reports.reading.study import Study
 from tests.reports.made_up import EFFECTS, Fake, experiment, log
@@ -34,10 +33,3 @@ def store(pristine, tmp_path_factory) -> str:
 def study(pristine) -> Study:
     """The made-up study as the reports read it."""
     return read_study("whiten_adv", "mini", pristine)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """A study's pages without figures, for tests that look at something else: they take most of the time."""
-    for module in (page, data):
-        monkeypatch.setattr(module, "CHARTS", ())

@@ -222,7 +222,9 @@ def validation():
         generator=lambda name: torch.Generator().manual_seed(0),
         accelerator=Accelerator(),
     )
-    networks = evaluate.FrozenNetworks(tiny.policy(0, 2.0), Nobody(), Counted(modes.freeze(tiny.scalar(2))))
+    networks = SimpleNamespace(
+        policy=tiny.policy(0, 2.0), reference=Nobody(), reward_model=Counted(modes.freeze(tiny.scalar(2)))
+    )
     return evaluate.Validation(networks, corpus, work), networks, whole, responses
 
 

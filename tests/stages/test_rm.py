@@ -345,6 +345,12 @@ def test_accuracy_is_told_by_group():
     )
 
 
+def test_a_group_with_a_margin_that_is_not_a_number_has_no_accuracy():
+    margin = torch.tensor([math.nan] + [1.0] * 39)
+    found = rm.accuracy_by_group(margin, labelled(40, batch=["one"] * 20 + ["two"] * 20))
+    assert math.isnan(found["rm/accuracy/batch/one"]) and found["rm/accuracy/batch/two"] == 1
+
+
 def test_a_group_is_named_as_mlflow_allows():
     pairs = labelled(20, batch=["b(1)+é"] * 20)
     names = rm.accuracy_by_group(torch.ones(20), pairs)

@@ -112,11 +112,9 @@ def test_a_name_has_nothing_that_mlflow_refuses():
 
 
 def test_a_study_that_was_run_before_is_registered_when_it_is_asked_for(
-    store, tiny_study, tiny_cache, monkeypatch, capsys
+    store, tiny_study, tiny_cache, monkeypatch, undrawn, capsys
 ):
     """By the command line and from Python, both on artefacts that are all cached."""
-    for name in ("page", "data"):  # the figures of three reports take most of the time
-        monkeypatch.setattr(f"repro.reports.pages.{name}.CHARTS", ())
     monkeypatch.setenv("REPRO_CACHE", str(tiny_cache))
     monkeypatch.setattr("repro.study.ablation.load", lambda *_, **__: tiny_study)
     assert main(["run", "whiten_adv"]) == 0 and versions(store) == {}

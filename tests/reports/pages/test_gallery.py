@@ -12,7 +12,7 @@ import pytest
 
 from repro.__main__ import main
 from repro.reports.figures import vector
-from repro.reports.pages import data, gallery, index, inspect, markup, page
+from repro.reports.pages import gallery, index, inspect, markup, page
 from tests import blank
 from tests.paths import ROOT
 
@@ -213,8 +213,7 @@ def first(store, tmp_path_factory) -> Path:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", store)
         blank.instead(patch.setattr)
-        for module in (page, data):
-            patch.setattr(module, "CHARTS", ())
+        blank.without_charts(patch.setattr)
         assert main(["gallery", "whiten_adv"]) == 0
     return folder / "reports" / "gallery"
 
