@@ -58,7 +58,7 @@ SHAPES = ("tiny", "160m", "410m", "1b", "1.4b")
 VOCABULARY, PAD = 50_304, 50_277  # Pythia's output layer, and the place in it that the recipe pads with
 # What a rollout calls, by the phase that its seconds count to; the rest of it is too little to see.
 PHASES = {
-    "sample": (generate, "sample_among"),
+    "sample": (generate, "sample_with_support"),
     "reference": (logprobs, "response_logprobs"),
     "critic": (critics, "response_values"),
     "reward model": (scoring, "score"),

@@ -50,7 +50,7 @@ class Rollout:
     member_scores: Float32[
         Tensor, "episodes members"
     ]  # of each of several reward models; no columns where there is one
-    kept: UInt8[
+    support: UInt8[
         Tensor, "episodes tokens bytes"
     ]  # the tokens that log-probabilities are over, a bit each; no bytes: all
 
@@ -66,7 +66,7 @@ class Rollout:
 
     def first_tokens(self, count: int) -> "Rollout":
         """The same episodes with response columns 0 to `count` - 1 only."""
-        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value", "kept")
+        per_token = ("response", "logprob", "sampler_logprob", "ref_logprob", "kl", "value", "support")
         return replace(self, **{name: getattr(self, name)[:, :count] for name in per_token})
 
     def __len__(self) -> int:

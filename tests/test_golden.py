@@ -59,7 +59,7 @@ class Case:
             last_counted=last,
             has_eos=has_eos,
             member_scores=torch.zeros(len(last), 0),
-            kept=torch.empty(*sampled.shape, 0, dtype=torch.uint8),
+            support=torch.empty(*sampled.shape, 0, dtype=torch.uint8),
         )
 
     def targets(self):

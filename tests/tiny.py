@@ -102,7 +102,7 @@ def made_up_rollout(last_token, has_eos, tokens=5, seed=0):
         last_counted=torch.tensor(last_token),
         has_eos=torch.tensor(has_eos),
         member_scores=torch.randn(rows, 2, generator=generator),
-        kept=torch.empty(rows, tokens, 0, dtype=torch.uint8),
+        support=torch.empty(rows, tokens, 0, dtype=torch.uint8),
     )
 
 

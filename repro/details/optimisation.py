@@ -7,7 +7,7 @@ import torch
 
 from repro.detail import ByName, Detail, Variant
 from repro.models import mixed_precision, modes, weights
-from repro.ops import kept, optim, ratio, text
+from repro.ops import optim, ratio, text, truncation
 
 GROUP = "Optimisation and sampling"
 
@@ -143,21 +143,21 @@ TRUNCATED_SAMPLING = Detail(
     question="May unlikely tokens be left out when episodes are sampled?",
     reference="off",
     variants={
-        "off": Variant(kept.Truncation(), "every token may be drawn"),
+        "off": Variant(truncation.Truncation(), "every token may be drawn"),
         "top_p_0.9": Variant(
-            kept.Truncation(_LIKELIEST_0_9),
+            truncation.Truncation(_LIKELIEST_0_9),
             "only the likeliest that have 0.9 of the probability together; log-probabilities stay those over all tokens",
         ),
         "top_k_10": Variant(
-            kept.Truncation(_LIKELIEST_10), "only the ten likeliest; log-probabilities stay those over all tokens"
+            truncation.Truncation(_LIKELIEST_10), "only the ten likeliest; log-probabilities stay those over all tokens"
         ),
         "top_p_0.9_replayed": Variant(
-            kept.Truncation(_LIKELIEST_0_9, partial(kept.kept_tokens, truncate=_LIKELIEST_0_9)),
+            truncation.Truncation(_LIKELIEST_0_9, partial(truncation.support_of, truncate=_LIKELIEST_0_9)),
             "the likeliest that have 0.9 together; each log-probability of training, the reference policy's too, is over the "
             "tokens that the sampler kept there",
         ),
         "top_k_10_replayed": Variant(
-            kept.Truncation(_LIKELIEST_10, partial(kept.kept_tokens, truncate=_LIKELIEST_10)),
+            truncation.Truncation(_LIKELIEST_10, partial(truncation.support_of, truncate=_LIKELIEST_10)),
             "the ten likeliest; each log-probability of training, the reference policy's too, is over those ten",
         ),
     },

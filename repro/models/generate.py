@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 from repro.errors import UserError
 from repro.models import logprobs, prefill, ranks
 from repro.models.wrapping import Learner, Learners
-from repro.ops import kept, text
+from repro.ops import text, truncation
 
 if TYPE_CHECKING:  # only sampling imports it
     from transformers import Cache
 
-# (policy, query [B, Q], uniform [B, R], sampling, eos, pad) -> what `sample_among` gives
+# (policy, query [B, Q], uniform [B, R], sampling, eos, pad) -> what `sample_with_support` gives
 Sampler = Callable[[nn.Module, Tensor, Tensor, "Sampling", int, int], tuple[Tensor, Tensor, Tensor]]
 FINISH_CHECK_EVERY = 8  # tokens; asking a GPU whether all rows are finished stops it
 MASK_ALIGNMENT = 8  # columns; attention kernels copy a mask whose width is not a multiple of it
@@ -42,16 +42,16 @@ def eager(
     finished = torch.zeros(len(query), dtype=torch.bool, device=query.device)
     cache = growing_cache(policy.config, query.shape[1] + uniform.shape[1])
     logits, mask = prefill.next_logits(policy, query, cache, pad, shared=sampling.responses > 1)
-    among = room_for_sets(logits, uniform, sampling)
+    support = room_for_support(logits, uniform, sampling)
     for t in range(uniform.shape[1]):
         logits = logprobs.mask_pad_logit(logits, pad, eos)
-        drawn, tokens[:, t], logprob[:, t], among[:, t] = next_token(logits, uniform[:, t], finished, sampling, pad)
+        drawn, tokens[:, t], logprob[:, t], support[:, t] = next_token(logits, uniform[:, t], finished, sampling, pad)
         finished |= drawn == eos
         if t + 1 == uniform.shape[1] or all_finished(finished, sampling, pad):
             break
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         logits = cached_logits(policy, drawn[:, None], mask, cache)
-    return tokens, logprob, among
+    return tokens, logprob, support
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Sampling:
     `temperature` is that of sampling, [B, 1] where rows differ in it, `logprob_temperature` that of the returned
     log-probabilities. `after_eos` maps ([B] drawn tokens, [B] bool: finished, pad) to the [B] tokens of the response.
     `truncate` maps [B, V] logits at the sampling temperature to those that a token is drawn from; the returned
-    log-probabilities are over the tokens that `record` packs (`ops/kept.py`), by default over all.
+    log-probabilities are over the tokens that `support` packs (`ops/truncation.py`), by default over all.
     `responses` is how many a query gets: where it gets several, rows with the same query share one pass over it.
     """
 
@@ -69,7 +69,7 @@ class Sampling:
     logprob_temperature: float
     after_eos: Callable[[Tensor, Tensor, int], Tensor] = text.stop_at_eos
     truncate: Callable[[Tensor], Tensor] = text.every_token
-    record: Callable[[Tensor], Tensor] = kept.unrecorded
+    support: Callable[[Tensor], Tensor] = truncation.whole_vocabulary
     sampler: Sampler = eager
     responses: int = 1
 
@@ -88,10 +88,10 @@ def sample(
     padding after it has log-probability 0. `uniform` may be on another device than `query`. A pass over a query that rows
     share has fewer rows, so that its products may round otherwise: results are the same to that.
     """
-    return sample_among(policy, query, uniform, sampling, eos, pad)[:2]
+    return sample_with_support(policy, query, uniform, sampling, eos, pad)[:2]
 
 
-def sample_among(
+def sample_with_support(
     policy: nn.Module, query: Tensor, uniform: Tensor, sampling: Sampling, eos: int, pad: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sample`, and [B, R, bytes] the tokens that its log-probabilities are over; every token where none was drawn."""
@@ -115,23 +115,28 @@ def unwrap_ddp(policy: nn.Module) -> nn.Module:
     return Learner(wrapped.module, policy.name) if isinstance(wrapped, DistributedDataParallel) else policy
 
 
-def room_for_sets(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """[B, 1, V], [B, R] -> [B, R, bytes]: sets of every token."""
-    width = sampling.record(logits[:1, -1].float()).shape[1]
-    return torch.full((*uniform.shape, width), kept.EVERY_TOKEN, dtype=torch.uint8, device=logits.device)
+def room_for_support(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """[B, 1, V], [B, R] -> [B, R, bytes]: supports of every token."""
+    width = sampling.support(logits[:1, -1].float()).shape[1]
+    return torch.full((*uniform.shape, width), truncation.EVERY_TOKEN, dtype=torch.uint8, device=logits.device)
 
 
 def next_token(
     logits: Tensor, uniform: Tensor, finished: Tensor, sampling: Sampling, pad: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """[B, 1, V], [B], [B] bool -> [B] drawn, and the [B] tokens, [B] log-probabilities and [B, bytes] sets of the response."""
+    """[B, 1, V], [B], [B] bool -> [B] drawn; and the response's [B] tokens, [B] log-probabilities and [B, bytes] supports."""
     scaled = logits[:, -1].float() / (sampling.temperature + text.TEMPERATURE_EPSILON)
-    drawn, among = draw(sampling.truncate(scaled), uniform), sampling.record(scaled)
+    drawn, support = draw(sampling.truncate(scaled), uniform), sampling.support(scaled)
     token = sampling.after_eos(drawn, finished, pad)
-    over = kept.only_kept(logits, among[:, None])
+    over = truncation.within(logits, support[:, None])
     logprob = text.logprob_of(over, drawn[:, None], sampling.logprob_temperature)[:, 0]
     is_drawn = token == drawn
-    return drawn, token, torch.where(is_drawn, logprob, 0.0), among.masked_fill(~is_drawn[:, None], kept.EVERY_TOKEN)
+    return (
+        drawn,
+        token,
+        torch.where(is_drawn, logprob, 0.0),
+        support.masked_fill(~is_drawn[:, None], truncation.EVERY_TOKEN),
+    )
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -164,7 +169,7 @@ def static(
         if t % check_every == 0 and all_finished(decoder.finished, sampling, pad):
             break
         decode_step()
-    return decoder.tokens, decoder.logprob, decoder.among
+    return decoder.tokens, decoder.logprob, decoder.support
 
 
 def can_capture_graph(policy: nn.Module, query: Tensor) -> bool:
@@ -216,7 +221,7 @@ class _Decoder:
         shared = self.sampling.responses > 1
         logits, mask = prefill.next_logits(self.policy, self.query, self.cache, self.pad, shared)
         self.mask[:, : self.query_tokens] = mask
-        self.among = room_for_sets(logits, self.uniform, self.sampling)
+        self.support = room_for_support(logits, self.uniform, self.sampling)
         self._append_token(logits)
 
     def decode_step(self) -> None:
@@ -228,7 +233,7 @@ class _Decoder:
         logits = logprobs.mask_pad_logit(logits, self.pad, self.eos)
         uniform = self.uniform.index_select(1, self.t)[:, 0]
         drawn, *written = next_token(logits, uniform, self.finished, self.sampling, self.pad)
-        for column, values in zip((self.tokens, self.logprob, self.among), written, strict=True):
+        for column, values in zip((self.tokens, self.logprob, self.support), written, strict=True):
             column.index_copy_(1, self.t, values[:, None])
         self.finished.logical_or_(drawn == self.eos)
         self.last_drawn.copy_(drawn[:, None])

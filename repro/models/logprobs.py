@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from repro.models import forward_pass, padding, prefill, wrapping
-from repro.ops import kept, text
+from repro.ops import text, truncation
 from repro.ops.places import last
 from repro.ops.vocabulary import selected_logprob
 
 # Response tokens whose logits exist at once: 0.4 GB in float32 with Pythia's vocabulary.
 LOGITS_AT_ONCE = 2_048
 NO_TOKEN = -1  # in place of a token that is excluded from sampling
-NO_SETS = torch.empty(0, dtype=torch.uint8)  # in place of the sets of tokens that a softmax is over: it is over all
+WHOLE_VOCABULARY = torch.empty(0, dtype=torch.uint8)  # in place of supports of a softmax: it is over all tokens
 NOTHING_CACHED: Mapping[str, Any] = MappingProxyType({})
 # Settings in the configuration of models that transform logits after the output layer.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -51,10 +51,10 @@ def response_logprobs(
     pad: int,
     eos: int,
     temperature: float,
-    among: Tensor = NO_SETS,
+    support: Tensor = WHOLE_VOCABULARY,
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `among` which one was drawn."""
-    return response_measures(policy, query, response, pad, eos, temperature, among=among)[0]
+    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `support` which one was drawn."""
+    return response_measures(policy, query, response, pad, eos, temperature, support=support)[0]
 
 
 @torch.no_grad()
@@ -85,32 +85,32 @@ def response_measures(
     temperature: float,
     *others: Callable[[Tensor, float], Tensor],
     positions: int = LOGITS_AT_ONCE,
-    among: Tensor = NO_SETS,
+    support: Tensor = WHOLE_VOCABULARY,
 ) -> tuple[Tensor, ...]:
     """[B, Q], [B, R] -> [B, R] float32 each: log-probability in nats of each response token, and each of `others`.
 
-    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `among` are the tokens that all of
-    them are over, [B, R, bytes] as `ops/kept.py` packs them, or every one. All results are 0 for padding.
+    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `support` are the tokens that all of
+    them are over, [B, R, bytes] as `ops/truncation.py` packs them, or every one. All results are 0 for padding.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
-    sets = _sets_of(response, among)
+    supports = _for_each_token(response, support)
 
-    def measure(logits: Tensor, tokens: Tensor, sets: Tensor) -> Tensor:
-        logits = kept.only_kept(mask_pad_logit(logits, pad, eos), sets)
+    def measure(logits: Tensor, tokens: Tensor, supports: Tensor) -> Tensor:
+        logits = truncation.within(mask_pad_logit(logits, pad, eos), supports)
         logprob = text.logprob_of(logits, tokens.clamp(max=logits.shape[-1] - 1), temperature)
         return torch.stack([logprob, *(other(logits, temperature) for other in others)], -1)
 
-    if others or among.numel():
-        measures = measure_logits(policy, ids, response, pad, measure, positions, sets)
+    if others or support.numel():
+        measures = measure_logits(policy, ids, response, pad, measure, positions, supports)
     else:
         divisor = temperature + text.TEMPERATURE_EPSILON
         measures = selected_logprobs(policy, ids, response, pad, divisor, never_drawn(pad, eos))[..., None]
     return measures.masked_fill(padding.is_padding(response, pad, eos)[..., None], 0.0).unbind(-1)
 
 
-def _sets_of(response: Tensor, among: Tensor) -> Tensor:
-    """[B, R], and the sets or none -> [B, R, bytes], of no bytes where there are none: a place for each token of a response."""
-    return among if among.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
+def _for_each_token(response: Tensor, support: Tensor) -> Tensor:
+    """[B, R], and a support or none -> [B, R, bytes], of no bytes where there is none: a place for each token of a response."""
+    return support if support.numel() else response.new_empty(*response.shape, 0, dtype=torch.uint8)
 
 
 def selected_logprobs(
@@ -222,22 +222,22 @@ def response_kl(
     pad: int,
     eos: int,
     temperature: float,
-    among: Tensor = NO_SETS,
+    support: Tensor = WHOLE_VOCABULARY,
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats at each token; 0 for padding.
 
-    It is over the vocabulary, or over the tokens `among`, as in `response_measures`. `LOGITS_AT_ONCE` tokens at a time, which
+    It is over the vocabulary, or over the tokens `support`, as in `response_measures`. `LOGITS_AT_ONCE` tokens at a time, which
     bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
-    sets = _sets_of(response, among)
+    supports = _for_each_token(response, support)
 
-    def logits(network: nn.Module, query: Tensor, response: Tensor, sets: Tensor) -> Tensor:
-        return kept.only_kept(response_logits(network, query, response, pad, eos), sets)
+    def logits(network: nn.Module, query: Tensor, response: Tensor, supports: Tensor) -> Tensor:
+        return truncation.within(response_logits(network, query, response, pad, eos), supports)
 
     parts = [
         text.kl_of(*(logits(network, *part) for network in (policy, reference)), temperature)
-        for part in zip(query.split(rows), response.split(rows), sets.split(rows))
+        for part in zip(query.split(rows), response.split(rows), supports.split(rows))
     ]
     return torch.cat(parts).masked_fill(padding.is_padding(response, pad, eos), 0.0)
 

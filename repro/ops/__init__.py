@@ -9,7 +9,7 @@ and where it departs from that. In the order of PPO:
 | `preference` | Bradley-Terry and its relatives, batches of comparisons, accuracy and calibration (N+ details 10 and 18) |
 | `branch` | two texts that begin alike as one row, for a reward model that reads both |
 | `text` | where a response ends; log-probabilities, entropy and KL from logits; which tokens count (N+ detail 23) |
-| `kept` | the tokens that a truncated sampler kept, and log-probabilities over them alone (top-p, top-k) |
+| `truncation` | the tokens that a truncated sampler may draw, and log-probabilities over them alone (top-p, top-k) |
 | `vocabulary` | log-probabilities without all logits at once, forward and backward |
 | `places` | which columns of each row are read |
 | `reward` | score and EOS trick, shape, price of length, estimators of the KL, normalisation (N+ details 15 and 23.3) |

@@ -20,7 +20,7 @@ import torch
 from repro.models import ranks
 from repro.stages.stage import CHECKPOINTS, DONE, Preempted, StageContext
 
-FORMAT = 5  # version of a checkpoint's contents; a checkpoint of another version is ignored, and its stage starts anew
+FORMAT = 6  # version of a checkpoint's contents; a checkpoint of another version is ignored, and its stage starts anew
 
 
 class Stateful(Protocol):

@@ -114,9 +114,12 @@ def trace_records(
     settings = (pad, eos, sampling.logprob_temperature)
     # A trace leaves the global random state as it was, so that traced and untraced runs have the same bits.
     with torch.random.fork_rng([query.device] if query.is_cuda else []):
-        updated_logprob = logprobs.response_logprobs(networks.policy, query, rollout.response, *settings, rollout.kept)
-        ref_response, ref_logprob, kept = generate.sample_among(networks.reference, query, uniform, sampling, eos, pad)
-        policy_logprob = logprobs.response_logprobs(networks.policy, query, ref_response, *settings, kept)
+        updated_logprob = logprobs.response_logprobs(
+            networks.policy, query, rollout.response, *settings, rollout.support
+        )
+        sampled = generate.sample_with_support(networks.reference, query, uniform, sampling, eos, pad)
+        ref_response, ref_logprob, support = sampled
+        policy_logprob = logprobs.response_logprobs(networks.policy, query, ref_response, *settings, support)
     policy_columns = {
         "logprob": rollout.logprob,
         "ref_logprob": rollout.ref_logprob,

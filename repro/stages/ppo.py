@@ -123,12 +123,12 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
     networks, pick, eos, pad = run.networks, run.pick, run.corpus.eos, run.corpus.pad
     trimmed = padding.trim_left(query, pad)
     with pick(d.SAMPLER_PRECISION)(run.accelerator, networks.policy):
-        sampled = generate.sample_among(networks.policy, trimmed, uniform, run.sampling, eos, pad)
-    response, sampler_logprob, kept = sampled
+        sampled = generate.sample_with_support(networks.policy, trimmed, uniform, run.sampling, eos, pad)
+    response, sampler_logprob, support = sampled
     last_token, has_eos = text.last_token(response, eos)
     truncated = text.truncate_after_eos(response, eos, pad)
     scored = pick(d.PADDING_SIDE).in_ppo(torch.cat([query, truncated], 1), pad)
-    inputs = (trimmed, response, pad, eos, run.sampling.logprob_temperature, kept)
+    inputs = (trimmed, response, pad, eos, run.sampling.logprob_temperature, support)
     again = partial(logprobs.response_logprobs, networks.policy, *inputs)
     logprob = pick(d.OLD_LOGPROB)(sampled=sampler_logprob, again=again)
     ref_logprob = logprobs.response_logprobs(networks.reference, *inputs)
@@ -149,7 +149,7 @@ def sample_episodes(run: Run, query: Tensor, uniform: Tensor) -> Rollout:
         last_counted=pick(d.AFTER_EOS)(last_token, response.shape[1]),
         has_eos=has_eos,
         member_scores=member_scores,
-        kept=kept,
+        support=support,
     )
 
 

@@ -234,7 +234,7 @@ def sampling(pick: Pick, sampler: str = "eager", responses: int = 1) -> generate
         logprob_temperature=pick(d.LOGPROB_TEMPERATURE)(temperature),
         after_eos=pick(d.SAMPLING),
         truncate=truncation.truncate,
-        record=truncation.record,
+        support=truncation.support,
         sampler=samplers.sampler_named(sampler),
         responses=responses,
     )

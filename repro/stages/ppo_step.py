@@ -44,7 +44,7 @@ def ppo_step(
         part, part_target = r[rows].first_tokens(tokens), target[rows].first_tokens(tokens)
         part_weights = weights[rows].first_tokens(tokens)
         inputs = (query, part.response, pad, eos, run.sampling.logprob_temperature)
-        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *bonus_functions, among=part.kept)
+        logprob, *bonuses = logprobs.response_measures(networks.policy, *inputs, *bonus_functions, support=part.support)
         bonus = sum(bonuses, torch.zeros_like(logprob))
         value = critics.response_values(networks.critic, query, part.response, pad)
         total, terms = ppo_loss(logprob, bonus, value, part, part_target, part_weights, state, pick)

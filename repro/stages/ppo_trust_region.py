@@ -75,7 +75,7 @@ def fisher_product(run: Run, r: Rollout, weights: list[Tensor], vector: Tensor) 
     # Other kernels of attention have no second derivative, and hooks of the ranks are for the first one.
     with sdpa_kernel(SDPBackend.MATH), run.accelerator.no_sync(run.networks.learners):
         for part, inputs, token_weights in _micro_batches(run, r):
-            kl = logprobs.response_measures(run.networks.policy, *inputs, _kl_to_itself, among=part.kept)[1]
+            kl = logprobs.response_measures(run.networks.policy, *inputs, _kl_to_itself, support=part.support)[1]
             kl = loss.weighted(masked.keep(kl, part.token_mask), token_weights)
             slopes = torch.autograd.grad(kl, weights, create_graph=True, materialize_grads=True)
             slope = sum((one * other).sum() for one, other in zip(slopes, direction))
@@ -88,7 +88,7 @@ def mean_kl(run: Run, old: EarlierWeights, r: Rollout) -> float:
     """KL(old, new) over the whole vocabulary in nats, averaged over the tokens that count, of all ranks."""
     total = torch.zeros((), dtype=torch.float64, device=run.accelerator.device)
     for part, inputs, token_weights in _micro_batches(run, r):
-        kl = logprobs.response_kl(old, run.networks.policy, *inputs, among=part.kept)
+        kl = logprobs.response_kl(old, run.networks.policy, *inputs, support=part.support)
         total += loss.weighted(masked.keep(kl, part.token_mask), token_weights)
     return run.accelerator.reduce(total).item()
 

@@ -30,11 +30,11 @@ def test_a_machine_without_a_gpu_has_no_share_of_a_peak(found):
 
 
 def test_the_functions_that_are_timed_are_left_as_they_were():
-    before = (generate.sample_among, scoring.score)
+    before = (generate.sample_with_support, scoring.score)
     with pytest.raises(ZeroDivisionError), gpu.timed():
-        assert generate.sample_among is not before[0]
+        assert generate.sample_with_support is not before[0]
         1 / 0  # noqa: B018
-    assert (generate.sample_among, scoring.score) == before
+    assert (generate.sample_with_support, scoring.score) == before
 
 
 def test_the_table_says_that_there_is_no_gpu_and_json_is_json(capsys):

@@ -76,7 +76,7 @@ def three_tokens(last_token=1, has_eos=True, score=2.0):
         last_counted=torch.tensor([last_token]),
         has_eos=torch.tensor([has_eos]),
         member_scores=torch.zeros(1, 0),
-        kept=torch.empty(1, 3, 0, dtype=torch.uint8),
+        support=torch.empty(1, 3, 0, dtype=torch.uint8),
     )
 
 
@@ -95,7 +95,7 @@ def one_token(ref_logprob=-1.0, value=0.0):
         last_counted=torch.tensor([0]),
         has_eos=torch.tensor([True]),
         member_scores=torch.zeros(1, 0),
-        kept=torch.empty(1, 1, 0, dtype=torch.uint8),
+        support=torch.empty(1, 1, 0, dtype=torch.uint8),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repro.models import generate, logprobs, modes
-from repro.ops import kept, text
+from repro.ops import text, truncation
 from repro.stages import ppo, ppo_step
 from repro.stages.ppo_setup import AdaptiveState, sampling
 from tests.tiny import EOS, NO_TEXTS, PAD, episodes, models, pick, policy, queries, setting, uniform
@@ -33,8 +33,8 @@ def step(run, rollout, first_on_batch=True):
 
 
 def sets_of(r):
-    """[B, R, V] bool: the tokens that were kept."""
-    return kept.only_kept(torch.zeros(*r.response.shape, policy().config.vocab_size), r.kept) == 0
+    """[B, R, V] bool: the tokens in the support."""
+    return truncation.within(torch.zeros(*r.response.shape, policy().config.vocab_size), r.support) == 0
 
 
 def over_the_sets(network, r):
@@ -77,7 +77,7 @@ def test_the_set_has_what_was_drawn_and_as_many_tokens_as_the_truncation_keeps()
 
 def test_where_training_is_over_all_tokens_nothing_is_stored():
     for label in ("off", "top_p_0.9", "top_k_10"):
-        assert episodes(models(), truncated_sampling=label).kept.numel() == 0
+        assert episodes(models(), truncated_sampling=label).support.numel() == 0
 
 
 @REPLAYED
@@ -85,10 +85,12 @@ def test_after_a_step_the_softmax_is_over_the_set_of_the_policy_that_sampled(lab
     run = run_of(label)
     r = rolled(run)
     step(run, r)
-    now = logprobs.response_logprobs(run.networks.policy, r.query, r.response, PAD, EOS, TEMPERATURE, r.kept)
+    now = logprobs.response_logprobs(run.networks.policy, r.query, r.response, PAD, EOS, TEMPERATURE, r.support)
     torch.testing.assert_close(now, over_the_sets(run.networks.policy, r), atol=1e-5, rtol=0)
     again = rolled(run)
-    assert not torch.equal(now, r.logprob) and not torch.equal(again.kept, r.kept)  # the policy's own sets have moved
+    assert not torch.equal(now, r.logprob) and not torch.equal(
+        again.support, r.support
+    )  # the policy's own sets have moved
     assert step(run, r, first_on_batch=False)["policy/ratio_error"] > 1e-4
 
 
@@ -111,7 +113,7 @@ def test_both_samplers_keep_the_same_sets(label):
     how = sampling(pick(truncated_sampling=label))
     network, inputs = policy(0, 2.0), (queries(8), uniform(8, 5))
     one, other = (
-        generate.sample_among(network, *inputs, replace(how, sampler=each), EOS, PAD)
+        generate.sample_with_support(network, *inputs, replace(how, sampler=each), EOS, PAD)
         for each in (generate.eager, generate.static)
     )
     assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
@@ -123,7 +125,7 @@ def test_where_sampling_stops_padding_has_every_token_and_no_number_is_lost(labe
     run = run_of(label, sampling="stop_at_eos")
     r = rolled(run)
     padded = r.response == PAD
-    assert padded.any() and (r.kept[padded] == kept.EVERY_TOKEN).all()
+    assert padded.any() and (r.support[padded] == truncation.EVERY_TOKEN).all()
     measured = step(run, r)
     assert all(value == value for value in measured.values())
     assert all(weight.isfinite().all() for weight in run.networks.policy.parameters())
