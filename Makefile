@@ -65,7 +65,7 @@ atlas-plan: $(READY)  ## show what of the atlas is cached, and how long the rest
 details: $(READY)  ## list the registry of implementation details; with DETAIL, everything on that one
 	@$(PY) -m repro details $(call quoted-list,DETAIL)
 
-docs: $(READY)  ## write docs/details.md from the registry
+docs: $(READY)  ## write docs/details.md from the registry, and the numbers of the gallery's atlas into the pages that quote them
 	@$(PY) -m repro docs
 
 site: $(READY) sphinx  ## build the documentation as a site in site/, run its notebook, and check every link within it (a minute or two)

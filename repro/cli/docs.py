@@ -1,16 +1,21 @@
-"""Writes `docs/details.md` from the registry: every detail and check on one page of Markdown for GitHub."""
+"""Writes `docs/details.md` from the registry, every detail and check on one page of Markdown for GitHub, with what was found.
+
+The pages that quote what was found, `found.PAGES`, are brought up to date with it.
+"""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import singledispatch
 from pathlib import Path
 
 from repro.api.folders import GALLERY
+from repro.cli import found
 from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
 from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
 from repro.details import GROUPS
 from repro.errors import UserError
+from repro.reports.reading.terms import CURVES
 from repro.study import ablation
 
 PAGE = Path("docs") / "details.md"
@@ -56,7 +61,8 @@ A **detail** is a choice: its first variant is the reference, what the paper's c
 declaration says otherwise; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
 the same seeds and ends with a verdict; without a file in `ablations/`, the declaration implies its study: every variant, at
 scale mini, judged by `test/sampled_win_rate`. A **check** is something that the paper measured: every run logs it. Predictions
-were declared before the runs. They are relative to the reference, and of every other variant unless some are named.
+were declared before the runs. They are relative to the reference, and of every other variant unless some are named. What was
+*found* is of the embedded task, from [the gallery's atlas](../reports/gallery/atlas/index.html): [results](results.md).
 
 The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
 """
@@ -71,18 +77,33 @@ def markdown() -> str:
     return "\n".join(parts)
 
 
-def write() -> None:
-    """Write the page; UserError where there is no docs folder, as in an installed package."""
+def pages() -> dict[Path, str]:
+    """Each page that is written, by its path from the repository's root, as the registry and the atlas have it now."""
+    effects = found.effects(ROOT / found.ATLAS)
+    results = table(found.HEADER, found.rows(effects.values()))
+    quoting = {page: (ROOT / page).read_text(encoding="utf-8") for page in found.PAGES if (ROOT / page).is_file()}
+    return {PAGE: markdown()} | {page: found.quoted(text, effects, results) for page, text in quoting.items()}
+
+
+def write() -> list[Path]:
+    """Write the pages that are stale, and name them; UserError where there is no docs folder, as in an installed package."""
     if not (ROOT / PAGE).parent.is_dir():
         raise UserError(
             f"there is no folder {PAGE.parent} beside the package; run this in a checkout of the repository"
         )
-    (ROOT / PAGE).write_text(markdown(), encoding="utf-8")
+    new = stale()
+    for page, text in new.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
+    return list(new)
 
 
-def is_stale() -> bool:
-    """Whether the page differs from what the registry and the source say now."""
-    return not (ROOT / PAGE).exists() or (ROOT / PAGE).read_text(encoding="utf-8") != markdown()
+def stale() -> dict[Path, str]:
+    """Of `pages`, those that differ from what is there."""
+    return {
+        page: text
+        for page, text in pages().items()
+        if not (ROOT / page).exists() or (ROOT / page).read_text(encoding="utf-8") != text
+    }
 
 
 def _contents() -> Iterator[str]:
@@ -116,17 +137,42 @@ def _section(entry: Entry) -> str:
 
 @singledispatch
 def _own_section(declared: Detail) -> list[str]:
-    does = [(f"`{label}`", prose(declared.variants[label].does)) for label in (declared.reference, *others(declared))]
-    does[0] = (f"**{does[0][0]}** (reference)", does[0][1])
-    effects = [
-        (f"`{metric}`", in_words(effect, "`{}`"), prose(meaning(metric)))
-        for metric, effect in declared.expected.items()
-    ]
-    return [
-        table(("variant", "what it does"), does),
-        f"*Hypothesis.* {prose(declared.hypothesis)}\n",
-        table(("metric", "prediction", "what it is"), effects),
-    ]
+    labels = (declared.reference, *others(declared))
+    effects = found.effects(ROOT / found.ATLAS)
+    told = {label: effects[declared.name, label] for label in labels if (declared.name, label) in effects}
+    variants = {
+        "variant": [f"`{label}`" for label in labels],
+        "what it does": [prose(declared.variants[label].does) for label in labels],
+    }
+    variants["variant"][0] = f"**`{declared.reference}`** (reference)"
+    predictions = {
+        "metric": [f"`{metric}`" for metric in declared.expected],
+        "prediction": [in_words(effect, "`{}`") for effect in declared.expected.values()],
+        "what it is": [prose(meaning(metric)) for metric in declared.expected],
+    }
+    if told:
+        primary = next(iter(told.values()))["primary"]
+        variants[f"found: `{primary}`"] = [found.sentence(told[label]) if label in told else "" for label in labels]
+        predictions["result"] = [_results(told, metric) for metric in declared.expected]
+    return [_columns(variants), f"*Hypothesis.* {prose(declared.hypothesis)}\n", _columns(predictions)]
+
+
+def _columns(columns: Mapping[str, list[str]]) -> str:
+    """A table of columns by their headings."""
+    return table(tuple(columns), zip(*columns.values(), strict=True))
+
+
+def _results(told: Mapping[str, Mapping], metric: str) -> str:
+    """What became of the predictions of a metric: the result, and at which variants where that is not all of them."""
+    labels: dict[str, list[str]] = {}
+    for label, row in told.items():
+        if metric in row["results"]:
+            labels.setdefault(row["results"][metric], []).append(f"`{label}`")
+    if not labels:
+        return "not judged here: a curve" if metric.startswith(CURVES) else ""
+    if len(labels) == 1 and len(told) == sum(map(len, labels.values())):
+        return next(iter(labels))
+    return "; ".join(f"{result} at {', '.join(named)}" for result, named in labels.items())
 
 
 @_own_section.register

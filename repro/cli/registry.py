@@ -15,8 +15,10 @@ def add_details(verbs) -> None:
 
 
 def add_docs(verbs) -> None:
-    verb = verbs.add_parser("docs", help="write docs/details.md from the registry")
-    verb.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if the file is stale")
+    verb = verbs.add_parser(
+        "docs", help="write docs/details.md from the registry, and the atlas into pages that quote it"
+    )
+    verb.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if a page is stale")
     verb.set_defaults(run=_docs)
 
 
@@ -37,9 +39,8 @@ def _docs(arguments: argparse.Namespace) -> int:
     from repro.cli import docs
 
     if not arguments.check:
-        docs.write()
-        print(f"wrote {docs.PAGE}")
-    elif docs.is_stale():
-        print(f"{docs.PAGE} differs from the registry; write it again with: make docs", file=sys.stderr)
+        print("\n".join(f"wrote {page}" for page in docs.write()) or "every page is up to date")
+    elif stale := docs.stale():
+        print(f"stale: {', '.join(map(str, stale))}; written again by: make docs", file=sys.stderr)
         return 1
     return 0

@@ -158,7 +158,8 @@ def test_runs_of_another_budget_under_the_same_name_are_named(spare, tmp_path):
     )
     for run_id, episodes in zip(runs, (768, 768, 768, 4096)):
         arm = MlflowClient(spare).get_run(run_id).data.tags["arm"]
-        params = {"scale.episodes": str(episodes), "mixed": arm, "seed": run_id}
+        # Which seeds a scale would take by itself is no budget.
+        params = {"scale.episodes": str(episodes), "scale.seeds": run_id, "mixed": arm, "seed": run_id}
         MlflowClient(spare).log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
     (sentence,) = studies.read_outline("mixed", "budget", spare).troubles
     assert sentence.endswith("alone: scale.episodes is 768 in 3 of them and 4096 in 1 of them")

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from repro.reports.figures import style
 from repro.reports.figures.chart import save, write_csv
 from repro.reports.figures.layout import interval
-from repro.reports.figures.numbers import number, span
+from repro.reports.figures.numbers import difference, span
 from repro.reports.reading import terms
 from repro.reports.statistics import sample_size
 from repro.reports.statistics.survey import Survey
@@ -165,8 +165,8 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
 
 def _numbers(axes: Axes, row, height: int) -> None:
     """Mean, interval and n in a column right of the axes."""
-    effect = ("identical", "") if row.identical else (number(row.mean, "+"), span(row.low, row.high))
-    for place, words in zip((1.015, 1.055, 1.14), (f"n {row.n}", *effect), strict=True):
+    effect = ("identical", "") if row.identical else (difference(row.mean, row.low, row.high), span(row.low, row.high))
+    for place, words in zip((1.015, 1.065, 1.155), (f"n {row.n}", *effect), strict=True):
         look = {"va": "center", "fontsize": 7, "color": "#333333"}
         axes.annotate(words, (place, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 

@@ -114,6 +114,7 @@ def _effect(row) -> dict:
         "ran_away": [int(seed) for seed in row.ran_away],
         "control": bool(row.control),
         "predictions": row.predictions,
+        "results": row.results,
     }
 
 

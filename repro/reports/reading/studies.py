@@ -201,7 +201,10 @@ def _amended(runs: list[Run]) -> tuple[str, ...]:
 
 
 def _mixed(detail: str, runs: list[Run]) -> tuple[str, ...]:
-    """A sentence on parameters that differ between runs, besides the detail and the seed: another budget, for example."""
+    """A sentence on parameters that differ between runs, besides the detail and the seed: another budget, for example.
+
+    The seeds of a scale are those of a study to which none are given: they train nothing.
+    """
     counts: dict[str, Counter[str]] = {}
     for run in runs:
         for name, value in run.data.params.items():
@@ -209,6 +212,6 @@ def _mixed(detail: str, runs: list[Run]) -> tuple[str, ...]:
     found = [
         f"{name} is " + " and ".join(f"{value} in {n} of them" for value, n in values.most_common())
         for name, values in sorted(counts.items())
-        if len(values) > 1 and name not in (detail, "seed")
+        if len(values) > 1 and name not in (detail, "seed", "scale.seeds")
     ]
     return (f"the runs do not differ in {detail} alone: {'; '.join(found)}",) if found else ()

@@ -96,6 +96,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         absent=tally["absent"],
         ran_away=tally["ran_away"],
         predictions=[_predictions(findings.predictions, arm) for arm in findings.verdicts["arm"]],
+        results=[_results(findings.predictions, arm) for arm in findings.verdicts["arm"]],
     )
     rank = {label: i for i, label in enumerate(labels)}
     return rows.sort_values("arm", key=lambda arms: arms.map(lambda arm: (rank.get(arm, len(rank)), arm)))
@@ -104,9 +105,14 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
 def _predictions(predictions: pd.DataFrame, arm: str) -> dict[str, int]:
     """How many of an arm's predictions of final values came true; those of curves are counted, not judged."""
     own = predictions[predictions["arm"] == arm]
-    curves = own["metric"].str.startswith(CURVES)
-    counts = own.loc[~curves, "result"].value_counts()
-    return {word: int(counts.get(word, 0)) for word in RESULTS} | {"curves": int(curves.sum())}
+    results = list(_results(predictions, arm).values())
+    return {word: results.count(word) for word in RESULTS} | {"curves": len(own) - len(results)}
+
+
+def _results(predictions: pd.DataFrame, arm: str) -> dict[str, str]:
+    """Metric -> result of an arm's predictions of final values."""
+    own = predictions[(predictions["arm"] == arm) & ~predictions["metric"].str.startswith(CURVES)]
+    return dict(zip(own["metric"], own["result"], strict=True))
 
 
 def _judged(frames: list[pd.DataFrame]) -> pd.DataFrame:

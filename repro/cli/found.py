@@ -1,0 +1,83 @@
+"""What the atlas of the gallery found, as `docs/details.md`, `docs/results.md`, `docs/claims.md` and the README quote it.
+
+Between `<!-- atlas -->` and `<!-- /atlas -->` a table is the atlas'. Elsewhere a quotation is a detail, its variant and the
+difference with its interval, as in `` `whiten_adv=off` −0.003 (−0.010 to +0.004) ``: whoever writes one writes any numbers, and
+`make docs` sets those of the atlas. Verdicts, numbers of seeds and conclusions beside them are for a person to read again.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from repro.api.folders import GALLERY
+
+PAGES = tuple(Path(page) for page in ("README.md", "docs/claims.md", "docs/results.md"))
+ATLAS = GALLERY / "atlas" / "atlas.json"
+BLOCK = re.compile(r"(?<=<!-- atlas -->\n).*?(?=<!-- /atlas -->)", re.DOTALL)
+_INTERVAL = r"[+−]\d\.\d{3} \([+−]\d\.\d{3} to [+−]\d\.\d{3}\)"
+QUOTE = re.compile(rf"`(\w+)=([^`\s]+)`(?P<between> \| | ){_INTERVAL}")
+HEADER = (
+    "detail",
+    "variant",
+    "paper's choice",
+    "seeds",
+    "difference in win rate (95 %)",
+    "verdict at 0.05",
+    "predictions",
+)
+
+
+@cache
+def effects(atlas: Path) -> Mapping[tuple[str, str], Mapping]:
+    """(detail, variant) -> its record in an `atlas.json`, in the file's order, of those with an interval."""
+    if not atlas.is_file():
+        return {}
+    rows = json.loads(atlas.read_text(encoding="utf-8"))["effects"]
+    return {(row["detail"], row["variant"]): row for row in rows if row["n"] > 1}
+
+
+def effect(row: Mapping) -> str:
+    """A difference with its interval."""
+    mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in (row["mean_difference"], *row["ci95"]))
+    return f"{mean} ({low} to {high})"
+
+
+def sentence(row: Mapping) -> str:
+    """The effect, its seeds and its verdict."""
+    return f"{effect(row)}, {row['n']} seeds: {row['verdict']}"
+
+
+def predictions(row: Mapping) -> str:
+    """How many predictions had which result."""
+    counted = [f"{n} {word}" for word, n in row["predictions"].items() if n and word != "curves"]
+    return ", ".join(counted) or "none"
+
+
+def rows(found: Iterable[Mapping]) -> Iterator[tuple[str, ...]]:
+    """A table's rows under `HEADER`; a detail is named in its first."""
+    last = None
+    for row in found:
+        named = f"`{row['detail']}`" if row["detail"] != last else ""
+        last = row["detail"]
+        words = row["verdict"] if not row["control"] else f"{row['verdict']} (control)"
+        yield (
+            named,
+            f"`{row['variant']}`",
+            f"`{row['reference']}`",
+            str(row["n"]),
+            effect(row),
+            words,
+            predictions(row),
+        )
+
+
+def quoted(text: str, found: Mapping[tuple[str, str], Mapping], table: str) -> str:
+    """The text with the atlas' table in its block, and the atlas' numbers in its quotations."""
+
+    def numbers(quote: re.Match) -> str:
+        row = found.get((quote[1], quote[2]))
+        return f"`{quote[1]}={quote[2]}`{quote['between']}{effect(row)}" if row else quote[0]
+
+    return QUOTE.sub(numbers, BLOCK.sub(lambda _: table, text))

@@ -1,0 +1,97 @@
+"""What was found, where pages quote it: the atlas' numbers, and verdicts and seeds that go with them."""
+
+import json
+import re
+
+import pytest
+
+from repro.cli import docs, found
+from repro.details import DETAILS
+
+ELSEWHERE = {("uninformative_groups", "dropped")}  # run beside leave-one-out, at a scale that the atlas is not of
+MISQUOTED = """\
+<!-- atlas -->
+of another day
+<!-- /atlas -->
+It differs by `whiten_adv=off` +0.900 (−0.100 to +0.999), 9 seeds, and `whiten_adv=sometimes` +0.900 (−0.100 to +0.999).
+
+| advantages as they are | `whiten_adv=off` | +0.900 (−0.100 to +0.999) | 9 | better |
+"""
+
+
+@pytest.fixture
+def row():
+    return {
+        "detail": "whiten_adv",
+        "variant": "off",
+        "reference": "shift_and_scale",
+        "primary": "test/sampled_win_rate",
+        "n": 5,
+        "mean_difference": -0.0031,
+        "ci95": [-0.0101, 0.00349],
+        "verdict": "no difference",
+        "control": False,
+        "predictions": {"as predicted": 1, "contradicted": 0, "not resolved": 2, "curves": 1},
+        "results": {
+            "test/sampled_win_rate": "as predicted",
+            "test/kl": "not resolved",
+            "test/sampled_length": "not resolved",
+        },
+    }
+
+
+def test_a_quotation_gets_the_numbers_of_the_atlas_and_an_unknown_variant_keeps_its_own(row):
+    told = found.quoted(MISQUOTED, {("whiten_adv", "off"): row}, docs.table(found.HEADER, found.rows([row])))
+    assert told.count("−0.003 (−0.010 to +0.003)") == 3 and "of another day" not in told
+    assert "`whiten_adv=sometimes` +0.900 (−0.100 to +0.999)." in told
+    assert "| `whiten_adv=off` | −0.003 (−0.010 to +0.003) | 9 | better |" in told  # words are for a person
+    assert "| `whiten_adv` | `off` | `shift_and_scale` | 5 |" in told and "| 1 as predicted, 2 not resolved |" in told
+    assert found.quoted(told, {("whiten_adv", "off"): row}, docs.table(found.HEADER, found.rows([row]))) == told
+
+
+def test_a_variant_without_an_interval_is_not_told_of(row, tmp_path):
+    atlas = tmp_path / "atlas.json"
+    assert found.effects(atlas) == {}
+    alone = row | {"variant": "scale_only", "n": 1, "ci95": [None, None]}
+    atlas.with_name("other.json").write_text(json.dumps({"effects": [row, alone]}))
+    assert list(found.effects(tmp_path / "other.json")) == [("whiten_adv", "off")]
+
+
+def test_a_detail_is_named_once_and_a_control_is_called_one(row):
+    first, second = found.rows([row, row | {"variant": "again", "control": True}])
+    assert (first[0], second[0]) == ("`whiten_adv`", "") and second[5] == "no difference (control)"
+
+
+def test_a_section_has_what_was_found_and_what_became_of_each_prediction(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(found, "ATLAS", tmp_path / "atlas.json")
+    bare = section("reward_shape")
+    assert "found: `" not in bare and "result" not in bare
+    one = row | {"detail": "reward_shape", "variant": "sigmoid_over_reference"}
+    other = one | {"variant": "log_sigmoid_over_reference", "results": {"test/sampled_win_rate": "contradicted"}}
+    (tmp_path / "whole.json").write_text(json.dumps({"effects": [one, other]}))
+    monkeypatch.setattr(found, "ATLAS", tmp_path / "whole.json")
+    told = section("reward_shape")
+    assert "| found: `test/sampled_win_rate` |" in told
+    assert "| −0.003 (−0.010 to +0.003), 5 seeds: no difference |" in told
+    results = "as predicted at `sigmoid_over_reference`; contradicted at `log_sigmoid_over_reference`"
+    assert f"| {results} |" in told and "| not judged here: a curve |" in told
+
+
+def section(name):
+    return docs.markdown().split(f"### `{name}`\n")[1].split("\n### ")[0]
+
+
+@pytest.mark.parametrize("page", found.PAGES, ids=str)
+def test_pages_quote_what_the_atlas_has(page):
+    text, effects = (docs.ROOT / page).read_text(), found.effects(docs.ROOT / found.ATLAS)
+    quotes = {(quote[1], quote[2]) for quote in found.QUOTE.finditer(text)}
+    assert len(quotes) > 5 and quotes - ELSEWHERE <= effects.keys()
+    assert page not in docs.stale(), (
+        f"{page} quotes other numbers than the atlas: `make docs`, and read what it says of them"
+    )
+
+
+def test_the_table_of_results_has_every_variant_that_was_run():
+    told = found.BLOCK.search((docs.ROOT / "docs" / "results.md").read_text())[0]
+    assert told.count("\n") == len(found.effects(docs.ROOT / found.ATLAS)) + 2
+    assert {name for name in re.findall(r"^\| `(\w+)`", told, re.MULTILINE)} <= DETAILS.keys()
