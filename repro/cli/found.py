@@ -25,7 +25,7 @@ HEADER = (
     "seeds",
     "difference in win rate (95 %)",
     "verdict at 0.05",
-    "predictions",
+    "predictions of final values",
 )
 
 
