@@ -18,6 +18,7 @@ ATLAS = GALLERY / "atlas" / "atlas.json"
 BLOCK = re.compile(r"(?<=<!-- atlas -->\n).*?(?=<!-- /atlas -->)", re.DOTALL)
 _INTERVAL = r"[+−]\d\.\d{3} \([+−]\d\.\d{3} to [+−]\d\.\d{3}\)"
 QUOTE = re.compile(rf"`(\w+)=([^`\s]+)`(?P<between> \| | ){_INTERVAL}")
+NO_BREAK = "\N{NO-BREAK SPACE}"
 HEADER = (
     "detail",
     "variant",
@@ -67,7 +68,7 @@ def rows(found: Iterable[Mapping]) -> Iterator[tuple[str, ...]]:
             f"`{row['variant']}`",
             f"`{row['reference']}`",
             str(row["n"]),
-            effect(row),
+            effect(row).replace(" ", NO_BREAK),
             words,
             predictions(row),
         )
