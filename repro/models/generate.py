@@ -131,12 +131,8 @@ def next_token(
     over = truncation.within(logits, support[:, None])
     logprob = text.logprob_of(over, drawn[:, None], sampling.logprob_temperature)[:, 0]
     is_drawn = token == drawn
-    return (
-        drawn,
-        token,
-        torch.where(is_drawn, logprob, 0.0),
-        support.masked_fill(~is_drawn[:, None], truncation.EVERY_TOKEN),
-    )
+    support = support.masked_fill(~is_drawn[:, None], truncation.EVERY_TOKEN)
+    return drawn, token, torch.where(is_drawn, logprob, 0.0), support
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:

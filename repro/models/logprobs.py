@@ -53,7 +53,7 @@ def response_logprobs(
     temperature: float,
     support: Tensor = WHOLE_VOCABULARY,
 ) -> Tensor:
-    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens `support` which one was drawn."""
+    """[B, Q], [B, R] -> [B, R] float32: `token_logprobs` of a forward pass, over the tokens of `support`."""
     return response_measures(policy, query, response, pad, eos, temperature, support=support)[0]
 
 
@@ -89,7 +89,7 @@ def response_measures(
 ) -> tuple[Tensor, ...]:
     """[B, Q], [B, R] -> [B, R] float32 each: log-probability in nats of each response token, and each of `others`.
 
-    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `support` are the tokens that all of
+    `others` are functions, (logits [..., V], temperature) -> [...], such as an entropy. `support` has the tokens that all of
     them are over, [B, R, bytes] as `ops/truncation.py` packs them, or every one. All results are 0 for padding.
     """
     ids = torch.cat([query, response[:, :-1]], 1)
@@ -226,8 +226,8 @@ def response_kl(
 ) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: KL(policy, reference) in nats at each token; 0 for padding.
 
-    It is over the vocabulary, or over the tokens `support`, as in `response_measures`. `LOGITS_AT_ONCE` tokens at a time, which
-    bounds memory without gradients.
+    It is over the vocabulary, or over the tokens of `support`, as in `response_measures`. `LOGITS_AT_ONCE` tokens at a time,
+    which bounds memory without gradients.
     """
     rows = max(1, LOGITS_AT_ONCE // response.shape[1])
     supports = _for_each_token(response, support)

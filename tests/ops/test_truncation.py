@@ -26,7 +26,7 @@ def test_two_of_four_tokens_worked_by_hand():
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
-def test_what_is_unpacked_is_what_was_kept(vocabulary, count, seed):
+def test_what_is_unpacked_is_what_may_be_drawn(vocabulary, count, seed):
     some = logits(vocabulary=vocabulary, seed=seed)
     truncate = partial(text.top_k, count=count)
     packed = truncation.support_of(some, truncate)
@@ -34,7 +34,7 @@ def test_what_is_unpacked_is_what_was_kept(vocabulary, count, seed):
     assert torch.equal(truncation.within(some, packed), truncate(some))
 
 
-def test_every_token_kept_is_the_softmax_over_all():
+def test_a_support_of_every_token_is_the_softmax_over_all():
     some = logits()
     every = truncation.support_of(some, text.every_token)
     assert torch.equal(truncation.within(some, every), some)
@@ -42,7 +42,7 @@ def test_every_token_kept_is_the_softmax_over_all():
     assert torch.equal(truncation.within(some, full), some)
 
 
-def test_without_a_set_the_logits_are_not_touched():
+def test_without_a_support_the_logits_are_not_touched():
     some = logits()
     nothing = truncation.whole_vocabulary(some)
     assert nothing.shape == (3, 0)

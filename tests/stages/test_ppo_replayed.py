@@ -32,14 +32,14 @@ def step(run, rollout, first_on_batch=True):
     return ppo_step.ppo_step(run, rollout, target, NO_TEXTS, AdaptiveState(0.05), first_on_batch)
 
 
-def sets_of(r):
+def in_support(r):
     """[B, R, V] bool: the tokens in the support."""
     return truncation.within(torch.zeros(*r.response.shape, policy().config.vocab_size), r.support) == 0
 
 
-def over_the_sets(network, r):
+def over_the_support(network, r):
     logits = logprobs.response_logits(network, r.query, r.response, PAD, EOS)
-    return text.logprob_of(logits.masked_fill(~sets_of(r), -torch.inf), r.response, TEMPERATURE)
+    return text.logprob_of(logits.masked_fill(~in_support(r), -torch.inf), r.response, TEMPERATURE)
 
 
 @REPLAYED
@@ -60,19 +60,19 @@ def test_replayed_a_log_probability_is_that_with_which_the_sampler_drew_and_unco
     )
     assert torch.equal(replayed.response, uncorrected.response)
     network = policy(0, 2.0)
-    torch.testing.assert_close(replayed.logprob, over_the_sets(network, replayed), atol=1e-5, rtol=0)
+    torch.testing.assert_close(replayed.logprob, over_the_support(network, replayed), atol=1e-5, rtol=0)
     everything = logprobs.response_logprobs(network, replayed.query, replayed.response, PAD, EOS, TEMPERATURE)
     torch.testing.assert_close(uncorrected.logprob, everything, atol=1e-5, rtol=0)
     assert (replayed.logprob >= uncorrected.logprob - 1e-5).all()
     assert (replayed.logprob - uncorrected.logprob).max() > 0.05
 
 
-def test_the_set_has_what_was_drawn_and_as_many_tokens_as_the_truncation_keeps():
+def test_the_support_has_what_was_drawn_and_as_many_tokens_as_the_truncation_keeps():
     r = episodes(models(), truncated_sampling="top_k_10_replayed")
-    sets = sets_of(r)
-    assert (sets.sum(-1) == 10).all()
-    assert sets.gather(-1, r.response[..., None]).all()
-    assert not sets[..., PAD].any()
+    inside = in_support(r)
+    assert (inside.sum(-1) == 10).all()
+    assert inside.gather(-1, r.response[..., None]).all()
+    assert not inside[..., PAD].any()
 
 
 def test_where_training_is_over_all_tokens_nothing_is_stored():
@@ -81,16 +81,15 @@ def test_where_training_is_over_all_tokens_nothing_is_stored():
 
 
 @REPLAYED
-def test_after_a_step_the_softmax_is_over_the_set_of_the_policy_that_sampled(label):
+def test_after_a_step_the_softmax_is_over_the_support_of_the_policy_that_sampled(label):
     run = run_of(label)
     r = rolled(run)
     step(run, r)
     now = logprobs.response_logprobs(run.networks.policy, r.query, r.response, PAD, EOS, TEMPERATURE, r.support)
-    torch.testing.assert_close(now, over_the_sets(run.networks.policy, r), atol=1e-5, rtol=0)
+    torch.testing.assert_close(now, over_the_support(run.networks.policy, r), atol=1e-5, rtol=0)
     again = rolled(run)
-    assert not torch.equal(now, r.logprob) and not torch.equal(
-        again.support, r.support
-    )  # the policy's own sets have moved
+    assert not torch.equal(now, r.logprob)
+    assert not torch.equal(again.support, r.support)  # the policy's own supports have moved
     assert step(run, r, first_on_batch=False)["policy/ratio_error"] > 1e-4
 
 
@@ -109,7 +108,7 @@ def test_the_split_into_micro_batches_changes_nothing(label, choices):
 
 
 @REPLAYED
-def test_both_samplers_keep_the_same_sets(label):
+def test_both_samplers_have_the_same_support(label):
     how = sampling(pick(truncated_sampling=label))
     network, inputs = policy(0, 2.0), (queries(8), uniform(8, 5))
     one, other = (
@@ -138,4 +137,4 @@ def test_the_greedy_response_pays_the_kl_over_what_the_arm_keeps_not_over_itself
     run = setting(networks, pick(truncated_sampling=label, baseline="greedy_response"))
     greedy = replace(run, sampling=generate.greedy(run.sampling))
     r = rolled(greedy)
-    assert (sets_of(r).sum(-1) > 1).any() and r.kl.abs().max() > 0.01
+    assert (in_support(r).sum(-1) > 1).any() and r.kl.abs().max() > 0.01
