@@ -23,11 +23,14 @@ DROPOUT = Detail(
         ),
     },
     hypothesis="On in PPO, two passes over the same tokens disagree: the ratio is not 1 before the first step, "
-    "clipping starts at once, and the KL penalty is partly noise.",
+    "clipping starts at once, and the KL penalty is partly noise. On before PPO, small networks that read every text once "
+    "learn less from it, and PPO has a worse reward model.",
     expected={
         "policy/first_ratio_error": {"on_everywhere": "up"},
         "objective/kl": {"on_everywhere": "up"},
         "policy/clip_fraction": {"on_everywhere": "up"},
+        "rm/validation_accuracy": {"on_in_sft_and_rm": "down"},
+        "test/sampled_win_rate": {"on_in_sft_and_rm": "down"},
     },
 )
 

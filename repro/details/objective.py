@@ -39,10 +39,12 @@ POLICY_OBJECTIVE = Detail(
         ),
     },
     hypothesis="Four passes over a batch push a favoured token as far as the objective allows. Without a clip or a "
-    "penalty the policy moves further per batch, on advantages that no longer hold.",
+    "penalty the policy moves further per batch, on advantages that no longer hold. A penalty of this size does what the "
+    "clip does; one that adapts finds the KL below its target at such learning rates, and halves until it is none.",
     expected={
         "policy/approx_kl": {"unclipped": "up", "policy_gradient": "up"},
-        "objective/kl": {"unclipped": "up", "policy_gradient": "up"},
+        "objective/kl": {"unclipped": "up", "policy_gradient": "up", "adaptive_kl_penalty": "up"},
+        "test/sampled_win_rate": {"kl_penalty": "same", "adaptive_kl_penalty": "same"},
     },
 )
 
