@@ -1,4 +1,7 @@
-"""Figures on all studies: each variant's effect as a forest plot, its effect on the KL, and the seeds needed."""
+"""Figures on all studies: each variant's effect as a forest plot, its effect on the KL, and the seeds needed.
+
+Where many variants make no difference, they share one row of the forest plot, and a second plot has a row for each.
+"""
 
 import re
 from collections.abc import Callable
@@ -29,6 +32,7 @@ LOOKS = {
 }
 # The range of differences that random numbers alone cause.
 LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
+FEW = 12  # variants without a difference that have rows of their own among the others
 ROW = 0.185  # inches per variant
 # In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
 # how near to the origin a point is not worth a name.
@@ -57,8 +61,15 @@ def plots(survey: Survey) -> list[Plot]:
                 f"forest_{stem}",
                 f"Effect of every variant on the {words}",
                 FOREST,
-                forest_data(survey, primary),
+                data := forest_data(survey, primary),
                 forest,
+            ),
+            Plot(
+                f"forest_{stem}_no_difference",
+                f"Variants without a difference in the {words}",
+                NO_DIFFERENCE,
+                without_difference(data),
+                forest_of_each,
             ),
             Plot(
                 f"kl_{stem}",
@@ -117,29 +128,74 @@ def forest_data(survey: Survey, primary: str) -> pd.DataFrame:
     return rows.sort_values(order, ascending=[False, False, True, True], ignore_index=True)
 
 
+def share_a_row(data: pd.DataFrame) -> pd.Series:
+    """[variants] bool: those without a difference, where they are more than a few."""
+    still = ~data["control"] & (data["identical"] | (data["verdict"] == "no difference"))
+    return still & (still.sum() > FEW)
+
+
+def without_difference(data: pd.DataFrame) -> pd.DataFrame:
+    """The variants that share a row of the forest plot, below the control; none where each has its own."""
+    others = share_a_row(data)
+    return data[data["control"] | others].reset_index(drop=True) if others.any() else data[:0]
+
+
 def forest(data: pd.DataFrame) -> Figure:
-    """One row per variant: seeds faint, mean and 95 % t interval above them, the numbers at the right."""
-    figure = Figure(figsize=(11, 1.5 + ROW * len(data)), layout="constrained")
+    """One row for each variant, or for each that makes a difference or may and one for all others."""
+    others = share_a_row(data)
+    return _forest(data[~others], data.loc[others, "mean"])
+
+
+def forest_of_each(data: pd.DataFrame) -> Figure:
+    """One row for each variant."""
+    return _forest(data, pd.Series(dtype=float))
+
+
+def _forest(data: pd.DataFrame, others: pd.Series) -> Figure:
+    """One row for each variant: seeds faint, mean and 95 % t interval above them, the numbers at the right.
+
+    The means of `others`, if any, share a row between those of better and of worse variants.
+    """
+    place = int((data["control"] | (data["mean"] > 0)).sum()) if len(others) else len(data)
+    heights = np.arange(len(data)) + (np.arange(len(data)) >= place)
+    count = len(data) + bool(len(others))
+    figure = Figure(figsize=(11, 1.5 + ROW * count), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.25)  # inches: of long names and of the numbers it leaves out a letter or two
     axes = figure.subplots()
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
     band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
-    axes.barh(range(len(data)), 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
+    axes.barh(heights, 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
     axes.axvline(0, color="#555555", linewidth=0.9)
     _noise(axes, data, seeds)
-    for height, row in enumerate(data.itertuples()):
-        below = np.full(seeds.shape[1], height + 0.3)
-        axes.plot(seeds[height], below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
+    for height, row, differences in zip(heights, data.itertuples(), seeds, strict=True):
+        below = np.full(len(differences), height + 0.3)
+        axes.plot(differences, below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
         _interval(axes, row, height, (low, high))
         _numbers(axes, row, height)
-    axes.set_yticks(range(len(data)), [f"{row.detail} = {row.arm}" for row in data.itertuples()], fontsize=7.5)
+    names = [f"{row.detail} = {row.arm}" for row in data.itertuples()]
+    if len(others):
+        _others(axes, others, place, data["smallest_effect"].max())
+        heights, names = [*heights, place], [*names, f"{len(others)} variants: no difference"]
+    axes.set_yticks(heights, names, fontsize=7.5)
     axes.tick_params(axis="y", length=0, pad=9)
-    axes.set(xlim=(low, high), ylim=(len(data) - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
+    axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
     axes.tick_params(axis="x", top=True, labeltop=True)
     style.quiet(axes)
-    _key(figure, [look(row) for row in data.itertuples()], control=data["control"].any())
+    _key(
+        figure, [look(row) for row in data.itertuples()] + ["no difference"] * bool(len(others)), data["control"].any()
+    )
     return figure
+
+
+def _others(axes: Axes, means: pd.Series, height: int, band: float) -> None:
+    """The means of many variants in one row, and the range that they are in."""
+    marker, colour = LOOKS["no difference"]
+    axes.barh(height, 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
+    axes.plot(means, np.full(len(means), height), marker, color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
+    words = f"means from {span(means.min(), means.max())}"
+    look = {"va": "center", "fontsize": 7, "color": "#333333"}
+    axes.annotate(words, (1.015, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 
 
 def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
@@ -277,9 +333,14 @@ FOREST = (
     "Each variant against the paper's choice: faint dots are single seeds, the mark is their mean, the line its 95 % "
     "t interval over seeds, with an arrow head where it extends past the axis, which holds nine in ten intervals; "
     "the numbers at the right are complete. Shape and colour are the verdict without "
-    "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where the "
+    "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where "
+    "many variants make no difference, their means share one row, and the next plot has a row for each. Where the "
     "control was run it comes first, and dotted lines through all rows mark the range of its seeds: the differences "
     "between arms that differ only in random numbers."
+)
+NO_DIFFERENCE = (
+    "The variants that share a row of the plot above, whose 95 % intervals lie within the smallest effect of interest at "
+    "either side, or whose runs are the reference's number for number. Marks are as above."
 )
 SCATTER = (
     "Each variant's mean difference in the policy's distance from the SFT policy and in the primary metric, from the "

@@ -8,7 +8,8 @@ import pandas as pd
 from repro.reports.figures.numbers import count, number
 from repro.reports.reading.study import Study
 
-POSTS = 40  # the first of the test set, not a selection
+# A page shows so many posts, the first of the test set, not a selection, and of many runs fewer: so many of their summaries.
+POSTS, SUMMARIES = 40, 600
 OPENING = 100  # characters of a post that its line shows
 AGAINST = {1.0: "wins", 0.5: "ties", 0.0: "loses"}  # what a win of 1, 0.5 or 0 against the reference summary is called
 
@@ -17,7 +18,7 @@ def posts(study: Study) -> list[dict]:
     """The first test posts: post and reference summary, and per seed what the SFT policy and each arm wrote."""
     if not study.samples:
         return []
-    first = next(iter(study.samples.values())).head(POSTS)
+    first = next(iter(study.samples.values())).head(min(POSTS, max(1, SUMMARIES // len(study.samples))))
     return [
         {
             "id": post["post_id"],

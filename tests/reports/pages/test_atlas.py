@@ -104,6 +104,59 @@ def test_the_forest_plot_shows_what_scipy_computes(built):
     assert shown["mean"].is_monotonic_decreasing
 
 
+FOREST_ROW = {
+    "detail": "gamma",
+    "arm": "a",
+    "reference": "ref",
+    "n": 3,
+    "p": 0.5,
+    "adjusted": 1.0,
+    "smallest_effect": 0.05,
+}
+STILL = FOREST_ROW | {
+    "mean": 0.01,
+    "low": -0.01,
+    "high": 0.03,
+    "verdict": "no difference",
+    "corrected": "no difference",
+}
+BETTER = FOREST_ROW | {"mean": 0.2, "low": 0.1, "high": 0.3, "verdict": "better", "corrected": "better"}
+WORSE = BETTER | {"mean": -0.2, "low": -0.3, "high": -0.1, "verdict": "worse", "corrected": "worse"}
+
+
+def forest_rows(*rows: dict) -> pd.DataFrame:
+    """Rows of a forest plot, each of an arm of its own, with two seeds."""
+    seeds = [{"seed 1": row["mean"] - 0.01, "seed 2": row["mean"] + 0.01} for row in rows]
+    several = {"identical": False, "control": False}
+    return pd.DataFrame([several | row | own | {"arm": str(n)} for n, (row, own) in enumerate(zip(rows, seeds))])
+
+
+def labels(figure) -> list[str]:
+    """The names of a forest plot's rows from above."""
+    axes = figure.axes[0]
+    rows = sorted(zip(axes.get_yticks(), axes.get_yticklabels(), strict=True))
+    assert [place for place, _ in rows] == list(range(len(rows)))  # no two rows in one place, and none empty
+    return [label.get_text() for _, label in rows]
+
+
+def test_many_variants_without_a_difference_share_a_row_between_better_and_worse():
+    many = [STILL | {"mean": each / 1000} for each in range(-6, 7)]
+    data = forest_rows(STILL | {"control": True}, BETTER, *many, STILL | {"identical": True, "mean": 0.0}, WORSE)
+    last = len(data) - 1
+    figure = forest.forest(data)
+    assert labels(figure) == ["gamma = 0", "gamma = 1", "14 variants: no difference", f"gamma = {last}"]
+    shared = [line.get_xdata().tolist() for line in figure.axes[0].lines if set(line.get_ydata()) == {2}]
+    assert shared == [data["mean"][2:last].tolist()]
+    alone = forest.without_difference(data)
+    assert labels(forest.forest_of_each(alone)) == ["gamma = 0", *(f"gamma = {each}" for each in range(2, last))]
+
+
+def test_a_few_variants_without_a_difference_have_rows_of_their_own():
+    data = forest_rows(STILL | {"control": True}, BETTER, *[STILL] * forest.FEW, WORSE)
+    assert labels(forest.forest(data)) == [f"gamma = {each}" for each in range(forest.FEW + 3)]
+    assert forest.without_difference(data).empty
+
+
 def test_p_is_adjusted_within_a_primary_metric(survey):
     rows = survey.effects.set_index("arm")
     p = {arm: stats.ttest_rel(ALPHA[arm], REFERENCE).pvalue for arm in ("up", "noisy", "lower")}

@@ -53,3 +53,15 @@ def test_values_that_are_no_numbers_are_left_out(study):
     cell = next(c for c in samples.posts(other)[0]["rows"][0]["cells"] if c["arm"] == "off")
     assert cell["data"] == {"length": 8.0} and cell["facts"] == "8 tokens"
     assert cell["text"] == "" and cell["ended"]
+
+
+def test_a_page_of_many_runs_shows_fewer_posts(study, monkeypatch):
+    runs, recorded = len(study.samples), len(samples.posts(study))
+    assert recorded > 1
+    monkeypatch.setattr(samples, "SUMMARIES", 2 * runs)
+    assert len(samples.posts(study)) == min(recorded, 2)
+    monkeypatch.setattr(samples, "SUMMARIES", runs - 1)
+    assert len(samples.posts(study)) == 1
+    monkeypatch.setattr(samples, "POSTS", 1)
+    monkeypatch.setattr(samples, "SUMMARIES", 600)
+    assert len(samples.posts(study)) == 1
