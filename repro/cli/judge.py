@@ -19,7 +19,7 @@ def add_judge(verbs) -> None:
     verb = verbs.add_parser("judge", help="have a language model compare a study's summaries with the references")
     verb.add_argument("study", metavar="DETAIL")
     verb.add_argument(
-        "--scale", default="mini", help="mini (the default), pythia-1b, or the full name of a scale with changed fields"
+        "--scale", default="", help="the full name of a scale, such as pythia-1b (default: the study's own)"
     )
     verb.add_argument("--model", required=True, metavar="NAME", help="the model's name at its endpoint")
     verb.add_argument("--base-url", default="", metavar="URL", help="another endpoint, such as http://HOST:8000/v1")
@@ -49,6 +49,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     """Judge every evaluated run: print the cost, ask for consent, send the questions, publish the answers, build the page."""
     from repro.reports.reading import studies as read
     from repro.stages import judge
+    from repro.study import ablation
     from repro.tracking.attach import publish_judgement
     from repro.tracking.store import store_uri, usable_store
 
@@ -58,7 +59,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     _prices(arguments)  # told before the store is read
     require_report_folder()
     with usable_store():
-        study = read.read_study(arguments.study, arguments.scale, store_uri())
+        study = read.read_study(*ablation.recorded(arguments.study, arguments.scale), store_uri())
     tables = {place: table.head(getattr(arguments, "posts", len(table))) for place, table in study.samples.items()}
     if not tables:
         raise UserError(

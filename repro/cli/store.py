@@ -16,7 +16,7 @@ def add_ui(verbs) -> None:
     verb = verbs.add_parser("ui", help="open MLflow's own pages at a study (stop with Ctrl-C)")
     verb.add_argument("study", nargs="?", default="", metavar="DETAIL", help="default: the study that was started last")
     verb.add_argument(
-        "--scale", default="mini", help="mini (the default), pythia-1b, or the full name of a scale with changed fields"
+        "--scale", default="", help="the full name of a scale, such as pythia-1b (default: the study's own)"
     )
     verb.add_argument("--port", type=port, default=5000, help="of this machine, for the pages (5000)")
     verb.set_defaults(run=_ui)
@@ -31,9 +31,11 @@ def add_import(verbs) -> None:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
+    from repro.study import ablation
     from repro.tracking import ui
 
-    ui.show(arguments.study, arguments.scale, arguments.port, lambda line: print(line, flush=True))
+    study = ablation.recorded(arguments.study, arguments.scale) if arguments.study else ("", "")
+    ui.show(*study, arguments.port, lambda line: print(line, flush=True))
     return 0
 
 

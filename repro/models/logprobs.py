@@ -130,9 +130,9 @@ def selected_logprobs(
     """
 
     def measure(logits: Tensor, tokens: Tensor) -> Tensor:
-        logits = mask_logit(logits, excluded) / temperature
+        logits = mask_logit(logits, excluded).float() / temperature
         tokens = tokens.clamp(max=logits.shape[-1] - 1)[..., None]
-        return logits.float().log_softmax(-1).gather(-1, tokens)
+        return logits.log_softmax(-1).gather(-1, tokens)
 
     network = wrapping.unwrap(policy)
     head = network.get_output_embeddings()

@@ -45,12 +45,12 @@ class _SelectedLogprob(torch.autograd.Function):
     def forward(context: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float, never: int) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             hidden, weight = (each.to(torch.get_autocast_dtype(hidden.device.type)) for each in (hidden, weight))
-        total = torch.empty(len(hidden), dtype=_precision(hidden), device=hidden.device)
+        own, total = torch.empty(2, len(hidden), dtype=_precision(hidden), device=hidden.device)
         for rows in _rows(hidden, weight):
-            total[rows] = _logsumexp(hidden[rows], weight, scale, never)
+            own[rows], total[rows] = _own_and_logsumexp(hidden[rows], weight, tokens[rows], scale, never)
         context.save_for_backward(hidden, weight, tokens, total)
         context.scale, context.never = scale, never
-        return (hidden * weight[tokens]).sum(1, dtype=total.dtype) * scale - total
+        return own - total
 
     @staticmethod
     @once_differentiable
@@ -106,11 +106,21 @@ def _blocks(
         yield slice(start, start + len(part)), logits
 
 
-def _logsumexp(
-    hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary width"], scale: float, never: int
-) -> Float[Tensor, " rows"]:
-    """Log of the sum of the exponentials of all scaled logits."""
-    total = torch.full((len(hidden),), -torch.inf, dtype=_precision(hidden), device=hidden.device)
-    for _, logits in _blocks(hidden, weight, scale, never):
+def _own_and_logsumexp(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    tokens: Int[Tensor, " rows"],
+    scale: float,
+    never: int,
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Each token's own scaled logit, and the log of the sum of the exponentials of all.
+
+    Both are of the same products: in bfloat16 one rounded otherwise could be larger than the sum that it is part of.
+    """
+    own, total = torch.full((2, len(hidden)), -torch.inf, dtype=_precision(hidden), device=hidden.device)
+    for block, logits in _blocks(hidden, weight, scale, never):
+        place = (tokens - block.start).clamp(0, logits.shape[1] - 1)
+        inside = (block.start <= tokens) & (tokens < block.stop)
+        own = torch.where(inside, logits.gather(1, place[:, None])[:, 0], own)
         total = torch.logaddexp(total, logits.logsumexp(1))
-    return total
+    return own, total

@@ -151,6 +151,12 @@ def names(
     return declared["detail"], recorded_name(full, _shared(declared, shared))
 
 
+def recorded(name: str, scale_name: str = "", folder: Path = FOLDER) -> tuple[str, str]:
+    """Detail and scale of a study in the store, where `scale_name` is the full name of one, or without it the study's own."""
+    detail, own = names(name, folder=folder)
+    return detail, scale_name or own
+
+
 def has_file(name: str, folder: Path = FOLDER) -> bool:
     """Whether the folder declares a study of that name; a name with a path in it is none, wherever that leads."""
     return bool(name) and Path(name).name == name and os.path.lexists(folder / f"{name}.toml")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.ops import vocabulary
+from repro.ops import text, vocabulary
 from repro.ops.vocabulary import selected_logprob
 from tests.live import Live
 
@@ -166,3 +166,13 @@ def test_no_more_than_a_block_of_logits_exists_in_either_pass(dtype, monkeypatch
         selected_logprob(hidden, weight, tokens, 0.7, 3).sum().backward()
     assert live.largest <= block
     assert live.peak < 10 * block < whole / 10  # copies of a block, and what is as large as a factor
+
+
+def test_under_autocast_a_token_that_is_nearly_certain_is_not_more_than_certain():
+    hidden, weight, _ = factors(64, 40, width=128, dtype=torch.float32)
+    tokens = (hidden @ weight.T).argmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, logits = selected_logprob(hidden, weight, tokens, 1.0, NOBODY), hidden @ weight.T
+    assert (ours <= 0).all() and (ours > -1e-3).any()
+    # What a sampler that sees these logits says of the same token.
+    torch.testing.assert_close(ours, text.logprob_of(logits, tokens, 1.0), atol=1e-5, rtol=1e-5)

@@ -163,6 +163,15 @@ def test_the_report_finds_a_study_in_company_by_the_same_name(load, tmp_path):
     assert ablation.names("study", changes=changes, folder=tmp_path) == ("gamma", study.scale.name)
 
 
+def test_a_recorded_study_has_the_scale_of_its_file_unless_another_is_named(load, tmp_path):
+    study = load('detail = "gamma"\nscale = "smoke"\n[set]\nepisodes = 256\n')
+    assert study.scale.name == "smoke-episodes=256"
+    assert ablation.recorded("study", folder=tmp_path) == ("gamma", "smoke-episodes=256")
+    assert ablation.recorded("study", "mini", tmp_path) == ("gamma", "mini")
+    assert ablation.recorded("gamma", folder=tmp_path) == ("gamma", "mini")
+    assert ablation.recorded("of_another_version", "old", tmp_path) == ("of_another_version", "old")
+
+
 def test_company_that_makes_no_sense_is_refused_by_name_with_the_reason(load):
     with pytest.raises(
         UserError, match="kl_placement=none and kl_coef=0.* make no sense together: there is no KL term"
