@@ -35,7 +35,7 @@ help:  ## list these targets
 	@echo '            [CEILING=gold]: the reference with the gold score as reward too, and how far from it the arms end'
 	@echo '            [REGISTER=1]: final policies become versions in the model registry of MLflow, one model for each arm'
 	@echo '            [ENGINE=local|slurm] [SLURM="key=value ..."]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ablation: need-study $(READY)  ## run the study of DETAIL, or of CONFIG=config.json of a run, to its verdict; repeated, it continues (REGISTER=1)
 	@$(PY) -m repro run $(STUDIED) $(OPTIONS) $(ANEW) $(RUNS) $(if $(REGISTER),--register)
@@ -136,7 +136,7 @@ lint: dev  ## check style, common mistakes, format and types
 	@$(VENV)/bin/ruff format --check --quiet $(CODE)
 	@$(VENV)/bin/mypy
 
-coverage: dev  ## run the tests and measure which lines of repro/ and reports/ they cover (slower than make test)
+coverage: dev  ## run the tests and measure which lines of repro/ they cover (slower than make test)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) --cov
 
 calibration: $(READY)  ## test the statistics on studies without a difference and with planted ones; writes docs/calibration.md

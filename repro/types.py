@@ -43,16 +43,10 @@ class Rollout:
     value: Float32[Tensor, "episodes tokens"]  # the critic's
     score: Float32[Tensor, " episodes"]  # the reward model's
     last_token: Int[Tensor, " episodes"]  # index of the response's last token: its end of text where it has one
-    last_counted: Int[
-        Tensor, " episodes"
-    ]  # of the last token in losses and rewards: `last_token`, or the last in some recipes
+    last_counted: Int[Tensor, " episodes"]  # index of the last token that losses and rewards count (`after_eos`)
     has_eos: Bool[Tensor, " episodes"]
-    member_scores: Float32[
-        Tensor, "episodes members"
-    ]  # of each of several reward models; no columns where there is one
-    support: UInt8[
-        Tensor, "episodes tokens bytes"
-    ]  # the tokens that log-probabilities are over, a bit each; no bytes: all
+    member_scores: Float32[Tensor, "episodes members"]  # of each reward model of an ensemble; no columns without one
+    support: UInt8[Tensor, "episodes tokens bytes"]  # the tokens that the softmax is over, a bit each; no bytes: all
 
     @property
     def token_mask(self) -> TokenMask:

@@ -64,7 +64,8 @@ scale mini, judged by `test/sampled_win_rate`. A **check** is something that the
 were declared before the runs. They are relative to the reference, and of every other variant unless some are named. What was
 *found* is of the embedded task, from [the gallery's atlas](../reports/gallery/atlas/index.html): [results](results.md).
 
-The same in the terminal: `make details`, `python -m repro details NAME`, and `--json` for programs.
+The declarations in the terminal, without what was found: `make details`, `make details DETAIL=name`, and
+`.venv/bin/python -m repro details --json` for programs.
 """
 
 
@@ -177,11 +178,18 @@ def _results(told: Mapping[str, Mapping], metric: str) -> str:
 
 @_own_section.register
 def _(declared: Check) -> list[str]:
-    watched = [(f"`{metric}`", prose(meaning(metric))) for metric in declared.metrics]
+    watched = {
+        "metric": [f"`{metric}`" for metric in declared.metrics],
+        "what it is": [prose(meaning(metric)) for metric in declared.metrics],
+    }
+    reference = found.reference(ROOT / found.ATLAS)
+    here = [prose(found.measured(metric, reference)) for metric in declared.metrics]
+    if any(here):
+        watched["here: mean over seeds (least to most)"] = here
     return [
         f"*Measured:* {prose(declared.measures)}\n",
         f"*The paper found:* {prose(declared.found)}\n",
-        table(("metric", "what it is"), watched),
+        _columns(watched),
     ]
 
 

@@ -6,8 +6,10 @@ difference with its interval, as in `` `whiten_adv=off` −0.003 (−0.010 to +0
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +39,39 @@ def effects(atlas: Path) -> Mapping[tuple[str, str], Mapping]:
         return {}
     rows = json.loads(atlas.read_text(encoding="utf-8"))["effects"]
     return {(row["detail"], row["variant"]): row for row in rows if row["n"] > 1}
+
+
+@cache
+def reference(atlas: Path) -> Mapping[str, Mapping]:
+    """Metric -> its mean, least and most over the seeds of the paper's choice in an `atlas.json`, of those that are numbers."""
+    rows = json.loads(atlas.read_text(encoding="utf-8")).get("reference", {}) if atlas.is_file() else {}
+    return {metric: row for metric, row in rows.items() if row["mean"] is not None}
+
+
+def measured(metric: str, reference: Mapping[str, Mapping]) -> str:
+    """What the paper's choice has of a metric, over its seeds: of one with a `*` the means of all, by what stands in its place.
+
+    Empty where nothing was measured.
+    """
+    before, star, _ = metric.partition("*")
+    if not star:
+        own = reference.get(metric)
+        return (
+            f"{_number(own['mean'])} ({_number(own['least'])} to {_number(own['most'])}, {own['n']} seeds)"
+            if own
+            else ""
+        )
+    means = {name.removeprefix(before): row["mean"] for name, row in reference.items() if fnmatch(name, metric)}
+    return ", ".join(f"{name}: {_number(means[name])}" for name in sorted(means, key=_by_number))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    """Numbers in their order, then other names in that of the alphabet."""
+    return (float(name) if re.fullmatch(r"\d+\.?\d*", name) else math.inf, name)
 
 
 def effect(row: Mapping) -> str:

@@ -64,7 +64,7 @@ BASELINE = Detail(
         ),
         "batch_mean": Variant(
             advantage.Baseline(ByName(advantage.batch_mean), critics.not_needed),
-            "the mean return of the batch; no critic is trained (REINFORCE)",
+            "the mean return of the batch; no critic is trained",
         ),
         "moving_average": Variant(
             advantage.Baseline(
@@ -80,7 +80,8 @@ BASELINE = Detail(
         ),
         "none": Variant(
             advantage.Baseline(ByName(advantage.reward_to_go), critics.not_needed),
-            "nothing: each token's return enters as it is, as under advantage=reward_to_go; no critic is trained (REINFORCE)",
+            "nothing: each token's return enters as it is, as under advantage=reward_to_go; no critic is trained "
+            "(REINFORCE; with whitening, REINFORCE++)",
         ),
     },
     hypothesis="A score comes once, at the end of 20 tokens, so a critic has little to add to the other responses' mean, "

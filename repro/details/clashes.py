@@ -169,6 +169,13 @@ CLASHES: tuple[Clash, ...] = (
         others(CRITIC_INIT),
         "the critic has no trunk of its own to initialise",
     ),
+    Clash(
+        RATIO_LEVEL,
+        others(RATIO_LEVEL),
+        POLICY_OBJECTIVE,
+        ("kl_penalty", "adaptive_kl_penalty"),
+        "the penalty estimates the KL from each token's own ratio",
+    ),
     *(
         Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), detail, others(detail), "only GAE uses lambda")
         for detail in (GAE_LAMBDA, LAMBDA_BY_LENGTH)

@@ -86,13 +86,14 @@ RATIO_LEVEL = Detail(
     question="Should each token have a ratio of its own, or a response one for all?",
     reference="token",
     variants={
-        "token": Variant(ratio.Level(ratio.per_token), "each token's own ratio"),
+        "token": Variant(ratio.RatioLevel(ratio.per_token), "each token's own ratio"),
         "response_mean": Variant(
-            ratio.Level(ratio.mean_of_response, partial(ratio.of_its_own, widths=(3e-4, 4e-4))),
-            "the geometric mean over the response, clipped at 0.0003 below and 0.0004 above 1, the source's range (GSPO)",
+            ratio.RatioLevel(ratio.mean_of_response, clip=(3e-4, 4e-4)),
+            "the geometric mean over the response, clipped at 0.0003 below and 0.0004 above 1, the source's range (GSPO, which "
+            "has one advantage per response: beside GAE this averages the tokens' advantages)",
         ),
         "response_product": Variant(
-            ratio.Level(ratio.product_of_response), "the product over the response: its probability's ratio"
+            ratio.RatioLevel(ratio.product_of_response), "the product over the response: its probability's ratio"
         ),
     },
     hypothesis="The mean of a response leaves a range of 0.0003 in the first step, so most of the later passes are "
@@ -131,8 +132,10 @@ CONSTRAINED_STEP = Detail(
         "trpo": Variant(
             trust_region.Step(
                 "trpo",
-                partial(trust_region.of_its_own, own=loss.Objective(ByName(loss.unclipped))),
-                trust_region.TrustRegion(radius=0.01, damping=0.1, iterations=10, factor=0.8, most=10),
+                loss.Objective(ByName(loss.unclipped)),
+                trust_region.TrustRegion(
+                    radius=0.01, damping=0.1, cg_iterations=10, backtrack_ratio=0.8, max_backtracks=10
+                ),
             ),
             "on the first pass the natural gradient of ratio times advantage, to a KL of 0.01 nats a token at most; "
             "AdamW, its learning rate and the further passes are the critic's alone",

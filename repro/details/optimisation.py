@@ -77,12 +77,12 @@ EARLY_STOP = Detail(
     question="Should the passes over a batch end once the policy has moved far enough?",
     reference="off",
     variants={
-        "off": Variant(optim.all_epochs, "all passes are made"),
+        "off": Variant(optim.never_stop, "all passes are made"),
         "0.02": Variant(
-            partial(optim.past_a_limit, limit=0.02),
-            "until KL(old, new) exceeds 0.02 nats a token, Spinning Up's 0.01 to 0.05",
+            partial(optim.kl_above, limit=0.02),
+            "until KL(old, new) exceeds 0.02 nats a token, between Spinning Up's limits of 0.015 and 0.075",
         ),
-        "0.002": Variant(partial(optim.past_a_limit, limit=0.002), "until it exceeds a tenth of that"),
+        "0.002": Variant(partial(optim.kl_above, limit=0.002), "until it exceeds a tenth of that"),
     },
     hypothesis="At the paper's learning rate four passes move the policy by less than 0.02, so that limit is not "
     "reached. A tenth of it ends most batches early, which is fewer passes.",
@@ -124,7 +124,8 @@ SAMPLER_CORRECTION = Detail(
             "its policy loss is multiplied by its probability under the trainer over that under the sampler, at most 2",
         ),
         "masked_2": Variant(
-            partial(ratio.masked_weight, limit=2.0), "it is left out where the two differ by more than a factor of 2"
+            partial(ratio.masked_weight, limit=2.0),
+            "the same weight, and 0 where the two differ by more than a factor of 2",
         ),
     },
     hypothesis="With old_logprob=from_sampler there is nothing to correct, and every weight is 1. Beside recomputed "

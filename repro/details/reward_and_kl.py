@@ -17,27 +17,27 @@ KL_PLACEMENT = Detail(
     reference="in_reward",
     variants={
         "in_reward": Variant(
-            reward.KL(reward.subtract_all, ByName(reward.no_kl)),
+            reward.KLPlacement(reward.subtract_all, ByName(reward.no_kl)),
             "a token's KL is subtracted from its reward, so that the tokens before it are penalised too",
         ),
         "in_loss_k2": Variant(
-            reward.KL(reward.subtract_nothing, ByName(reward.k2)),
+            reward.KLPlacement(reward.subtract_nothing, ByName(reward.k2)),
             "half the squared log-ratio is added to the loss; its gradient is the KL's",
         ),
         "in_loss_k3": Variant(
-            reward.KL(reward.subtract_nothing, ByName(reward.k3)),
+            reward.KLPlacement(reward.subtract_nothing, ByName(reward.k3)),
             "q/p - 1 - log(q/p) is added to the loss; its gradient is the forward KL's (GRPO)",
         ),
         "in_loss_k3_times_ratio": Variant(
-            reward.KL(reward.subtract_nothing, ByName(reward.k3_times_ratio)),
+            reward.KLPlacement(reward.subtract_nothing, ByName(reward.k3_times_ratio)),
             "the same weighted by the ratio to the policy that sampled, with a gradient through the ratio: the KL's, after "
             "several steps too (DeepSeek-V3.2)",
         ),
         "in_loss_k1": Variant(
-            reward.KL(reward.subtract_nothing, ByName(reward.k1)),
+            reward.KLPlacement(reward.subtract_nothing, ByName(reward.k1)),
             "the log-ratio is added to the loss; its gradient is 0 in expectation",
         ),
-        "none": Variant(reward.KL(reward.subtract_nothing, ByName(reward.no_kl)), "no KL term anywhere"),
+        "none": Variant(reward.KLPlacement(reward.subtract_nothing, ByName(reward.no_kl)), "no KL term anywhere"),
     },
     hypothesis="In the loss it acts token by token, without credit for what follows: it holds the policy less. k1 in "
     "the loss has a gradient of zero in expectation, as if there were no KL at all.",

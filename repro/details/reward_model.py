@@ -37,18 +37,19 @@ RM_LOSS = Detail(
     reference="bradley_terry",
     variants={
         "bradley_terry": Variant(
-            preference.Objective(preference.bradley_terry), "-log sigmoid of the margin, over shuffled comparisons"
+            preference.PreferenceObjective(preference.bradley_terry),
+            "-log sigmoid of the margin, over shuffled comparisons",
         ),
         "label_smoothing": Variant(
-            preference.Objective(partial(preference.smoothed, smoothing=0.1)),
+            preference.PreferenceObjective(partial(preference.smoothed, smoothing=0.1)),
             "as if one label in ten were the wrong way round",
         ),
         "margin": Variant(
-            preference.Objective(partial(preference.with_margin, lead=1.0)),
+            preference.PreferenceObjective(partial(preference.with_margin, lead=1.0)),
             "the loss asks for a lead of 1 of the chosen summary",
         ),
         "grouped_by_post": Variant(
-            preference.Objective(preference.bradley_terry, preference.by_post),
+            preference.PreferenceObjective(preference.bradley_terry, preference.by_post),
             "all comparisons of a post share a batch, each weighted by one over their number (InstructGPT)",
         ),
     },

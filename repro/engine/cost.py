@@ -111,13 +111,13 @@ def passes_of(recipe: Recipe) -> Passes:
         responses=responses_in_group(recipe),
         rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION).samples,
-        fisher=_fisher_products(ppo(d.CONSTRAINED_STEP)),
+        fisher=_fisher_vector_products(ppo(d.CONSTRAINED_STEP)),
     )
 
 
-def _fisher_products(step: trust_region.Step) -> int:
+def _fisher_vector_products(step: trust_region.Step) -> int:
     """One for each iteration of the conjugate gradient, and one for the length of the step that it gives."""
-    return step.region.iterations + 1 if step.region is not trust_region.ANYWHERE else 0
+    return step.region.cg_iterations + 1 if step.region is not trust_region.ANYWHERE else 0
 
 
 def _learning(ppo: Pick) -> tuple[float, bool]:

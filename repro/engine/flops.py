@@ -274,7 +274,9 @@ def update(
     return forward_backward(forward(n, rows, text, response, response, economy=economy) + values, again, economy)
 
 
-def fisher_product(n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT) -> list[Product]:
+def fisher_vector_product(
+    n: Network, rows: float, query: float, response: float, economy: Economy = CURRENT
+) -> list[Product]:
     """A product of the policy's Fisher matrix with a vector, as TRPO has it, on so many episodes.
 
     A forward pass; its gradient, with a graph; and the gradient of that, which is twice the two.

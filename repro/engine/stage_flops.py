@@ -13,7 +13,7 @@ from repro.engine.flops import (
     compared,
     comparison,
     evaluated,
-    fisher_product,
+    fisher_vector_product,
     forward,
     repeated,
     rollout,
@@ -106,7 +106,7 @@ class Stages:
         evaluations = math.ceil(s.episodes // s.ppo_batch / s.evaluate_every)
         critics, episodes = self.passes.critics, s.episodes + self.passes.warm_up * s.ppo_batch
         step = update(n, rows, lengths.query, lengths.response, self.economy, self._again, critics)
-        product = fisher_product(n, rows, lengths.query, lengths.response, self.economy)
+        product = fisher_vector_product(n, rows, lengths.query, lengths.response, self.economy)
         shared = min(self.passes.responses, some)
         rolled = rollout(n, some, lengths.query, lengths.response, self.economy, critics, shared)
         rolled += (self.passes.reward_models - 1) * self._scored(some)

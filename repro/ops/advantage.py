@@ -82,6 +82,8 @@ def reward_to_go(reward: PerToken, gamma: float) -> Estimate:
         reward: [episodes, tokens] r_t.
         gamma: discount per token.
 
+    Whitened over the batch it is the advantage of REINFORCE++ (Hu 2025, arXiv 2501.03262).
+
     Source: Sutton and Barto 2018, section 13.3 (REINFORCE). Departure: without their gamma^t before the gradient.
     """
     returns = gae(reward, torch.zeros_like(reward), gamma, 1.0)
@@ -172,7 +174,7 @@ def batch_mean(reward: PerToken, gamma: float, reduce: Reduce = one_rank) -> Est
         gamma: discount per token.
         reduce: sums over ranks.
 
-    Source: Williams 1992 (a reinforcement baseline); REINFORCE++ (Hu 2025, arXiv 2501.03262) without its division.
+    Source: Williams 1992 (a reinforcement baseline).
     """
     total = _totals(reward, gamma, 1)
     return _on_every_token(total - masked.mean(total, torch.ones_like(total, dtype=torch.bool), reduce), reward, gamma)

@@ -25,8 +25,8 @@ def clipped(log_ratio: PerToken, advantage: PerToken, clip_low: float, clip_high
     Args:
         log_ratio: [episodes, tokens] log r, of the probabilities of the sampled token.
         advantage: [episodes, tokens] A, without a gradient.
-        clip_low: how far below 1 a ratio goes on earning, where A < 0.
-        clip_high: how far above 1, where A > 0; both infinite, this is `unclipped`.
+        clip_low: epsilon below 1: where A < 0 the objective is flat once r < 1 - clip_low.
+        clip_high: epsilon above 1: where A > 0 it is flat once r > 1 + clip_high; both infinite, this is `unclipped`.
 
     Source: Schulman et al. 2017, equation 7; N+ table 7 has 0.2 for both.
     """
@@ -34,8 +34,9 @@ def clipped(log_ratio: PerToken, advantage: PerToken, clip_low: float, clip_high
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
-def policy_clipped(ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
+def policy_clipped(log_ratio: PerToken, advantage: PerToken, clip_low: float, clip_high: float) -> PerToken:
     """1 where the clip of `clipped` decides the loss and stops the gradient, 0 elsewhere; arguments as there."""
+    ratio = log_ratio.exp()
     return (-advantage * ratio.clamp(1 - clip_low, 1 + clip_high) > -advantage * ratio).float()
 
 
@@ -331,7 +332,9 @@ def imitate_good_responses(logprob: PerToken, advantage: PerToken, mask: TokenMa
         mask: [episodes, tokens] the tokens that count.
         coefficient: c.
 
-    Source: VAPO (Yue et al. 2025, arXiv 2504.05118). Departure: theirs are responses whose answer was verified.
+    Source: VAPO (Yue et al. 2025, arXiv 2504.05118). Departure: theirs are responses whose answer was verified, and their mean
+    is over the tokens of those alone; here it is over all tokens of the step, so that c counts as c times the share of tokens
+    in good responses.
     """
     good = masked.keep(advantage, mask).sum(1, keepdim=True) > 0
     return -coefficient * masked.keep(logprob, mask & good)

@@ -39,21 +39,23 @@ def constant(step: int, steps: int) -> float:
     return 1.0
 
 
-def all_epochs(kl: float) -> bool:
+def never_stop(kl: float) -> bool:
     """A batch is done when all of its epochs are: never before.
 
-    Stands where `past_a_limit` may; `kl` is not read.
+    Stands where `kl_above` may; `kl` is not read.
     """
     return False
 
 
-def past_a_limit(kl: float, limit: float) -> bool:
+def kl_above(kl: float, limit: float) -> bool:
     """A batch is done as soon as the policy has moved further than a limit from the one that sampled it.
 
     Args:
-        kl: KL(old, new) that the last optimizer step started from, in nats per token.
-        limit: in the same unit; infinite, this is `all_epochs`.
+        kl: k2 estimate of KL(old, new) that the last optimizer step started from, in nats per token.
+        limit: in the same unit; infinite, this is `never_stop`.
 
-    Source: Spinning Up (Achiam 2018), PPO's `target_kl`. Departure: it looks before a step, this after it.
+    Source: Spinning Up (Achiam 2018), PPO's `target_kl`, whose limit is 1.5 times that number. Departures: it looks before a
+    step, this after it; it estimates the KL by the mean of log p_old - log p_new, this by half its square (N+ `approxkl`); it
+    stops the policy alone, this the critic's steps too.
     """
     return kl > limit

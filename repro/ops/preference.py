@@ -89,7 +89,7 @@ def by_post(posts: Sequence[str]) -> Groups:
 
 
 @dataclass(frozen=True)
-class Objective:
+class PreferenceObjective:
     """What a reward model is trained on: the loss of a margin, and which comparisons stay together in a batch."""
 
     loss: Callable[[Tensor], Tensor]
@@ -217,7 +217,7 @@ class ExpertIteration:
     passes: int = PASSES
 
 
-def favourites(score: PerEpisode, responses: int) -> Int[Tensor, " prompts"]:
+def best_of_each_prompt(score: PerEpisode, responses: int) -> Int[Tensor, " prompts"]:
     """The index of each prompt's best episode; of equal ones the first.
 
     i + n argmax_j s_{i + j n},  n = episodes / responses

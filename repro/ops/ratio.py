@@ -33,7 +33,11 @@ def mean_of_response(log_ratio: PerToken, mask: TokenMask) -> PerToken:
         log_ratio: [episodes, tokens] log r_t; NaN too where the mask is false.
         mask: [episodes, tokens] the tokens that count.
 
-    Of responses of one token it is `per_token`. Source: GSPO (Zheng et al. 2025, arXiv 2507.18071).
+    Of responses of one token it is `per_token`. Its gradient gives every token of a response the mean of the response's
+    advantages: what differs between tokens is lost.
+
+    Source: GSPO (Zheng et al. 2025, arXiv 2507.18071). Departure: there a response has one advantage and the loss is a mean
+    over responses (`loss.sequence_mean`); its variant for advantages per token, GSPO-token, is not this.
     """
     lengths = mask.sum(1, keepdim=True).clamp(min=1)
     return masked.keep((masked.keep(log_ratio, mask).sum(1, keepdim=True) / lengths).expand_as(log_ratio), mask)
@@ -44,8 +48,9 @@ def product_of_response(log_ratio: PerToken, mask: TokenMask) -> PerToken:
 
     log s = sum_t log r_t
 
-    Arguments as in `mean_of_response`. Of responses of one token it is `per_token`. Source: RLOO (Ahmadian et al. 2024, arXiv
-    2402.14740: the response as one action).
+    Arguments as in `mean_of_response`, and the gradient too, with the sum of the advantages in the place of their mean.
+
+    Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740: the response as one action).
     """
     return masked.keep(masked.keep(log_ratio, mask).sum(1, keepdim=True).expand_as(log_ratio), mask)
 
@@ -76,39 +81,16 @@ def wider_above(clip_low: float, clip_high: float) -> float:
     return clip_high
 
 
-def as_chosen(clip_low: float, clip_high: float) -> tuple[float, float]:
-    """The range that the recipe chose.
-
-    Args:
-        clip_low: how far below 1 a ratio may go.
-        clip_high: how far above 1.
-    """
-    return clip_low, clip_high
-
-
-def of_its_own(clip_low: float, clip_high: float, widths: tuple[float, float]) -> tuple[float, float]:
-    """A range for a ratio that moves less than a token's.
-
-    Args:
-        clip_low: what the recipe chose.
-        clip_high: what the recipe chose.
-        widths: how far below and above 1 a ratio may go.
-
-    `clip_low` and `clip_high` are not read.
-    """
-    return widths
-
-
 @dataclass(frozen=True)
-class Level:
-    """Whose ratio the objective has, and the widths of the clip below and above 1 that are in proportion to it."""
+class RatioLevel:
+    """The unit whose ratio the objective has, and the clip's widths below and above 1 if the recipe's do not fit it."""
 
     log_ratio: Callable[[PerToken, TokenMask], PerToken]
-    clip: Callable[[float, float], tuple[float, float]] = as_chosen
+    clip: tuple[float, float] | None = None
 
 
 def unbounded(loss: PerToken, advantage: PerToken) -> PerToken:
-    """The loss as the objective has it: of a negative advantage it grows with the ratio, without end.
+    """The loss unchanged: where the advantage is negative it grows with the ratio, without bound.
 
     Stands where `dual_clip` may; `advantage` is not read.
     """
@@ -133,34 +115,35 @@ def dual_clip(loss: PerToken, advantage: PerToken, limit: float) -> PerToken:
 # ---------------------------------------------------------------------------------------------- another sampler than trainer
 
 
-def uncorrected(gap: PerToken) -> PerToken:
+def uncorrected(log_weight: PerToken) -> PerToken:
     """Every token weighs 1, whatever the sampler thought of it.
 
-    Stands where `truncated_weight` may; of `gap` the shape is read.
+    Stands where `truncated_weight` may; of `log_weight` the shape is read.
     """
-    return torch.ones_like(gap)
+    return torch.ones_like(log_weight)
 
 
-def truncated_weight(gap: PerToken, limit: float) -> PerToken:
-    """How much likelier a token was under the trainer's policy than under the sampler's, at most a limit.
+def truncated_weight(log_weight: PerToken, limit: float) -> PerToken:
+    """The importance weight of a token that another policy than the trainer's sampled, at most a limit.
 
-    min(exp(log p_old - log p_sampler), c)
+    min(w, c),  w = exp(log p_old - log p_sampler)
 
     Args:
-        gap: [episodes, tokens] log p_old - log p_sampler of the sampled token, without a gradient.
-        limit: c; 1 is reached where sampler and trainer agree.
+        log_weight: [episodes, tokens] log w of the sampled token, without a gradient.
+        limit: c; w is 1 where sampler and trainer agree.
 
     Source: truncated importance sampling (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
     training"); Qi et al. 2025, arXiv 2510.26788.
     """
-    return gap.exp().clamp(max=limit)
+    return log_weight.exp().clamp(max=limit)
 
 
-def masked_weight(gap: PerToken, limit: float) -> PerToken:
-    """1 where trainer and sampler agree to a factor, 0 where they do not.
+def masked_weight(log_weight: PerToken, limit: float) -> PerToken:
+    """The importance weight where trainer and sampler agree to a factor, 0 where they do not.
 
-    1 where 1 / c <= exp(log p_old - log p_sampler) <= c,  0 elsewhere
+    w where 1 / c <= w <= c,  0 elsewhere
 
-    Arguments as in `truncated_weight`. Source: IcePop (2025); Qi et al. 2025, arXiv 2510.26788.
+    Arguments as in `truncated_weight`. Source: IcePop (2025); Qi et al. 2025, arXiv 2510.26788. Departure: one factor for
+    both sides, where IcePop's band is from 0.5 to 5.
     """
-    return (gap.abs() <= math.log(limit)).to(gap.dtype)
+    return torch.where(log_weight.abs() <= math.log(limit), log_weight.exp(), 0.0)

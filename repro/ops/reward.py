@@ -12,8 +12,6 @@ from repro.ops import masked
 from repro.types import EpisodeMask, PerEpisode, PerToken, TokenIndex, TokenMask
 
 NO_EOS_SCORE = -1.0  # N+ detail 23.3
-ADAPTIVE_TARGET = 6.0  # nats per episode
-ADAPTIVE_HORIZON = 10_000  # episodes
 
 # ---------------------------------------------------------------------------------------------- the score
 
@@ -252,7 +250,7 @@ def subtract_nothing(kl: PerToken) -> PerToken:
 
 
 @dataclass(frozen=True)
-class KL:
+class KLPlacement:
     """Where the KL to the reference acts: the part of its estimate that the reward loses, and the term of the loss.
 
     `in_loss` takes logprob, ref_logprob and log_ratio by name, or some of them.
@@ -308,20 +306,24 @@ def fixed_coefficient(coefficient: float, kl: float, episodes: int) -> float:
     return coefficient
 
 
-def adaptive_coefficient(coefficient: float, kl: float, episodes: int) -> float:
-    """The KL coefficient for the next batch, moved so that an episode's KL nears 6 nats.
+def adaptive_coefficient(
+    coefficient: float, kl: float, episodes: int, target: float = 6.0, horizon: float = 10_000
+) -> float:
+    """The KL coefficient for the next batch, moved so that an episode's KL nears a target.
 
-    beta (1 + clip(KL / 6 - 1, -0.2, 0.2) episodes / 10000)
+    beta (1 + clip(KL / target - 1, -0.2, 0.2) episodes / horizon)
 
     Args:
         coefficient: beta of this batch.
         kl: mean over this batch's episodes, in nats per episode.
         episodes: of this batch.
+        target: in nats per episode.
+        horizon: in episodes; the longer, the less a batch changes.
 
     Source: Ziegler et al. 2019, section 2.2; target and horizon of its code (N+ blog, on the adaptive KL).
     """
-    error = min(max(kl / ADAPTIVE_TARGET - 1.0, -0.2), 0.2)
-    return coefficient * (1.0 + error * episodes / ADAPTIVE_HORIZON)
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return coefficient * (1.0 + error * episodes / horizon)
 
 
 def best_of_n_kl(n: int) -> float:
@@ -344,10 +346,10 @@ Scores = Float[Tensor, " references"]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What the reward model subtracts from its output, then divides by."""
+    """What the reward model subtracts from its output, then divides by: s' = (s - bias) / scale."""
 
     bias: float
-    gain: float
+    scale: float
 
 
 def centre(reference_scores: Scores) -> Normalisation:
@@ -360,7 +362,7 @@ def centre(reference_scores: Scores) -> Normalisation:
 
     Source: N+ detail 15.
     """
-    return Normalisation(bias=reference_scores.mean().item(), gain=1.0)
+    return Normalisation(bias=reference_scores.mean().item(), scale=1.0)
 
 
 def centre_and_scale(reference_scores: Scores) -> Normalisation:
@@ -371,7 +373,7 @@ def centre_and_scale(reference_scores: Scores) -> Normalisation:
     Arguments as in `centre`. Source: Ziegler et al. 2019, section 2. Departure: theirs is over samples of the pre-trained
     policy.
     """
-    return Normalisation(bias=reference_scores.mean().item(), gain=reference_scores.std().clamp(min=1e-6).item())
+    return Normalisation(bias=reference_scores.mean().item(), scale=reference_scores.std().clamp(min=1e-6).item())
 
 
 def centre_and_multiply(reference_scores: Scores, factor: float) -> Normalisation:
@@ -385,7 +387,7 @@ def centre_and_multiply(reference_scores: Scores, factor: float) -> Normalisatio
 
     Departure: not in N+; a KL coefficient is worth 1 / factor beside such scores.
     """
-    return Normalisation(bias=reference_scores.mean().item(), gain=1 / factor)
+    return Normalisation(bias=reference_scores.mean().item(), scale=1 / factor)
 
 
 def as_trained(reference_scores: Scores) -> Normalisation:
@@ -393,4 +395,4 @@ def as_trained(reference_scores: Scores) -> Normalisation:
 
     Stands where `centre` may; `reference_scores` is not read.
     """
-    return Normalisation(bias=0.0, gain=1.0)
+    return Normalisation(bias=0.0, scale=1.0)

@@ -184,7 +184,8 @@ def top_p(logits: Float[Tensor, "texts vocabulary"], mass: float) -> Float[Tenso
     """
     ordered, index = logits.sort(-1, descending=True)
     probability = ordered.softmax(-1)
-    drop = probability.cumsum(-1) - probability >= mass  # of what stands before a token; the first is never dropped
+    # By what stands before a token, so the first is never dropped; a mass of 1 rounding reaches before the last one.
+    drop = (probability.cumsum(-1) - probability >= mass) & (mass < 1)
     return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
 
 

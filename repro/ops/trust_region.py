@@ -12,50 +12,36 @@ from repro.ops.loss import Objective
 from repro.types import Scalar
 
 PerWeight = Float[Tensor, " weights"]
-TOLERANCE = 1e-10  # squared length of what is left to solve, as a share of that of the target
+TOLERANCE = 1e-10  # |residual|^2 at which conjugate gradient stops, as a share of |target|^2
 
 
 @dataclass(frozen=True)
 class TrustRegion:
-    """How far a step goes, in nats per token of KL(old, new), and how it is found."""
+    """How far a step goes, and how it is found."""
 
-    radius: float
+    radius: float  # delta, the largest mean KL(old, new) of a step, in nats per token
     damping: float
-    iterations: int
-    factor: float  # from one try of the line search to the next
-    most: int  # tries of the line search
+    cg_iterations: int  # of conjugate gradient
+    backtrack_ratio: float  # from one fraction that the line search tries to the next
+    max_backtracks: int  # fractions that it tries
 
 
-ANYWHERE = TrustRegion(radius=math.inf, damping=0.0, iterations=0, factor=1.0, most=0)
-
-
-def as_chosen(chosen: Objective) -> Objective:
-    """The objective that the recipe chooses: `chosen`."""
-    return chosen
-
-
-def of_its_own(chosen: Objective, own: Objective) -> Objective:
-    """An objective that goes with the step: `own`, whatever the recipe chooses.
-
-    `chosen` is not read.
-    """
-    return own
+ANYWHERE = TrustRegion(radius=math.inf, damping=0.0, cg_iterations=0, backtrack_ratio=1.0, max_backtracks=0)
 
 
 @dataclass(frozen=True)
 class Step:
-    """How an optimizer step moves the policy: the name of a step, the policy's objective beside it, and its region.
-
-    `objective` maps the objective that the recipe chooses to the one that the policy has.
+    """How an optimizer step moves the policy: the name of a step, the objective that it needs in place of the recipe's, if
+    any, and its region.
     """
 
     kind: str
-    objective: Callable[[Objective], Objective] = as_chosen
+    objective: Objective | None = None
     region: TrustRegion = ANYWHERE
 
 
 def conjugate_gradient(
-    fisher: Callable[[PerWeight], PerWeight], target: PerWeight, damping: float, iterations: int
+    fisher_vector_product: Callable[[PerWeight], PerWeight], target: PerWeight, damping: float, iterations: int
 ) -> PerWeight:
     """The x that solves a system of equations whose matrix is known by its products alone, after so many iterations.
 
@@ -65,7 +51,7 @@ def conjugate_gradient(
     solve. A target of zeros gives zeros.
 
     Args:
-        fisher: v -> F v, both [weights]; F symmetric, without negative eigenvalues.
+        fisher_vector_product: v -> F v, both [weights]; F symmetric, without negative eigenvalues.
         target: [weights] b.
         damping: not negative; towards infinity, x is the target over the damping.
         iterations: at most so many, a product each.
@@ -73,18 +59,18 @@ def conjugate_gradient(
     Source: Hestenes and Stiefel 1952; TRPO (Schulman et al. 2015, arXiv 1502.05477, appendix C.1). Departure: the damping is
     not in the paper; its authors' code has 0.1.
     """
-    solution, left, along = torch.zeros_like(target), target.clone(), target.clone()
-    length = left @ left
-    enough = TOLERANCE * length
+    solution, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
+    residual_sq = residual @ residual
+    tolerance = TOLERANCE * residual_sq
     for _ in range(iterations):
-        product = fisher(along) + damping * along
-        curvature = along @ product
-        if length <= enough or curvature <= 0:  # by rounding, where there is no damping
+        product = fisher_vector_product(direction) + damping * direction
+        curvature = direction @ product
+        if residual_sq <= tolerance or curvature <= 0:  # by rounding, where there is no damping
             break
-        solution += length / curvature * along
-        left -= length / curvature * product
-        before, length = length, left @ left
-        along = left + length / before * along
+        solution += residual_sq / curvature * direction
+        residual -= residual_sq / curvature * product
+        previous_sq, residual_sq = residual_sq, residual @ residual
+        direction = residual + residual_sq / previous_sq * direction
     return solution
 
 
@@ -105,20 +91,22 @@ def step_scale(direction: PerWeight, product: PerWeight, radius: float) -> Scala
     return torch.where(curvature > 0, (2 * radius / curvature).sqrt(), 0.0)
 
 
-def backtrack(measure: Callable[[float], tuple[float, float]], radius: float, factor: float, most: int) -> float:
+def backtrack(
+    measure: Callable[[float], tuple[float, float]], radius: float, backtrack_ratio: float, max_backtracks: int
+) -> float:
     """The largest fraction of a step that lowers the loss and stays within the radius; 0 where none of those tried does.
 
-    max {f in 1, factor, factor^2, ... : loss(f) - loss(0) < 0 and KL(f) <= radius}
+    max {f in 1, ratio, ratio^2, ... : loss(f) - loss(0) < 0 and KL(f) <= radius}
 
     Args:
         measure: a fraction f -> the change of the loss, and the KL in nats per token. What is no number is no success.
         radius: in nats per token.
-        factor: from one fraction to the next, between 0 and 1.
-        most: fractions that are tried.
+        backtrack_ratio: from one fraction to the next, between 0 and 1.
+        max_backtracks: fractions that are tried.
 
     Source: TRPO (Schulman et al. 2015, appendix C).
     """
-    for fraction in (factor**number for number in range(most)):
+    for fraction in (backtrack_ratio**number for number in range(max_backtracks)):
         change, kl = measure(fraction)
         if change < 0 and kl <= radius and math.isfinite(change):
             return fraction

@@ -360,10 +360,10 @@ def _run_evaluate(context: StageContext) -> None:
 
 
 _FIELDS = ("test_posts", "response_tokens", "rollout_batch", "frozen_weights", "sampler")
-BASELINE = Stage("baseline", version=7, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
+BASELINE = Stage("baseline", version=8, fields=_FIELDS, upstream=("data", "sft", "rm"), seeded=True, run=_run_baseline)
 STAGE = Stage(
     "evaluate",
-    version=8,
+    version=9,
     fields=_FIELDS,
     upstream=("data", "sft", "rm", "baseline", "ppo"),
     seeded=True,

@@ -25,7 +25,7 @@ from torch import Tensor
 from repro import details as d
 from repro.models import critics, logprobs, modes
 from repro.ops import loss, masked
-from repro.ops.preference import ExpertIteration, favourites
+from repro.ops.preference import ExpertIteration, best_of_each_prompt
 from repro.stages import optimise, ppo_gold, ppo_metrics, ppo_rewards
 from repro.stages.ppo_batches import Columns, local_episodes, micro_batches_by_length
 from repro.stages.ppo_setup import Run, Training, prepare, save_weights, validate
@@ -89,7 +89,7 @@ def sample_round(run: Run, training: Training, roll_out: RollOut, to_sample: Seq
         batch = training.new_batch(rows, training.sampling_rng)
         rollout = training.reward(roll_out(run, batch.query, batch.uniform)[batch.real], batch.posts)
         score = ppo_rewards.paid_score(rollout, run.pick)
-        best = favourites(score, plan.responses)
+        best = best_of_each_prompt(score, plan.responses)
         training.queue.put(batch, rollout[best])
         metrics = ppo_metrics.sample_metrics(rollout, score, run.accelerator.reduce)
         metrics |= ppo_gold.gold_metrics(run, batch.posts, rollout)

@@ -167,9 +167,9 @@ def targets(
 ) -> tuple[Targets, Metrics]:
     """Reward, advantage and return of every token, [B, R] each, and the rollout's metrics.
 
-    In the paper's recipe, with the KL coefficient b = 0.05 and the reference policy q:
+    In the paper's recipe, with the KL coefficient beta = 0.05 and the reference policy q:
 
-        r_t = -b (log p_t - log q_t), and the score one place after the last token   `reward.kl_penalised_reward`
+        r_t = -beta (log p_t - log q_t), and the score one place after the last token   `reward.kl_penalised_reward`
         A = GAE(gamma = 1, lambda = 0.95) of r and the values V,  G = A + V            `advantage.from_gae`
         A is then whitened over the batch                                              `masked.whiten`
 
@@ -237,7 +237,7 @@ def _run(context: StageContext) -> None:
 
 STAGE = Stage(
     "ppo",
-    version=6,
+    version=7,
     upstream=("data", "base", "sft", "rm"),
     seeded=True,
     run=_run,

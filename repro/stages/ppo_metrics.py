@@ -37,11 +37,11 @@ def rollout_metrics(r: Rollout, score: Tensor, target: Targets, kl_coefficient: 
     all_episodes = torch.ones_like(r.has_eos)
     mean = partial(masked.mean, reduce=reduce)
     _, variance = masked.moments(target.returns, r.value_mask, reduce)
-    squared_error = mean((target.returns - r.value) ** 2, r.value_mask)
+    _, error_variance = masked.moments(target.returns - r.value, r.value_mask, reduce)
     measured = {
         "objective/rlhf_reward": mean(score - kl_coefficient * episode_kl(r), all_episodes),
         "value/mean": mean(r.value, r.value_mask),
-        "value/explained_variance": 1 - squared_error / variance.clamp(min=masked.EPSILON),
+        "value/explained_variance": 1 - error_variance / variance.clamp(min=masked.EPSILON),
     }
     found = sample_metrics(r, score, reduce) | {name: value.item() for name, value in measured.items()}
     return found | {"objective/kl_coefficient": kl_coefficient}

@@ -83,16 +83,17 @@ def ppo_loss(
         value loss   max((V - G)^2, (V_old + clip(V - V_old, ±0.2) - G)^2) / 2  `loss.value_loss`
         loss         mean over tokens of the first + 0.1 mean over states of the second
 
-    Others add to a token's loss: KL to the reference policy, imitation, less an entropy bonus. Means are weighted sums, so
-    that micro-batches and ranks add up to the loss of the step.
+    Other recipes add the KL to the reference policy and an imitation loss to each token's loss, and subtract an entropy bonus.
+    Means are weighted sums, so that micro-batches and ranks add up to the loss of the step.
     """
     # Masked before the arithmetic, since the gradient in a masked place would be 0 times NaN, which is NaN.
     logprob, old_logprob, ref_logprob = (masked.keep(x, r.token_mask) for x in (logprob, r.logprob, r.ref_logprob))
     value, old_value = (masked.keep(x, r.value_mask) for x in (value, r.value))
     token_log_ratio, level, clip_range = logprob - old_logprob, pick(d.RATIO_LEVEL), pick(d.CLIP_RANGE)
-    log_ratio = level.log_ratio(token_log_ratio, r.token_mask)
-    clip_low, clip_high = level.clip(clip_range, pick(d.CLIP_ABOVE)(clip_range))
-    objective = pick(d.CONSTRAINED_STEP).objective(pick(d.POLICY_OBJECTIVE))
+    log_ratio, widths = level.log_ratio(token_log_ratio, r.token_mask), (clip_range, pick(d.CLIP_ABOVE)(clip_range))
+    clip_low, clip_high = level.clip or widths
+    objective = pick(d.POLICY_OBJECTIVE)
+    objective = pick(d.CONSTRAINED_STEP).objective or objective
     policy_loss = objective.loss(
         logprob=logprob,
         log_ratio=log_ratio,
@@ -110,7 +111,7 @@ def ppo_loss(
     per_token = policy_loss + state.kl_coefficient * kl + imitation - masked.keep(bonus, r.token_mask)
     total = loss.weighted(per_token, weights.policy) + pick(d.VALUE_COEF) * loss.weighted(value_loss, weights.critic)
     with torch.no_grad():
-        policy_clipped = loss.policy_clipped(log_ratio.exp(), target.advantage, clip_low, clip_high)
+        policy_clipped = loss.policy_clipped(log_ratio, target.advantage, clip_low, clip_high)
         value_clipped = loss.value_clipped(value, clipped_value, target.returns)
         sampler_gap = logprob - masked.keep(r.sampler_logprob, r.token_mask)
     losses, is_clipped = (policy_loss, value_loss), (policy_clipped, value_clipped)

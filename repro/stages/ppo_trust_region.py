@@ -52,8 +52,8 @@ def _move(run: Run, weights: list[Tensor], gradient: Tensor, change: Callable[[]
     `change` gives the difference of the loss that the weights make, as they are when it is called.
     """
     region = run.pick(d.CONSTRAINED_STEP).region
-    fisher = partial(fisher_product, run, r, weights)
-    direction = trust_region.conjugate_gradient(fisher, -gradient, region.damping, region.iterations)
+    fisher = partial(fisher_vector_product, run, r, weights)
+    direction = trust_region.conjugate_gradient(fisher, -gradient, region.damping, region.cg_iterations)
     step = direction * trust_region.step_scale(direction, fisher(direction), region.radius)
     old = EarlierWeights(run.networks.policy, weights)
 
@@ -61,11 +61,11 @@ def _move(run: Run, weights: list[Tensor], gradient: Tensor, change: Callable[[]
         old.move(fraction * step)
         return change(), mean_kl(run, old, r)
 
-    fraction = trust_region.backtrack(measure, region.radius, region.factor, region.most)
+    fraction = trust_region.backtrack(measure, region.radius, region.backtrack_ratio, region.max_backtracks)
     old.move(fraction * step if fraction else torch.zeros_like(step))
 
 
-def fisher_product(run: Run, r: Rollout, weights: list[Tensor], vector: Tensor) -> Tensor:
+def fisher_vector_product(run: Run, r: Rollout, weights: list[Tensor], vector: Tensor) -> Tensor:
     """[weights] v -> F v, the Hessian of the mean KL(old, new) times v, where the new policy is the old one.
 
     The mean is over the tokens that count, of all ranks; `weights` are those of the policy that are trained.
@@ -94,7 +94,10 @@ def mean_kl(run: Run, old: EarlierWeights, r: Rollout) -> float:
 
 
 def _kl_to_itself(logits: Tensor, temperature: float) -> Tensor:
-    """[..., V] -> [...] zeros: the KL to these very logits, whose second derivative is none."""
+    """[..., V] -> [...] zeros: KL(p, p) with a gradient through the second p alone.
+
+    Value and gradient are 0; the Hessian is the Fisher matrix.
+    """
     return text.kl_of(logits.detach(), logits, temperature)
 
 

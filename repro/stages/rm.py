@@ -186,14 +186,14 @@ def losses(
 ) -> Iterator[Tensor]:
     """This rank's micro-batch losses of one step, which add up over ranks to the weighted mean loss over `rows`.
 
-    Appends to `correct` how many comparisons of each micro-batch the model orders as labelled.
+    Appends to `correct` how many comparisons of each micro-batch the model orders as labelled, ties counting half.
     """
     t, device, total = training, accelerator.device, training.weight[rows].sum()
     for part, real in optimise.accumulation_steps(
         accelerator, t.network, optimise.local_micro_batches(rows, micro_batch)
     ):
         margin, real = margins(t.network, t.chosen[part], t.rejected[part], t.pad), real.to(device)
-        correct.append(((margin.detach() > 0) & real).sum())
+        correct.append(keep(preference.correct(margin.detach()), real).sum())
         yield (keep(t.loss(margin), real) * t.weight[part].to(device)).sum() / total
 
 
@@ -210,10 +210,10 @@ def _normalise(context: StageContext, scorer: Scorer, corpus: Corpus) -> Metrics
     scores = scorer(posts.select(range(min(context.scale.normalisation_posts, len(posts)))), "reference_response")
     normalisation = context.pick(d.REWARD_NORMALISATION)(scores)
     scorer.network.bias.fill_(normalisation.bias)
-    scorer.network.gain.fill_(normalisation.gain)
+    scorer.network.gain.fill_(normalisation.scale)
     return {
         "rm/bias": normalisation.bias,
-        "rm/gain": normalisation.gain,
+        "rm/gain": normalisation.scale,
         "rm/reference_score_mean": scores.mean().item(),
         "rm/reference_score_std": scores.std().item(),
     }
@@ -310,7 +310,7 @@ def calibration(margin: Tensor) -> Metrics:
 
 STAGE = Stage(
     "rm",
-    version=4,
+    version=5,
     upstream=("data", "base", "sft"),
     seeded=True,
     run=_run,

@@ -103,7 +103,7 @@ def token_loss(policy: torch.nn.Module, ids: Tensor, mask: Tensor, pad: int) -> 
 
 STAGE = Stage(
     "sft",
-    version=2,
+    version=3,
     fields=("posts", "sft_batch", "sft_learning_rate", "micro_batch", "sft_from"),
     upstream=("data", "base"),
     seeded=True,

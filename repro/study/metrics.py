@@ -30,8 +30,8 @@ METRICS: dict[str, str] = {
     "batch's tokens",
     "sft/final_loss": "sft/loss of the last batch",
     "rm/loss": "loss in nats per comparison (Bradley-Terry in the paper); mean over the batch's comparisons",
-    "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher than the "
-    "rejected one",
+    "rm/train_accuracy": "share of the batch's comparisons in which the chosen summary scores higher, ties "
+    "counting half",
     "rm/validation_accuracy": "share of validation comparisons in which the chosen summary scores higher, ties "
     "counting half; in the paper these are summaries by policies that training does not include",
     "rm/cnndm_accuracy": "share of validation comparisons of news articles (CNN/DM, which training has none of) in "
@@ -131,8 +131,8 @@ METRICS: dict[str, str] = {
     "value/mean": "critic's value of a state during the rollout; mean over the states up to the terminal one",
     "value/clip_fraction": "share of those states in which the clipped value decides the value loss; mean over the "
     "batch's optimizer steps",
-    "value/explained_variance": "1 - mean squared error of the values / variance of the returns, over the states up "
-    "to the terminal one",
+    "value/explained_variance": "1 - variance of the values' errors / variance of the returns, over the states up to the "
+    "terminal one",
     "ppo/updates": "number of PPO batches trained on",
     "eval/win_rate": "share of validation posts on which the policy's summary beats the reference, ties counting half",
     "eval/gold": "gold score of a summary; mean over the validation posts",

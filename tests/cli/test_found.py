@@ -98,3 +98,17 @@ def test_the_table_of_results_has_every_variant_that_was_run():
     assert {row["primary"] for row in effects.values()} == {"test/sampled_win_rate"}  # as the table's heading has it
     assert told.count("\n") == len(effects) + 2
     assert {name for name in re.findall(r"^\| `(\w+)`", told, re.MULTILINE)} <= DETAILS.keys()
+
+
+def test_a_check_says_what_the_papers_choice_measured_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(found, "ATLAS", tmp_path / "atlas.json")
+    bare = section("calibration")
+    assert "least to most" not in bare
+    bins = {
+        f"rm/calibration/{at}": {"mean": mean, "least": 0, "most": 1, "n": 3} for at, mean in ((10.25, 1), (2.5, 0.9))
+    }
+    error = {"rm/calibration_error": {"mean": -0.0304, "least": -0.05, "most": 0.0089, "n": 3}}
+    (tmp_path / "whole.json").write_text(json.dumps({"effects": [], "reference": bins | error}))
+    monkeypatch.setattr(found, "ATLAS", tmp_path / "whole.json")
+    told = section("calibration")
+    assert "| 2.5: 0.9, 10.25: 1 |" in told and "| −0.0304 (−0.05 to 0.0089, 3 seeds) |" in told

@@ -158,8 +158,8 @@ def test_a_product_with_the_fisher_matrix_is_as_many_operations_as_are_counted()
         ppo.roll_out(setting, query, tiny.uniform(ROWS, RESPONSE)),
         torch.randn(sum(map(torch.numel, weights))),
     )
-    found, _ = counted(lambda: ppo_trust_region.fisher_product(setting, rollout, weights, vector))
-    assert flops.total(flops.fisher_product(TINY, ROWS, QUERY, RESPONSE)) == pytest.approx(found, rel=0.03)
+    found, _ = counted(lambda: ppo_trust_region.fisher_vector_product(setting, rollout, weights, vector))
+    assert flops.total(flops.fisher_vector_product(TINY, ROWS, QUERY, RESPONSE)) == pytest.approx(found, rel=0.03)
 
 
 def test_trpo_takes_several_times_as_long_as_the_clip_and_no_longer_to_sample():

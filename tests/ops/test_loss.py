@@ -40,7 +40,7 @@ def test_the_clip_stops_a_gain_and_never_a_loss():
     ratio = tensor(0.5, 1.0, 1.5, 0.5, 1.0, 1.5)
     advantage = tensor(2.0, 2.0, 2.0, -2.0, -2.0, -2.0)
     torch.testing.assert_close(loss.clipped(ratio.log(), advantage, 0.2, 0.2), tensor(-1.0, -2.0, -2.4, 1.6, 2.0, 3.0))
-    assert loss.policy_clipped(ratio, advantage, 0.2, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
+    assert loss.policy_clipped(ratio.log(), advantage, 0.2, 0.2).tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
 def test_the_objectives_of_a_token_twice_as_likely_and_one_half_as_likely_worked_by_hand():
@@ -93,14 +93,14 @@ def test_beta_doubles_above_one_and_a_half_targets_and_halves_below_two_thirds(k
 def test_an_infinite_clip_range_is_no_clip(ratio, advantage):
     ratio, advantage = tensor(ratio), tensor(advantage)
     torch.testing.assert_close(loss.clipped(ratio.log(), advantage, math.inf, math.inf), -advantage * ratio)
-    assert loss.policy_clipped(ratio, advantage, math.inf, math.inf).sum() == 0
+    assert loss.policy_clipped(ratio.log(), advantage, math.inf, math.inf).sum() == 0
 
 
 @given(st.floats(0.05, 5), st.floats(-3, 3), st.floats(0.01, 0.9))
 def test_the_gradient_is_gone_exactly_where_the_clip_is_counted(ratio, advantage, clip):
     ratio = tensor(ratio).requires_grad_()
     loss.clipped(ratio.log(), tensor(advantage), clip, clip).sum().backward()
-    clipped = loss.policy_clipped(ratio.detach(), tensor(advantage), clip, clip)
+    clipped = loss.policy_clipped(ratio.detach().log(), tensor(advantage), clip, clip)
     if clipped.sum() > 0:
         assert ratio.grad.abs().sum() == 0
     elif not math.isclose(abs(ratio.item() - 1), clip, rel_tol=1e-5):

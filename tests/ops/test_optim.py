@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.ops.optim import all_epochs, constant, cosine_to_zero, linear_to_zero, past_a_limit
+from repro.ops.optim import constant, cosine_to_zero, kl_above, linear_to_zero, never_stop
 
 
 def test_the_linear_schedule_starts_at_one_and_ends_one_step_above_zero():
@@ -45,5 +45,5 @@ def test_the_cosine_is_as_far_above_the_line_as_it_is_below_it_the_same_way_from
 
 @given(st.floats(0, 10))
 def test_a_batch_ends_early_past_the_limit_and_never_where_there_is_none(kl):
-    assert past_a_limit(kl, limit=1.0) == (kl > 1.0)
-    assert past_a_limit(kl, limit=math.inf) == all_epochs(kl) is False
+    assert kl_above(kl, limit=1.0) == (kl > 1.0)
+    assert kl_above(kl, limit=math.inf) == never_stop(kl) is False

@@ -215,7 +215,7 @@ def test_the_adaptive_coefficient_nudges_towards_six_nats(kl_per_episode, coeffi
 
 @given(st.floats(0.001, 1), st.integers(1, 10_000))
 def test_on_its_target_the_adaptive_coefficient_is_the_fixed_one(coefficient, episodes):
-    given = coefficient, reward.ADAPTIVE_TARGET, episodes
+    given = coefficient, 6.0, episodes
     assert reward.adaptive_coefficient(*given) == reward.fixed_coefficient(*given)
 
 
@@ -226,7 +226,7 @@ def test_a_larger_kl_never_lowers_the_coefficient(one, other):
 
 
 def normalised(scores, how):
-    return (scores - how.bias) / how.gain
+    return (scores - how.bias) / how.scale
 
 
 @given(st.lists(st.integers(-40, 40), min_size=2, max_size=6, unique=True), st.sampled_from([0.5, 1.0, 8.0]))
@@ -242,11 +242,11 @@ def test_references_have_mean_zero_and_the_spread_that_the_normalisation_says(qu
 
 def test_references_score_zero_on_average_once_centred():
     scores = torch.tensor([1.0, 2.0, 6.0])  # mean 3, unbiased variance (4 + 1 + 9) / 2 = 7
-    assert reward.centre(scores) == reward.Normalisation(bias=3.0, gain=1.0)
+    assert reward.centre(scores) == reward.Normalisation(bias=3.0, scale=1.0)
     assert reward.centre_and_scale(scores).bias == 3.0
-    assert reward.centre_and_scale(scores).gain == pytest.approx(7**0.5)
-    assert reward.centre_and_multiply(scores, 8.0) == reward.Normalisation(bias=3.0, gain=0.125)
-    assert reward.as_trained(scores) == reward.Normalisation(bias=0.0, gain=1.0)
+    assert reward.centre_and_scale(scores).scale == pytest.approx(7**0.5)
+    assert reward.centre_and_multiply(scores, 8.0) == reward.Normalisation(bias=3.0, scale=0.125)
+    assert reward.as_trained(scores) == reward.Normalisation(bias=0.0, scale=1.0)
 
 
 def test_the_score_falls_where_the_value_mask_has_its_extra_state():

@@ -94,7 +94,7 @@ OTHERS = {
     "reduce": masked.one_rank,
     "endings": (torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.long)),
     "generator": torch.Generator(),
-    "fisher": lambda vector: vector,
+    "fisher_vector_product": lambda vector: vector,
     "measure": lambda fraction: (-1.0, 0.0),
     "damping": 0.1,
     "iterations": 2,

@@ -214,5 +214,7 @@ def test_what_may_be_drawn_keeps_its_logit_and_all_of_the_mass_or_of_the_tokens_
     logits = torch.tensor([values])
     for kept in (text.top_p(logits, 0.5), text.top_k(logits, 1)):
         assert torch.equal(kept[kept.isfinite()], logits[kept.isfinite()]) and kept.isfinite().any()
-    assert torch.equal(text.top_p(logits, 1.1), text.every_token(logits))
+    unlikely = torch.cat([logits, torch.full((1, 50), -40.0)], 1)
+    for whole in (1.0, 1.1):
+        assert torch.equal(text.top_p(unlikely, whole), text.every_token(unlikely))
     assert torch.equal(text.top_k(logits, len(values) + 3), logits)

@@ -1,13 +1,11 @@
 """The natural gradient, its scale in KL and the line search: by hand, and against a solver in float64."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 
-from repro.ops.loss import Objective
-from repro.ops.trust_region import Step, backtrack, conjugate_gradient, of_its_own, step_scale
+from repro.ops.trust_region import backtrack, conjugate_gradient, step_scale
 
 
 def times(matrix):
@@ -97,9 +95,3 @@ def test_what_never_lowers_the_loss_is_not_taken(change):
 def test_an_infinite_radius_asks_for_a_lower_loss_alone_and_a_kl_that_is_no_number_is_refused():
     assert backtrack(lambda f: (-f, 1e9), math.inf, 0.8, 10) == 1
     assert backtrack(lambda f: (-f, math.nan), math.inf, 0.8, 10) == 0
-
-
-def test_a_step_has_the_objective_that_is_chosen_unless_it_has_its_own():
-    chosen, own = Objective(len), Objective(max)
-    assert Step("one").objective(chosen) is chosen
-    assert Step("one", partial(of_its_own, own=own)).objective(chosen) is own

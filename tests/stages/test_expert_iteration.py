@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from repro.details import ALGORITHM, CLASHES, DETAILS
 from repro.engine.completion import completion, examples
-from repro.ops.preference import ExpertIteration, favourites
+from repro.ops.preference import ExpertIteration, best_of_each_prompt
 from repro.stages import expert_iteration, optimise, ppo
 from repro.stages.stage import RESULT, Budget, StageContext, read_journal
 from repro.study import metrics
@@ -27,11 +27,11 @@ ARM = "expert_iteration"
 def test_the_favourite_of_a_prompt_is_its_best_episode_and_of_equal_ones_the_first():
     # Prompts a, b, c, once and once more and again: a's best is its second, b's its first, c's its third and its first.
     score = torch.tensor([0.0, 9.0, 4.0, 2.0, 8.0, 1.0, 1.0, -3.0, 4.0])
-    assert favourites(score, responses=3).tolist() == [3, 1, 2]
+    assert best_of_each_prompt(score, responses=3).tolist() == [3, 1, 2]
 
 
 def test_of_one_response_to_each_prompt_all_are_favourites():
-    assert favourites(torch.tensor([3.0, -1.0, 2.0]), responses=1).tolist() == [0, 1, 2]
+    assert best_of_each_prompt(torch.tensor([3.0, -1.0, 2.0]), responses=1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(1, [5]), (2, [3, 2]), (5, [1] * 5), (9, [1] * 5)])

@@ -84,6 +84,20 @@ def test_filler_rows_of_a_rank_have_no_greedy_return():
     torch.testing.assert_close(greedy_returns(drifted(), half), greedy_returns(drifted(), some)[:4])
 
 
+def test_the_explained_variance_of_a_critic_that_is_off_by_a_constant_is_all_of_it():
+    r = ppo.roll_out(drifted(), batch().query, batch().uniform)
+    returns = torch.linspace(-1, 2, r.value.numel()).view_as(r.value)
+
+    def explained(value):
+        target = Targets(returns, returns, returns)
+        found = ppo_metrics.rollout_metrics(replace(r, value=value), r.score, target, KL_COEFFICIENT, one_rank)
+        return found["value/explained_variance"]
+
+    assert explained(returns) == explained(returns + 3) == pytest.approx(1)
+    assert explained(torch.full_like(returns, 3.0)) == pytest.approx(0, abs=1e-6)
+    assert explained(-returns) == pytest.approx(-3)  # four times the variance in its errors
+
+
 # ----------------------------------------------------------------------------- the moving average
 
 

@@ -70,7 +70,7 @@ def test_the_product_is_that_of_the_fisher_matrix():
     networks, r = narrow()
     matrix, weights = fisher_matrix(networks.policy, r), trained(networks.policy)
     vector = random_vector(len(matrix))
-    product = ppo_trust_region.fisher_product(setting(networks, pick()), r, weights, vector)
+    product = ppo_trust_region.fisher_vector_product(setting(networks, pick()), r, weights, vector)
     expected = matrix @ vector.double()
     assert expected.norm() > 0.1
     torch.testing.assert_close(product.double(), expected, atol=1e-5, rtol=1e-3)
@@ -83,7 +83,7 @@ def test_its_direction_is_the_damped_inverse_of_that_matrix_times_the_gradient()
     run, gradient = setting(networks, pick()), random_vector(len(matrix))
 
     def product(vector):
-        return ppo_trust_region.fisher_product(run, r, weights, vector)
+        return ppo_trust_region.fisher_vector_product(run, r, weights, vector)
 
     exact = torch.linalg.solve(matrix + DAMPING * torch.eye(len(matrix)).double(), gradient.double())
     solved = conjugate_gradient(product, gradient, DAMPING, 200)
@@ -100,8 +100,8 @@ def test_the_product_does_not_depend_on_the_split_or_on_garbage(micro_batch):
     networks = models()
     r, weights = episodes(networks), trained(networks.policy)
     vector = random_vector(sum(weight.numel() for weight in weights))
-    whole = ppo_trust_region.fisher_product(setting(networks, pick()), r, weights, vector)
-    split = ppo_trust_region.fisher_product(
+    whole = ppo_trust_region.fisher_vector_product(setting(networks, pick()), r, weights, vector)
+    split = ppo_trust_region.fisher_vector_product(
         setting(networks, pick(), micro_batch=micro_batch), with_garbage(r), weights, vector
     )
     torch.testing.assert_close(split, whole, atol=1e-4 * whole.abs().max().item(), rtol=1e-4)

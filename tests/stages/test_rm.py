@@ -126,7 +126,7 @@ def test_the_loss_of_a_batch_weighs_each_post_alike_whatever_the_split(monkeypat
         right = []
         parts = rm.losses(Accelerator(), trained, torch.arange(3), size, right)
         assert sum(part.item() for part in parts) == pytest.approx(expected)
-        assert torch.stack(right).sum() == 1
+        assert torch.stack(right).sum() == 1.5  # the tie counts half
 
 
 def test_an_epoch_is_shuffled_anew_and_too_few_comparisons_are_refused():

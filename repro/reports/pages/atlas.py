@@ -86,8 +86,22 @@ def record(survey: Survey, studies: Sequence[Study]) -> dict:
         "lost": list(survey.lost),
         "machine_hours": provenance.hours(survey.runs),
         "families": [family | {"hurdle": known(family["hurdle"])} for family in survey.families],
+        "reference": _of_the_reference(studies),
         "studies": {study.detail: entries.facts(study) for study in studies},
         "effects": [_effect(row) for row in survey.effects.itertuples()],
+    }
+
+
+def _of_the_reference(studies: Sequence[Study]) -> dict[str, dict]:
+    """Of each final metric of the paper's choice, mean, least and most over all seeds that any study ran it on."""
+    references = [study.finals[study.finals["arm"] == study.reference] for study in studies]
+    if not references:
+        return {}
+    once = pd.concat(references).drop_duplicates(["metric", "seed"]).groupby("metric")["value"]
+    found = once.agg(mean="mean", least="min", most="max", n="count")
+    return {
+        row.Index: {"mean": known(row.mean), "least": known(row.least), "most": known(row.most), "n": int(row.n)}
+        for row in found.itertuples()
     }
 
 

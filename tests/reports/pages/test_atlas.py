@@ -157,6 +157,11 @@ def test_a_few_variants_without_a_difference_have_rows_of_their_own():
     assert forest.without_difference(data).empty
 
 
+def test_the_papers_choice_is_told_by_itself_once_for_each_seed_whichever_study_ran_it(built):
+    told = record(built)["reference"]
+    assert told["test/win_rate"] == {"mean": pytest.approx(0.55), "least": 0.50, "most": 0.60, "n": 3}
+
+
 def test_p_is_adjusted_within_a_primary_metric(survey):
     rows = survey.effects.set_index("arm")
     p = {arm: stats.ttest_rel(ALPHA[arm], REFERENCE).pvalue for arm in ("up", "noisy", "lower")}
