@@ -174,7 +174,7 @@ CLASHES: tuple[Clash, ...] = (
         others(RATIO_LEVEL),
         POLICY_OBJECTIVE,
         ("kl_penalty", "adaptive_kl_penalty"),
-        "the penalty estimates the KL from each token's own ratio",
+        "the penalty is of each token's own ratio",
     ),
     *(
         Clash(ADVANTAGE, _but(ADVANTAGE, "gae"), detail, others(detail), "only GAE uses lambda")

@@ -413,6 +413,7 @@ LATE = {"early_stop", "lr_schedule", "staleness", "uninformative_groups"}
 # Variants that are the same here, whatever they are run beside, and where a test tells them apart.
 ALIKE = {
     "whiten_scope": [("each_rank", "whole_batch")],  # there is one rank; test_ppo has two
+    "sampler_correction": [("masked_2", "truncated_2")],  # no two are a factor of 2 apart; test_ratio has such tokens
     "precision": [("as_the_scale_says", "float32")],  # on a CPU the scale says float32; test_model has other devices
 }
 

@@ -675,7 +675,7 @@ def whole(networks, r, target, micro_batch=8, **choices):
 def alike(ours, theirs):
     assert ours[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-6)
     assert theirs[1].norm() > 0.1
-    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=3e-6)
 
 
 AGGREGATIONS = ["token_mean", "sequence_mean", "sum_over_limit", "token_mean_per_micro_batch"]
