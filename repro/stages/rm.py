@@ -122,9 +122,9 @@ class Scorer:
     def margin(self, pairs: Dataset) -> Tensor:
         """[N] score of the chosen summary less that of the rejected one."""
         chosen, rejected = (read(pairs, name, self.move_padding, self.pad) for name in ("chosen", "rejected"))
-        order = batching.longest_first(chosen.ids, self.pad)
+        order, batch = batching.longest_first(chosen.ids, self.pad), max(1, self.batch // 2)  # a row has two texts
         return batching.map_rows(
-            order, self.batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
+            order, batch, lambda rows: margins(self.network, chosen[rows], rejected[rows], self.pad)
         )
 
 
