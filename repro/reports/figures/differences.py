@@ -10,7 +10,6 @@ from repro.reports.figures.layout import in_order
 from repro.reports.figures.sheet import Sheet, name_lines, room, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
-from repro.reports.statistics import student
 from repro.reports.statistics.findings import Findings
 
 FINALS = (
@@ -40,11 +39,15 @@ def tested(study: Study) -> list[str]:
     return [m for m in FINALS if m in recorded] + sorted(recorded - set(FINALS))
 
 
+def compared(study: Study) -> tuple[str, ...]:
+    """The metrics whose differences are shown, the primary one first: one list, so that figure, sentence and table agree."""
+    return tuple(dict.fromkeys((study.primary, *tested(study))))
+
+
 def difference_data(study: Study, findings: Findings) -> pd.DataFrame:
-    """metric, arm, seed, difference to the reference on the primary metric first, then the other final ones."""
-    metrics = tuple(dict.fromkeys((study.primary, *FINALS)))
-    paired = findings.differences
-    return in_order(paired[paired["metric"].isin(metrics)], metrics, study.arms)
+    """metric, arm, seed, difference to the reference, and of the arm n, mean, sd, low, high of these differences."""
+    rows = findings.differences.merge(findings.intervals, on=["metric", "arm"])
+    return in_order(rows[rows["metric"].isin(compared(study))], compared(study), study.arms)
 
 
 def draw_differences(data: pd.DataFrame, study: Study) -> Sheet | None:
@@ -75,19 +78,17 @@ def _differences(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """One arm per row: dots below, mean and interval above, a line at zero."""
     axes.axvline(0, color="#555555", linewidth=0.9)
     for height, arm in enumerate(study.arms[1:]):
-        values = rows.loc[rows["arm"] == arm, "difference"]
-        effect_row(axes, height, values, student.t_interval(values), arm, study)
+        effect_row(axes, height, rows[rows["arm"] == arm], arm, study)
     name_rows(axes, study.arms[1:])
 
 
-def effect_row(
-    axes: Axes, height: int, values: pd.Series, interval: tuple[float, float], arm: str, study: Study
-) -> None:
-    """An arm's row: its mean with an interval, and below them its seeds."""
+def effect_row(axes: Axes, height: int, rows: pd.DataFrame, arm: str, study: Study) -> None:
+    """An arm's row: the mean with its interval, and below them the seeds; `rows` has difference, mean, low, high."""
     look = {"color": style.colours(study.arms)[arm], "marker": style.markers(study.arms)[arm]}
-    axes.plot(values, np.full(len(values), height + 0.24), linestyle="", alpha=0.45, markersize=4, **look)
-    axes.hlines(height - 0.1, *interval, color=look["color"], linewidth=2)
-    axes.plot(values.mean(), height - 0.1, linestyle="", markersize=7, **look)
+    axes.plot(rows["difference"], np.full(len(rows), height + 0.24), linestyle="", alpha=0.45, markersize=4, **look)
+    for row in rows.head(1).itertuples():
+        axes.hlines(height - 0.1, row.low, row.high, color=look["color"], linewidth=2)
+        axes.plot(row.mean, height - 0.1, linestyle="", markersize=7, **look)
 
 
 def name_rows(axes: Axes, arms: tuple[str, ...]) -> None:
@@ -100,8 +101,8 @@ CHARTS = (
     Chart(
         "paired_differences",
         "Differences to the reference, seed by seed",
-        "Small marks are single seeds, the large mark their mean with its 95 % t interval. The shaded band is the "
-        "smallest effect of interest on the primary metric.",
+        "Small marks are single seeds, the large mark their mean with its 95 % t interval; on the primary "
+        "metric it is the verdict's interval, and the shaded band the smallest effect of interest.",
         difference_data,
         draw_differences,
         takeaways.paired_differences,

@@ -39,9 +39,7 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
     axes = panels[study.primary]
     axes.axvline(0, color="#555555", linewidth=0.9)
     for height, arm in enumerate(arms):
-        own = rows[rows["arm"] == arm]
-        if not own.empty:
-            effect_row(axes, height, own["difference"], tuple(own[["low", "high"]].iloc[0]), arm, study)
+        effect_row(axes, height, rows[rows["arm"] == arm], arm, study)
     band(axes, study.smallest_effect)
     name_rows(axes, arms)
     _label(axes, study)

@@ -11,6 +11,7 @@ from repro.reports.figures.numbers import count, difference, number, signed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing
+from repro.reports.statistics.student import CONFIDENCE
 
 LAST = 0.1  # of a training: what its end is taken to be
 MOST = 4  # things that a sentence names; the others are counted
@@ -51,7 +52,13 @@ def learning_curves(data: pd.DataFrame, study: Study) -> str:
     counted = f"of {count(len(found), 'comparison')} at the end of training"
     if apart.empty:
         return f"None {counted} excludes zero: no curve tells an arm from {study.reference}."
-    return f"{len(apart)} {counted} {'excludes' if len(apart) == 1 else 'exclude'} zero: {words}."
+    return f"{len(apart)} {counted} {_exclude_zero(len(apart), len(found))}: {words}."
+
+
+def _exclude_zero(apart: int, intervals: int) -> str:
+    """How a sentence goes on after the number of intervals that exclude zero, of so many."""
+    verb, chance = "excludes" if apart == 1 else "exclude", (1 - CONFIDENCE) * intervals
+    return f"{verb} zero, where about {chance:.1f} would by chance"
 
 
 def _farthest(paired: pd.DataFrame, study: Study) -> str:
@@ -80,16 +87,15 @@ def paired_curves(data: pd.DataFrame, study: Study) -> str:
 
 def paired_differences(data: pd.DataFrame, study: Study) -> str:
     """In how many of the metrics a 95 % interval excludes zero, and in which."""
-    found = _as_drawn(pairing.intervals(data), data)
-    known = found[found["n"] > 1]
+    found = data.drop_duplicates(["metric", "arm"])
+    known = found.dropna(subset="low")
     if known.empty:
         return "One paired seed: there are differences, and no interval to judge them by."
     apart = known[((known["low"] > 0) | (known["high"] < 0)) & (known["sd"] > 0)]
     words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
-    chance = f"about {number(0.05 * len(known))} would by chance"
     if apart.empty:
         return f"None of {count(len(known), 'interval')} excludes zero."
-    return f"{len(apart)} of {count(len(known), 'interval')} exclude zero, where {chance}: {words}."
+    return f"{len(apart)} of {count(len(known), 'interval')} {_exclude_zero(len(apart), len(known))}: {words}."
 
 
 def before_after(data: pd.DataFrame, study: Study) -> str:

@@ -19,7 +19,7 @@ from repro.reports.figures import (
     rounds,
     style,
 )
-from repro.reports.figures.differences import FINALS, tested
+from repro.reports.figures.differences import FINALS, compared, tested
 from repro.reports.figures.numbers import count, difference, number, span
 from repro.reports.pages import ceiling, data, entries, inspect, judge, markup, opening, provenance, samples
 from repro.reports.pages.markup import known
@@ -205,6 +205,7 @@ def render(
         predictions=findings.predictions.to_dict("records"),
         prediction_results=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
         differences=rows,
+        comparisons=int(findings.intervals.loc[findings.intervals["metric"].isin(compared(study)), "low"].count()),
         robust=findings.robust.to_dict("records"),
         levels=findings.levels.to_dict("records"),
         checkpoints=checkpoints(study, findings),
@@ -305,9 +306,11 @@ def checkpoints(study: Study, findings: Findings) -> dict:
 
 def difference_rows(study: Study, findings: Findings) -> list[dict]:
     """One row per final metric, the primary first: each arm's interval, nothing where it has no pair."""
-    order = dict.fromkeys((study.primary, *tested(study)))
     intervals = {(row.metric, row.arm): row for row in findings.intervals.itertuples()}
-    rows = [{"metric": metric, "cells": [intervals.get((metric, arm)) for arm in study.arms[1:]]} for metric in order]
+    rows = [
+        {"metric": metric, "cells": [intervals.get((metric, arm)) for arm in study.arms[1:]]}
+        for metric in compared(study)
+    ]
     return [row for row in rows if any(row["cells"])]
 
 

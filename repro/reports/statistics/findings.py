@@ -24,7 +24,7 @@ class Findings:
     """All statistics of a study; each frame but `differences`, `intervals` and `predictions` is of the primary metric."""
 
     differences: pd.DataFrame  # metric, arm, seed, difference
-    intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high
+    intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high; of the primary metric those of the verdicts
     verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, p, verdict, reason, seeds_needed, more_seeds, identical
     looks: (
         pd.DataFrame
@@ -42,17 +42,17 @@ def analyse(study: Study) -> Findings:
     """All comparisons of a study, each arm against its reference."""
     values = pd.concat([study.curves, study.finals.assign(step=0)], ignore_index=True)
     paired = differences(values, study.reference)
-    summary = intervals(paired)
     primary = values[values["metric"] == study.primary]
     arms = study.arms[1:]
     judged, looks = judge(study, paired[paired["metric"] == study.primary])
+    summary = _as_judged(intervals(paired), judged, study.primary)
     return Findings(
         differences=paired,
         intervals=summary,
         verdicts=judged,
         looks=looks,
         predictions=predictions(
-            _as_judged(summary, judged, study.primary),
+            summary,
             arms,
             study.expected,
             study.primary,
@@ -70,4 +70,5 @@ def analyse(study: Study) -> Findings:
 
 def _as_judged(summary: pd.DataFrame, judged: pd.DataFrame, primary: str) -> pd.DataFrame:
     """The intervals, with the primary metric's from the verdicts: those of a sequential study are wider."""
-    return pd.concat([summary[summary["metric"] != primary], judged.assign(metric=primary)[summary.columns]])
+    paired = judged[judged["n"] > 0].assign(metric=primary)
+    return pd.concat([summary[summary["metric"] != primary], paired[summary.columns]], ignore_index=True)

@@ -83,6 +83,7 @@ def test_a_curve_of_missing_values_says_that_it_was_not_recorded(study):
 
 def test_one_seed_with_one_difference_is_still_drawn_and_none_at_all_is_not(study):
     one = pd.DataFrame({"metric": ["test/gold"], "arm": ["off"], "seed": [1], "difference": [0.3]})
+    one = one.assign(mean=0.3, low=float("nan"), high=float("nan"))
     assert list(differences.draw_differences(one, study).boxes) == ["test/gold"]
     none = one.assign(difference=0.0)
     assert differences.draw_differences(none, study) is None

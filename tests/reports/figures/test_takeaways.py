@@ -1,6 +1,7 @@
 """The sentence of each figure, on data made up for it: one seed, no difference, a run-away, missing values."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,7 @@ def test_curves_name_what_ends_apart_and_one_seed_says_nothing_of_others(study):
     )
     told = sentence(curves.CHARTS[0], replace(study, curves=study.curves.assign(value=shifted)))
     assert "reward-model score (+5.0" in told and "of 18 comparisons at the end of training" in told
+    assert "zero, where about 0.9 would by chance: " in told
     assert sentence(curves.CHARTS[0], alike(study)).startswith("None of 18 comparisons")
     assert sentence(curves.CHARTS[0], only(study, [1])).startswith("One seed each")
     once = study.curves[(study.curves["arm"] == "shift_and_scale") | (study.curves["step"] == 0)]
@@ -145,6 +147,18 @@ def test_intervals_that_exclude_zero_are_counted_beside_what_chance_gives(study)
     assert "exclude zero, where about" in told and f"win rate ({MINUS}0.100, off)" in told
     assert sentence(differences.CHARTS[0], alike(study)).startswith("None of")
     assert sentence(differences.CHARTS[0], only(study, [1])).startswith("One paired seed")
+
+
+def test_the_sentence_on_differences_is_of_all_that_the_table_lists(study, tmp_path):
+    other = study.finals[study.finals["metric"] == "test/score"].assign(metric="test/sampled_score")
+    apart = other["value"] + (0.5 + 0.01 * other["seed"]) * (other["arm"] == "off")
+    more = replace(study, finals=pd.concat([study.finals, other.assign(value=apart)]))
+    table = [cell for row in page.difference_rows(more, analyse(more)) for cell in row["cells"]]
+    told = sentence(differences.CHARTS[0], more)
+    assert "sampled reward-model score (+0.520, off)" in told
+    assert f" of {len(table)} intervals exclude zero, where about {0.05 * len(table):.1f} would by chance: " in told
+    listed = page.render(more, analyse(more), [], tmp_path, {})
+    assert re.search(rf"of the {len(table)} here about\s+{0.05 * len(table):.1f} would exclude zero by chance", listed)
 
 
 def test_before_and_after_say_how_many_runs_rise():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from repro.reports.figures.differences import difference_data
 from repro.reports.pages import entries, page
 from repro.reports.statistics import sequential
 from repro.reports.statistics.findings import analyse
@@ -178,3 +179,14 @@ def test_a_prediction_is_judged_by_the_interval_of_the_verdict(growing):
     columns = ["arm", "n", "mean", "low", "high"]
     found = findings.predictions[findings.predictions["metric"] == growing.primary]
     pd.testing.assert_frame_equal(found[columns].reset_index(drop=True), findings.verdicts[columns])
+
+
+def test_every_part_of_the_page_has_the_interval_of_the_verdict(growing):
+    findings = analyse(growing)
+    told = findings.verdicts[["n", "mean", "low", "high"]].to_numpy()
+    row, *_ = page.difference_rows(growing, findings)
+    assert row["metric"] == growing.primary
+    np.testing.assert_array_equal([(cell.n, cell.mean, cell.low, cell.high) for cell in row["cells"]], told)
+    drawn = difference_data(growing, findings).query("metric == @growing.primary").drop_duplicates("arm")
+    np.testing.assert_array_equal(drawn[["n", "mean", "low", "high"]], told)
+    assert "primary, 95 % interval over all looks</span>" in page.render(growing, findings, [], None, {})
