@@ -256,12 +256,13 @@ CHARTS = (
     Chart(
         "win_rate_by_length",
         "Win rate by length",
-        "How often a summary wins against its reference, by the logarithm of the length ratio, how many times longer it is; at "
-        f"the vertical line both are equally long. Marks are bins {BIN} wide with {FEWEST} comparisons or more of all seeds "
-        "together, the larger the more of them; lines are logistic regressions, the mean of the seeds' own over ratios that "
-        "all of them have: where marks leave a line, it does not describe them. Then how frequent each length is, and the "
-        "mean raw win rate (open) beside the win rate at equal length, from the regression (filled), with every seed and "
-        "the 95 % t interval of the latter; an arrow head where that extends past the axis.",
+        "How often a near-greedy summary wins against its reference, by the logarithm of the length ratio, how many "
+        f"times longer it is; at the vertical line both are equally long. Marks are bins {BIN} wide with {FEWEST} "
+        "comparisons or more of all seeds together, the larger the more of them; lines are logistic regressions, the "
+        "mean of the seeds' own over ratios that all of them have: where marks leave a line, it does not describe "
+        "them. Then how frequent each length is, and the mean raw win rate (open) beside the win rate at equal "
+        "length, from the regression (filled), with every seed and the 95 % t interval of the latter; an arrow head "
+        "where that extends past the axis.",
         data,
         draw,
         takeaways.win_rate_by_length,

@@ -17,7 +17,8 @@ def number(value: float, sign: str = "") -> str:
         value = 0.0
     elif size < 0.0001:
         return f"{value:{sign}.1e}".replace("-", MINUS)
-    digits = 4 if ROUNDING < size < 0.001 else 3 if size < 1 else 2 if size < 100 else 0
+    # By the number that is shown, so that no number is spelled in two ways; 1 has the digits of a share.
+    digits = 4 if ROUNDING < round(size, 4) < 0.001 else 3 if round(size, 2) <= 1 else 2 if round(size, 2) < 100 else 0
     return f"{value:{sign},.{digits}f}".replace("-", MINUS)
 
 

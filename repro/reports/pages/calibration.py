@@ -56,7 +56,7 @@ def draw_differences(data: pd.DataFrame) -> Figure:
 
 
 def draw_false_positives(data: pd.DataFrame) -> Figure:
-    """A panel per source of differences: how often an interval leaves out zero though nothing differs, over n."""
+    """A panel per source of differences: how often an interval excludes zero though nothing differs, over n."""
     kinds = list(data["kind"].unique())
     figure, panels = layout.grid(len(kinds), columns=3, width=3.7, height=3.6)
     for axes, kind in zip(panels, kinds, strict=True):

@@ -37,6 +37,7 @@ def render(template: str, **values: object) -> str:
     environment.filters |= {"breakable": breakable, "number": number, "signed": signed, "counted": count, "when": when}
     environment.globals |= {
         "name": terms.name,
+        "said": terms.said,
         "label": terms.label,
         "span": span,
         "difference": difference,

@@ -112,7 +112,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
 def sentence(row, study: Study) -> str:
     """An arm's verdict in words, with its difference, interval, number of seeds and smallest effect."""
     facts = (
-        f"{terms.name(study.primary)} {difference(row.mean, row.low, row.high)} ({interval_of(study)} "
+        f"{terms.said(study.primary)} {difference(row.mean, row.low, row.high)} ({interval_of(study)} "
         f"{span(row.low, row.high)}, {count(row.n, 'paired seed')}; "
         f"smallest effect of interest {number(study.smallest_effect)})"
     )

@@ -27,8 +27,9 @@ LABELS = {
     "eval/win_rate": ("win rate on validation posts", "share"),
     "eval/gold": ("gold score on validation posts", ""),
     "eval/score": ("reward-model score on validation posts", ""),
-    "test/win_rate": ("win rate", "share"),
-    "test/length_controlled_win_rate": ("win rate at equal length", "share"),
+    "test/win_rate": ("near-greedy win rate", "share"),
+    "test/sampled_win_rate": ("win rate, sampled", "share"),
+    "test/length_controlled_win_rate": ("near-greedy win rate at equal length", "share"),
     "test/gold": ("gold score", ""),
     "test/score": ("reward-model score", ""),
     "test/kl": ("KL to the SFT policy", "nats"),
@@ -104,8 +105,10 @@ def bracketed(metric: str) -> str:
 
 def _entry(metric: str) -> tuple[str, str]:
     """A metric's words and unit."""
+    if metric in LABELS:
+        return LABELS[metric]
     for prefix, (plain, added) in PREFIXES.items():
         if metric.startswith(prefix):
             words, unit = _entry(plain + metric.removeprefix(prefix))
             return words + added, unit
-    return LABELS.get(metric, (metric, ""))
+    return metric, ""

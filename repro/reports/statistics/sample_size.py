@@ -12,7 +12,7 @@ MOST_SEEDS = 1000  # past this a study of seeds is not the instrument
 
 
 def power(n: np.ndarray | int, effect: float) -> np.ndarray | float:
-    """How often a two-sided paired t test at 5 % leaves out zero where the true mean is `effect` spreads, elementwise.
+    """How often a two-sided paired t test at 5 % excludes zero where the true mean is `effect` spreads, elementwise.
 
     P(|T| > t(0.975, n-1)) with T noncentral t, n-1 degrees of freedom, noncentrality effect sqrt(n).
     """

@@ -89,7 +89,7 @@ def words(paired: np.ndarray, smallest_effect: float) -> np.ndarray:
 def judged(paired: np.ndarray) -> dict[str, float]:
     """How many of the studies [studies, n] are better or worse where every effect counts.
 
-    That is, the interval leaves out zero: a smallest effect of interest turns some of these words into "no difference".
+    That is, the interval excludes zero: a smallest effect of interest turns some of these words into "no difference".
     """
     return {"studies": len(paired)} | rate(np.isin(words(paired, 0.0), MOVED))
 

@@ -142,6 +142,11 @@ def test_other_test_metrics_follow_the_usual_ones(study):
 
 def test_a_sampled_metric_is_named_after_the_greedy_one():
     assert terms.label("test/sampled_win_rate") == "win rate, sampled [share]"
+    assert (
+        terms.said("test/sampled_win_rate") == "sampled win rate"
+        and terms.said("test/win_rate") == "near-greedy win rate"
+    )
+    assert terms.name("sft_test/sampled_win_rate") == "win rate, sampled, before PPO"
     assert terms.label("test/unheard_of") == "test/unheard_of"
 
 

@@ -105,7 +105,7 @@ def test_verdict_file(built, study):
 def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect(built):
     off, scale_only = page.headline(built).splitlines()
     assert off == (
-        "off is worse than shift_and_scale: win rate \N{MINUS SIGN}0.100 (95 % interval \N{MINUS SIGN}0.125 "
+        "off is worse than shift_and_scale: near-greedy win rate \N{MINUS SIGN}0.100 (95 % interval \N{MINUS SIGN}0.125 "
         "to \N{MINUS SIGN}0.075, 3 paired seeds; smallest effect of interest 0.020)."
     )
     assert scale_only.startswith("Undecided whether scale_only differs") and "more seeds would decide it" in scale_only
@@ -258,6 +258,12 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
         (1234.0, "1,234"),
         (0.0004, "0.0004"),
         (0.00004, "4.0e\N{MINUS SIGN}05"),
+        (0.9996, "1.000"),
+        (1.0, "1.000"),
+        (1.0049, "1.005"),
+        (1.0051, "1.01"),
+        (99.996, "100"),
+        (0.00096, "0.001"),
         (0.0, "0.000"),
         (-1e-17, "0.000"),
         (math.nan, "\N{EN DASH}"),
