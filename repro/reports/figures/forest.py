@@ -55,7 +55,7 @@ def plots(survey: Survey) -> list[Plot]:
     found = []
     for family in survey.families:
         primary = family["primary"]
-        stem, words = re.sub(r"\W+", "_", primary), terms.name(primary)
+        stem, words = re.sub(r"\W+", "_", primary), terms.said(primary)
         found += [
             Plot(
                 f"forest_{stem}",
@@ -199,7 +199,7 @@ def _others(axes: Axes, means: pd.Series, height: int, band: float) -> None:
 
 
 def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
-    """Lines through all rows at the range of the control's differences, and a line below the control's rows."""
+    """Lines through all rows at the range of the control's single seeds, and a line below the control's rows."""
     controls = int(data["control"].sum())  # they come first
     if controls:
         luck = seeds[:controls][np.isfinite(seeds[:controls])]
@@ -235,7 +235,7 @@ def _key(figure: Figure, shown: list[str], control: bool) -> None:
         if word in shown
     ]
     if control:
-        handles.append(Line2D([], [], **LUCK, label="range of the control's seeds"))
+        handles.append(Line2D([], [], **LUCK, label="single seeds of the control"))
     if {"better", "worse"} & set(shown):
         handles.append(
             Line2D([], [], color="#333333", marker="^", markerfacecolor="white", linestyle="", label="not after Holm")
@@ -335,8 +335,9 @@ FOREST = (
     "the numbers at the right are complete. Shape and colour are the verdict without "
     "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where "
     "many variants make no difference, their means share one row, and the next plot has a row for each. Where the "
-    "control was run it comes first, and dotted lines through all rows mark the range of its seeds: the differences "
-    "between arms that differ only in random numbers."
+    "control was run it comes first, and dotted lines through all rows mark the range of its single seeds: the differences "
+    "between runs that differ only in random numbers; a mean over seeds lies closer to zero. The interval of a sequential "
+    "study is over all its looks, and wider than a 95 % interval."
 )
 NO_DIFFERENCE = (
     "The variants that share a row of the plot above, whose 95 % intervals lie within the smallest effect of interest at "

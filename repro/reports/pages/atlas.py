@@ -1,6 +1,7 @@
 """The page on all studies of one scale: one self-contained HTML file, its figures as files beside it, and the JSON."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -8,15 +9,23 @@ from urllib.parse import quote
 import pandas as pd
 
 from repro.reports.figures import forest
-from repro.reports.figures.numbers import count, difference, span
+from repro.reports.figures.numbers import count, difference, number, span
 from repro.reports.pages import entries, markup, provenance
 from repro.reports.pages.markup import known, picture
 from repro.reports.reading import terms
 from repro.reports.reading.studies import read_outlines
 from repro.reports.reading.study import Study
 from repro.reports.statistics import survey as surveys
-from repro.reports.statistics.student import CONFIDENCE
+from repro.reports.statistics.student import CONFIDENCE, half_width
 from repro.reports.statistics.survey import Survey
+from repro.reports.statistics.words import IDENTICAL, MOVED, NO_DIFFERENCE, RAN_AWAY, UNDECIDED
+
+# How the sentence on all variants goes on after the number of those with a word, for one and for several.
+REST = {
+    NO_DIFFERENCE: ("makes no difference that matters", "make no difference that matters"),
+    IDENTICAL: ("is identical", "are identical"),
+    UNDECIDED: ("is undecided", "are undecided"),
+}
 
 
 def build(scale: str, order: Sequence[str], registered: Sequence[Mapping], uri: str, out: Path) -> Path:
@@ -40,7 +49,7 @@ def headline(page: Path) -> str:
     atlas = json.loads((page.parent / "atlas.json").read_text(encoding="utf-8"))
     lines = [
         f"{count(len(atlas['studied']), 'detail')} with runs at scale {atlas['scale']}, {len(atlas['not_run'])} without; "
-        + ", ".join(f"{n} {word}" for word, n in atlas["outcomes"].items())
+        + ", ".join(f"{n} {'of these ' if word == RAN_AWAY else ''}{word}" for word, n in atlas["outcomes"].items())
         + f"; {atlas['machine_hours']:.1f} machine hours."
     ]
     return "\n".join(lines + [family_sentence(family) for family in atlas["families"]])
@@ -50,24 +59,54 @@ def family_sentence(family: Mapping) -> str:
     """A family of comparisons in words: their number, results, and the number expected by chance."""
     moved = family["corrected"]["better"] + family["corrected"]["worse"]
     return (
-        f"{terms.name(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
-        f"{count(family['leave_out_zero'], 'interval')} of 95 % {'leaves' if family['leave_out_zero'] == 1 else 'leave'} "
-        f"out zero, about {family['expected_by_chance']:.1f} expected by chance; {moved} better or worse after "
+        f"{terms.said(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
+        f"{count(family['leave_out_zero'], 'interval')} of 95 % {'excludes' if family['leave_out_zero'] == 1 else 'exclude'} "
+        f"zero, about {family['expected_by_chance']:.1f} expected by chance; {moved} better or worse after "
         f"Holm's correction, {family['identical']} identical to the reference."
     )
 
 
+def named(survey: Survey) -> list[dict]:
+    """Per word after Holm's correction, of all variants but the control: those that move, the largest first, and of the
+    others how many there are, in words.
+    """
+    tested = survey.effects.assign(place=range(len(survey.effects))).query("not control")
+    found = []
+    for word, rows in tested.groupby("corrected"):
+        largest = rows.sort_values("mean", key=abs, ascending=False, kind="stable") if word in MOVED else rows.head(0)
+        told = "" if word in MOVED else f"{len(rows)} {REST[word][len(rows) > 1]}"
+        found.append({"word": word, "rows": largest.to_dict("records"), "told": told})
+    order = (*MOVED, *REST)
+    return sorted(found, key=lambda each: order.index(each["word"]))
+
+
 def noise(survey: Survey) -> list[str]:
-    """A sentence for each control arm with seeds: the differences between runs that differ only in random numbers."""
+    """Sentences for each control arm with seeds: the differences between runs that differ only in random numbers."""
     seeds = survey.pairs.groupby(["detail", "arm"])["difference"].agg(["min", "max"])
     controls = survey.effects[survey.effects["control"] & (survey.effects["n"] > 0)]
     return [
-        f"Noise floor, {row.detail}: the same recipe with other random numbers changes the {terms.name(row.primary)} by "
+        f"Noise floor, {row.detail}: the same recipe with other random numbers changes the {terms.said(row.primary)} by "
         f"{difference(row.mean, row.low, row.high)} (95 % interval {span(row.low, row.high)}, "
-        f"{count(row.n, 'paired seed')}; single seeds from "
-        f"{span(*seeds.loc[(row.detail, row.arm)])}). An effect in this range can be chance."
+        f"{count(row.n, 'paired seed')}; single seeds from {span(*seeds.loc[(row.detail, row.arm)])}). "
+        f"A single seed's difference in this range can be chance{_of_means(survey, row)}."
         for row in controls.itertuples()
     ]
+
+
+def _of_means(survey: Survey, row) -> str:
+    """How far from zero the mean of as many seeds as variants usually have lies by chance, from a control's spread.
+
+    That mean over the control's standard deviation s has Student's t with the control's degrees of freedom, so it lies
+    within t(0.975, n - 1) s / sqrt(usual) in 95 of 100 studies. Nothing where there is no spread, or no variant.
+    """
+    usual = next((family["seeds"] for family in survey.families if family["primary"] == row.primary), 0)
+    if row.n < 2 or not usual:
+        return ""
+    reach = half_width(row.sd, row.n) * math.sqrt(row.n / usual)
+    return (
+        f"; the mean over {count(usual, 'seed')}, as most variants have, would lie within ±{number(reach)} in "
+        f"{100 * CONFIDENCE:.0f} of 100 such studies"
+    )
 
 
 # The record
@@ -115,6 +154,7 @@ def _effect(row) -> dict:
         "n": int(row.n),
         "mean_difference": known(row.mean),
         "ci95": [known(row.low), known(row.high)],
+        "looks": list(row.looks),
         "p": known(row.p),
         "p_holm": known(row.adjusted),
         "smallest_effect": known(row.smallest_effect),
@@ -143,6 +183,7 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         registered=len(registered),
         studied=len(set(survey.studied) & {entry["name"] for entry in registered}),
         confidence=CONFIDENCE,
+        named=named(survey),
         sentences=[family_sentence(family) for family in survey.families] + noise(survey),
         charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],
         groups=_groups(survey, out),

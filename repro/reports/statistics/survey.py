@@ -27,7 +27,7 @@ class Survey:
     """The results of all studies of a scale; every frame is in the registry's order."""
 
     scale: str
-    effects: pd.DataFrame  # one row per detail and variant: its interval, p, verdicts, outcomes and predictions
+    effects: pd.DataFrame  # one row per detail and variant: its interval, p, looks, verdicts, outcomes and predictions
     pairs: pd.DataFrame  # detail, arm, seed, difference: on the primary metric of the detail's study
     runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run
     lost: tuple[dict, ...]  # detail, arm, outcome, seeds: runs without a result, and seeds that were never run
@@ -91,6 +91,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         primary=study.primary,
         higher_is_better=study.higher_is_better,
         smallest_effect=study.smallest_effect,
+        looks=[study.looks] * len(findings.verdicts),
         kl=findings.verdicts["arm"].map(kl).astype(float),
         outcomes=tally["outcomes"],
         absent=tally["absent"],

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -282,10 +283,10 @@ def test_the_headline_counts(built):
         f"{record(built)['machine_hours']:.1f} machine hours."
     )
     assert rates == (
-        "win rate: 6 variants, 4 tested; 2 intervals of 95 % leave out zero, about 0.2 expected by chance; 2 better or "
-        "worse after Holm's correction, 1 identical to the reference."
+        "near-greedy win rate: 6 variants, 4 tested; 2 intervals of 95 % exclude zero, about 0.2 expected by chance; 2 "
+        "better or worse after Holm's correction, 1 identical to the reference."
     )
-    assert accuracy.startswith("pair accuracy, validation: 1 variant, 1 tested; 1 interval of 95 % leaves out zero")
+    assert accuracy.startswith("pair accuracy, validation: 1 variant, 1 tested; 1 interval of 95 % excludes zero")
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +318,15 @@ def test_a_control_is_the_noise_floor_and_no_test(controlled):
     drawn = forest.forest_data(survey, "test/win_rate")
     assert drawn["detail"].tolist() == ["draws", "real"]  # though its mean is the smaller one
     (sentence,) = atlas.noise(survey)
-    assert "single seeds from \N{MINUS SIGN}0.030 to +0.060" in sentence and sentence in page.read_text()
+    assert "changes the near-greedy win rate by" in sentence and sentence in page.read_text().replace("&#39;", "'")
+    assert (
+        "single seeds from \N{MINUS SIGN}0.030 to +0.060). A single seed's difference in this range can be" in sentence
+    )
+    spread = np.std([0.06, -0.03, -0.01], ddof=1)
+    reach = stats.t.ppf(0.975, 2) * spread / math.sqrt(3)
+    assert f"the mean over 3 seeds, as most variants have, would lie within ±{reach:.3f} in 95 of 100" in sentence
+    alone = replace(survey, families=())
+    assert atlas.noise(alone)[0].endswith("in this range can be chance.")
 
 
 def test_a_run_that_ran_away_is_counted_and_listed_and_still_counts(controlled):
@@ -326,7 +335,42 @@ def test_a_run_that_ran_away_is_counted_and_listed_and_still_counts(controlled):
     assert lost == [("real", "again", "ran away", [2], 1)]
     assert surveys.outcomes(survey) == {"finished": 12, "ran away": 1}
     assert survey.effects.set_index("detail")["n"].to_dict() == {"real": 3, "draws": 3}
-    assert '<span class="badge ran-away">1 ran away</span>' in page.read_text()
+    assert "12 finished, 1 of these ran away; " in atlas.headline(page)
+    html = page.read_text()
+    assert '<span class="badge ran-away">1 ran away</span>' in html
+    assert re.search(r"<b>1</b><span>of these runs\s*<span[^>]*>ran away</span></span>", html)
+    assert re.search(r"<b>12</b><span>\s*<span[^>]*>finished</span> runs</span>", html)
+
+
+def test_what_moves_after_the_correction_is_named_before_the_table_with_a_link_to_its_row(html):
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html[: html.index('<div class="tiles">')]))
+    assert (
+        "better: alpha=up, gamma=&lt;img src=x onerror=alert(1)&gt;; worse: alpha=lower; 1 is identical; 3 are undecided."
+        in text
+    )
+    rows = dict(re.findall(r'<tr class="row" id="([^"]+)".*?data-arm="([^"]+)"', html))
+    links = re.findall(r'<a href="#(variant-\d+)"><code>(.*?)</code></a>', html)
+    assert len(links) == 3 and all(re.sub("<wbr>", "", name).endswith(f"={rows[place]}") for place, name in links)
+    assert html.index('id="figures"') < html.index('id="table"')
+
+
+def test_rows_can_be_chosen_by_the_word_after_the_correction(survey, html):
+    rows = re.findall(r'data-verdict="([^"]+)" data-corrected="([^"]+)"', html)
+    assert sorted(rows) == sorted(zip(survey.effects["verdict"], survey.effects["corrected"], strict=True))
+    (offered,) = re.findall(r'<select id="corrected">(.*?)</select>', html, re.DOTALL)
+    assert set(re.findall(r"<option>(.*?)</option>", offered)) >= set(survey.effects["corrected"])
+
+
+def test_the_interval_and_p_of_a_sequential_study_are_said_to_be_over_all_looks(toys):
+    studies, _ = read_outlines("toy", toys)
+    alpha = next(study for study in studies if study.detail == "alpha")
+    growing = replace(alpha, detail="growing", tags=alpha.tags | {"looks": "2 3"})
+    found = surveys.survey("toy", [alpha, growing], {}, (), ())
+    rows = re.findall(r'<tr class="row".*?</tr>', atlas.render(found, (), [], Path()), re.DOTALL)
+    assert {row.count("over all looks") for row in rows if 'data-study="alpha"' in row} == {0}
+    assert {row.count("over all looks") for row in rows if 'data-study="growing"' in row} == {2}
+    told = {row["detail"]: row["looks"] for row in atlas.record(found, [alpha, growing])["effects"]}
+    assert told == {"alpha": [], "growing": [2, 3]}
 
 
 def test_limits_hold_seeds_bands_and_a_lone_interval():
