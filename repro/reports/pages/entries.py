@@ -18,7 +18,7 @@ from repro.reports.pages.markup import known
 from repro.reports.reading.study import Study
 from repro.reports.statistics import judging, pairing
 from repro.reports.statistics.outcomes import stopped_at
-from repro.reports.statistics.words import IDENTICAL
+from repro.reports.statistics.words import IDENTICAL, KILLED
 
 STUDY, ATLAS = "verdict.json", "atlas.json"  # the file beside a page says of which kind it is
 ROWS = ["arm", "n", "mean", "low", "high", "verdict", "smallest_effect", "primary"]
@@ -32,7 +32,7 @@ class Entry:
     scale: str
     reference: str
     primary: str
-    facts: Mapping  # question, seeds, runs, lost, newest [ms], hours
+    facts: Mapping  # question, seeds, runs, planned, open, lost, newest [ms], hours
     rows: pd.DataFrame  # ROWS, one per arm but the reference
     pairs: pd.DataFrame  # metric, arm, difference: single seeds
     troubles: Sequence[str] = ()
@@ -72,13 +72,18 @@ def ends(rows: pd.DataFrame, pairs: pd.DataFrame) -> tuple[float, float]:
 
 
 def facts(study: Study) -> dict:
-    """What the index shows of a study beside its verdicts, for a page's JSON."""
-    pairs = _pairs(study)
-    lost = int((study.runs["outcome"] != record.FINISHED).sum()) + missing_runs(study)
+    """What the index shows of a study beside its verdicts, for a page's JSON.
+
+    Of its runs that have not finished `lost` have ended in another way; `open` go on, or were never started.
+    """
+    pairs, missing, ends = _pairs(study), missing_runs(study), study.runs["outcome"].value_counts()
+    lost = sum(int(ends.get(word, 0)) for word in (record.DIVERGED, record.FAILED, KILLED))
     return {
         "question": study.tags[record.QUESTION],
         "seeds": len(study.seeds),
         "runs": len(study.runs),
+        "planned": len(study.runs) + missing,
+        "open": len(study.runs) + missing - lost - int(ends.get(record.FINISHED, 0)),
         "lost": lost,
         "newest": int(study.runs["started"].max()),
         "hours": provenance.hours(study.runs),

@@ -92,17 +92,20 @@ def _after(entry: Entry, row: Mapping, after: Mapping[tuple[str, str, str], tupl
 
 
 def _counts(shown: Sequence[Entry], registered: Sequence[Mapping], root: Path) -> list[dict]:
-    """Per scale the number of arms with each word, as they stand and after Holm's correction, but for the control's."""
+    """Per scale the number of variants with each word, as they stand and after Holm's correction.
+
+    The control is none, and one without a paired seed has no word yet.
+    """
     control = {entry["name"] for entry in registered if entry["group"] == surveys.CONTROL}
     after, found = entries.corrected(root), {}
     for entry in shown:
-        for row in entry.rows.to_dict("records") if entry.detail not in control else ():
+        for row in entry.rows[entry.rows["n"] > 0].to_dict("records") if entry.detail not in control else ():
             words = row["verdict"], _after(entry, row, after) or row["verdict"]
             found.setdefault(entry.scale, []).append(words)
     return [
         {
             "scale": scale,
-            "arms": len(words),
+            "variants": len(words),
             "words": _tally([word for word, _ in words]),
             "corrected": _tally([word for _, word in words]) if any(a != b for a, b in words) else {},
         }
@@ -127,6 +130,8 @@ def _card(entry: Entry, page: Path, root: Path) -> dict:
         "primary": entry.primary,
         "seeds": entry.facts["seeds"],
         "lost": entry.facts["lost"],
+        "open": entry.facts.get("open", 0),  # JSON of an earlier version counts these among the lost
+        "planned": entry.facts.get("planned", 0),
         "newest": newest,
         "hours": entry.facts.get("hours", float("nan")),
         "troubles": entry.troubles,

@@ -7,28 +7,28 @@ from collections.abc import Mapping
 
 BETTER, WORSE, NO_DIFFERENCE, IDENTICAL, UNDECIDED = "better", "worse", "no difference", "identical", "undecided"
 AS_PREDICTED, CONTRADICTED, NOT_RESOLVED = "as predicted", "contradicted", "not resolved"
-RAN_AWAY, MISSING = "ran away", "missing"
+RAN_AWAY, MISSING, KILLED = "ran away", "missing", "killed"
 MOVED = (BETTER, WORSE)
 
 VERDICTS: Mapping[str, str] = {
-    BETTER: "the interval leaves out zero on the better side, and is not within the smallest effect of interest",
-    WORSE: "the interval leaves out zero on the worse side, and is not within the smallest effect of interest",
-    NO_DIFFERENCE: "the interval lies within the smallest effect of interest, whether or not it leaves out zero",
+    BETTER: "the interval excludes zero on the better side, and is not within the smallest effect of interest",
+    WORSE: "the interval excludes zero on the worse side, and is not within the smallest effect of interest",
+    NO_DIFFERENCE: "the interval lies within the smallest effect of interest, whether or not it excludes zero",
     IDENTICAL: "every final value of every shared seed agrees with the reference's to the bit",
     UNDECIDED: "none of these: the interval allows both zero and an effect that matters, or there is none because fewer "
     "than two seeds are paired, all differences are equal, or no look has been reached",
 }
 RESULTS: Mapping[str, str] = {
-    AS_PREDICTED: "the interval leaves out zero in the predicted direction; of “same”, it lies within the smallest effect "
+    AS_PREDICTED: "the interval excludes zero in the predicted direction; of “same”, it lies within the smallest effect "
     "of interest, or the arm is identical",
-    CONTRADICTED: "the interval leaves out zero, and not as predicted; or a change was predicted and the arm is identical",
+    CONTRADICTED: "the interval excludes zero, and not as predicted; or a change was predicted and the arm is identical",
     NOT_RESOLVED: "the interval allows both, or there is none to judge by: too few seeds, or all differences are equal",
 }
 ENDS: Mapping[str, str] = {
     "finished": "the run reached its last step",
     "diverged": "the run stopped at a value that is not finite; it counts where it could be evaluated",
     "failed": "the run ended with an error",
-    "killed": "the run was ended from outside",
+    KILLED: "the run was ended from outside",
     "running": "the run has not ended",
     MISSING: "the run was planned and never started",
     RAN_AWAY: "the policy ended with a KL to the SFT policy above the study's cap; the run counts",

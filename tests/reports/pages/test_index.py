@@ -97,6 +97,22 @@ def test_what_is_missing_is_said(uri, root):
     assert html.count("no page yet") == 3 and "only the reference arm has runs" in html
 
 
+def test_a_run_that_goes_on_or_was_never_started_is_not_lost(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    put(uri, "alpha", "mini", {"ref": (0.5, 0.6, 0.7), "off": (0.4, 0.5)})
+    failed = experiment(uri, "beta-mini")
+    for arm, outcome in (("ref", "finished"), ("off", "failed"), ("on", "killed")):
+        told = {"detail": "beta", "reference": str(arm == "ref").lower()}
+        log_light(uri, failed, Fake(arm, 1, outcome, tags=told), {"test/win_rate": 0.5} if arm == "ref" else {})
+    told = {study.detail: entries.facts(study) for study in read_store(uri)[0]}
+    counts = {detail: (facts["planned"], facts["open"], facts["lost"]) for detail, facts in told.items()}
+    assert counts == {"alpha": (6, 1, 0), "beta": (3, 0, 2)}
+    html = index.build(tmp_path, uri, REGISTERED).read_text()
+    assert '<span class="badge running">1 of 6 runs not finished</span>' in html
+    assert '<span class="badge failed">2 runs lost</span>' in html
+    assert "1 variant at scale <b>mini</b>" in html  # off of alpha: those of beta have no pair, and no word
+
+
 def test_an_arm_that_a_look_decided_about_has_lost_no_runs(tmp_path):
     uri, rates = f"sqlite:///{tmp_path / 'mlflow.db'}", (0.50, 0.51, 0.49, 0.50, 0.52, 0.48)
     decided = tuple(rate - 0.2 + seed / 1000 for seed, rate in enumerate(rates[:4]))
