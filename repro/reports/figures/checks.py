@@ -5,6 +5,7 @@ Arms that share their reward models are one curve, drawn once: a detail of PPO h
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -225,7 +226,7 @@ CHARTS = (
         "line is guessing. Batches and pairs with fewer than 20 comparisons are left out.",
         grouped_data,
         draw_grouped,
-        takeaways.groups,
+        partial(takeaways.groups, titles=GROUPS),
         by_family,
     ),
 )

@@ -1,7 +1,7 @@
 """What each figure shows, in a sentence computed from the data that it draws."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -140,13 +140,13 @@ def win_rate_by_length(data: pd.DataFrame, study: Study) -> str:
     rates = data[data["part"].isin(("as it is", "equal length"))].astype({"win_rate": float})
     wide = rates.pivot_table(index="policy", columns="part", values="win_rate", aggfunc="mean", sort=False)
     if not {"as it is", "equal length"} <= set(wide) or wide.dropna().empty:
-        return "The win rate at equal length cannot be estimated: too few summaries, or all of them won or lost."
+        return "The near-greedy win rate at equal length cannot be estimated: too few summaries, or all of them won or lost."
     known = wide.dropna().reindex([arm for arm in study.arms if arm in wide.dropna().index])
     words = listed(
         f"{number(equal)} instead of {number(raw)} ({arm})"
         for arm, raw, equal in zip(known.index, known["as it is"], known["equal length"], strict=True)
     )
-    return f"At the length of the references the win rate is {words}."
+    return f"At the length of the references the near-greedy win rate is {words}."
 
 
 def training(data: pd.DataFrame, study: Study) -> str:
@@ -160,26 +160,40 @@ def training(data: pd.DataFrame, study: Study) -> str:
 
 
 def calibration(data: pd.DataFrame, study: Study) -> str:
-    """Whether the reward model claims more than it is right, on average over the margins."""
+    """How far the probability that the reward model claims is from its accuracy: on average, and where it is most.
+
+    The average is the calibration error, in which no two margins cancel, and which counts each comparison once.
+    """
     rows = data[data["family"].str.contains("calibration")]
     if rows.empty:
         return "Accuracy was recorded by the labellers' confidence only."
-    gap = float((1 / (1 + np.exp(-rows["x"])) - rows["value"]).mean())
-    if abs(gap) < 0.01:
-        return "The reward model is as sure as it is right: claim and accuracy agree to one in a hundred."
-    word = "surer than it is right" if gap > 0 else "less sure than it is right"
-    return f"The reward model is {word}, by {number(abs(gap))} on average over the margins."
+    errors = study.finals[study.finals["metric"] == "rm/calibration_error"].merge(
+        rows[["arm", "seed"]].drop_duplicates(), on=["arm", "seed"]
+    )
+    by_margin = rows.groupby("x")["value"].agg(["mean", "count"])
+    accuracy = by_margin.loc[by_margin["count"] == by_margin["count"].max(), "mean"]  # of all reward models, as drawn
+    claim = pd.Series(1 / (1 + np.exp(-accuracy.index)), accuracy.index)
+    margin = (claim - accuracy).abs().idxmax()
+    word = "surer" if claim[margin] > accuracy[margin] else "less sure"
+    return (
+        f"The reward model's claim is {number(errors['value'].mean())} from its accuracy on average; at a margin of "
+        f"{number(margin)}, where it is farthest, it is {word} than it is right: it claims {number(claim[margin])}, and is "
+        f"right in {number(accuracy[margin])}."
+    )
 
 
-def groups(data: pd.DataFrame, study: Study) -> str:
-    """The groups in which the reward model is most and least often right."""
+def groups(data: pd.DataFrame, study: Study, titles: Mapping[str, str]) -> str:
+    """Per family of groups, by its panel's title: those in which the reward model is most and least often right."""
     means = data.groupby(["family", "label"], sort=False)["value"].mean().dropna()
-    if means.empty:
-        return "No group's accuracy is known."
-    best, worst = means.idxmax()[1], means.idxmin()[1]
-    if best == worst:
-        return f"The reward model is right in {number(means.max())} of {best}."
-    return f"The reward model is right most often in {best} ({number(means.max())}), least in {worst} ({number(means.min())})."
+    parts = [f"{title}, {_most_and_least(means[family])}" for family, title in titles.items() if family in means]
+    return f"The reward model is right, {'; '.join(parts)}." if parts else "No group's accuracy is known."
+
+
+def _most_and_least(means: pd.Series) -> str:
+    """The label or labels with the largest and the smallest mean; those that read alike are named together."""
+    told = means.map(number)
+    ends = [f"{listed(means.index[told == number(end)])} ({number(end)})" for end in (means.max(), means.min())]
+    return f"most often in {ends[0]}, least in {ends[1]}" if ends[0] != ends[1] else f"as often in {ends[0]}"
 
 
 def _as_drawn(rows: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:

@@ -113,8 +113,8 @@ def test_every_figure_of_such_a_study_is_drawn_or_is_words(study, name):
 
 def test_the_effect_is_said_beside_what_would_matter(study):
     assert sentence(effect.CHARTS[0], study) == (
-        f"The mean difference in win rate to shift_and_scale is {MINUS}0.100 for off and +0.007 for scale_only, where "
-        "±0.020 would matter."
+        f"The mean difference in near-greedy win rate to shift_and_scale is {MINUS}0.100 for off and +0.007 for scale_only, "
+        "where ±0.020 would matter."
     )
     untold = replace(study, tags=study.tags | {"smallest_effect": "nan"})
     assert sentence(effect.CHARTS[0], untold).endswith("for scale_only.")
@@ -144,7 +144,7 @@ def test_differences_during_training_are_said_of_the_curve_that_leads_to_the_ver
 
 def test_intervals_that_exclude_zero_are_counted_beside_what_chance_gives(study):
     told = sentence(differences.CHARTS[0], study)
-    assert "exclude zero, where about" in told and f"win rate ({MINUS}0.100, off)" in told
+    assert "exclude zero, where about" in told and f"near-greedy win rate ({MINUS}0.100, off)" in told
     assert sentence(differences.CHARTS[0], alike(study)).startswith("None of")
     assert sentence(differences.CHARTS[0], only(study, [1])).startswith("One paired seed")
 
@@ -175,27 +175,47 @@ def test_a_seed_that_ran_away_is_named_beside_the_means_that_it_moves(study):
 
 def test_a_win_rate_at_equal_length_that_cannot_be_estimated_is_said_to_be_so(study):
     rows = pd.DataFrame({"part": ["as it is"], "policy": ["off"], "win_rate": [0.5]})
-    assert takeaways.win_rate_by_length(rows, study).startswith("The win rate at equal length cannot be estimated")
+    assert takeaways.win_rate_by_length(rows, study).startswith(
+        "The near-greedy win rate at equal length cannot be estimated"
+    )
     both = pd.concat([rows, rows.assign(part="equal length", win_rate=0.4)])
     assert takeaways.win_rate_by_length(both, study) == (
-        "At the length of the references the win rate is 0.400 instead of 0.500 (off)."
+        "At the length of the references the near-greedy win rate is 0.400 instead of 0.500 (off)."
     )
     assert length.CHARTS[0].takeaway is takeaways.win_rate_by_length
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "told"), [(0.5, "surer than it is right"), (0.95, "less sure"), (0.7311, "as sure as it is right")]
-)
-def test_the_reward_models_claim_is_held_against_its_accuracy(accuracy, told):
-    rows = pd.DataFrame({"family": [checks.CALIBRATION], "x": [1.0], "value": [accuracy]})
-    assert told in takeaways.calibration(rows, None)
-    assert "confidence only" in takeaways.calibration(rows.assign(family=checks.CONFIDENCE), None)
+def test_what_the_reward_model_claims_too_much_and_too_little_does_not_cancel(study):
+    ends = study.finals["metric"].map({f"{checks.CALIBRATION}0.25": 0.50, f"{checks.CALIBRATION}2.25": 0.99})
+    finals = study.finals.assign(value=ends.fillna(study.finals["value"]))
+    told = sentence(checks.CHARTS[0], replace(study, finals=finals))
+    assert told == (
+        "The reward model's claim is 0.050 from its accuracy on average; at a margin of 2.25, where it is farthest, it is "
+        "less sure than it is right: it claims 0.905, and is right in 0.990."
+    )
+    over = study.finals["value"].mask(study.finals["metric"] == f"{checks.CALIBRATION}1.25", 0.5)
+    told = sentence(checks.CHARTS[0], replace(study, finals=study.finals.assign(value=over)))
+    assert told.endswith(
+        "at a margin of 1.25, where it is farthest, it is surer than it is right: it claims 0.777, and is "
+        "right in 0.500."
+    )
+    rows = pd.DataFrame({"family": [checks.CONFIDENCE], "x": [9.0], "value": [0.8]})
+    assert "confidence only" in takeaways.calibration(rows, study)
 
 
-def test_groups_are_named_best_and_worst(study):
-    rows = pd.DataFrame({"family": "f/", "label": ["x", "y"], "value": [0.9, 0.6]})
-    assert takeaways.groups(rows, None).endswith("most often in x (0.900), least in y (0.600).")
-    assert takeaways.groups(rows.head(1), None) == "The reward model is right in 0.900 of x."
+def test_a_group_is_best_or_worst_among_those_of_its_kind_and_ties_are_told(study):
+    rows = pd.DataFrame(
+        [("f/", "x", 0.9), ("f/", "y", 0.6), ("f/", "z", 0.6), ("g/", "p", 0.8), ("g/", "q", 0.8), ("h/", "r", 1.0)],
+        columns=["family", "label", "value"],
+    )
+    titles = {"f/": "by letter", "g/": "by pair", "h/": "alone", "i/": "not measured"}
+    assert takeaways.groups(rows, study, titles) == (
+        "The reward model is right, by letter, most often in x (0.900), least in y and z (0.600); by pair, as often in p and "
+        "q (0.800); alone, as often in r (1.000)."
+    )
+    assert sentence(checks.CHARTS[1], study).startswith(
+        "The reward model is right, by batch of labels, most often in batch13"
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,4 +233,4 @@ def test_a_sentence_names_the_first_few_and_counts_the_others(words, text):
 
 
 def test_before_and_after_of_a_study_is_of_its_first_outcome(study):
-    assert sentence(before_after.CHARTS[0], study).startswith("PPO takes the win rate from 0.740 to")
+    assert sentence(before_after.CHARTS[0], study).startswith("PPO takes the near-greedy win rate from 0.740 to")
