@@ -46,6 +46,8 @@ REPORTED = "reported"  # when its report was stored [ns]
 VERDICT = "verdict"  # all arms' in words; of one arm its word, in the tag `verdict_tag(arm)`
 # A ceiling's runs have this role and arm, and reports take them for no arm: the study's reference, with this choice more.
 CEILING, CEILING_DETAIL, CEILING_LABEL = "ceiling", "reward_source", "gold"
+# The detail whose arms differ only in random numbers.
+CONTROL_DETAIL = "draws"
 STUDY_TAGS = (DETAIL, SCALE, QUESTION, HYPOTHESIS, PAPER, PRIMARY, HIGHER_IS_BETTER)
 
 # Artifact files of a run; the artifact folder beside a sqlite store.

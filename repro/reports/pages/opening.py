@@ -1,10 +1,11 @@
 """What a page says first, and the line that says of each closed section what is inside."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from repro import record
 from repro.reports.figures.chart import Drawn
-from repro.reports.figures.numbers import count, number
+from repro.reports.figures.numbers import count, difference, number, span
 from repro.reports.figures.takeaways import listed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
@@ -31,9 +32,22 @@ def takeaway(study: Study, findings: Findings) -> str:
         arms.setdefault("identical" if row.identical else row.verdict, []).append(row.arm)
     if not arms:
         return "Only the reference arm has runs: there is nothing to compare yet."
+    if study.detail == record.CONTROL_DETAIL:
+        return _how_far_apart(study, findings)
     words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
     parts = [f"{listed(arms[word])} {_in_words(word, len(arms[word]))} {study.reference}" for word in words]
     return f"{'; '.join(parts)}, by the {terms.said(study.primary)}."
+
+
+def _how_far_apart(study: Study, findings: Findings) -> str:
+    """What the control is run for: how far runs of one recipe lie apart."""
+    seeds = findings.differences[findings.differences["metric"] == study.primary].groupby("arm")["difference"]
+    parts = [
+        f"{difference(row.mean, row.low, row.high)} in the mean, single seeds {span(lowest, highest)}, sd {number(row.sd)}"
+        for row in findings.verdicts.itertuples()
+        for lowest, highest in [(seeds.min().get(row.arm, math.nan), seeds.max().get(row.arm, math.nan))]
+    ]
+    return f"Same recipe, other random numbers: {terms.said(study.primary)} {'; '.join(parts)}."
 
 
 def _in_words(word: str, arms: int) -> str:

@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from repro import record
+from repro.details import find
+from repro.details.control import DRAWS
 from repro.reports.pages import markup, opening, page
 from repro.reports.statistics.findings import analyse
 from repro.reports.statistics.size import nothing_to_see
@@ -20,18 +23,29 @@ def with_values(study, **values):
 
 def test_the_takeaway_is_one_sentence_on_all_arms(study):
     assert opening.takeaway(study, analyse(study)) == (
-        "off is worse than shift_and_scale; scale_only is not yet told apart from shift_and_scale, by the win rate."
+        "off is worse than shift_and_scale; scale_only is not yet told apart from shift_and_scale, by the near-greedy "
+        "win rate."
     )
 
 
 def test_arms_of_one_verdict_are_named_together(study):
     wide = replace(study, tags=study.tags | {"smallest_effect": "0.5"})
     assert opening.takeaway(wide, analyse(wide)) == (
-        "off and scale_only make no difference that matters beside shift_and_scale, by the win rate."
+        "off and scale_only make no difference that matters beside shift_and_scale, by the near-greedy win rate."
     )
     alone = replace(study, arms=study.arms[:1])
     findings = replace(analyse(study), verdicts=analyse(study).verdicts.head(0))
     assert "nothing to compare yet" in opening.takeaway(alone, findings)
+
+
+def test_of_the_control_it_is_said_how_far_runs_of_one_recipe_lie_apart(study):
+    control = replace(study, detail=record.CONTROL_DETAIL)
+    assert opening.takeaway(control, analyse(control)) == (
+        "Same recipe, other random numbers: near-greedy win rate \N{MINUS SIGN}0.100 in the mean, single seeds "
+        "\N{MINUS SIGN}0.110 to \N{MINUS SIGN}0.090, sd 0.010; +0.007 in the mean, single seeds \N{MINUS SIGN}0.010 to "
+        "+0.020, sd 0.015."
+    )
+    assert find(record.CONTROL_DETAIL) is DRAWS
 
 
 def test_names_with_braces_are_names(study):
@@ -44,8 +58,11 @@ def test_names_with_braces_are_names(study):
     ("values", "why"),
     [
         ({"eos_rate": 0.0}, "no summary of any run ended within the limit"),
-        ({"win_rate": 0.25}, "every run has the same win rate (0.25)"),
-        ({"eos_rate": 0.0, "win_rate": 0.0}, "ended within the limit and every run has the same win rate (0)"),
+        ({"win_rate": 0.25}, "every run has the same near-greedy win rate (0.25)"),
+        (
+            {"eos_rate": 0.0, "win_rate": 0.0},
+            "ended within the limit and every run has the same near-greedy win rate (0)",
+        ),
         ({}, ""),
         ({"eos_rate": 0.01}, ""),
     ],
