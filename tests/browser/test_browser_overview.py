@@ -70,6 +70,25 @@ def test_a_mean_off_the_axis_stands_at_its_edge_as_a_number(width, states, visit
     assert inside.locator(".off").count() == 0 and inside.locator(".whisker .mean").count() == 1
 
 
+def test_the_atlas_is_filtered_by_the_word_after_the_correction_and_leads_to_what_moves(states, visit):
+    page = visit(states / "atlas" / "index.html", 1440)
+    effects = json.loads((states / "atlas" / "atlas.json").read_text())["effects"]
+    after = [effect["verdict_corrected"] for effect in effects]
+    for word in set(after):
+        page.locator("#corrected").select_option(word)
+        assert page.locator("tr.row").filter(visible=True).count() == after.count(word)
+    page.locator("#verdict").select_option("better")
+    page.locator("#corrected").select_option("worse")
+    assert page.locator("tr.row").filter(visible=True).count() == 0
+    for control in ("#verdict", "#corrected"):
+        page.locator(control).select_option("")
+    link = page.locator("a[href^='#variant-']").first
+    detail, _, arm = link.inner_text().partition("=")
+    link.click()
+    row = page.locator("tr.row:target")
+    assert (row.get_attribute("data-study"), row.get_attribute("data-arm")) == (detail, arm)
+
+
 def test_the_atlas_is_filtered_by_stage_verdict_and_text_and_sorted(visit):
     page = visit(GALLERY / "atlas" / "index.html", 1440)
     effects = json.loads((GALLERY / "atlas" / "atlas.json").read_text())["effects"]
