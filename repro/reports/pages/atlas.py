@@ -59,7 +59,7 @@ def family_sentence(family: Mapping) -> str:
     """A family of comparisons in words: their number, results, and the number expected by chance."""
     moved = family["corrected"]["better"] + family["corrected"]["worse"]
     return (
-        f"{terms.said(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
+        f"By the {terms.said(family['primary'])}: {count(family['variants'], 'variant')}, {family['tests']} tested; "
         f"{count(family['leave_out_zero'], 'interval')} of 95 % {'excludes' if family['leave_out_zero'] == 1 else 'exclude'} "
         f"zero, about {family['expected_by_chance']:.1f} expected by chance; {moved} better or worse after "
         f"Holm's correction, {family['identical']} identical to the reference."

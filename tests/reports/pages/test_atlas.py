@@ -283,10 +283,12 @@ def test_the_headline_counts(built):
         f"{record(built)['machine_hours']:.1f} machine hours."
     )
     assert rates == (
-        "near-greedy win rate: 6 variants, 4 tested; 2 intervals of 95 % exclude zero, about 0.2 expected by chance; 2 "
+        "By the near-greedy win rate: 6 variants, 4 tested; 2 intervals of 95 % exclude zero, about 0.2 expected by chance; 2 "
         "better or worse after Holm's correction, 1 identical to the reference."
     )
-    assert accuracy.startswith("pair accuracy, validation: 1 variant, 1 tested; 1 interval of 95 % excludes zero")
+    assert accuracy.startswith(
+        "By the pair accuracy, validation: 1 variant, 1 tested; 1 interval of 95 % excludes zero"
+    )
 
 
 @pytest.fixture(scope="module")
