@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
+from repro import record
 from repro.api.execution import execute
 from repro.api.folders import cache_folder, writable_folder
 from repro.api.terminal import print_failures
 from repro.cli.options import command_of
 
 CALIBRATION = Path("docs") / "calibration.md"
-CONTROL = "draws"  # the detail that compares the recipe with itself
 LARGER = "mini"  # where it is recorded there, by the metric that decides
 CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
 CALIBRATION_METRICS = ("test/sampled_win_rate", "test/gold", "test/score", "test/length", "test/kl")
@@ -30,15 +30,15 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from repro.study import ablation
     from repro.tracking.store import store_uri, usable_store
 
-    study, cache = ablation.load(CONTROL, "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
+    study, cache = ablation.load(record.CONTROL_DETAIL, "smoke", arguments.seeds or CALIBRATION_SEEDS), cache_folder()
     writable_folder(CALIBRATION.parent, "documentation", "run this in a checkout with a writable one")
     dag = dag_of(study, cache)
     execute(study, dag, launch.local(study.scale), command_of(arguments, "calibrate"))
     print_failures(dag)
     with usable_store():
-        asked = [(read.read_outline(CONTROL, study.scale.name, store_uri()), CALIBRATION_METRICS)]
+        asked = [(read.read_outline(record.CONTROL_DETAIL, study.scale.name, store_uri()), CALIBRATION_METRICS)]
         if LARGER in read.recorded_scales(store_uri()):
             larger, _ = read.read_outlines(LARGER, store_uri())
-            asked += [(each, (each.primary,)) for each in larger if each.detail == CONTROL]
+            asked += [(each, (each.primary,)) for each in larger if each.detail == record.CONTROL_DETAIL]
     print(f"calibration: {calibration.build(asked, ablation.LOOKS, CALIBRATION)}")
     return 1 if dag.failed else 0

@@ -42,6 +42,7 @@ def _gallery(arguments: argparse.Namespace) -> int:
     if kept := sorted(built - set(requested)):
         complain(f"left as they were: {', '.join(kept)}")
     build_index(GALLERY, stored=bool(found))
+    gallery.lead(GALLERY, left=built - found.keys())
     files, size = gallery.trim(GALLERY, arguments.episodes)
     say(f"gallery: {files} files, {size / 1e6:.1f} MB")
     return 0

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.browser.boxes import overlaps
 from tests.browser.place import ARM, ARMS, REFERENCE, SEEDS
 
 pytestmark = pytest.mark.browser
@@ -164,3 +165,16 @@ def test_arrows_mark_the_advantages_whose_sign_whitening_turned(recorded, opened
         assert [t for t, mark in enumerate(shown) if mark] == turned
         marked[arm] = turned
     assert marked[REFERENCE] and not marked[ARM]
+
+
+@pytest.mark.parametrize("width", [390, 700, 1000, 1440])
+def test_letters_of_the_charts_are_not_small_and_no_two_words_meet(width, opened):
+    for svg in opened(ARM, width).locator(".charts svg").all():
+        boxes, pixels = svg.evaluate(
+            """(svg) => [[...svg.querySelectorAll("text")].map((text) => {
+                 const box = text.getBoundingClientRect();
+                 return [box.left, box.top, box.right, box.bottom, text.textContent];
+               }), svg.getBoundingClientRect().width / svg.viewBox.baseVal.width]"""
+        )
+        assert overlaps([[left - 2, top, right + 2, bottom, words] for left, top, right, bottom, words in boxes]) == []
+        assert len(boxes) > 5 and pixels >= 0.99  # of a unit, of which letters have eleven

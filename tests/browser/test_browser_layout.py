@@ -128,6 +128,23 @@ def test_a_run_too_small_to_show_anything_says_so_first(place, visit):
     assert page.locator(".takeaway").inner_text().startswith("This is a tiny run") == (not ended.any() or alike)
 
 
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def test_on_a_phone_the_result_of_every_prediction_is_seen(built, visit):
+    page = visit(f"{built.as_uri()}#expected", 390)
+    ends = page.locator("#expected td .badge").evaluate_all("all => all.map((e) => e.getBoundingClientRect().right)")
+    assert len(ends) > 1 and max(ends) <= 390
+
+
+def test_at_a_desk_no_table_goes_on_past_its_edge(place, visit):
+    page = opened(visit(place.study / "index.html", 1440))
+    wide = page.locator(".scroll").evaluate_all(
+        "all => all.filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.ariaLabel)"
+    )
+    assert wide == []
+
+
 # ------------------------------------------------------------------------------------------------ sections
 
 

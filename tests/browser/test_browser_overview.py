@@ -55,9 +55,22 @@ def test_nothing_overlaps_or_sticks_out(source, name, scheme, width, states, sho
     page.screenshot(path=shots / f"{source}-{name.partition('/')[0]}-{width}-{scheme}.png", full_page=True)
     assert too_wide(page) == [] and overlaps(page) == []
     assert faint(page) == []
-    page.locator(".legend summary").click()
-    shown = page.locator(".legend dt").all_inner_texts()
+    legend = page.locator("details:has(> summary:text-is('What the words mean'))")
+    legend.locator("summary").click()
+    shown = legend.locator("dt").all_inner_texts()
     assert shown[: len(words.VERDICTS)] == list(words.VERDICTS) and overlaps(page) == []
+
+
+@pytest.mark.parametrize("width", [600, 739, 741, 1024, 1129, 1131])
+def test_no_number_of_a_card_runs_out_of_it_where_columns_change(width, states, visit):
+    page = visit(states / "index.html", width)
+    assert too_wide(page) == [] and overlaps(page) == []
+    out = page.locator(".card").evaluate_all(
+        """all => all.flatMap((card) => [...card.querySelectorAll(".numbers, .numbers span")]
+             .filter((each) => each.getBoundingClientRect().right > card.getBoundingClientRect().right - 8)
+             .map((each) => each.textContent))"""
+    )
+    assert out == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)

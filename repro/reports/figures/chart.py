@@ -51,9 +51,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of a drawn figure: what it shows, the name of its files and its place [points] in the whole."""
+    """A panel of a drawn figure: what it shows, its title, the name of its files and its place [points] in the whole."""
 
     key: str
+    title: str
     stem: str
     box: Box
 
@@ -92,7 +93,8 @@ def _save_one(chart: Chart, data: pd.DataFrame, study: Study, folder: Path) -> D
             return Drawn(chart, *described)
         several = len(figure.boxes) > 1
         panels = tuple(
-            Panel(key, file_name(chart.name, key) if several else chart.name, box) for key, box in figure.boxes.items()
+            Panel(key, figure.titles[key], file_name(chart.name, key) if several else chart.name, box)
+            for key, box in figure.boxes.items()
         )
         save(figure, folder / chart.name, [panel.stem for panel in panels] if several else ())
     for panel in panels if several else ():

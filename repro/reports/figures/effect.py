@@ -51,7 +51,7 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
 
 def _label(axes: Axes, study: Study) -> None:
     """What the axis counts, and which side of it is the better one."""
-    better = "right is better" if study.higher_is_better else "left is better"
+    better = layout.better(study.higher_is_better)
     band = f", band ±{number(study.smallest_effect)}" if np.isfinite(study.smallest_effect) else ""
     axes.set_xlabel(f"difference{terms.bracketed(study.primary)}\n{better}{band}", loc="right")
 

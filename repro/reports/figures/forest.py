@@ -6,6 +6,7 @@ Where many variants make no difference, they share one row of the forest plot, a
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro.reports.figures import style
+from repro.reports.figures import seeds_needed, style
 from repro.reports.figures.chart import save, write_csv
-from repro.reports.figures.layout import interval
+from repro.reports.figures.layout import better, interval
 from repro.reports.figures.numbers import difference, span
 from repro.reports.reading import terms
-from repro.reports.statistics import sample_size
 from repro.reports.statistics.survey import Survey
+from repro.reports.statistics.words import MOVED
 
 # A verdict by shape first, so that it reads in grey; a word that survives Holm's correction is filled.
 LOOKS = {
@@ -33,21 +34,41 @@ LOOKS = {
 # The range of differences that random numbers alone cause.
 LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
 FEW = 12  # variants without a difference that have rows of their own among the others
+MARKS = len(LOOKS) + 2  # of a legend: with the control's range, and what does not survive Holm's correction
 ROW = 0.185  # inches per variant
-# In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, and
-# how near to the origin a point is not worth a name.
-LETTER, GAP, APART, CENTRE = 0.0082, 0.012, 0.028, 0.1
+# For a phone: the figure's width and a variant's height in inches, and how far above its interval its name is, in rows.
+NARROW, TALL, ABOVE = 3.75, 0.34, 0.38
+# In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, how far
+# above or below a point its name stands, and how near to the origin a point is not worth a name.
+LETTER, GAP, APART, RISE, CENTRE = 0.0082, 0.012, 0.028, 0.036, 0.1
+# The look of a name, whose ground hides the lines that it crosses, and its place beside its point.
+NAME = {"fontsize": 7.5, "bbox": {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5}}
+SIDES = {
+    "right": {"xytext": (6, 0), "ha": "left", "va": "center"},
+    "left": {"xytext": (-6, 0), "ha": "right", "va": "center"},
+    "above": {"xytext": (0, 11), "ha": "center", "va": "center"},
+    "below": {"xytext": (0, -11), "ha": "center", "va": "center"},
+}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure over all studies: its file name, words, data (empty where there is none) and how that is drawn."""
+    """One figure over all studies: its file name, words, data (empty where there is none) and how that is drawn.
+
+    Where it would be too small on a phone, `narrow` draws it for one.
+    """
 
     name: str
     title: str
     caption: str
     data: pd.DataFrame
     draw: Callable[[pd.DataFrame], Figure]
+    narrow: Callable[[pd.DataFrame], Figure] | None = None
+
+    @property
+    def narrow_name(self) -> str:
+        """The file name of the one for a phone."""
+        return f"{self.name}_narrow"
 
 
 def plots(survey: Survey) -> list[Plot]:
@@ -56,30 +77,37 @@ def plots(survey: Survey) -> list[Plot]:
     for family in survey.families:
         primary = family["primary"]
         stem, words = re.sub(r"\W+", "_", primary), terms.said(primary)
+        axis = f"difference in {terms.said(primary)}{terms.bracketed(primary)}"
+        own = survey.effects[survey.effects["primary"] == primary]
+        higher = bool(own["higher_is_better"].all())
+        along, up = f"{axis}, within a seed\n{better(higher)}", f"{axis}; {better(higher, 'down', 'up')}"
         found += [
             Plot(
                 f"forest_{stem}",
                 f"Effect of every variant on the {words}",
                 FOREST,
                 data := forest_data(survey, primary),
-                forest,
+                partial(forest, axis=along),
+                partial(forest, axis=along, narrow=True),
             ),
             Plot(
                 f"forest_{stem}_no_difference",
                 f"Variants without a difference in the {words}",
                 NO_DIFFERENCE,
                 without_difference(data),
-                forest_of_each,
+                partial(forest_of_each, axis=along),
+                partial(forest_of_each, axis=along, narrow=True),
             ),
             Plot(
                 f"kl_{stem}",
                 f"Effect on the {words} and on the KL",
                 SCATTER,
                 kl_data(survey, primary),
-                scatter,
+                partial(scatter, axis=up),
             ),
         ]
-    return [*found, Plot("seeds_needed", "How many seeds are needed", NEEDED, needed_data(survey), needed)]
+    more = seeds_needed.CAPTION, seeds_needed.data(survey), seeds_needed.draw
+    return [*found, Plot("seeds_needed", "How many seeds are needed", *more)]
 
 
 def save_all(survey: Survey, folder: Path) -> list[Plot]:
@@ -89,6 +117,8 @@ def save_all(survey: Survey, folder: Path) -> list[Plot]:
     for plot in drawn:
         with style.context():
             save(plot.draw(plot.data), folder / plot.name)
+            if plot.narrow:
+                save(plot.narrow(plot.data), folder / plot.narrow_name)
         write_csv(plot.data, folder / f"{plot.name}.csv")
     return drawn
 
@@ -140,27 +170,30 @@ def without_difference(data: pd.DataFrame) -> pd.DataFrame:
     return data[data["control"] | others].reset_index(drop=True) if others.any() else data[:0]
 
 
-def forest(data: pd.DataFrame) -> Figure:
+def forest(data: pd.DataFrame, axis: str = "difference", narrow: bool = False) -> Figure:
     """One row for each variant, or for each that makes a difference or may and one for all others."""
     others = share_a_row(data)
-    return _forest(data[~others], data.loc[others, "mean"])
+    return _forest(data[~others], data.loc[others, "mean"], axis, narrow)
 
 
-def forest_of_each(data: pd.DataFrame) -> Figure:
+def forest_of_each(data: pd.DataFrame, axis: str = "difference", narrow: bool = False) -> Figure:
     """One row for each variant."""
-    return _forest(data, pd.Series(dtype=float))
+    return _forest(data, pd.Series(dtype=float), axis, narrow)
 
 
-def _forest(data: pd.DataFrame, others: pd.Series) -> Figure:
+def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> Figure:
     """One row for each variant: seeds faint, mean and 95 % t interval above them, the numbers at the right.
 
-    The means of `others`, if any, share a row between those of better and of worse variants.
+    The means of `others`, if any, share a row between those of better and of worse variants. A narrow figure has names
+    above the intervals, and no numbers.
     """
     place = int((data["control"] | (data["mean"] > 0)).sum()) if len(others) else len(data)
     heights = np.arange(len(data)) + (np.arange(len(data)) >= place)
     count = len(data) + bool(len(others))
-    figure = Figure(figsize=(11, 1.5 + ROW * count), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.25)  # inches: of long names and of the numbers it leaves out a letter or two
+    size = (NARROW, 2.2 + TALL * count) if narrow else (11, 1.6 + ROW * count)
+    figure = Figure(figsize=size, layout="constrained")
+    # Inches: of long names and of the numbers beside the axes the layout leaves out a letter or two.
+    figure.get_layout_engine().set(w_pad=0.06 if narrow else 0.25)
     axes = figure.subplots()
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
@@ -172,30 +205,35 @@ def _forest(data: pd.DataFrame, others: pd.Series) -> Figure:
         below = np.full(len(differences), height + 0.3)
         axes.plot(differences, below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
         _interval(axes, row, height, (low, high))
-        _numbers(axes, row, height)
+        if not narrow:
+            _numbers(axes, height, f"n {row.n}", *_effect(row))
     names = [f"{row.detail} = {row.arm}" for row in data.itertuples()]
     if len(others):
         _others(axes, others, place, data["smallest_effect"].max())
-        heights, names = [*heights, place], [*names, f"{len(others)} variants: no difference"]
-    axes.set_yticks(heights, names, fontsize=7.5)
-    axes.tick_params(axis="y", length=0, pad=9)
-    axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6), xlabel="difference to the paper's choice, within a seed")
+        heights, names = np.append(heights, place), [*names, f"{len(others)} variants: no difference"]
+        if not narrow:
+            _numbers(axes, place, f"means from {span(others.min(), others.max())}")
+    axes.set_yticks(heights - ABOVE * narrow, names, fontsize=8.5 if narrow else 7.5, ha="left" if narrow else "right")
+    axes.tick_params(axis="y", length=0, pad=-3 if narrow else 9)
+    axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6), xlabel=axis)
+    if narrow:
+        style.few_ticks(axes, "x")
     axes.tick_params(axis="x", top=True, labeltop=True)
     style.quiet(axes)
     _key(
-        figure, [look(row) for row in data.itertuples()] + ["no difference"] * bool(len(others)), data["control"].any()
+        figure,
+        [look(row) for row in data.itertuples()] + ["no difference"] * bool(len(others)),
+        control=data["control"].any(),
+        columns=2 if narrow else MARKS,
     )
     return figure
 
 
 def _others(axes: Axes, means: pd.Series, height: int, band: float) -> None:
-    """The means of many variants in one row, and the range that they are in."""
+    """The means of many variants in one row."""
     marker, colour = LOOKS["no difference"]
     axes.barh(height, 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
     axes.plot(means, np.full(len(means), height), marker, color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
-    words = f"means from {span(means.min(), means.max())}"
-    look = {"va": "center", "fontsize": 7, "color": "#333333"}
-    axes.annotate(words, (1.015, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 
 
 def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
@@ -219,15 +257,19 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
     )  # past the axis at its edge; the number is complete
 
 
-def _numbers(axes: Axes, row, height: int) -> None:
-    """Mean, interval and n in a column right of the axes."""
-    effect = ("identical", "") if row.identical else (difference(row.mean, row.low, row.high), span(row.low, row.high))
-    for place, words in zip((1.015, 1.065, 1.155), (f"n {row.n}", *effect), strict=True):
+def _effect(row) -> tuple[str, str]:
+    """A variant's mean and interval as texts."""
+    return ("identical", "") if row.identical else (difference(row.mean, row.low, row.high), span(row.low, row.high))
+
+
+def _numbers(axes: Axes, height: int, *texts: str) -> None:
+    """Numbers of a row, in columns right of the axes."""
+    for place, words in zip((1.015, 1.065, 1.155), texts):
         look = {"va": "center", "fontsize": 7, "color": "#333333"}
         axes.annotate(words, (place, height), xycoords=("axes fraction", "data"), annotation_clip=False, **look)
 
 
-def _key(figure: Figure, shown: list[str], control: bool) -> None:
+def _key(figure: Figure, shown: list[str], control: bool = False, columns: int = MARKS) -> None:
     """A legend of the marks that are shown."""
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=word)
@@ -240,7 +282,7 @@ def _key(figure: Figure, shown: list[str], control: bool) -> None:
         handles.append(
             Line2D([], [], color="#333333", marker="^", markerfacecolor="white", linestyle="", label="not after Holm")
         )
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.2, columnspacing=1.2)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2)
 
 
 # The effect beside the KL
@@ -253,8 +295,8 @@ def kl_data(survey: Survey, primary: str) -> pd.DataFrame:
     return rows.reindex(columns=columns).dropna(subset=["kl", "mean"]).reset_index(drop=True)
 
 
-def scatter(data: pd.DataFrame) -> Figure:
-    """A point per variant, those farthest out named."""
+def scatter(data: pd.DataFrame, axis: str = "difference") -> Figure:
+    """A point per variant; named are those that survive Holm's correction, and those farthest out."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     band = data["smallest_effect"].max()
@@ -267,72 +309,48 @@ def scatter(data: pd.DataFrame) -> Figure:
         axes.plot(row.kl, row.mean, marker=marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=0.9)
     if data["kl"].abs().max() > 20 * max(data["kl"].abs().median(), 0.05):
         style.symmetric_log(axes, 1.0)
-    axes.set(xlabel="difference in KL to the SFT policy [nats]", ylabel="difference to the paper's choice")
+    axes.set(xlabel="difference in KL to the SFT policy [nats]", ylabel=axis)
     axes.margins(0.12)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settled, so that names know where the points are
-    _name_the_farthest(axes, data)
-    _key(figure, [look(row) for row in data.itertuples()], control=False)
+    _name(axes, data)
+    _key(figure, [look(row) for row in data.itertuples()])
     return figure
 
 
-def _name_the_farthest(axes: Axes, data: pd.DataFrame) -> None:
-    """Names beside the points farthest from the origin, where they lie on no other name and on no other point."""
+def _name(axes: Axes, data: pd.DataFrame) -> None:
+    """Names beside points, where they lie on no other name and on no other point.
+
+    First of those that survive Holm's correction, then of those farthest from the origin.
+    """
     to_axes = axes.transData + axes.transAxes.inverted()
     points = to_axes.transform(data[["kl", "mean"]].to_numpy(float))  # [variants, 2] in fractions of the axes
     far = np.abs(points - to_axes.transform((0.0, 0.0))).max(axis=1)
+    survive = (data["verdict"].isin(MOVED) & (data["corrected"] == data["verdict"])).to_numpy()
     taken = points
-    for i in np.argsort(-far, kind="stable"):
+    for i in np.lexsort((-far, ~survive))[: int((survive | (far > CENTRE)).sum())]:
         words = f"{data['detail'][i]} = {data['arm'][i]}"
-        length = LETTER * len(words)
         others = np.delete(taken, i, axis=0)
-        for side, start in (("left", points[i, 0]), ("right", points[i, 0] - length)):
-            beside = (others[:, 0] > start - GAP) & (others[:, 0] < start + length + GAP)
-            crossed = beside & (np.abs(others[:, 1] - points[i, 1]) < APART)
-            if far[i] > CENTRE and 0 <= start and start + length <= 1 and not crossed.any():
-                shift = (6 if side == "left" else -6, 0)
-                look = {"ha": side, "va": "center", "fontsize": 7.5}
-                axes.annotate(words, data.loc[i, ["kl", "mean"]], xytext=shift, textcoords="offset points", **look)
-                along = np.linspace(start, start + length, 12)
-                taken = np.vstack([taken, np.column_stack([along, np.full(12, points[i, 1])])])
+        for side, start, height in _places(points[i, 0], points[i, 1], LETTER * len(words)):
+            end = start + LETTER * len(words)
+            beside = (others[:, 0] > start - GAP) & (others[:, 0] < end + GAP)
+            crossed = beside & (np.abs(others[:, 1] - height) < APART)
+            if 0 <= start and end <= 1 and 0 < height < 1 and not crossed.any():
+                axes.annotate(words, data.loc[i, ["kl", "mean"]], textcoords="offset points", **NAME, **SIDES[side])
+                along = np.linspace(start, end, 12)
+                taken = np.vstack([taken, np.column_stack([along, np.full(12, height)])])
                 break
 
 
-# The seeds needed
-
-
-def needed_data(survey: Survey) -> pd.DataFrame:
-    """detail, arm, n, sd of the paired differences and the seeds that would show the smallest effect, fewest first."""
-    columns = ["detail", "arm", "primary", "n", "sd", "smallest_effect", "seeds_needed"]
-    rows = survey.effects.reindex(columns=columns).dropna(subset="seeds_needed")
-    return rows.sort_values("seeds_needed", kind="stable", ignore_index=True)
-
-
-def needed(data: pd.DataFrame) -> Figure:
-    """The share of variants for which a number of seeds is enough."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots()
-    share = 100 * np.arange(1, len(data) + 1) / len(data)
-    finite = np.isfinite(data["seeds_needed"])
-    end = max(100.0, data.loc[finite, "seeds_needed"].max() * 1.3 if finite.any() else 0.0)
-    reached = share[finite][-1] if finite.any() else 0.0
-    axes.step([2, *data.loc[finite, "seeds_needed"], end], [0, *share[finite], reached], where="post", color="#0072b2")
-    n = int(data["n"].median())
-    axes.axvline(n, color="#1a1a1a", linewidth=1, linestyle=(0, (4, 2)))
-    axes.annotate(
-        f" {n} seeds: the usual number here", (n, 0.97), xycoords=("data", "axes fraction"), fontsize=8, va="top"
-    )
-    axes.set(xscale="log", xlim=(2, end), ylim=(0, 101), ylabel="variants [%]")
-    axes.set_xlabel(f"seeds that show the smallest effect with {100 * sample_size.POWER:.0f} % power")
-    ticks = [n for n in (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if n <= end]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    return figure
+def _places(x: float, y: float, length: float) -> list[tuple[str, float, float]]:
+    """Where a name beside a point may be: on which side, and in fractions of the axes its left end and its height."""
+    centred = x - length / 2
+    return [("right", x, y), ("left", x - length, y), ("above", centred, y + RISE), ("below", centred, y - RISE)]
 
 
 FOREST = (
     "Each variant against the paper's choice: faint dots are single seeds, the mark is their mean, the line its 95 % "
     "t interval over seeds, with an arrow head where it extends past the axis, which holds nine in ten intervals; "
-    "the numbers at the right are complete. Shape and colour are the verdict without "
+    "the numbers at the right, left out on a phone, are complete. Shape and colour are the verdict without "
     "correction; a hollow triangle does not survive Holm's. The yellow band is the smallest effect of interest. Where "
     "many variants make no difference, their means share one row, and the next plot has a row for each. Where the "
     "control was run it comes first, and dotted lines through all rows mark the range of its single seeds: the differences "
@@ -347,9 +365,4 @@ SCATTER = (
     "Each variant's mean difference in the policy's distance from the SFT policy and in the primary metric, from the "
     "same runs. A variant on the horizontal line changes only the KL; one above it on the vertical line "
     "has a higher score at the same KL. The axis is logarithmic past one nat where variants differ by orders of magnitude."
-)
-NEEDED = (
-    "From the spread of each variant's paired differences, the fewest seeds with which a two-sided paired t test at 5 %, "
-    "without any correction, shows the smallest effect of interest in 80 % of studies. A spread from few seeds is itself "
-    "rough. Variants without a spread, identical ones among them, are left out."
 )

@@ -23,6 +23,11 @@ def interval(
             axes.plot(end, height, marker=head, color=color, markersize=4, clip_on=False)
 
 
+def better(higher_is_better: bool, low: str = "left", high: str = "right") -> str:
+    """Which side of an axis is the better one."""
+    return f"{high if higher_is_better else low} is better"
+
+
 def frame_limits(axes: Axes, values: pd.Series) -> None:
     """Limits from the seeds themselves, since the t interval of a few seeds can be many times wider than they are."""
     values = values.dropna()

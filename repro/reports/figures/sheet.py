@@ -62,6 +62,7 @@ class Sheet(Figure):
         super().__init__(figsize=(WIDTH * columns, strip + height * rows), **options)
         self.strip = strip * POINTS
         self.entries: tuple[Entry, ...] = ()  # of the legend
+        self.titles: Mapping[str, str] = {}  # of the panels
         size = (WIDTH * POINTS, height * POINTS)
         self.boxes: dict[str, Box] = {
             key: (i % columns * size[0], self.strip + i // columns * size[1], *size) for i, key in enumerate(keys)
@@ -85,7 +86,7 @@ def sheet(
     lines = sum(len(text_lines(entry.label, LABEL)) for entry in legend)
     strip = 0.22 * -(-lines // columns) + 0.06 if legend else 0.0
     figure = Sheet(list(titles), top + height + bottom, strip)
-    figure.entries = tuple(legend)
+    figure.entries, figure.titles = tuple(legend), titles
     if legend:
         box = figure.legend(handles=[entry.line() for entry in legend], ncols=columns, **style.STRIP)
         box.set_gid(LEGEND)

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, with four colours moved a little so that they stay apart for common colour blindness on a dark page
@@ -78,7 +79,7 @@ STRIP = {
     "columnspacing": 1.0,
 }
 SEED = {"linewidth": 0.6, "zorder": 1.5}
-TICK = 0.55  # inches that a number of an axis takes across
+DIGIT = 0.085  # inches that a digit of an axis takes across
 NOTE = {"fontsize": LEAST, "color": "#555555"}
 
 
@@ -125,10 +126,21 @@ def symmetric_log(axes: Axes, linear: float) -> None:
 
 def few_ticks(axes: Axes, axis: str = "both") -> None:
     """At most five steps of numbers along an axis that is not logarithmic, and across no more than have room side by side."""
-    across = int(axes.bbox.width / axes.figure.dpi / TICK)
-    for name, one, most in (("x", axes.xaxis, min(5, max(2, across))), ("y", axes.yaxis, 5)):
+    for name, one in (("x", axes.xaxis), ("y", axes.yaxis)):
         if axis in (name, "both") and one.get_scale() == "linear":
-            axes.locator_params(axis=name, nbins=most)
+            axes.locator_params(axis=name, nbins=5)
+            for steps in (4, 3, 2, 1) if name == "x" else ():
+                if _side_by_side(axes):
+                    break
+                axes.locator_params(axis=name, nbins=steps)
+
+
+def _side_by_side(axes: Axes) -> bool:
+    """Whether the numbers below a horizontal axis stand apart."""
+    places, (low, high) = axes.get_xticks(), sorted(axes.get_xlim())
+    longest = max(map(len, axes.xaxis.get_major_formatter().format_ticks(places)), default=0)
+    step = (places[1] - places[0]) / (high - low) * axes.bbox.width / axes.figure.dpi if len(places) > 1 else np.inf
+    return bool(step > (longest + 1) * DIGIT)
 
 
 def quiet(axes: Axes) -> None:

@@ -185,7 +185,7 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         confidence=CONFIDENCE,
         named=named(survey),
         sentences=[family_sentence(family) for family in survey.families] + noise(survey),
-        charts=[picture(plot.name, plot.title, plot.caption, out / "figures") for plot in plots],
+        charts=[_chart(plot, out / "figures") for plot in plots],
         groups=_groups(survey, out),
         controls=int(survey.effects["control"].sum()),
         unpaired=int((survey.effects["n"] == 0).sum()),
@@ -195,6 +195,15 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         seeds=_seed_counts(survey.effects),
         ran=provenance.what_ran(survey.runs),
     )
+
+
+def _chart(plot: forest.Plot, figures: Path) -> dict:
+    """A figure, and the one that takes its place on a phone where it has one."""
+    wide, narrow = (
+        picture(name, plot.title, plot.caption, figures) if drawn else {}
+        for name, drawn in ((plot.name, plot.draw), (plot.narrow_name, plot.narrow))
+    )
+    return wide | {"narrow": narrow}
 
 
 def _groups(survey: Survey, out: Path) -> list[dict]:

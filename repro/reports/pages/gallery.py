@@ -4,19 +4,21 @@ A page of `reports/build` has its style sheets, scripts and figures in it, so th
 MLflow, and each figure lies beside it again, as PNG, SVG and CSV. A page of the gallery links to all these in `assets/`.
 The name of a file there ends with the beginning of its digest: nothing is there twice, and a page that is built again
 changes nothing that another one shows. PNGs are left out, the files of single panels, which are views of the whole figure's
-there, and the episodes of all seeds but the first.
+there, and the episodes of all seeds but the first. Above each page is the way to the index and to the atlas.
 """
 
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from repro.reports.figures import vector
-from repro.reports.pages.index import ATLAS, EPISODES, STUDY
+from repro.reports.pages import entries
+from repro.reports.pages.index import ATLAS, BUILT, EPISODES, STUDY
+from repro.reports.pages.markup import day
 
 ASSETS, INDEX = "assets", "index.html"
 RECORDS = (STUDY, ATLAS)  # by which pages are found; no page links to them
@@ -37,6 +39,8 @@ TARGET = re.compile(r"""(?:href|src)=["']([^"'#]+)""")
 OUTSIDE = re.compile(r"[a-z]+:")  # how an address begins that is not of a file
 TOLD = "This copy has the episodes of {} and no PNGs; <code>make report</code> builds them all."
 NOTE = f'<p class="meta">{TOLD}</p>\n'
+REPRODUCE = re.compile(r'<section id="reproduce">.*?<div class="body">\n', re.DOTALL)  # where it belongs
+WAY = re.compile(r'<main>\n(?:<p class="kicker way">.*</p>\n)?')
 
 
 def trim(gallery: Path, seeds: int) -> tuple[int, int]:
@@ -54,6 +58,20 @@ def trim(gallery: Path, seeds: int) -> tuple[int, int]:
     for file in set(files) - set(kept):
         file.unlink()
     return len(kept), sum(file.stat().st_size for file in kept)
+
+
+def lead(gallery: Path, left: Collection[str]) -> None:
+    """Puts above every page the way to the index and to each atlas, and of when it is if it is of the folders `left`."""
+    scales = {file.parent / INDEX: entries.read(file).get("scale", "not known") for file in gallery.glob(f"*/{ATLAS}")}
+    atlases = sorted((file, f"Atlas, scale {scale}") for file, scale in scales.items())
+    for page in sorted(gallery.glob("*/**/*.html")):
+        folder = gallery / page.relative_to(gallery).parts[0]
+        ways = [(gallery / INDEX, "All studies"), *atlases]
+        parts = [f'<a href="{_address(file, page)}">{words}</a>' for file, words in ways if file != page]
+        newest = entries.read(folder / STUDY).get("index", {}).get("newest", 0) if folder.name in left else 0
+        parts += [BUILT.format(day(newest))] if newest else []
+        head, _, rest = WAY.sub("<main>\n", page.read_text(encoding="utf-8"), count=1).partition("<main>\n")
+        page.write_text(f'{head}<main>\n<p class="kicker way">{" · ".join(parts)}</p>\n{rest}', encoding="utf-8")
 
 
 def reachable(gallery: Path) -> set[Path]:
@@ -82,7 +100,7 @@ def _trim_folder(folder: Path, seeds: int) -> None:
     texts = {page: _trimmed(page, folder, left_out) for page in pages}
     if left_out:
         note = NOTE.format("the first seed" if seeds == 1 else f"the first {seeds} seeds")
-        texts[folder / INDEX] = texts[folder / INDEX].replace("</nav>\n", f"</nav>\n{note}", 1)
+        texts[folder / INDEX] = REPRODUCE.sub(lambda found: found[0] + note, texts[folder / INDEX], count=1)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for page in episodes[seeds:]:
         page.unlink()

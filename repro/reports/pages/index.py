@@ -14,6 +14,7 @@ from repro.reports.statistics import survey as surveys
 from repro.reports.statistics.words import VERDICTS
 
 PAPER, EPISODES = "paper", "episodes"  # folders of the other pages
+BUILT = "page of {}, as it was built then"  # of a study that is no longer in the store
 
 
 def build(root: Path, uri: str, registered: Sequence[Mapping]) -> Path:
@@ -133,6 +134,7 @@ def _card(entry: Entry, page: Path, root: Path) -> dict:
         "open": entry.facts.get("open", 0),  # JSON of an earlier version counts these among the lost
         "planned": entry.facts.get("planned", 0),
         "newest": newest,
+        "built": BUILT.format(markup.day(newest)) if page.name and newest else "as it was built",
         "hours": entry.facts.get("hours", float("nan")),
         "troubles": entry.troubles,
         "stored": entry.stored,

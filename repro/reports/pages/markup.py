@@ -95,6 +95,7 @@ def _panel(panel: Panel, drawn: Drawn, figures: Path) -> dict:
     svg = (figures / f"{panel.stem}.svg").read_text(encoding="utf-8").strip()
     return {
         "stem": panel.stem,
+        "title": panel.title,
         "source": data_address(svg),
         "strip": round(drawn.strip / width, 5),
         "ratio": f"{width:g} / {height:g}",
@@ -145,6 +146,11 @@ def known(value: float) -> float | None:
 def parsed(text: str) -> dict:
     """A tag's JSON; nothing where the tag was not recorded."""
     return json.loads(text) if text.startswith("{") else {}
+
+
+def day(milliseconds: int) -> str:
+    """A time of the store [ms since 1970] as date, in UTC."""
+    return when(milliseconds).partition(" ")[0]
 
 
 def when(milliseconds: int) -> str:

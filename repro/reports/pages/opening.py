@@ -11,6 +11,7 @@ from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 from repro.reports.statistics.size import nothing_to_see
+from repro.reports.statistics.words import UNDECIDED
 
 # A verdict's word -> how a sentence goes on after the arms that it is said of, in the singular and in the plural.
 SAID = {
@@ -32,7 +33,7 @@ def takeaway(study: Study, findings: Findings) -> str:
         arms.setdefault("identical" if row.identical else row.verdict, []).append(row.arm)
     if not arms:
         return "Only the reference arm has runs: there is nothing to compare yet."
-    if study.detail == record.CONTROL_DETAIL:
+    if study.detail == record.CONTROL_DETAIL and (findings.verdicts["n"] > 1).any():
         return _how_far_apart(study, findings)
     words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
     parts = [f"{listed(arms[word])} {_in_words(word, len(arms[word]))} {study.reference}" for word in words]
@@ -48,6 +49,16 @@ def _how_far_apart(study: Study, findings: Findings) -> str:
         for lowest, highest in [(seeds.min().get(row.arm, math.nan), seeds.max().get(row.arm, math.nan))]
     ]
     return f"Same recipe, other random numbers: {terms.said(study.primary)} {'; '.join(parts)}."
+
+
+def progress(study: Study, findings: Findings) -> str:
+    """How far a sequential study has come; nothing before its first look, or of a fixed number of seeds."""
+    if findings.looks.empty:
+        return ""
+    seeds = int(findings.looks["look"].max())
+    word = "undecided after" if (findings.verdicts["verdict"] == UNDECIDED).any() else "decided at"
+    look = f"look {study.looks.index(seeds) + 1} of {len(study.looks)}"
+    return f"Sequential study, {word} {look}: {seeds} of up to {study.looks[-1]} seeds"
 
 
 def _in_words(word: str, arms: int) -> str:
@@ -78,7 +89,8 @@ def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], count
         if counts["posts"]
         else "No samples were recorded.",
         "ran": f"Code, data, shared stages, time and cost of {count(len(study.runs), 'run')}.",
-        "reproduce": "The command, every run's id, and how the verdict is reached.",
+        "reproduce": "The command and every run's id.",
+        "rules": "The interval, the smallest effect of interest, and what decides each word.",
     }
 
 

@@ -170,6 +170,11 @@ def what_would_decide(row, study: Study) -> str:
 # The page
 
 
+def comparisons(study: Study, findings: Findings) -> int:
+    """How many intervals the differences have, over all metrics and variants."""
+    return int(findings.intervals.loc[findings.intervals["metric"].isin(compared(study)), "low"].count())
+
+
 def render(
     study: Study,
     findings: Findings,
@@ -189,35 +194,30 @@ def render(
         confidence=CONFIDENCE,
         interval_of=interval_of(study),
         looks=findings.looks.to_dict("records"),
+        progress=opening.progress(study, findings),
         enough_seeds=ENOUGH_SEEDS,
         curves=CURVES,
         judge=UNIT_OF_JUDGE.get(study.tags[record.JUDGE], study.tags[record.JUDGE]),
         colours=style.colours(study.arms),
         takeaway=opening.takeaway(study, findings),
         inside=opening.sections(study, findings, found, counts),
-        effect=[drawn[c.name] for c in effect.CHARTS if c.name in drawn],
         verdicts=cards(study, findings),
         ceiling=ceiling.section(study, findings),
-        in_figure="before_after" in drawn,
         outcomes=outcomes(findings),
         warnings=warnings(study, findings),
         tally=findings.tally.to_dict("records"),
         predictions=findings.predictions.to_dict("records"),
         prediction_results=findings.predictions["result"].value_counts().to_dict() if len(findings.predictions) else {},
         differences=rows,
-        comparisons=int(findings.intervals.loc[findings.intervals["metric"].isin(compared(study)), "low"].count()),
+        comparisons=comparisons(study, findings),
         robust=findings.robust.to_dict("records"),
         levels=findings.levels.to_dict("records"),
         checkpoints=checkpoints(study, findings),
         seeds=seed_table(study),
         runs=run_rows(study, links),
         episodes={seed: link.partition("#")[0] for (_, seed), link in links.items()},
-        charts=[drawn[name] for name in drawn if name not in OWN_SECTION],
-        frontier=[drawn[c.name] for c in frontier.CHARTS if c.name in drawn],
         equal_kl=frontier.at_equal_kl(study).to_dict("records"),
-        lengths=[drawn[c.name] for c in length.CHARTS if c.name in drawn],
         length_unit=length.unit_of(study),
-        checks=[drawn[c.name] for c in checks.CHARTS if c.name in drawn],
         agreement=agreement(study),
         judgement=judgement,
         reward_models=reward_models(study),
@@ -229,7 +229,16 @@ def render(
         ran=provenance.what_ran(study.runs),
         sources=provenance.sources(study.runs),
         outdated=provenance.outdated(study),
+        **_by_section(drawn),
     )
+
+
+def _by_section(drawn: dict[str, dict]) -> dict[str, object]:
+    """The figures that were drawn, by the section that shows them, and whether the ceiling is in one of them."""
+    of = {"effect": effect, "frontier": frontier, "lengths": length, "checks": checks}
+    return {
+        section: [drawn[each.name] for each in module.CHARTS if each.name in drawn] for section, module in of.items()
+    } | {"charts": [drawn[name] for name in drawn if name not in OWN_SECTION], "in_figure": "before_after" in drawn}
 
 
 def cards(study: Study, findings: Findings) -> list[dict]:

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import pytest
+from matplotlib.figure import Figure
 
 from repro.reports.figures import sheet, style
 from tests.reports.figures.sight import SIGHT, apart, dark, rgb
@@ -41,3 +42,17 @@ def test_no_two_arms_have_the_same_marks_or_dashes_in_the_drawing_or_in_the_page
     for looks in ({e.marker for e in entries}, {e.dashes for e in entries}, {e.shape for e in entries}):
         assert len(looks) == len(ARMS)
     assert all(entry.shape for entry in entries) and entries[0].dash_array == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.0061, 0.0032), (0.0, 1.0), (-12000.0, 300.0), (0.998, 1.0004)])
+@pytest.mark.parametrize("width", [1.4, 2.2, 3.2])
+def test_numbers_below_an_axis_stand_apart(low, high, width):
+    with style.panel_context():
+        figure = Figure(figsize=(width, 1.5))
+        axes = figure.add_axes((0.1, 0.3, 0.8, 0.6))
+        axes.set_xlim(low, high)
+        style.few_ticks(axes)
+        figure.draw_without_rendering()
+        shown = [tick for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+        boxes = [tick.get_window_extent() for tick in shown]
+    assert boxes and all(one.x1 + 2 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))

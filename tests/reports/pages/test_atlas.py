@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
 from repro.errors import UserError
@@ -132,11 +133,11 @@ def forest_rows(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame([several | row | own | {"arm": str(n)} for n, (row, own) in enumerate(zip(rows, seeds))])
 
 
-def labels(figure) -> list[str]:
-    """The names of a forest plot's rows from above."""
+def labels(figure, above: float = 0.0) -> list[str]:
+    """The names of a forest plot's rows from above, each so far above its row."""
     axes = figure.axes[0]
     rows = sorted(zip(axes.get_yticks(), axes.get_yticklabels(), strict=True))
-    assert [place for place, _ in rows] == list(range(len(rows)))  # no two rows in one place, and none empty
+    assert [place + above for place, _ in rows] == list(range(len(rows)))  # no two rows in one place, and none empty
     return [label.get_text() for _, label in rows]
 
 
@@ -161,6 +162,36 @@ def test_a_few_variants_without_a_difference_have_rows_of_their_own():
 def test_the_papers_choice_is_told_by_itself_once_for_each_seed_whichever_study_ran_it(built):
     told = record(built)["reference"]
     assert told["test/win_rate"] == {"mean": pytest.approx(0.55), "least": 0.50, "most": 0.60, "n": 3}
+
+
+def test_the_forest_plot_of_a_phone_has_every_name_in_letters_as_large_as_its_page_has_them():
+    data = forest_rows(STILL | {"control": True}, BETTER, *[STILL] * (forest.FEW + 1), WORSE)
+    wide, narrow = forest.forest(data), forest.forest(data, narrow=True)
+    assert labels(narrow, forest.ABOVE) == labels(wide)
+    sizes = [text.get_fontsize() for text in narrow.findobj(Text) if text.get_text()]
+    pixels = 329 / (72 * narrow.get_figwidth())  # of a point, on a phone of 390 pixels
+    assert min(sizes) * pixels > 9.5
+
+
+def test_the_scatter_names_what_survives_holm_first_and_says_what_its_axis_counts():
+    far = {"kl": 3.0, "mean": 0.3, "verdict": "better", "corrected": "undecided"}
+    still = {"mean": 0.0, "verdict": "no difference", "corrected": "no difference"}
+    crowd = [still | {"kl": each / 20} for each in range(5)]
+    kept = {"kl": 0.2, "mean": -0.02, "verdict": "worse", "corrected": "worse"}
+    rows = [far, *crowd, kept, {"kl": 2.9, "mean": -0.9, "verdict": "worse", "corrected": "worse"}]
+    data = pd.DataFrame(rows).assign(
+        detail="gamma", arm=[str(each) for each in range(len(rows))], identical=False, smallest_effect=0.05
+    )
+    (axes,) = forest.scatter(data, axis="difference in win rate [share]; up is better").axes
+    assert [text.get_text() for text in axes.texts] == ["gamma = 7", "gamma = 6", "gamma = 0"]
+    assert all(text.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1) for text in axes.texts)
+    assert axes.get_ylabel() == "difference in win rate [share]; up is better"
+
+
+def test_an_axis_has_its_metric_its_unit_and_the_better_side(survey):
+    drawn = {plot.name: plot.draw.keywords.get("axis") for plot in forest.plots(survey) if plot.name != "seeds_needed"}
+    assert drawn["forest_test_win_rate"] == "difference in near-greedy win rate [share], within a seed\nright is better"
+    assert drawn["kl_rm_validation_accuracy"] == "difference in pair accuracy, validation [share]; down is better"
 
 
 def test_p_is_adjusted_within_a_primary_metric(survey):
@@ -261,13 +292,18 @@ def test_the_page_needs_no_network_and_escapes_labels(html):
     assert "<img src=x" not in html and "&lt;img src=x" in html
 
 
+def test_the_figures_come_before_the_long_table(html):
+    assert html.index('<section id="figures">') < html.index('<section id="table">')
+    assert html.index('href="#figures"') < html.index('href="#table"')
+
+
 def test_a_details_own_page_is_linked_where_it_is_there(html):
     assert html.count('href="../alpha-toy/index.html"') == 4 and "beta-toy/index.html" not in html
 
 
 def test_files_that_the_page_links_to_exist(html, built):
     linked = re.findall(r'href="(figures/[^"]+)"', html)
-    assert len(linked) == 15 and all((built.parent / name).stat().st_size > 0 for name in linked)
+    assert len(linked) == 21 and all((built.parent / name).stat().st_size > 0 for name in linked)
 
 
 def test_the_same_store_gives_the_same_bytes(built, toys):

@@ -20,7 +20,8 @@ OWN = ROOT / "reports" / "gallery"
 MOST_BYTES, MOST_FILES = 5_500_000, 150  # of the repository's own
 SEEDS = (1, 2, 3)
 STYLE = f"<style>\np {{ color: red; }} /* {'of all episodes ' * gallery.LEAST} */\n</style>\n"
-EPISODES = STYLE + '<p>{seed}</p><a href="../index.html">back</a>\n<script>\nsmall();\n</script>\n'
+DAY = "1970-01-01"  # of the newest made-up run
+EPISODES = STYLE + '<main>\n<p>{seed}</p><a href="../index.html">back</a>\n<script>\nsmall();\n</script>\n'
 
 
 def episodes(study, out: Path) -> dict[tuple[str, int], str]:
@@ -149,11 +150,28 @@ def test_episodes_of_the_first_seeds_are_kept_and_the_page_says_so(trimmed, buil
     posts = (built / "one" / "index.html").read_text().count("training episodes, token by token")
     assert text.count("training episodes, token by token") == posts / len(SEEDS) > 0
     assert text.count("This copy has the episodes of the first seed and no PNGs") == 1
+    assert text.index('<section id="reproduce">') < text.index("This copy has") < text.index('<section id="rules">')
 
 
 def test_a_script_or_style_too_small_for_a_file_stays_and_the_link_back_does(trimmed):
     text = (trimmed / "one" / "episodes" / "seed1.html").read_text()
     assert "<script>\nsmall();\n</script>" in text and "<style>" not in text and 'href="../index.html"' in text
+
+
+def test_every_page_leads_to_the_index_and_to_the_atlas_and_says_of_when_it_is_where_it_was_left(trimmed):
+    shutil.copytree(trimmed / "two", trimmed / "atlas", ignore=shutil.ignore_patterns(index.STUDY, "episodes"))
+    (trimmed / "atlas" / index.ATLAS).write_text('{"scale": "mini"}')
+    for _ in range(2):  # the second time changes nothing
+        gallery.lead(trimmed, left={"two"})
+        for file in trimmed.glob("*/**/*.html"):
+            way = re.findall(r'<p class="kicker way">(.*)</p>', file.read_text())
+            up = "../" * (len(file.relative_to(trimmed).parts) - 1)
+            told = [f'<a href="{up}index.html">All studies</a>']
+            if file.parent.name != "atlas":
+                told.append(f'<a href="{up}atlas/index.html">Atlas, scale mini</a>')
+            if "two" in file.parts:
+                told.append(f"page of {DAY}, as it was built then")
+            assert way == [" · ".join(told)], file
 
 
 def test_once_more_changes_nothing(trimmed):
@@ -230,9 +248,13 @@ def test_without_its_store_the_gallery_keeps_its_studies_and_their_entries(begun
     assert main(["gallery"]) == 0
     assert capsys.readouterr().err == "left as they were: whiten_adv\n" and not (tmp_path / "gone.db").exists()
     after = contents(begun)
-    assert {name for name in before if before[name] != after[name]} == {"index.html"}
+    assert {name.rpartition("/")[2] for name in before if before[name] != after[name]} == {"index.html"}
     shown = [entry.findall(each["index.html"].decode())[0] for each in (before, after)]
-    assert shown[1].replace(" · as it was built", "") == shown[0] and "as it was built" in shown[1]
+    (told,) = re.findall(r" · (page of \d{4}-\d\d-\d\d, as it was built then)", shown[1])
+    assert shown[1].replace(f" · {told}", "") == shown[0]
+    own = after["whiten_adv/index.html"].decode()
+    assert own.replace(f" · {told}</p>", "</p>", 1).encode() == before["whiten_adv/index.html"]
+    assert main(["gallery"]) == 0 and contents(begun) == after
     assert main(["gallery", "whiten_adv"]) == 2  # what is named must be in the store
 
 

@@ -26,6 +26,12 @@ def test_lines_tabs_and_letters_of_any_language_stay(text):
     assert markup.harmless(text) == text
 
 
+@pytest.mark.parametrize("template", sorted(markup.TEMPLATES.glob("*.j2")), ids=lambda file: file.name)
+def test_a_box_that_scrolls_is_reached_by_the_keyboard_and_has_a_name(template):
+    boxes = re.findall(r'<div class="scroll[^>]*>', template.read_text())
+    assert all('tabindex="0" role="region" aria-label="' in box for box in boxes)
+
+
 @pytest.fixture(scope="module")
 def hostile(study):
     """The made-up study, whose texts are all hostile."""

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from repro import record
@@ -12,7 +13,8 @@ from repro.reports.pages import markup, opening, page
 from repro.reports.statistics.findings import analyse
 from repro.reports.statistics.size import nothing_to_see
 
-SECTIONS = ("expected", "figures", "judge", "differences", "seeds", "reward-models", "samples", "ran", "reproduce")
+SECTIONS = ("expected", "figures", "judge", "differences", "seeds", "reward-models", "samples", "ran")
+SECTIONS += ("reproduce", "rules")
 
 
 def with_values(study, **values):
@@ -26,6 +28,23 @@ def test_the_takeaway_is_one_sentence_on_all_arms(study):
         "off is worse than shift_and_scale; scale_only is not yet told apart from shift_and_scale, by the near-greedy "
         "win rate."
     )
+
+
+@pytest.mark.parametrize(
+    ("looks", "seeds", "words", "told"),
+    [
+        ((), 0, [], ""),
+        ((4, 6), 0, ["undecided"], ""),
+        ((4, 6, 12), 4, ["better", "identical"], "Sequential study, decided at look 1 of 3: 4 of up to 12 seeds"),
+        ((4, 6, 12), 6, ["better", "undecided"], "Sequential study, undecided after look 2 of 3: 6 of up to 12 seeds"),
+        ((4, 6), 6, ["undecided"], "Sequential study, undecided after look 2 of 2: 6 of up to 6 seeds"),
+    ],
+)
+def test_how_far_a_sequential_study_has_come_is_said(looks, seeds, words, told, study):
+    grown = replace(study, tags=study.tags | {"looks": " ".join(map(str, looks))})
+    reached = pd.DataFrame({"look": [look for look in looks if look <= seeds]})
+    findings = replace(analyse(study), looks=reached, verdicts=pd.DataFrame({"verdict": words}))
+    assert opening.progress(grown, findings) == told
 
 
 def test_arms_of_one_verdict_are_named_together(study):
@@ -46,6 +65,9 @@ def test_of_the_control_it_is_said_how_far_runs_of_one_recipe_lie_apart(study):
         "+0.020, sd 0.015."
     )
     assert find(record.CONTROL_DETAIL) is DRAWS
+    findings = analyse(control)
+    alone = replace(findings, verdicts=findings.verdicts.assign(n=1))
+    assert "not yet told apart" in opening.takeaway(control, alone)  # of single seeds there is no spread to tell
 
 
 def test_names_with_braces_are_names(study):
@@ -71,8 +93,8 @@ def test_a_run_in_which_nothing_can_be_seen_says_so_first_and_asks_for_no_more_s
     tiny = with_values(study, **values)
     told, findings = nothing_to_see(tiny), analyse(tiny)
     assert why in told and bool(told) == bool(why)
-    record = page.verdict_record(tiny, findings, page.Path("index.html"))
-    said = " ".join(arm["sentence"] for arm in record["arms"].values())
+    verdict = page.verdict_record(tiny, findings, page.Path("index.html"))
+    said = " ".join(arm["sentence"] for arm in verdict["arms"].values())
     if why:
         assert opening.takeaway(tiny, findings) == told and told in said and "more seed" not in said
     else:

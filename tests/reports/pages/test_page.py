@@ -73,6 +73,11 @@ def test_each_panel_is_a_picture_of_its_own_at_two_pixels_a_point_with_the_data_
         assert panel.stem.endswith(pd.read_csv(panel.with_suffix(".csv"))["metric"].unique()[0].replace("/", "_"))
 
 
+def test_a_picture_is_told_in_words_as_its_title_has_them(html):
+    told = re.findall(r'<img alt="Learning curves: ([^"]+)"', html)
+    assert len(told) == 9 and "reward-model score" in told and not [each for each in told if "_" in each]
+
+
 def test_model_text_is_escaped(html):
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(&#39;summary&#39;)&lt;/script&gt;" in html
@@ -242,8 +247,8 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
     unchanged = replace(study, finals=pd.concat([study.finals[study.finals["arm"] != "off"], same]))
     findings = page.analyse(unchanged)
     text = page.render(unchanged, findings, [], tmp_path, {})
-    assert '<span class="badge identical">identical</span>' in text
-    assert "off is identical to shift_and_scale." in text and "Every final value is equal in 3 paired seeds" in text
+    assert re.search(r'class="says">\s*<span class="badge identical" title="[^"]+">identical<', text)
+    assert "off is identical to shift_and_scale" in text and "Every final value is equal in 3 paired seeds" in text
     verdict = page.verdict_record(unchanged, findings, tmp_path)
     assert verdict["identical"] == ["off"] and verdict["arms"]["off"]["verdict"] == "identical"
     assert page.verdict_record(study, page.analyse(study), tmp_path)["identical"] == []
