@@ -53,14 +53,9 @@ def measured(metric: str, reference: Mapping[str, Mapping]) -> str:
 
     Empty where nothing was measured.
     """
-    before, star, _ = metric.partition("*")
-    if not star:
-        own = reference.get(metric)
-        return (
-            f"{_number(own['mean'])} ({_number(own['least'])} to {_number(own['most'])}, {own['n']} seeds)"
-            if own
-            else ""
-        )
+    if own := reference.get(metric):
+        return f"{_number(own['mean'])} ({_number(own['least'])} to {_number(own['most'])}, {own['n']} seeds)"
+    before = metric.partition("*")[0]
     means = {name.removeprefix(before): row["mean"] for name, row in reference.items() if fnmatch(name, metric)}
     return ", ".join(f"{name}: {_number(means[name])}" for name in sorted(means, key=_by_number))
 

@@ -35,9 +35,7 @@ LOOKS = {
 LUCK = {"color": "#0072b2", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
 FEW = 12  # variants without a difference that have rows of their own among the others
 MARKS = len(LOOKS) + 2  # of a legend: with the control's range, and what does not survive Holm's correction
-ROW = 0.185  # inches per variant
-# For a phone: the figure's width and a variant's height in inches, and how far above its interval its name is, in rows.
-NARROW, TALL, ABOVE = 3.75, 0.34, 0.38
+ABOVE = 0.38  # how far above its interval a variant's name is on a phone, in rows
 # In fractions of a scatter's axes: the width of a letter, what a name keeps free at its ends and above and below, how far
 # above or below a point its name stands, and how near to the origin a point is not worth a name.
 LETTER, GAP, APART, RISE, CENTRE = 0.0082, 0.012, 0.028, 0.036, 0.1
@@ -49,6 +47,26 @@ SIDES = {
     "above": {"xytext": (0, 11), "ha": "center", "va": "center"},
     "below": {"xytext": (0, -11), "ha": "center", "va": "center"},
 }
+
+
+@dataclass(frozen=True)
+class Format:
+    """The sizes of a forest plot: inches of its width, its frame, a row and the margin, then of the names and the legend."""
+
+    width: float
+    frame: float
+    row: float
+    margin: float  # of long names and of the numbers beside the axes the layout leaves out a letter or two
+    letters: float  # points
+    align: str
+    pad: float  # points between the axis and the names
+    above: float  # rows from an interval to its name
+    columns: int  # of the legend
+    numbers: bool  # whether mean, interval and n stand at the right
+
+
+DESK = Format(11, 1.6, 0.185, 0.25, 7.5, "right", 9, 0.0, MARKS, numbers=True)
+PHONE = Format(3.75, 2.2, 0.34, 0.06, 8.5, "left", -3, ABOVE, 2, numbers=False)
 
 
 @dataclass(frozen=True)
@@ -190,10 +208,9 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
     place = int((data["control"] | (data["mean"] > 0)).sum()) if len(others) else len(data)
     heights = np.arange(len(data)) + (np.arange(len(data)) >= place)
     count = len(data) + bool(len(others))
-    size = (NARROW, 2.2 + TALL * count) if narrow else (11, 1.6 + ROW * count)
-    figure = Figure(figsize=size, layout="constrained")
-    # Inches: of long names and of the numbers beside the axes the layout leaves out a letter or two.
-    figure.get_layout_engine().set(w_pad=0.06 if narrow else 0.25)
+    size = PHONE if narrow else DESK
+    figure = Figure(figsize=(size.width, size.frame + size.row * count), layout="constrained")
+    figure.get_layout_engine().set(w_pad=size.margin)
     axes = figure.subplots()
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
@@ -205,16 +222,16 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
         below = np.full(len(differences), height + 0.3)
         axes.plot(differences, below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
         _interval(axes, row, height, (low, high))
-        if not narrow:
+        if size.numbers:
             _numbers(axes, height, f"n {row.n}", *_effect(row))
     names = [f"{row.detail} = {row.arm}" for row in data.itertuples()]
     if len(others):
         _others(axes, others, place, data["smallest_effect"].max())
         heights, names = np.append(heights, place), [*names, f"{len(others)} variants: no difference"]
-        if not narrow:
+        if size.numbers:
             _numbers(axes, place, f"means from {span(others.min(), others.max())}")
-    axes.set_yticks(heights - ABOVE * narrow, names, fontsize=8.5 if narrow else 7.5, ha="left" if narrow else "right")
-    axes.tick_params(axis="y", length=0, pad=-3 if narrow else 9)
+    axes.set_yticks(heights - size.above, names, fontsize=size.letters, ha=size.align)
+    axes.tick_params(axis="y", length=0, pad=size.pad)
     axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6), xlabel=axis)
     if narrow:
         style.few_ticks(axes, "x")
@@ -224,7 +241,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
         figure,
         [look(row) for row in data.itertuples()] + ["no difference"] * bool(len(others)),
         control=data["control"].any(),
-        columns=2 if narrow else MARKS,
+        columns=size.columns,
     )
     return figure
 
