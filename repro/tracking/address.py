@@ -2,9 +2,11 @@
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
+FILE = "sqlite:///"  # and a path, which is relative unless a fourth slash begins it
+DEFAULT_STORE = f"{FILE}mlflow.db"
 HIDDEN = "***"
 # user:PASSWORD@ up to the last @, since a password may hold / and @ as they stand; one that is a server's token; ?password=...
 USER_AND_PASSWORD = re.compile(r"^([^:/]+://[^:/@]*):(.*)@")
@@ -14,12 +16,26 @@ SECRETS = (USER_AND_PASSWORD, TOKEN, PARAMETER)
 
 
 def store_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the sqlite file of the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    """`MLFLOW_TRACKING_URI`, or `mlflow.db` of the working directory; a relative path of a sqlite file is made absolute.
+
+    MLflow keeps a connection for each URI as long as a process lives: after a change of the working directory the same
+    relative URI would still mean the file of the directory before.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    path = uri.removeprefix(FILE)
+    if path == uri or not path or path.startswith(("/", ":memory:", "file:")) or "?" in _here():
+        return uri
+    return _here() + path
+
+
+def _here() -> str:
+    """The URI of the working directory as a sqlite file, up to the file's own name."""
+    return f"{FILE}{Path.cwd()}/"
 
 
 def shown(uri: str) -> str:
-    """A URI as people may read it: without its password."""
+    """A URI as people may read it: relative to the working directory where it is in it, and without its password."""
+    uri = uri.replace(_here(), FILE)
     uri = USER_AND_PASSWORD.sub(rf"\1:{HIDDEN}@", uri)
     return PARAMETER.sub(rf"\1{HIDDEN}", TOKEN.sub(rf"\1{HIDDEN}@", uri))
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from repro.__main__ import main
 from repro.errors import UserError
 from repro.tracking import locks, opening, sqlite_file, store
-from repro.tracking.address import shown, without_secrets
+from repro.tracking.address import shown, store_uri, without_secrets
 from repro.tracking.opening import Unusable, require_open
 from tests.ports import free_port
 
@@ -86,6 +86,37 @@ def test_an_address_is_shown_without_its_secrets(uri, seen):
 
 def test_a_password_is_hidden_wherever_a_text_has_it():
     assert without_secrets("p@ss, p%40ss; h", "postgresql://u:p%40ss@h/db") == "***, ***; h"
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("", "sqlite:///{here}/mlflow.db"),
+        ("sqlite:///a/b.db", "sqlite:///{here}/a/b.db"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("sqlite:///", "sqlite:///"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite://b.db", "sqlite://b.db"),
+        ("nonsense", "nonsense"),
+        ("http://h:5000", "http://h:5000"),
+    ],
+)
+def test_the_path_of_a_file_is_absolute_and_shown_from_the_working_directory(given, used, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert store_uri() == used.format(here=tmp_path)
+    assert shown(store_uri()) == (given or "sqlite:///mlflow.db")
+
+
+def test_a_process_that_changes_its_working_directory_finds_the_store_of_the_new_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        store.open_experiment(name, "tiny")
+    for name in ("first", "second"):
+        monkeypatch.chdir(tmp_path / name)
+        assert store.recorded_studies() == [(name, "tiny")]
 
 
 # ----------------------------------------------------------------------------------------------------- files
