@@ -10,7 +10,7 @@ from repro.api.folders import writable_folder
 from repro.api.terminal import console, say
 from repro.cli.options import scale_changes
 from repro.cli.parser import positive_integer
-from repro.errors import printable
+from repro.errors import UserError, printable
 
 
 def add_fetch(verbs) -> None:
@@ -44,6 +44,12 @@ def add_pretrain(verbs) -> None:
     verb.add_argument("folder", type=Path)
     verb.add_argument(
         "--steps", type=positive_integer, default=10_000, help="optimizer steps, of all phases together (10000)"
+    )
+    verb.add_argument(
+        "--width",
+        type=positive_integer,
+        default=64,
+        help="of the hidden states, a multiple of 32 (64, with 282 thousand weights; 128 has 957 thousand)",
     )
     verb.set_defaults(run=_pretrain)
 
@@ -113,6 +119,10 @@ def _bytes(number: int) -> str:
 def _pretrain(arguments: argparse.Namespace) -> int:
     from repro.stages import base
 
+    if arguments.width % base.HEAD:
+        raise UserError(
+            f"--width {arguments.width}: it must be a multiple of {base.HEAD}, which is an attention head's width"
+        )
     folder = writable_folder(arguments.folder, "target", "choose another one")
-    base.make_embedded_base(folder, arguments.steps)
+    base.make_embedded_base(folder, arguments.steps, arguments.width)
     return 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-SHAPE = "gpt-neox:64/{layers}/2/256"
+WIDTH, HEAD = 64, 32  # of the shipped network's hidden states, and of one attention head
 
 
 def _run(context: StageContext) -> None:
@@ -87,9 +87,14 @@ def train_tokenizer(documents: int = 6_000, vocabulary: int = 800) -> PreTrained
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
+def shape(layers: int, width: int = WIDTH) -> str:
+    """The embedded base model's, as `initialise_policy` takes it."""
+    return f"gpt-neox:{width}/{layers}/{width // HEAD}/{4 * width}"
+
+
 @dataclass(frozen=True)
 class Phase:
-    """A phase of pre-training the embedded base model: depth of the network, steps, and peak learning rate."""
+    """A phase of pre-training the embedded base model: depth of the network, steps, and peak learning rate at `WIDTH`."""
 
     layers: int
     steps: int
@@ -107,18 +112,25 @@ STEPS = sum(phase.steps for phase in PHASES)
 
 
 def pretrain(
-    tokenizer: PreTrainedTokenizerFast, phases: Sequence[Phase], report: Callable[[int, float], None]
+    tokenizer: PreTrainedTokenizerFast,
+    phases: Sequence[Phase],
+    report: Callable[[int, float], None],
+    width: int = WIDTH,
 ) -> torch.nn.Module:
-    """Next-token training on the raw corpus, in which no document has an end of text; `report` gets each (step, loss)."""
+    """Next-token training on the raw corpus, in which no document has an end of text; `report` gets each (step, loss).
+
+    The learning rate falls as 1 / width, as Adam's for matrices does in muP (Yang et al., arXiv 2203.03466, table 3).
+    """
     vocabulary, documents, policy, steps_done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
     for phase in phases:
-        network = pretrained.initialise_policy(SHAPE.format(layers=phase.layers), vocabulary, 256, seed=0)
+        network = pretrained.initialise_policy(shape(phase.layers, width), vocabulary, 256, seed=0)
         policy = network if policy is None else initialise_from_shallower(network, policy)
-        optimizer = torch.optim.AdamW(policy.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), fused=True)
+        peak = phase.learning_rate * WIDTH / width
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=peak, betas=(0.9, 0.95), fused=True)
         batches = text_batches(tokenizer, documents)
         for step in range(phase.steps):
             decay = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
-            optimizer.param_groups[0]["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * decay
+            optimizer.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / 100) * decay
             ids, mask = next(batches)
             logits = policy(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
             loss = torch.nn.functional.cross_entropy(
@@ -189,11 +201,11 @@ def text_batches(tokenizer: PreTrainedTokenizerFast, first: int) -> Iterator[tup
             yield ids, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
 
 
-def make_embedded_base(folder: Path, steps: int) -> None:
+def make_embedded_base(folder: Path, steps: int, width: int = WIDTH) -> None:
     """Write `tokenizer.json` and `base/` of the embedded corpus, by the recipe of the shipped files.
 
     The shipped ones differ in ids and weights, since they were made phase by phase on drafts of the corpus. `steps` is the
-    total; each phase is scaled by `steps / STEPS`.
+    total; each phase is scaled by `steps / STEPS`. `width`, of the hidden states, is a multiple of `HEAD`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
@@ -205,7 +217,7 @@ def make_embedded_base(folder: Path, steps: int) -> None:
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step}/{steps}  loss {loss:.3f}  {time.time() - start_time:.0f} s", flush=True)
 
-    policy = pretrain(tokenizer, phases, report)
+    policy = pretrain(tokenizer, phases, report, width)
     initialise_eos(policy, tokenizer)
     normalise_hidden_states(policy)
     pretrained.save_policy(policy, folder / "base")

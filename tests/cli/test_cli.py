@@ -241,6 +241,7 @@ def test_studies_that_start_together_do_not_refuse_each_others_folder(tmp_path):
     ("words", "problem"),
     [
         (["pretrain", "base", "--steps", "0"], "0 is not a whole number above 0"),
+        (["pretrain", "base", "--width", "100"], "--width 100: it must be a multiple of 32"),
         (["judge", "whiten_adv", "--model", "m", "--price-in", "nan", "--price-out", "1"], "nan is not a price"),
         (["judge", "whiten_adv", "--model", "m", "--price-in", "1", "--price-out", "-2"], "-2 is not a price"),
         (["judge", "whiten_adv", "--model", "m", "--price-in", "1", "--price-out", "inf"], "inf is not a price"),

@@ -104,9 +104,7 @@ def test_a_trained_tokenizer_has_one_token_for_every_word_that_states_a_fact():
 
 
 def test_a_network_that_was_given_a_layer_says_what_it_said_without():
-    shallow, deeper = (
-        pretrained.initialise_policy(base.SHAPE.format(layers=layers), 640, 256, seed=5) for layers in (3, 4)
-    )
+    shallow, deeper = (pretrained.initialise_policy(base.shape(layers), 640, 256, seed=5) for layers in (3, 4))
     ids = torch.randint(640, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = shallow(input_ids=ids).logits
@@ -133,6 +131,21 @@ def test_the_embedded_base_is_made_in_its_phases_and_its_end_of_text_begins_as_a
     assert output_size(made).item() == pytest.approx(1.0, rel=1e-5)
 
 
+def test_a_wider_base_has_more_heads_and_a_learning_rate_that_falls_with_its_width(tmp_path, monkeypatch):
+    peaks, adamw = [], torch.optim.AdamW
+
+    def optimizer(parameters, lr, **options):
+        peaks.append(lr)
+        return adamw(parameters, lr=lr, **options)
+
+    monkeypatch.setattr(base, "BATCH", 2)
+    monkeypatch.setattr(torch.optim, "AdamW", optimizer)
+    base.make_embedded_base(tmp_path, steps=8, width=96)
+    made = pretrained.load_policy(tmp_path / "base").config
+    assert (made.hidden_size, made.num_attention_heads, made.intermediate_size) == (96, 3, 384)
+    assert peaks == pytest.approx([2e-3, 2e-3, 2e-3 * 2 / 3, 2e-3 * 2 / 3])
+
+
 def assert_end_of_text_begins_as_a_word(policy, tokenizer):
     words = [tokenizer.encode(word)[0] for word in (" edit:", " update:", " anyway", " sorry", " so", " now", " there")]
     read, written = policy.get_input_embeddings().weight, policy.get_output_embeddings().weight
@@ -155,7 +168,7 @@ def test_the_shipped_base_was_left_as_the_recipe_leaves_one():
 
 
 def test_outputs_of_unit_size_leave_the_logits_and_give_a_new_head_outputs_of_unit_spread():
-    policy = pretrained.initialise_policy(base.SHAPE.format(layers=2), 640, 64, seed=5)
+    policy = pretrained.initialise_policy(base.shape(2), 640, 64, seed=5)
     norm = policy.gpt_neox.final_layer_norm
     with torch.no_grad():
         norm.weight.mul_(3.0).add_(torch.linspace(-1, 1, 64))
