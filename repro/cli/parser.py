@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 def pairs_of(option: str, words: Sequence[str], form: str) -> dict[str, str]:
     """NAME=VALUE words as a dict; UserError where a word has no value (with the right `form`) or a name comes twice."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:

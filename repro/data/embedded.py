@@ -202,7 +202,7 @@ def make_comparisons(posts: list[dict], count: int, seed: int, split: str, belie
 
 
 def _compare(post: dict, policies: tuple[Summariser, ...], split: str, belief: float, rng: random.Random) -> dict:
-    texts, names = ["", ""], []
+    texts, names = ["", ""], ["", ""]
     while texts[0] == texts[1]:  # nothing to compare
         texts, names = _two_summaries(post, policies, split, rng)
     if rng.random() < 0.5:

@@ -48,7 +48,7 @@ def read_posts(source: str | Path) -> list[dict]:
 def read_split_posts(source: str | Path) -> dict[str, list[dict]]:
     """As `read_posts`, by split, which is in the file's name: `train.jsonl`, `data/train-00000-of-00001.parquet`."""
     root = hub.resolve(source, "data")
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
     for file in files(root):
         splits[_split_in_name(file, root)] += _distinct(_posts([file]))
     return _require_rows(splits, ("train", "validation", "test"), "posts")
@@ -111,7 +111,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
 
 def split_posts(posts: Sequence[dict], seed: int, eval_fraction: float) -> dict[str, list[dict]]:
     """`train`, `validation` and `test` by a hash of the id; each of the last two gets about `eval_fraction` of the posts."""
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
     for post in posts:
         splits[_split_of(post["id"], seed, eval_fraction)].append(post)
     return _require_rows(splits, ("train", "validation", "test"), "posts")

@@ -29,7 +29,8 @@ def wall(jobs: Iterable[Job], cache_folder: Path, workers: int, start_up: float 
 
 def makespan(jobs: Iterable[Job], taken: Mapping[str, float], workers: int) -> float:
     """Seconds until all jobs are done, where a free worker takes the first job whose needs are done."""
-    waiting, running, now = {job.key: job for job in jobs}, {}, 0.0
+    waiting, now = {job.key: job for job in jobs}, 0.0
+    running: dict[str, float] = {}  # key -> when it will be done
     while waiting or running:
         missing = waiting.keys() | running.keys()
         ready = [job for job in waiting.values() if not missing & set(job.needs)]

@@ -71,7 +71,8 @@ class Checkpoints:
     def __init__(self, context: StageContext, **stateful: Stateful) -> None:
         self.context, self.stateful, self.accelerator = context, stateful, context.accelerator
         self.folder, self.every = context.out / CHECKPOINTS, context.scale.checkpoint_every
-        self.step, self.loop_state, self.best_value = 0, {}, -math.inf
+        self.step, self.best_value = 0, -math.inf
+        self.loop_state: dict[str, Any] = {}
         self.start_time, self.sigterm = time.time(), threading.Event()
         self.accelerator.register_for_checkpointing(self)
         if self.every:

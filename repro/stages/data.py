@@ -57,7 +57,8 @@ def _run(context: StageContext) -> None:
         scale.pair_response_tokens,
         scale.query_pair_tokens,
     )
-    form, metrics = _format(pick), {}
+    form = _format(pick)
+    metrics: Metrics = {}
     for split, rows in posts.items():
         encoded = _require_rows(tldr.encode_posts(rows, tokenizer, lengths, form), split, len(rows))
         encoded.save_to_disk(context.out / "posts" / split)

@@ -118,7 +118,8 @@ def _lengths(rows: Dataset, name: str, counted: str, tokenizer: PreTrainedTokeni
 
 def _ends(rows: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """Of all texts in these columns, how many start with a space and how many have an end of text."""
-    first, with_eos = Counter(), 0
+    first: Counter[int] = Counter()
+    with_eos = 0
     for batch in _batches(rows, list(names)):
         for ids in batch.values():
             first.update(ids[:, 0].tolist())

@@ -62,7 +62,8 @@ def train(context: StageContext) -> None:
         if update % scale.evaluate_every == 0:
             metrics |= validate(training)
         # 4. Several epochs over minibatches, an optimizer step each.
-        steps, has_moved_enough = [], pick(d.EARLY_STOP)
+        steps: list[Metrics] = []
+        has_moved_enough = pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
             with pick(d.UPDATE_DROPOUT)(networks.trained):
                 steps.append(ppo_step(run, *minibatch, state, first_on_batch=not steps))

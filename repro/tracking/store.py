@@ -109,7 +109,8 @@ def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
 
 def studies(store: MlflowClient) -> list[Experiment]:
     """The experiments of a store that are studies."""
-    found, token = [], None
+    found: list[Experiment] = []
+    token = None
     while page := store.search_experiments(page_token=token):
         found, token = found + list(page), page.token
         if not token:
@@ -165,7 +166,8 @@ def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:
 
 def runs_of(store: MlflowClient, experiment: str) -> list[Run]:
     """Every run of an experiment that is not deleted, the parent run included."""
-    found, token = [], None
+    found: list[Run] = []
+    token = None
     while page := store.search_runs([experiment], "", ViewType.ACTIVE_ONLY, RUNS_AT_ONCE, page_token=token):
         found, token = found + list(page), page.token
         if not token:

@@ -98,8 +98,8 @@ def path(d: str, factor: float, steps: int) -> str:
     """
     if d.startswith("m"):
         return d
-    tokens, out, at, start, last = TOKEN.findall(d), [], (0, 0), (0, 0), ""
-    place = 0
+    out: list[str] = []
+    tokens, at, start, last, place = TOKEN.findall(d), (0, 0), (0, 0), "", 0
     while place < len(tokens):
         command, place = tokens[place], place + 1
         if command in "zZ":

@@ -78,7 +78,8 @@ def _groups(
     place = {entry["name"]: i for i, entry in enumerate(registered)}
     group = {entry["name"]: entry["group"] for entry in registered}
     ends = scales([(entry.rows, entry.pairs) for entry in shown]) if shown else {}
-    after, groups = entries.corrected(root), {}
+    after = entries.corrected(root)
+    groups: dict[str, list[dict]] = {}
     for entry in sorted(shown, key=lambda each: (place.get(each.detail, len(place)), each.detail, each.scale)):
         drawn = [row | {"after": _after(entry, row, after)} for row in arms(entry.rows, entry.pairs, ends)]
         card = _card(entry, pages.get((entry.detail, entry.scale), Path()), root) | {"arms": drawn}
@@ -98,7 +99,8 @@ def _counts(shown: Sequence[Entry], registered: Sequence[Mapping], root: Path) -
     The control is none, and one without a paired seed has no word yet.
     """
     control = {entry["name"] for entry in registered if entry["group"] == surveys.CONTROL}
-    after, found = entries.corrected(root), {}
+    after = entries.corrected(root)
+    found: dict[str, list[tuple[str, str]]] = {}
     for entry in shown:
         for row in entry.rows[entry.rows["n"] > 0].to_dict("records") if entry.detail not in control else ():
             words = row["verdict"], _after(entry, row, after) or row["verdict"]

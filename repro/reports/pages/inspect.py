@@ -50,7 +50,8 @@ STRONGEST = 0.72  # share of its hue in the strongest background, so that text o
 
 def build_all(study: Study, out: Path) -> dict[tuple[str, int], str]:
     """Writes `out/episodes/seed<N>.html` for each seed with episodes; (arm, seed) -> the link from a page in `out`."""
-    traces, links = read_traces(study), {}
+    traces = read_traces(study)
+    links: dict[tuple[str, int], str] = {}
     for seed in study.seeds:
         runs = {arm: traces[arm, seed] for arm in study.arms if (arm, seed) in traces}
         if runs:

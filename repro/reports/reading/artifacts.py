@@ -42,7 +42,8 @@ def samples_of(
 
 def read_data(study: Study) -> dict[str, dict]:
     """Key of the data stage -> the checks of its data; runs of earlier versions have none."""
-    client, found = open_store(study.uri), {}
+    client = open_store(study.uri)
+    found: dict[str, dict] = {}
     for run in study.runs.to_dict("records"):
         key = run.get(record.stage_tag("data"))
         if isinstance(key, str) and key not in found:

@@ -66,7 +66,8 @@ def _scripts() -> Config:
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
     """Every study's experiment that is not deleted, by name."""
-    found, token = [], ""
+    found: list[Experiment] = []
+    token: str | None = ""
     while token is not None:
         page = client.search_experiments(page_token=token or None)
         found, token = found + list(page), page.token or None
@@ -114,7 +115,8 @@ def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
 
 def labelled_runs(client: MlflowClient, experiments: list[str], having: str = "") -> list[Run]:
     """Every run that is not deleted and has a label and a seed, a ceiling's too; `having` is a condition of MLflow's search."""
-    found, token = [], "" if experiments else None
+    found: list[Run] = []
+    token: str | None = "" if experiments else None
     with collector_off():
         while token is not None:
             page = client.search_runs(experiments, having, max_results=RUNS_AT_ONCE, page_token=token or None)

@@ -102,7 +102,8 @@ def _outlines(
     client: MlflowClient, uri: str, experiments: Sequence[Experiment]
 ) -> tuple[list[Study], dict[tuple[str, str], str]]:
     """The outline of each experiment, and why for those without one, from few queries for all runs."""
-    chosen, recorded = chosen_of(experiments), {each.experiment_id: [] for each in experiments}
+    chosen = chosen_of(experiments)
+    recorded: dict[str, list[Run]] = {each.experiment_id: [] for each in experiments}
     for run in runs_of(client, list(recorded)):
         recorded[run.info.experiment_id].append(run)
     studies, left_out = [], {}

@@ -34,7 +34,8 @@ class Answers:
     """Answers by `Judge.key`, stored in append-only files, one per process that adds answers."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.known, self.lock = folder, {}, threading.Lock()
+        self.folder, self.lock = folder, threading.Lock()
+        self.known: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob("*.jsonl")):
             self.known |= {record["key"]: record for record in _records(file)}
         self.file = folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
