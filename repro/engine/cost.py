@@ -143,7 +143,7 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
     training = trains(name, scale)
     parts = Stages(scale, network_of(scale.model), Lengths.most(scale), passes).of(name, training)
     flops = sum(map(total, parts.values()))
-    answers = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
+    answers: float = {"baseline": 2, "evaluate": 1 + passes.samples}.get(name, 0) * scale.test_posts
     if name == "ppo" and training and passes.ppo:
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
         sampled = passes.rollouts * (scale.episodes + passes.warm_up * scale.ppo_batch)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -148,7 +148,7 @@ def read_job(path: Path) -> tuple[Job, Path]:
             Recipe(tuple((name, label) for name, label in content.pop("recipe"))),
         )
         # JSON knows no tuples.
-        budget = {
+        budget: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content.pop("scale").items()
         }
         scale = Scale(**budget)

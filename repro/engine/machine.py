@@ -6,6 +6,7 @@ import subprocess
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def commit(folder: Path) -> str:
     """The commit checked out in the folder, with a + if files differ from it; empty without git."""
     try:
         git = ["git", "-C", str(folder)]
-        options = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        options: dict[str, Any] = {"check": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **options).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -16,6 +16,7 @@ from datetime import date
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -170,11 +171,11 @@ class _Steps:
         """The stage's number of rows, or as many as have `in_all` operations."""
         return max(1, min(most, int(in_all / operations)))
 
-    def ids(self, rows: int, tokens: int) -> torch.Tensor:
-        return torch.randint(2, self.pad, (rows, tokens))
+    def ids(self, rows: int, tokens: float) -> torch.Tensor:
+        return torch.randint(2, self.pad, (rows, int(tokens)))  # a forecast has fractions of tokens, a step has none
 
     def run(self, rows: int) -> ppo_setup.Run:
-        tokens = SimpleNamespace(pad=self.pad, eos=-1)
+        tokens: Any = SimpleNamespace(pad=self.pad, eos=-1)  # all that a step reads of a corpus
         sampling = ppo_setup.sampling(self.pick)
         return ppo_setup.Run(self.models, self.optimizer, tokens, self.pick, self.accelerator, sampling, rows, rows)
 
@@ -193,7 +194,7 @@ class _Steps:
         of_one = flops.total(flops.comparison(self.n, 1, query, pair))
         rows = self.rows(min(self.scale.micro_batch, self.scale.rm_batch), of_one)
         ids, count = self.ids(rows, pair), torch.full((rows,), pair - query)
-        texts = [rm.Texts(ids, count), rm.Texts(torch.cat([ids[:, :query], self.ids(rows, pair - query)], 1), count)]
+        texts = rm.Texts(ids, count), rm.Texts(torch.cat([ids[:, :query], self.ids(rows, pair - query)], 1), count)
         return _rate(
             rows * of_one,
             lambda: self._learn(-logsigmoid(rm.margins(self.critic, *texts, self.pad)).mean()),
