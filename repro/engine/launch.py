@@ -224,7 +224,9 @@ def prepare_worker(threads: int) -> None:
 
 
 def _end_with_launcher() -> None:
-    multiprocessing.parent_process().join()
+    launcher = multiprocessing.parent_process()
+    assert launcher, "a worker has a process that started it"
+    launcher.join()
     os._exit(1)
 
 

@@ -54,7 +54,7 @@ def engine(scale: Scale, options: Mapping[str, str], workers: int) -> Slurm:
         raise UserError("the engine slurm needs submitit; install it with .venv/bin/pip install '.[slurm]'")
     if not which("sbatch"):
         raise UserError("there is no sbatch on this machine; use one that submits to SLURM, or --engine local")
-    gpus = known.get("gpus_per_node", int("gres" in known or scale.corpus != "embedded")) > 0
+    gpus = int(known.get("gpus_per_node", "gres" in known or scale.corpus != "embedded")) > 0
     check_gpus(scale, known)
     check(scale, gpus)
     samplers.require(scale.sampler)

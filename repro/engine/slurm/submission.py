@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from repro.engine.dag import Dag
 from repro.engine.job import ENDING_SECONDS, PREEMPTED, Job, forget, perform, read_job, run_apart, write_job
@@ -66,7 +67,7 @@ def logs(cache: Path) -> Path:
 
 def parameters(job: Job, options: Options, gpus: bool, after: list[str]) -> dict[str, object]:
     """A job's options for SLURM, under submitit's names."""
-    given = {"time": MINUTES, "gpus_per_node": job.ranks * gpus} | dict(options)
+    given: dict[str, Any] = {"time": MINUTES, "gpus_per_node": job.ranks * gpus} | dict(options)
     cores = job.scale.threads * job.ranks
     if not job.computes or "gres" in given or not given["gpus_per_node"]:
         del given["gpus_per_node"]
