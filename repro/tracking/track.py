@@ -228,7 +228,7 @@ class Tracker:
             split = Path(file).parent.as_posix()
             splits[split] = splits.get(split, "") + digests[file]
         sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
-        datasets = [_dataset(*split.split("/"), content, str(folder), sizes) for split, content in splits.items()]
+        datasets = [_dataset(split, content, str(folder), sizes) for split, content in splits.items()]
         try:
             self.client.log_inputs(run.run_id, datasets=datasets)
         except STORE_ERRORS as error:  # another process wrote the same dataset in the meantime
@@ -311,10 +311,11 @@ class Tracker:
                 self.client.set_terminated(self.parent, status="KILLED")
 
 
-def _dataset(kind: str, split: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
-    """A split as an MLflow dataset; `content` is the digests of its files."""
+def _dataset(name: str, content: str, folder: str, sizes: Mapping[str, float]) -> DatasetInput:
+    """A split, `posts/train`, as an MLflow dataset; `content` is the digests of its files."""
+    kind, split = name.split("/")
     dataset = Dataset(
-        name=f"{kind}/{split}",
+        name=name,
         digest=hashlib.sha256(content.encode()).hexdigest()[:16],
         source_type="local",
         source=json.dumps({"uri": folder}),
