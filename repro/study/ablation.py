@@ -26,7 +26,7 @@ _TYPES = {
     bool: "true or false",
     (int, float): "a number",
 }
-_KINDS = {
+_KINDS: dict[str, type | tuple[type, ...]] = {
     "detail": str,
     "question": str,
     "scale": str,

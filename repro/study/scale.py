@@ -150,7 +150,7 @@ PYTHIA = {
 }
 
 
-def _pythia(size: str, **fits: object) -> Scale:
+def _pythia(size: str, **fits: Any) -> Scale:
     """The paper's settings for a Pythia, and batch sizes and sharding (`fits`) for GPUs of 80 GB."""
     return Scale(
         name=f"pythia-{size}",
@@ -267,7 +267,8 @@ def _in_a_name(value: str) -> str:
     return value.replace("/", "_") if named else Path(value).name
 
 
-def _parse(field: str, text: str, kind: type) -> object:
+def _parse(field: str, text: str, kind: Any) -> Any:
+    """The value that a text spells, of the type of its field."""
     try:
         if kind == tuple[int, ...]:
             return tuple(whole_number(part) for part in text.split(","))
@@ -292,10 +293,10 @@ def checked(scale: Scale) -> Scale:
     for field, words in WORDS.items():
         if (word := getattr(scale, field)) not in words:
             raise UserError(f"{field}={quoted(word)} is unknown; {nearest(word, words)}")
-    for field in fields(scale):
-        made = scale.corpus == "embedded" and field.name in MADE
-        most = ROWS if made else MOST.get(field.name, LARGEST)
-        _check_number(field.name, field.type, getattr(scale, field.name), most)
+    for each in fields(scale):
+        made = scale.corpus == "embedded" and each.name in MADE
+        most = ROWS if made else MOST.get(each.name, LARGEST)
+        _check_number(each.name, each.type, getattr(scale, each.name), most)
     for field, batch in (
         ("episodes", "ppo_batch"),
         ("posts", "ppo_batch"),
