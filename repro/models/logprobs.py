@@ -236,7 +236,7 @@ def response_kl(
         return truncation.within(response_logits(network, query, response, pad, eos), supports)
 
     parts = [
-        text.kl_of(*(logits(network, *part) for network in (policy, reference)), temperature)
+        text.kl_of(logits(policy, *part), logits(reference, *part), temperature)
         for part in zip(query.split(rows), response.split(rows), supports.split(rows))
     ]
     return torch.cat(parts).masked_fill(padding.is_padding(response, pad, eos), 0.0)

@@ -84,10 +84,12 @@ def _rotary_forward(rotary: GPTNeoXRotaryEmbedding, x: Tensor, position_ids: Ten
     frequency, sign_next, sign_previous = _element_constants(rotary, x.device)
     angle = position_ids[:, :, None, None].float() * frequency  # 0 for elements that are not rotated
     cosine, sine = angle.cos(), angle.sin()
-    parts = (cosine, sine * sign_next, sine * sign_previous)
+    sine_next, sine_previous = sine * sign_next, sine * sign_previous
     if len(position_ids) == 1:
-        parts = (each.expand(-1, -1, heads, -1).flatten(1) for each in parts)
-    return Rotation(*parts, len(rotary.inv_freq))
+        cosine, sine_next, sine_previous = (
+            each.expand(-1, -1, heads, -1).flatten(1) for each in (cosine, sine_next, sine_previous)
+        )
+    return Rotation(cosine, sine_next, sine_previous, len(rotary.inv_freq))
 
 
 def _element_constants(rotary: GPTNeoXRotaryEmbedding, device: torch.device) -> Tensor:

@@ -11,7 +11,8 @@ def parse_shape(shape: str) -> tuple[int, int, int, int]:
     sizes = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 7]
     fits = len(parts) == len(sizes) == 4 and all(0 < size <= most for size, most in zip(sizes, MOST, strict=True))
     if fits and sizes[0] % sizes[2] == 0:
-        return tuple(sizes)
+        hidden, layers, heads, intermediate = sizes
+        return hidden, layers, heads, intermediate
     raise UserError(
         f"{quoted(shape)} is neither a model's folder nor a shape; a shape is gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE, "
         "with HEADS a divisor of HIDDEN"
