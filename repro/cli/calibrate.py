@@ -12,7 +12,7 @@ from repro.cli.options import command_of
 CALIBRATION = Path("docs") / "calibration.md"
 LARGER = "mini"  # where it is recorded there, by the metric that decides
 CALIBRATION_SEEDS = [str(seed) for seed in range(1, 101)]
-CALIBRATION_METRICS = ("test/sampled_win_rate", "test/gold", "test/score", "test/length", "test/kl")
+CALIBRATION_METRICS: tuple[str, ...] = ("test/sampled_win_rate", "test/gold", "test/score", "test/length", "test/kl")
 
 
 def add_calibrate(verbs) -> None:

@@ -42,7 +42,7 @@ class Entry:
 
     @cached_property
     def calls(self) -> tuple[Place, ...]:
-        if self.kind == "check":
+        if isinstance(self.declared, Check):
             return _source().loggers(self.declared.metrics)
         return _reads().get(_declarations()[self.name][0], ())
 
@@ -161,7 +161,13 @@ def record(entry: Entry) -> dict[str, Any]:
 
 
 @singledispatch
-def _own_fields(declared: Detail) -> dict[str, Any]:
+def _own_fields(declared: Detail | Check) -> dict[str, Any]:
+    """What a detail has and a check has not, and the other way round."""
+    raise NotImplementedError
+
+
+@_own_fields.register
+def _(declared: Detail) -> dict[str, Any]:
     labels = (declared.reference, *others(declared))
     return {
         "reference": declared.reference,
@@ -223,7 +229,13 @@ def _line(entry: Entry, width: int) -> tuple[Text, Text, RenderableType]:
 
 
 @singledispatch
-def _lines(declared: Detail) -> list[Text]:
+def _lines(declared: Detail | Check) -> list[Text]:
+    """The lines of one in the list of all; the first is enough where there is little room."""
+    raise NotImplementedError
+
+
+@_lines.register
+def _(declared: Detail) -> list[Text]:
     labels = Text(", ").join([Text(declared.reference, style="green"), *map(Text, others(declared))])
     return [labels, Text(declared.question, style="dim")]
 
@@ -258,7 +270,13 @@ def _makes_no_sense(found: list[str]) -> list[RenderableType]:
 
 
 @singledispatch
-def _own_card(declared: Detail) -> list[RenderableType]:
+def _own_card(declared: Detail | Check) -> list[RenderableType]:
+    """The parts of a card that a detail has and a check has not, and the other way round."""
+    raise NotImplementedError
+
+
+@_own_card.register
+def _(declared: Detail) -> list[RenderableType]:
     labels = [Text(declared.reference, style="green"), *map(Text, others(declared))]
     variants = ((label, Text(declared.variants[label.plain].does)) for label in labels)
     return [

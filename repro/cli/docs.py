@@ -137,7 +137,13 @@ def _section(entry: Entry) -> str:
 
 
 @singledispatch
-def _own_section(declared: Detail) -> list[str]:
+def _own_section(declared: Detail | Check) -> list[str]:
+    """The parts of a section that a detail has and a check has not, and the other way round."""
+    raise NotImplementedError
+
+
+@_own_section.register
+def _(declared: Detail) -> list[str]:
     labels = (declared.reference, *others(declared))
     effects = found.effects(ROOT / found.ATLAS)
     told = {label: effects[declared.name, label] for label in labels if (declared.name, label) in effects}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
+Node = ast.Assign | ast.Call | ast.FunctionDef  # what may declare, read or log
 
 
 class Place(NamedTuple):
@@ -28,17 +29,12 @@ class Source:
         self._root = root
 
     @cached_property
-    def _nodes(self) -> list[tuple[str, ast.AST]]:
+    def _nodes(self) -> list[tuple[str, Node]]:
         """The assignments, calls and functions of each file, whose name is relative to the root."""
         files = [
             (file.relative_to(self._root).as_posix(), file) for file in sorted((self._root / "repro").rglob("*.py"))
         ]
-        return [
-            (name, node)
-            for name, file in files
-            for node in ast.walk(_tree(file))
-            if isinstance(node, ast.Assign | ast.Call | ast.FunctionDef)
-        ]
+        return [(name, node) for name, file in files for node in ast.walk(_tree(file)) if isinstance(node, Node)]
 
     def outline(self) -> list[dict[str, str]]:
         """Name and group of each detail in the registry's order, without importing the registry."""
@@ -130,5 +126,5 @@ def _strings(function: ast.FunctionDef) -> set[str]:
             case ast.Constant(value=str(text)):
                 found.add(text)
             case ast.JoinedStr(values=parts):
-                found.add("".join(part.value if isinstance(part, ast.Constant) else "*" for part in parts))
+                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts))
     return found
