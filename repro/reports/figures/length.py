@@ -109,9 +109,10 @@ def fit(rows: pd.DataFrame) -> tuple[float, float]:
         warnings.simplefilter("error", PerfectSeparationWarning)
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            return tuple(map(float, GLM(win, design, family=Binomial()).fit().params))
+            intercept, slope = map(float, GLM(win, design, family=Binomial()).fit().params)
         except (PerfectSeparationWarning, ConvergenceWarning):
             return np.nan, np.nan
+    return intercept, slope
 
 
 def at(line: tuple[float, float], ratio: np.ndarray | float) -> np.ndarray | float:

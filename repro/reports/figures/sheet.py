@@ -127,7 +127,7 @@ def entries(
         Entry(
             (f"{arm} (reference)" if arm == arms[0] else arm) + suffixes.get(arm, ""),
             style.colours(arms)[arm],
-            tuple(style.dashes(arms)[arm]),
+            style.dashes(arms)[arm] or (),
             style.markers(arms)[arm],
         )
         for arm in shown

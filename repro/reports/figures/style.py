@@ -1,6 +1,7 @@
 """The style of all figures: colours, dashes and markers by an arm's position."""
 
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -9,7 +10,8 @@ from matplotlib.axes import Axes
 # Okabe and Ito's palette, with four colours moved a little so that they stay apart for common colour blindness on a dark page
 # too, which turns lightness round; the reference is always the dark one.
 PALETTE = ("#1a1a1a", "#0072b2", "#d55e00", "#03ac7c", "#b793b3", "#eeb000", "#64aaf8")
-DASHES = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
+Pattern = tuple[float, ...] | Literal[""]  # of a line: how long it is drawn and not, in turn; nothing where it is solid
+DASHES: tuple[Pattern, ...] = ("", (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1, 1, 1, 1, 1), (8, 3), (2, 2, 6, 2))
 SFT = "#888888"  # the policy before PPO, which is no arm
 CEILING = "#8a6d3b"  # the gold score as reward, which is no arm either
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -103,7 +105,7 @@ def colours(arms: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(arms, _cycled(PALETTE, len(arms)), strict=True))
 
 
-def dashes(arms: tuple[str, ...]) -> dict[str, tuple[float, ...] | str]:
+def dashes(arms: tuple[str, ...]) -> dict[str, Pattern]:
     """Arm -> dash pattern by position, so that lines can be told apart in grey."""
     return dict(zip(arms, _cycled(DASHES, len(arms)), strict=True))
 

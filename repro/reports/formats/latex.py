@@ -103,7 +103,7 @@ def verdicts(study: Study, findings: Findings) -> str:
         f"{study.scale}, within seeds, with its {page.interval_of(study)}; smallest effect of interest "
         f"{number(study.smallest_effect)}."
     )
-    heads = ("arm", "n", "difference", "interval", "verdict")
+    heads: tuple[str, ...] = ("arm", "n", "difference", "interval", "verdict")
     if not above:
         return table(heads, rows, "lrrrl", caption, f"tab:{study.detail}-verdicts")
     heads, caption = (*heads, "less ceiling", "of the way"), f"{caption} {ceiling.sentence(study, findings)}"

@@ -148,6 +148,7 @@ def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], 
         "follow_up": simulation.simulate_follow_up(FOLLOWED),
         "looks": simulation.simulate_looks(SHAPES | drawn, looks, STUDIES),
     }
+    summary = markup.render("calibration_summary.md.j2", **template_values(results))
     values_of_page = {
         "study": study,
         "further": [each for each, _ in further],
@@ -157,12 +158,12 @@ def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], 
         "moves": measured_table(found),
         "unmoved": [terms.label(metric) for metric in asked if terms.name(metric) not in paired],
         "figures": save_figures(found, results, page.parent / "images"),
-        "summary": markup.render("calibration_summary.md.j2", **template_values(results)),
+        "summary": summary,
     }
     page.write_text(
         markup.render("calibration.md.j2", **values_of_page, **template_values(results)) + "\n", encoding="utf-8"
     )
-    renew(page.with_name("statistics.md"), values_of_page["summary"])
+    renew(page.with_name("statistics.md"), summary)
     return page
 
 

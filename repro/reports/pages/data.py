@@ -31,7 +31,7 @@ PAPER = {
 ROUNDED = {("pairs", "validation"), ("pairs", "validation_cnndm")}
 KINDS = {"posts": "posts", "pairs": "comparisons"}  # name in the artifact -> name for readers
 # Columns of panels -> what is drawn in each, one over the other.
-PANELS = {
+PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "posts": {"query": ("query",), "reference": ("reference",), "query + reference": ("query + reference",)},
     "pairs": {
         "query": ("query",),

@@ -68,7 +68,9 @@ def breakable(text: str) -> Markup:
 def picture(name: str, title: str, caption: str, figures: Path) -> dict[str, str]:
     """A figure's words, its width [points] and its SVG as a data address, which keeps ids of several drawings apart."""
     svg = (figures / f"{name}.svg").read_text(encoding="utf-8").strip()
-    points = str(round(float(WIDTH.search(svg)[1])))
+    width = WIDTH.search(svg)
+    assert width, f"{name}.svg does not say how wide it is"
+    points = str(round(float(width[1])))
     return {"name": name, "title": title, "caption": caption, "source": data_address(svg), "points": points}
 
 

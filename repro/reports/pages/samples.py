@@ -2,6 +2,7 @@
 
 import math
 from textwrap import shorten
+from typing import TypeGuard
 
 import pandas as pd
 
@@ -114,6 +115,6 @@ def _ended(row: dict, column: str) -> bool:
     return bool(pd.isna(row.get(column)) or row[column])
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """Whether a value was recorded, and is a finite number."""
     return isinstance(value, int | float) and not pd.isna(value) and math.isfinite(value)

@@ -57,6 +57,6 @@ class Study:
         return record.looks(self.tags)
 
     @property
-    def expected(self) -> dict[str, str]:
-        """The predictions: metric -> up, down or same, relative to the reference."""
+    def expected(self) -> dict[str, str | dict[str, str]]:
+        """The predictions: metric -> up, down or same, relative to the reference, or for each arm one of these."""
         return record.expected(self.tags)
