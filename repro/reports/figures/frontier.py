@@ -115,7 +115,7 @@ def _panels(rows: pd.DataFrame, study: Study) -> dict[str, str]:
 
 def _score(metric: str) -> str:
     """A score's name without the posts that it is measured on."""
-    return terms.name(metric.replace("sampled_", "")).removesuffix(" on validation posts")
+    return terms.name(metric).removesuffix(" on validation posts")
 
 
 def _way(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
@@ -162,28 +162,35 @@ def _end(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> Non
 
 
 def at_equal_kl(study: Study) -> pd.DataFrame:
-    """metric, arm, n, mean, sd, low, high: an arm's last stretch less the reference's path at the same KL, within a seed.
+    """metric, arm, n, mean, sd, low, high: an arm less the reference at the same KL, within a seed.
 
-    The path is read by straight lines between its stretches, sorted by KL; a seed whose arm ends nearer to or farther
-    from the SFT policy than the reference ever was has nothing to be compared with, and is not in n.
+    The KL is that of whichever of the two ended nearer to the SFT policy, so that the difference changes its sign where
+    the two change places. There stands its last stretch; the other's path is read by straight lines between its
+    stretches, sorted by KL. A seed in which the other was never as near has no difference, and is not in n.
     """
     way = on_the_way(study)
     rows = [
-        {"metric": metric, "arm": arm, "seed": seed, "difference": last["value"] - at}
+        {"metric": metric, "arm": arm, "seed": seed, "difference": _less_at_equal_kl(path, paths[study.reference])}
         for (metric, seed), own in way.groupby(["metric", "seed"], sort=False)
-        for arm, last, at in _compared(own, study)
+        for paths in [dict(iter(own.groupby("arm", sort=False)))]
+        for arm, path in paths.items()
+        if arm != study.reference and study.reference in paths
     ]
     return pairing.intervals(pd.DataFrame(rows, columns=["metric", "arm", "seed", "difference"]).dropna())
 
 
-def _compared(rows: pd.DataFrame, study: Study) -> list[tuple[str, pd.Series, float]]:
-    """Arm, its last stretch, and the reference's value at that KL, of one metric and seed; NaN off the path."""
-    path = rows[rows["arm"] == study.reference].sort_values("kl")
-    ends = rows[rows["arm"] != study.reference].groupby("arm", sort=False).tail(1)
-    if path.empty:
-        return []
-    kl, value = path["kl"].to_numpy(float), path["value"].to_numpy(float)
-    return [(row["arm"], row, np.interp(row["kl"], kl, value, np.nan, np.nan)) for _, row in ends.iterrows()]
+def _less_at_equal_kl(path: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The value of a path less that of another one at the lower of their last KLs; NaN where one has no such KL."""
+    kl = min(path["kl"].iloc[-1], other["kl"].iloc[-1])
+    return _at(path, kl) - _at(other, kl)
+
+
+def _at(path: pd.DataFrame, kl: float) -> float:
+    """The value of a path at a KL: its last one where it ended there."""
+    if path["kl"].iloc[-1] == kl:
+        return float(path["value"].iloc[-1])
+    path = path.sort_values("kl")
+    return float(np.interp(kl, path["kl"].to_numpy(float), path["value"].to_numpy(float), np.nan, np.nan))
 
 
 CHARTS = (

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repro.reports.figures import frontier
 from repro.reports.statistics.findings import analyse
@@ -32,10 +34,34 @@ def test_at_equal_kl_a_dearer_arm_on_the_same_line_gains_nothing(study):
     assert found.loc["off", "mean"] == pytest.approx(0.3 * last) and found.loc["off", "n"] == 3
 
 
-def test_an_arm_beyond_the_reference_has_nothing_to_be_compared_with(study):
+def test_an_arm_that_goes_farther_is_compared_where_the_reference_ended(study):
     price = dict.fromkeys(study.arms, 5.0) | {"off": 50.0}
+    gain = dict.fromkeys(study.arms, 0.5) | {"off": 0.4}
+    found = frontier.at_equal_kl(replace(study, curves=curves(study, gain, price))).set_index("arm")
+    last = 5.0 * (1 - 1.5 / 40)
+    assert found.loc["off", "mean"] == pytest.approx(-0.1 * last) and found.loc["off", "n"] == 3
+    assert found.loc["scale_only", "mean"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_arm_that_was_never_as_near_has_nothing_to_be_compared_with(study):
+    price = dict.fromkeys(study.arms, 5.0) | {"off": 5000.0}
     found = frontier.at_equal_kl(replace(study, curves=curves(study, dict.fromkeys(study.arms, 0.5), price)))
     assert found["arm"].tolist() == ["scale_only"]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_at_equal_kl_the_difference_changes_its_sign_with_the_places(seed):
+    draw = np.random.default_rng(seed)
+    one, other = (
+        pd.DataFrame({"kl": draw.normal(size=10).cumsum() + 5, "value": draw.normal(size=10)}) for _ in range(2)
+    )
+    there, back = frontier._less_at_equal_kl(one, other), frontier._less_at_equal_kl(other, one)
+    assert (np.isnan(there) and np.isnan(back)) or there == -back
+
+
+def test_the_axis_of_a_sampled_win_rate_does_not_say_near_greedy(study):
+    assert frontier._score("test/sampled_win_rate") == "win rate, sampled"
+    assert frontier._score("eval/win_rate") == "win rate"
 
 
 def test_paths_are_means_over_tenths_of_training(study):
