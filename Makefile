@@ -5,9 +5,18 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEER   := .venv-peer
 CODE   := repro tests benchmarks docs
+# A misspelt variable is refused: make itself would pass it over, and the study would be another one than was asked for.
 # What a person types reaches the program as it stands: quoted, so that neither make nor the shell runs anything in it.
-unexport DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH CEILING RUN EPISODE STUDY FROM EPISODES TO
-unexport FORMAT MODEL URL KEY POSTS N PORT PART SHAPES SHAPE OTHER KILLS SEED
+VARIABLES := DETAIL CONFIG SCALE SEEDS SET ENGINE SLURM WHAT ROUNDS OUR THREADS JSON UNTIL LOOKS ARMS WITH CEILING RUN EPISODE STUDY FROM \
+             EPISODES TO FORMAT MODEL URL KEY POSTS N PORT PART SHAPES SHAPE OTHER KILLS $(if $(filter faults,$(MAKECMDGOALS)),SEED)
+unexport $(VARIABLES) SEED
+SWITCHES  := FRESH REGISTER RELEASED CHECK YES PYTHON PY VENV PEER
+GIVEN     := $(foreach each,$(.VARIABLES),$(if $(findstring command line,$(origin $(each))),$(each)))
+UNKNOWN   := $(firstword $(filter-out $(VARIABLES) $(SWITCHES),$(GIVEN)))
+MEANT     := $(strip $(foreach each,$(VARIABLES) $(SWITCHES),$(if $(filter $(each)%,$(UNKNOWN))$(filter $(UNKNOWN)%,$(each)),$(each))))
+ifneq ($(UNKNOWN),)
+$(error error: there is no variable $(UNKNOWN)$(if $(MEANT),; did you mean $(MEANT)?,; make help shows those that there are))
+endif
 quoted  = '$(subst ','\'',$(value $1))'
 quoted-list = $(foreach each,$(value $1),'$(subst ','\'',$(each))')
 comma  := ,

@@ -57,6 +57,30 @@ def test_what_is_missing_is_said_with_exit_code_2(target, missing, make):
     assert ended.returncode == 2 and f"error: say which {missing}" in ended.stderr and not ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("target", "word", "says"),
+    [
+        ("plan", "SCALES=smoke", "there is no variable SCALES; did you mean SCALE?"),
+        ("ablation", "SEED=1 2", "there is no variable SEED; did you mean SEEDS?"),
+        ("ablation", "ARM=$(touch ran)", "there is no variable ARM; did you mean ARMS?"),
+        ("plan", "detail=whiten_adv", "there is no variable detail; make help shows those that there are"),
+    ],
+)
+def test_a_variable_that_there_is_not_is_refused(target, word, says, make):
+    ended = make(target, "DETAIL=whiten_adv", word)
+    assert (ended.returncode, ended.stdout) == (2, "") and says in ended.stderr
+    assert called(make("faults", "SEED=3")) == ["-m", "tests.faults", "--seed", "3"]
+
+
+def test_every_variable_of_a_recipe_is_known():
+    text = (ROOT / "Makefile").read_text()
+    used = set(
+        re.findall(r"\$\(value ([A-Z]+)\)|\$\(if \$\(([A-Z]+)\)|\$\(call (?:option|options),[a-z-]+,([A-Z]+)\)", text)
+    )
+    known = re.search(r"VARIABLES := (.*?)\nunexport", text, re.DOTALL)[1] + re.search(r"SWITCHES  := (.*)", text)[1]
+    assert {name for names in used for name in names if name} <= set(re.findall("[A-Z]+", known)) | {"MEANT"}
+
+
 def test_every_target_is_on_a_page_of_the_documentation():
     helped = dict(re.findall(r"^([a-z0-9-]+):.*## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     told = "".join((ROOT / page).read_text() for page in ("docs/commands.md", "CONTRIBUTING.md"))

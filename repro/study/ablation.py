@@ -110,6 +110,11 @@ def load(
     own = _is_own(declared, scale_name)
     beside = with_ceiling or (own and declared.get("ceiling", False))
     above = ceiling.ceiling_of(detail, chosen, primary) if beside else {}
+    if len(chosen) == 1 and not above:
+        raise UserError(
+            f"{detail.reference} is the reference of {detail.name}, and there is no other arm to compare it with; "
+            f"name one: {', '.join(label for label in detail.variants if label != detail.reference)}"
+        )
     ceiling.check(above, budget)
     for recipe in (*chosen.values(), *above.values()):
         details.check_sharing(recipe, budget.sharding, budget.precision)

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from repro import record
-from repro.errors import UserError, nearest
+from repro.errors import UserError
 from repro.tracking.address import shown, store_uri, without_secrets
 from repro.tracking.locks import STUDIES_SECONDS, held
 from repro.tracking.opening import explained, require_open
@@ -100,11 +100,17 @@ def open_experiment(detail: str, scale: str) -> tuple[MlflowClient, Experiment]:
             f"--experiment-id {found.experiment_id}) or delete it permanently (mlflow gc)"
         )
     if not found:
-        location = {"artifact_location": Path(record.ARTIFACTS).resolve().as_uri()} if is_sqlite(store_uri()) else {}
         found = store.get_experiment(
-            store.create_experiment(name, tags={record.DETAIL: detail, record.SCALE: scale}, **location)
+            store.create_experiment(name, _artifact_location(), {record.DETAIL: detail, record.SCALE: scale})
         )
     return store, found
+
+
+def _artifact_location() -> str | None:
+    """Where a new experiment's artifacts go: beside a sqlite file, so that both move together; a server chooses itself."""
+    if not is_sqlite(store_uri()):
+        return None
+    return (sqlite_path(store_uri()).resolve().parent / record.ARTIFACTS).as_uri()
 
 
 def studies(store: MlflowClient) -> list[Experiment]:
@@ -139,7 +145,8 @@ def find_study(detail: str, scale: str) -> Experiment:
             return _last_started(store, list(known.values()))
         name = record.study_name(detail, scale)
         if name not in known:
-            raise UserError(f"there is no recorded study {name}; {nearest(name, known, 'make ui shows all')}")
+            recorded = [(each.tags[record.DETAIL], each.tags[record.SCALE]) for each in known.values()]
+            raise UserError(record.not_recorded(detail, scale, recorded, "make ui shows all"))
         return known[name]
 
 

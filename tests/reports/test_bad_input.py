@@ -75,15 +75,24 @@ def test_an_empty_store_says_that_it_holds_nothing(spare, tmp_path):
 
 def test_of_many_studies_the_nearest_are_named_and_where_all_are(own_store):
     for number in range(60):
-        name = f"detail_{number}"
-        own_store.create_experiment(f"{name}-mini", tags={record.DETAIL: name, record.SCALE: f"mini-posts={number}"})
-    near = r"'detail_7-mini'\? known: (\S+, ){2}\S+ and 57 more; make ui shows all$"
+        name, scale = f"detail_{number}", f"mini-posts={number}"
+        own_store.create_experiment(f"{name}-{scale}", tags={record.DETAIL: name, record.SCALE: scale})
+    near = r"'detail_7-mini-posts=7'\? known: (\S+, ){2}\S+ and 57 more; make ui shows all$"
     for read in (studies.read_study, find_study):
         with pytest.raises(UserError, match=rf"no recorded study detail7-mini; did you mean {near}") as told:
             read("detail7", "mini", *[own_store.tracking_uri] * (read is studies.read_study))
         assert len(str(told.value)) < WIDEST
     with pytest.raises(UserError, match="no recorded study at scale mini; .* and 57 more; make ui shows all"):
         studies.read_outlines("mini", own_store.tracking_uri)
+
+
+def test_a_study_of_another_scale_is_told_with_what_to_type(own_store):
+    for scale in ("smoke", "mini-posts=9"):
+        own_store.create_experiment(f"gamma-{scale}", tags={record.DETAIL: "gamma", record.SCALE: scale})
+    said = r"gamma-mini; gamma is recorded at scale mini-posts=9, smoke: add --scale smoke \(with make: SCALE=smoke\)$"
+    for read in (studies.read_study, find_study):
+        with pytest.raises(UserError, match=said):
+            read("gamma", "mini", *[own_store.tracking_uri] * (read is studies.read_study))
 
 
 def test_what_is_no_store_is_named_and_left_as_it_is(tmp_path):

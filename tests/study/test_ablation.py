@@ -79,6 +79,7 @@ WRONG = {
     'detail = "whiten_adv"\nseed = [1]': "study.toml: there is no field 'seed'; did you mean 'seeds'",
     'detail = "whiten_adv"\narms = ["of"]': "no variant 'of'; did you mean 'off'",
     'detail = "whiten_adv"\narms = [1]': "no variant '1'",
+    'detail = "whiten_adv"\narms = ["shift_and_scale"]': "shift_and_scale is the reference .* name one: scale_only, off",
     'detail = "whiten_adv"\nscale = "smok"': "no scale 'smok'; did you mean 'smoke'",
     'detail = "whiten_adv"\nseeds = [1, "b"]': "are not all integers",
     'detail = "whiten_adv"\nseeds = [1.5]': "are not all integers",

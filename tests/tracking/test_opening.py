@@ -113,10 +113,19 @@ def test_a_process_that_changes_its_working_directory_finds_the_store_of_the_new
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        store.open_experiment(name, "tiny")
+        _, made = store.open_experiment(name, "tiny")
+        assert made.artifact_location == (tmp_path / name / "mlartifacts").as_uri()
     for name in ("first", "second"):
         monkeypatch.chdir(tmp_path / name)
         assert store.recorded_studies() == [(name, "tiny")]
+
+
+def test_artifacts_go_beside_the_file_wherever_it_is(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere/a.db")
+    _, made = store.open_experiment("first", "tiny")
+    assert made.artifact_location == (tmp_path / "elsewhere" / "mlartifacts").as_uri()
 
 
 # ----------------------------------------------------------------------------------------------------- files

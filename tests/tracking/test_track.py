@@ -353,7 +353,9 @@ def test_a_report_of_no_study_is_refused_and_so_is_one_for_no_store(study, cache
     with pytest.raises(UserError, match="holds no study; run one"):
         attach.publish_report("whiten_adv", "tiny", tmp_path, "Better.")
     publish(study, cache)
-    with pytest.raises(UserError, match="no recorded study whiten_adv-mini; did you mean 'whiten_adv-tiny'"):
+    with pytest.raises(
+        UserError, match=r"whiten_adv-mini; .* at scale tiny: add --scale tiny \(with make: SCALE=tiny\)"
+    ):
         attach.publish_report("whiten_adv", "mini", tmp_path, "Better.")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="cannot be used"):

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from repro import record
-from repro.errors import UserError, nearest
+from repro.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
@@ -97,15 +97,14 @@ def twin_of(experiment: Experiment, chosen: Experiment) -> str:
     )
 
 
-def unknown_study(client: MlflowClient, name: str, found: Sequence[Experiment]) -> UserError:
+def unknown_study(client: MlflowClient, detail: str, scale: str, found: Sequence[Experiment]) -> UserError:
     """The error for an unknown study: it names the recorded ones, or how to restore a deleted one."""
+    name = record.study_name(detail, scale)
     deleted = client.get_experiment_by_name(name)
     if deleted is not None and deleted.lifecycle_stage == "deleted":
         remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
         return UserError(f"the study {name} is deleted; restore it with: {remedy}")
-    return UserError(
-        f"there is no recorded study {name}; {nearest(name, [each.name for each in found], 'make ui shows all')}"
-    )
+    return UserError(record.not_recorded(detail, scale, [study_of(each) for each in found], "make ui shows all"))
 
 
 def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:

@@ -87,7 +87,7 @@ def _recorded(detail: str, scale: str, tracking_uri: str) -> tuple[MlflowClient,
     found = all_experiments(client)
     experiment = chosen_of(found).get((detail, scale))
     if experiment is None:
-        raise unknown_study(client, record.study_name(detail, scale), found)
+        raise unknown_study(client, detail, scale, found)
     recorded = runs_of(client, [experiment.experiment_id])
     if not any(_outcome(run) in (record.FINISHED, record.DIVERGED) for run in recorded):
         raise UserError(f"the study {detail}-{scale} has no finished run yet; wait for one, or start the study again")

@@ -13,7 +13,7 @@ from repro.reports.statistics.sample_size import seeds_needed, seeds_to_decide
 from repro.reports.statistics.student import ROUNDING, verdict
 from repro.reports.statistics.words import IDENTICAL, UNDECIDED
 
-NO_SPREAD = "all differences are equal: the metric does not change at this scale"
+NO_SPREAD = "all differences of this arm are equal, so that there is no spread to judge them by"
 TOO_FEW = "an interval needs two paired seeds"
 
 
@@ -30,7 +30,9 @@ def judge(study: Study, paired: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
         p = paired.groupby("arm")["difference"].agg(paired_p)
         judged = judged.assign(p=judged["arm"].map(p).astype(float))
     same = [identical(study.finals, arm, study.reference, study.primary) for arm in arms]
-    return but_identical(judged, np.array(same, dtype=bool)), looks
+    judged = but_identical(judged, np.array(same, dtype=bool))
+    flat = judged["reason"] == NO_SPREAD
+    return judged.assign(low=judged["low"].mask(flat), high=judged["high"].mask(flat)), looks
 
 
 def _same_until(study: Study, arm: str, look: int) -> bool:

@@ -252,6 +252,7 @@ def test_a_metric_that_does_not_move_is_undecided_and_arms_that_are_identical_ar
     still = study.finals.assign(value=study.finals["value"].where(study.finals["metric"] != study.primary, 0.0))
     row = analyse(replace(study, finals=still)).verdicts.set_index("arm").loc["off"]
     assert (row["verdict"], row["reason"], row["identical"]) == ("undecided", NO_SPREAD, False)
+    assert math.isnan(row["low"]) and math.isnan(row["high"])  # of no width, an interval says nothing
     own = study.finals[study.finals["arm"] == study.reference]
     twins = pd.concat([own.assign(arm=arm) for arm in study.arms])
     row = analyse(replace(study, finals=twins)).verdicts.set_index("arm").loc["off"]
