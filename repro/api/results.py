@@ -51,7 +51,6 @@ class Results:
 
         rows = analyse(self.recorded).verdicts.copy()
         rows["sentence"] = [page.sentence(row, self.recorded) for row in rows.itertuples()]
-        rows["verdict"] = [page.word(row) for row in rows.itertuples()]
         return rows.rename(columns={"mean": "difference"}).set_index("arm")[VERDICT]
 
     @property

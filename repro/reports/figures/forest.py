@@ -141,11 +141,6 @@ def save_all(survey: Survey, folder: Path) -> list[Plot]:
     return drawn
 
 
-def look(row) -> str:
-    """The verdict that a variant is drawn with."""
-    return "identical" if row.identical else row.verdict
-
-
 def limits(rows: pd.DataFrame, pairs: pd.DataFrame) -> tuple[float, float]:
     """The stretch of the axis that holds the smallest effects, nine in ten of the intervals' ends at either side, and
     as many of the seeds, with a margin: a few variants far off would leave no room for the others.
@@ -178,7 +173,7 @@ def forest_data(survey: Survey, primary: str) -> pd.DataFrame:
 
 def share_a_row(data: pd.DataFrame) -> pd.Series:
     """[variants] bool: those without a difference, where they are more than a few."""
-    still = ~data["control"] & (data["identical"] | (data["verdict"] == "no difference"))
+    still = ~data["control"] & data["verdict"].isin(("identical", "no difference"))
     return still & (still.sum() > FEW)
 
 
@@ -239,7 +234,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
     style.quiet(axes)
     _key(
         figure,
-        [look(row) for row in data.itertuples()] + ["no difference"] * bool(len(others)),
+        [*data["verdict"], *["no difference"] * bool(len(others))],
         control=data["control"].any(),
         columns=size.columns,
     )
@@ -265,7 +260,7 @@ def _noise(axes: Axes, data: pd.DataFrame, seeds: np.ndarray) -> None:
 
 def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
     """A variant's mean and interval; an arrow head where the interval goes on past the axis."""
-    marker, colour = LOOKS[look(row)]
+    marker, colour = LOOKS[row.verdict]
     interval(axes, (row.low, row.high), height, ends, color=colour, linewidth=1.3)
     face = colour if row.corrected == row.verdict else "white"
     look_of = {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": 6, "markeredgewidth": 1.2}
@@ -321,7 +316,7 @@ def scatter(data: pd.DataFrame, axis: str = "difference") -> Figure:
     axes.axhline(0, color="#555555", linewidth=0.9)
     axes.axvline(0, color="#555555", linewidth=0.9)
     for row in data.itertuples():
-        marker, colour = LOOKS[look(row)]
+        marker, colour = LOOKS[row.verdict]
         face = colour if row.corrected == row.verdict else "white"
         axes.plot(row.kl, row.mean, marker=marker, color=colour, markerfacecolor=face, markersize=6.5, alpha=0.9)
     if data["kl"].abs().max() > 20 * max(data["kl"].abs().median(), 0.05):
@@ -330,7 +325,7 @@ def scatter(data: pd.DataFrame, axis: str = "difference") -> Figure:
     axes.margins(0.12)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settled, so that names know where the points are
     _name(axes, data)
-    _key(figure, [look(row) for row in data.itertuples()])
+    _key(figure, list(data["verdict"]))
     return figure
 
 

@@ -1,14 +1,8 @@
-"""What figures share: grids of panels, legends, the order of rows, and limits of axes."""
-
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+"""What figures share: grids of panels, the order of rows, and limits of axes."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from repro.reports.figures import style
 
 WIDE = 50  # a positive curve whose peak is this many times its median is drawn on a log axis
 
@@ -55,34 +49,6 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Figure,
     for spare in panels[count:]:
         spare.remove()
     return figure, list(panels[:count])
-
-
-def legend(
-    figure: Figure,
-    shown: tuple[str, ...],
-    arms: tuple[str, ...],
-    others: Sequence[Line2D] = (),
-    suffixes: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """One legend above all panels with the arms that are shown, the reference named as such, then the other lines.
-
-    `suffixes` are added to the names of arms.
-    """
-    lines = [
-        Line2D(
-            [],
-            [],
-            color=style.colours(arms)[arm],
-            dashes=style.dash(arm, arms),
-            marker=style.markers(arms)[arm],
-            markersize=5,
-            linewidth=2,
-            label=(f"{arm} (reference)" if arm == arms[0] else arm) + suffixes.get(arm, ""),
-        )
-        for arm in shown
-    ]
-    handles = [*lines, *others]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)), handlelength=4.5)
 
 
 def in_order(frame: pd.DataFrame, metrics: tuple[str, ...], arms: tuple[str, ...]) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def section(study: Study, findings: Findings) -> dict:
     if findings.ceiling.empty:
         return {}
     rows = [row | {"percent": percent(row["share"])} for row in findings.ceiling.to_dict("records")]
-    return {"level": _level(study), "rows": rows, "sentence": sentence(study, findings)}
+    return {"level": _level(study), "rows": rows}
 
 
 def as_json(study: Study, findings: Findings) -> dict:

@@ -124,7 +124,7 @@ def examples(study: Study, found: dict[tuple[str, int], dict]) -> list[dict]:
     first = next((seed for seed in study.seeds for arm in study.arms if (arm, seed) in found), 0)
     judged = {arm: found[arm, first]["verdicts"] for arm in study.arms if (arm, first) in found}
     return [
-        {"arm": arm, "seed": first, "post": verdict["post_id"], "order": order, **verdict[f"{order}_first"]}
+        {"arm": arm, "post": verdict["post_id"], "order": order, **verdict[f"{order}_first"]}
         for place in range(SHOWN)
         for arm, verdicts in judged.items()
         for verdict in verdicts[place : place + 1]

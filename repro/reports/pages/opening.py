@@ -28,15 +28,16 @@ def takeaway(study: Study, findings: Findings) -> str:
     small = nothing_to_see(study)
     if small:
         return small
-    arms: dict[str, list[str]] = {}
-    for row in findings.verdicts.itertuples():
-        arms.setdefault("identical" if row.identical else row.verdict, []).append(row.arm)
-    if not arms:
+    if findings.verdicts.empty:
         return "Only the reference arm has runs: there is nothing to compare yet."
     if study.detail == record.CONTROL_DETAIL and (findings.verdicts["n"] > 1).any():
         return _how_far_apart(study, findings)
-    words = [word for word in SAID if word in arms] + [word for word in arms if word not in SAID]
-    parts = [f"{listed(arms[word])} {_in_words(word, len(arms[word]))} {study.reference}" for word in words]
+    arms = findings.verdicts.groupby("verdict")["arm"].agg(list)
+    parts = [
+        f"{listed(arms[word])} {said[len(arms[word]) > 1]} {study.reference}"
+        for word, said in SAID.items()
+        if word in arms
+    ]
     return f"{'; '.join(parts)}, by the {terms.said(study.primary)}."
 
 
@@ -59,11 +60,6 @@ def progress(study: Study, findings: Findings) -> str:
     word = "undecided after" if (findings.verdicts["verdict"] == UNDECIDED).any() else "decided at"
     look = f"look {study.looks.index(seeds) + 1} of {len(study.looks)}"
     return f"Sequential study, {word} {look}: {seeds} of up to {study.looks[-1]} seeds"
-
-
-def _in_words(word: str, arms: int) -> str:
-    """How a sentence on a number of arms goes on, up to the reference's name."""
-    return SAID.get(word, (f"is {word} beside", f"are {word} beside"))[arms > 1]
 
 
 def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], counts: Mapping[str, int]) -> dict[str, str]:

@@ -127,18 +127,9 @@ def interval_of(study: Study) -> str:
 
 def conclusion(row, study: Study) -> str:
     """An arm's verdict in a few words, without a number."""
-    return {
-        "identical": f"{row.arm} is identical to {study.reference}",
-        "better": f"{row.arm} is better than {study.reference}",
-        "worse": f"{row.arm} is worse than {study.reference}",
-        "no difference": f"{row.arm} makes no difference that matters beside {study.reference}",
-        "undecided": f"Undecided whether {row.arm} differs from {study.reference}",
-    }[word(row)]
-
-
-def word(row) -> str:
-    """The word of an arm's verdict."""
-    return row.verdict
+    if row.verdict == UNDECIDED:
+        return f"Undecided whether {row.arm} differs from {study.reference}"
+    return f"{row.arm} {opening.SAID[row.verdict][0]} {study.reference}"
 
 
 def remark(row, study: Study) -> str:
@@ -246,7 +237,7 @@ def cards(study: Study, findings: Findings) -> list[dict]:
     return [
         {
             "arm": row.arm,
-            "word": word(row),
+            "word": row.verdict,
             "conclusion": conclusion(row, study),
             "remark": remark(row, study),
             "row": row,

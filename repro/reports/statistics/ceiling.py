@@ -29,15 +29,15 @@ def gaps(study: Study) -> pd.DataFrame:
     return rows.assign(share=pd.Series(shares, dtype=float)).rename_axis("arm").reset_index()[COLUMNS]
 
 
-def level(study: Study, metric: str = "") -> pd.Series:
-    """Seed -> the ceiling's value of a metric, the primary one where none is named."""
-    own = study.ceiling[study.ceiling["metric"] == (metric or study.primary)]
+def level(study: Study) -> pd.Series:
+    """Seed -> the ceiling's value of the primary metric."""
+    own = study.ceiling[study.ceiling["metric"] == study.primary]
     return own.set_index("seed")["value"].dropna()
 
 
-def reached(study: Study, metric: str = "") -> tuple[float, float, float]:
+def reached(study: Study) -> tuple[float, float, float]:
     """The ceiling's mean over its seeds, and the ends of its 95 % t interval."""
-    values = level(study, metric)
+    values = level(study)
     return (float(values.mean()), *t_interval(values))
 
 

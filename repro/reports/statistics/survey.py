@@ -86,7 +86,6 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         group=entry["group"],
         control=entry["group"] == CONTROL,
         question=study.tags[record.QUESTION],
-        paper=study.tags[record.PAPER],
         reference=study.reference,
         primary=study.primary,
         higher_is_better=study.higher_is_better,

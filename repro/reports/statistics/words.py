@@ -34,14 +34,3 @@ ENDS: Mapping[str, str] = {
     RAN_AWAY: "the policy ended with a KL to the SFT policy above the study's cap; the run counts",
 }
 DEFINITIONS: Mapping[str, str] = {**VERDICTS, **RESULTS, **ENDS}
-
-
-def markdown() -> str:
-    """The tables of docs/statistics.md."""
-    titles = (("verdict of an arm", VERDICTS), ("result of a prediction", RESULTS), ("end of a run", ENDS))
-    return "\n".join(_table(title, words) for title, words in titles)
-
-
-def _table(title: str, words: Mapping[str, str]) -> str:
-    rows = [f"| **{word}** | {definition} |" for word, definition in words.items()]
-    return "\n".join([f"| {title} | when |", "|---|---|", *rows, ""])

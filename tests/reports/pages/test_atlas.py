@@ -143,7 +143,8 @@ def labels(figure, above: float = 0.0) -> list[str]:
 
 def test_many_variants_without_a_difference_share_a_row_between_better_and_worse():
     many = [STILL | {"mean": each / 1000} for each in range(-6, 7)]
-    data = forest_rows(STILL | {"control": True}, BETTER, *many, STILL | {"identical": True, "mean": 0.0}, WORSE)
+    same = STILL | {"identical": True, "verdict": "identical", "mean": 0.0}
+    data = forest_rows(STILL | {"control": True}, BETTER, *many, same, WORSE)
     last = len(data) - 1
     figure = forest.forest(data)
     assert labels(figure) == ["gamma = 0", "gamma = 1", "14 variants: no difference", f"gamma = {last}"]
