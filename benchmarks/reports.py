@@ -67,7 +67,7 @@ def atlas(uri: str, out: Path) -> None:
     from benchmarks.store import SCALE
     from repro.reports.pages import atlas
 
-    atlas.build(SCALE, list(studies()), registered(), uri, out / "atlas")
+    atlas.build(SCALE, registered(), uri, out / "atlas")
 
 
 def index(uri: str, out: Path) -> None:

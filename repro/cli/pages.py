@@ -106,8 +106,7 @@ def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
 
     out = root / markup.folder("atlas", scale)
     with phase("building the atlas"), usable_store():
-        registered = _registered()
-        path = atlas.build(scale, [each["name"] for each in registered], registered, store_uri(), out)
+        path = atlas.build(scale, _registered(), store_uri(), out)
     console.print()
     say(atlas.headline(path))
     say(f"atlas: {path}", whole=True)

@@ -33,7 +33,7 @@ def states(tmp_path_factory) -> Path:
     registered = [{"name": name, "group": "One stage", "variants": ()} for name in STUDIES]
     with pytest.MonkeyPatch.context() as patch:
         blank.instead(patch.setattr)
-        atlas.build("mini", list(STUDIES), registered, uri, folder / "atlas")
+        atlas.build("mini", registered, uri, folder / "atlas")
     index.build(folder, uri, registered)
     return folder
 

@@ -68,7 +68,7 @@ def test_an_empty_store_says_that_it_holds_nothing(spare, tmp_path):
     with pytest.raises(UserError, match="no recorded study whiten_adv-mini; known: none"):
         studies.read_study("whiten_adv", "mini", spare)
     with pytest.raises(UserError, match="no recorded study at scale mini; known: none"):
-        atlas.build("mini", (), (), spare, tmp_path)
+        atlas.build("mini", (), spare, tmp_path)
     assert "The store holds no study yet" in index.build(tmp_path, spare, ()).read_text()
     assert "no run at a scale that the paper has" in paper.build(spare, tmp_path / "paper").read_text()
 
@@ -149,7 +149,7 @@ def test_of_two_experiments_of_one_study_the_named_one_is_read_and_the_other_is_
     study = studies.read_study("twice", "double", spare)
     assert study.finals.query("arm == 'ref'")["value"].tolist() == [0.5]
     assert "the experiment twice (copy)" in study.troubles[0]
-    html = atlas.build("double", (), (), spare, tmp_path / "atlas").read_text()
+    html = atlas.build("double", (), spare, tmp_path / "atlas").read_text()
     assert "the experiment twice (copy) has the tags of twice-double too" in html
     assert "twice (copy)" in index.build(tmp_path, spare, ()).read_text()
 
@@ -173,7 +173,7 @@ def test_runs_of_another_budget_under_the_same_name_are_named(spare, tmp_path):
     (sentence,) = studies.read_outline("mixed", "budget", spare).troubles
     assert sentence.endswith("alone: scale.episodes is 768 in 3 of them and 4096 in 1 of them")
     assert sentence in index.build(tmp_path, spare, ()).read_text()
-    assert sentence in atlas.build("budget", (), (), spare, tmp_path / "atlas").read_text()
+    assert sentence in atlas.build("budget", (), spare, tmp_path / "atlas").read_text()
 
 
 def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
@@ -186,7 +186,7 @@ def test_a_study_of_an_older_version_is_read_as_far_as_it_goes(spare, tmp_path):
     built = page.build(study, tmp_path / "page")
     record = json.loads((built.parent / "verdict.json").read_text())
     assert record["smallest_effect"] is None and record["arms"]["off"]["n"] == 2
-    told = json.loads((atlas.build("old", (), (), spare, tmp_path / "atlas").parent / "atlas.json").read_text())
+    told = json.loads((atlas.build("old", (), spare, tmp_path / "atlas").parent / "atlas.json").read_text())
     assert told["effects"][0]["smallest_effect"] is None
     assert "not recorded" in index.build(tmp_path, spare, ()).read_text()
 
@@ -206,7 +206,7 @@ def test_a_study_that_does_not_say_what_it_compares_is_left_out(spare, tmp_path,
     untold(spare, run_id, missing)
     with pytest.raises(UserError, match=f"no run of the study mute-{scale} has the tag {missing}"):
         studies.read_study("mute", scale, spare)
-    html = atlas.build(scale, (), (), spare, tmp_path).read_text()
+    html = atlas.build(scale, (), spare, tmp_path).read_text()
     assert f"has the tag {missing}" in html and "1 detail" in html
 
 
@@ -230,7 +230,7 @@ def test_a_run_killed_midway_is_listed_and_the_others_are_compared(spare, tmp_pa
     study = studies.read_study("cut", "short", spare)
     assert study.runs.set_index(["arm", "seed"]).loc[("off", 3), "outcome"] == "running"
     assert "running" in page.build(study, tmp_path / "page").read_text()
-    told = json.loads((atlas.build("short", (), (), spare, tmp_path / "atlas").parent / "atlas.json").read_text())
+    told = json.loads((atlas.build("short", (), spare, tmp_path / "atlas").parent / "atlas.json").read_text())
     assert told["outcomes"] == {"finished": 5, "running": 1}
     html = index.build(tmp_path, spare, ()).read_text()
     assert "1 of 6 runs not finished" in html and "1 run lost" not in html
@@ -251,7 +251,7 @@ def test_values_that_are_no_numbers_decide_nothing(spare, tmp_path):
     told = {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
     assert told.items() <= record["arms"]["off"].items()
     assert record["arms"]["odd"]["n"] == 2
-    atlas.build("values", (), (), spare, tmp_path / "atlas")
+    atlas.build("values", (), spare, tmp_path / "atlas")
     assert "no paired seed" in index.build(tmp_path, spare, ()).read_text()
 
 
@@ -282,7 +282,7 @@ def test_strange_names_of_metrics_and_arms_are_text(spare, tmp_path):
     light(spare, "strange-names", places, primary="test/win rate: strict")
     html = page.build(studies.read_study("strange", "names", spare), tmp_path / "page").read_text()
     assert "&lt;script&gt;" in html and "test/ü_ñ" in html
-    built = atlas.build("names", (), (), spare, tmp_path / "atlas")
+    built = atlas.build("names", (), spare, tmp_path / "atlas")
     assert {file.name for file in (built.parent / "figures").glob("forest*.csv")} == {"forest_test_win_rate_strict.csv"}
     assert "&lt;script&gt;" in built.read_text()
 

@@ -28,15 +28,14 @@ REST = {
 }
 
 
-def build(scale: str, order: Sequence[str], registered: Sequence[Mapping], uri: str, out: Path) -> Path:
+def build(scale: str, registered: Sequence[Mapping], uri: str, out: Path) -> Path:
     """Writes `index.html`, `figures/` and `atlas.json` over every study of a scale; the path of `index.html`.
 
-    `order` is the details' names in the registry's order, `registered` what it says of each: name, group, numbers,
-    paper, question, reference and variants (labels, or label -> words). A detail's own page is linked where it lies
-    beside `out`.
+    `registered` is what the registry says of each detail, in its order: name, group and variants (labels, or label ->
+    words). A detail's own page is linked where it lies beside `out`.
     """
     studies, left_out = read_outlines(scale, uri)
-    survey = surveys.survey(scale, studies, left_out, order, registered)
+    survey = surveys.survey(scale, studies, left_out, registered)
     page = Path(out) / "index.html"
     plots = forest.save_all(survey, page.parent / "figures")
     page.write_text(render(survey, registered, plots, page.parent), encoding="utf-8")

@@ -44,11 +44,10 @@ def survey(
     scale: str,
     studies: Sequence[Study],
     left_out: Mapping[str, str],
-    order: Sequence[str],
     registered: Sequence[Mapping],
 ) -> Survey:
-    """Compares the arms of every study with its reference; `registered` has at least name, group and variants."""
-    place = {name: i for i, name in enumerate(order)}
+    """Compares the arms of every study with its reference; `registered` has at least name, group and variants, in order."""
+    place = {entry["name"]: i for i, entry in enumerate(registered)}
     ordered = sorted(studies, key=lambda study: (place.get(study.detail, len(place)), study.detail))
     found = {study.detail: analyse(study) for study in ordered}
     known = {entry["name"]: entry for entry in registered}

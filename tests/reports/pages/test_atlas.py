@@ -32,7 +32,6 @@ REGISTERED = (
     {"name": "delta", "group": "two", "variants": ["ref", "other"]},
     {"name": "beta", "group": "two", "variants": ["ref", "partly", "gone"]},
 )
-ORDER = tuple(entry["name"] for entry in REGISTERED)
 
 
 def put(store: str, detail: str, arms: dict[str, tuple], metric: str = "test/win_rate", **tags: str) -> None:
@@ -72,7 +71,7 @@ def toys(store) -> str:
 
 @pytest.fixture(scope="module")
 def survey(toys) -> surveys.Survey:
-    return surveys.survey("toy", *read_outlines("toy", toys), ORDER, REGISTERED)
+    return surveys.survey("toy", *read_outlines("toy", toys), REGISTERED)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def built(toys, tmp_path_factory) -> Path:
     own = out.parent / "alpha-toy" / "index.html"
     own.parent.mkdir()
     own.touch()
-    return atlas.build("toy", ORDER, REGISTERED, toys, out)
+    return atlas.build("toy", REGISTERED, toys, out)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +211,7 @@ def test_only_what_survives_keeps_its_verdict(survey, toys):
     assert words["noisy"] == ["undecided", "undecided"] and words["same"] == ["identical", "identical"]
     assert words[EVIL] == ["better", "better"]  # lower is better here
     alpha = next(study for study in read_outlines("toy", toys)[0] if study.detail == "alpha")
-    crowded = surveys.survey("toy", [replace(alpha, detail=f"copy{i}") for i in range(11)], {}, (), ())
+    crowded = surveys.survey("toy", [replace(alpha, detail=f"copy{i}") for i in range(11)], {}, ())
     left = set(crowded.effects[["arm", "verdict", "corrected"]].itertuples(index=False, name=None))
     assert {row for row in left if row[0] == "up"} == {("up", "better", "better")}  # 44 times its p is .043
     assert {row for row in left if row[0] == "lower"} == {("lower", "worse", "undecided")}  # 33 times its p is .13
@@ -243,7 +242,7 @@ def test_a_diverged_run_is_listed_and_counts_with_its_value(store):
     study, told = experiment(store, "blown-odd"), {"detail": "blown", "scale": "odd"}
     log_light(store, study, Fake("ref", 1, tags=told | {"reference": "true"}), {"test/win_rate": 0.5})
     log_light(store, study, Fake("off", 1, outcome="diverged", tags=told), {"test/win_rate": 0.1})
-    found = surveys.survey("odd", *read_outlines("odd", store), (), ())
+    found = surveys.survey("odd", *read_outlines("odd", store), ())
     assert [(loss["outcome"], loss["seeds"], loss["counted"]) for loss in found.lost] == [("diverged", [1], 1)]
     assert found.effects["n"].tolist() == [1] and found.effects["mean"].tolist() == pytest.approx([-0.4])
 
@@ -258,7 +257,7 @@ def test_what_was_not_run_is_said(survey, built, html):
 
 def test_rows_come_in_the_registrys_order_and_others_last(survey, toys):
     assert survey.effects["arm"].tolist() == [EVIL, "up", "lower", "noisy", "same", "partly", "gone"]
-    shrunk = surveys.survey("toy", *read_outlines("toy", toys), ORDER[:1], REGISTERED[:1])
+    shrunk = surveys.survey("toy", *read_outlines("toy", toys), REGISTERED[:1])
     assert shrunk.effects["detail"].drop_duplicates().tolist() == ["gamma", "alpha", "beta"]
     assert shrunk.effects.query("detail == 'alpha'")["group"].unique().tolist() == [surveys.UNLISTED]
 
@@ -309,7 +308,7 @@ def test_files_that_the_page_links_to_exist(html, built):
 
 def test_the_same_store_gives_the_same_bytes(built, toys):
     before = {path: path.read_bytes() for path in built.parent.rglob("*") if path.is_file()}
-    atlas.build("toy", ORDER, REGISTERED, toys, built.parent)
+    atlas.build("toy", REGISTERED, toys, built.parent)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
@@ -341,11 +340,10 @@ def controlled(store, tmp_path_factory) -> tuple[surveys.Survey, Path]:
                 log_light(store, study, Fake(arm, seed, tags=own), {"test/win_rate": rate, "test/kl": far})
     registered = [{"name": "real", "group": "PPO", "variants": ["ref", "again"]}]
     registered += [{"name": "draws", "group": surveys.CONTROL, "variants": ["ref", "again"]}]
-    order = [entry["name"] for entry in registered]
     with pytest.MonkeyPatch.context() as patch:
         blank.instead(patch.setattr)
-        page = atlas.build("even", order, registered, store, tmp_path_factory.mktemp("even"))
-    return surveys.survey("even", *read_outlines("even", store), order, registered), page
+        page = atlas.build("even", registered, store, tmp_path_factory.mktemp("even"))
+    return surveys.survey("even", *read_outlines("even", store), registered), page
 
 
 def test_a_control_is_the_noise_floor_and_no_test(controlled):
@@ -404,7 +402,7 @@ def test_the_interval_and_p_of_a_sequential_study_are_said_to_be_over_all_looks(
     studies, _ = read_outlines("toy", toys)
     alpha = next(study for study in studies if study.detail == "alpha")
     growing = replace(alpha, detail="growing", tags=alpha.tags | {"looks": "2 3"})
-    found = surveys.survey("toy", [alpha, growing], {}, (), ())
+    found = surveys.survey("toy", [alpha, growing], {}, ())
     rows = re.findall(r'<tr class="row".*?</tr>', atlas.render(found, (), [], Path()), re.DOTALL)
     assert {row.count("over all looks") for row in rows if 'data-study="alpha"' in row} == {0}
     assert {row.count("over all looks") for row in rows if 'data-study="growing"' in row} == {2}
@@ -447,7 +445,7 @@ def test_a_scale_without_studies_names_those_that_have(store):
 def test_studies_without_any_pair_have_a_page(store, tmp_path):
     lonely = experiment(store, "lonely-bare")
     log_light(store, lonely, Fake("ref", 1, tags={"detail": "lonely", "reference": "true"}), {"test/win_rate": 0.5})
-    page = atlas.build("bare", (), (), store, tmp_path)
+    page = atlas.build("bare", (), store, tmp_path)
     assert "No variant has a value to compare yet" in page.read_text()
     assert record(page)["effects"] == [] and record(page)["families"] == []
 
@@ -479,6 +477,6 @@ def crowd(tmp_path_factory, store) -> str:
 
 def test_sixty_studies_take_less_than_a_minute_of_a_core(crowd, tmp_path):
     started = time.process_time()  # how long it takes on the wall says more of who else uses the machine
-    page = atlas.build("crowd", (), (), crowd, tmp_path)
+    page = atlas.build("crowd", (), crowd, tmp_path)
     assert time.process_time() - started < 60
     assert len(record(page)["effects"]) == 120 and record(page)["outcomes"] == {"finished": 540}

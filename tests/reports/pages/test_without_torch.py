@@ -13,7 +13,7 @@ from tests.reports.made_up import without_torch
 from tests.reports.pages.test_atlas import ALPHA, REFERENCE, put
 
 BUILDS = {
-    "atlas": "from repro.reports.pages import atlas\nbuilt = atlas.build('toy', (), (), uri, folder / 'atlas')",
+    "atlas": "from repro.reports.pages import atlas\nbuilt = atlas.build('toy', (), uri, folder / 'atlas')",
     "index": "from repro.reports.pages import entries, index\nbuilt = index.build(folder / 'new', uri, ())",
     "paper": "from repro.reports.pages import paper\nbuilt = paper.build(uri, folder / 'paper')",
 }
