@@ -22,22 +22,17 @@ EVEN = 0.5  # the win rate of a policy as good as the references
 def before_after_data(study: Study, findings: Findings) -> pd.DataFrame:
     """metric, arm, seed, before (SFT policy), after (PPO) and the references' own value, where it has one."""
     wide = study.finals.pivot(index=["arm", "seed"], columns="metric", values="value")
-    frames = []
+    frames = {}
     for name in OUTCOMES:
         pairs = [(f"test/{name}", f"sft_test/{name}") for name in (f"sampled_{name}", name)]
         metric = next((after for after, before in pairs if {after, before} <= set(wide.columns)), None)
         if metric:
             even = EVEN if name == "win_rate" else np.nan
             references = wide.get(REFERENCES.get(metric), pd.Series(even, index=wide.index))
-            frames.append(
-                pd.DataFrame(
-                    {"metric": metric, "before": wide[f"sft_{metric}"], "after": wide[metric], "references": references}
-                ).reset_index()
-            )
+            row = {"metric": metric, "before": wide[f"sft_{metric}"], "after": wide[metric], "references": references}
+            frames[metric] = pd.DataFrame(row).reset_index()
     empty = pd.DataFrame(columns=["metric", "arm", "seed", "before", "after", "references"])
-    metrics = tuple(frame["metric"].iat[0] for frame in frames)
-    rows = in_order(pd.concat([empty, *frames]) if frames else empty, metrics, study.arms)
-    return _with_ceiling(rows, study)
+    return _with_ceiling(in_order(pd.concat([empty, *frames.values()]), tuple(frames), study.arms), study)
 
 
 def _with_ceiling(rows: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 Arms that share their reward models are one curve, drawn once: a detail of PPO has nothing to compare here.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -87,7 +86,7 @@ def draw_numbered(data: pd.DataFrame, study: Study) -> Sheet:
         rows = data[data["family"] == family]
         for arm, own in rows.groupby("arm", sort=False):
             _means(axes, own, arm, study)
-        _half(axes.axhline)
+        axes.axhline(0.5, **style.HALF)
         axes.set(ylabel="pair accuracy [share]", xlabel="the labeller's confidence, 1 to 9")
         style.few_ticks(axes)
     if CALIBRATION in panels:
@@ -105,13 +104,12 @@ def _promise(axes: Axes, end: float) -> None:
 
 def _means(axes: Axes, rows: pd.DataFrame, arm: str, study: Study) -> None:
     """Seeds thin, their mean thick where all of them have a value."""
-    colour, dash = style.colours(study.arms)[arm], style.dashes(study.arms)[arm]
+    colour, marker = style.colours(study.arms)[arm], style.markers(study.arms)[arm]
     for _, seed in rows.groupby("seed"):
         axes.plot(seed["x"], seed["value"], color=colour, alpha=style.faint(rows["seed"].nunique()), **style.SEED)
     by_x = rows.groupby("x")["value"].agg(["mean", "count"])
     mean = by_x.loc[by_x["count"] == rows["seed"].nunique(), "mean"]
-    marker = style.markers(study.arms)[arm]
-    axes.plot(mean, color=colour, linewidth=2, dashes=dash or (None, None), marker=marker, markersize=5)
+    axes.plot(mean, color=colour, linewidth=2, dashes=style.dash(arm, study.arms), marker=marker, markersize=5)
 
 
 # Named groups
@@ -137,7 +135,7 @@ def draw_grouped(data: pd.DataFrame, study: Study) -> Sheet:
         for place, arm in enumerate(arms):
             shift = 0.6 * ((place + 0.5) / len(arms) - 0.5)
             _dots(axes, rows[rows["arm"] == arm], arm, labels, shift, study)
-        _half(axes.axvline)
+        axes.axvline(0.5, **style.HALF)
         axes.set_yticks(range(len(labels)), [name_lines(label) for label in labels])
         axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="pair accuracy [share]")
         style.few_ticks(axes, "x")
@@ -177,11 +175,6 @@ def _users(study: Study) -> dict[str, str]:
         arm: "all arms" if len(own) == len(study.arms) > 1 else ", ".join(a for a in study.arms if a in own)
         for arm, own in users.items()
     }
-
-
-def _half(line: Callable[..., object]) -> None:
-    """A line of the axes' own kind, horizontal or vertical, at one half, which is guessing."""
-    line(0.5, color="#bbbbbb", linewidth=0.9)
 
 
 def _legend(data: pd.DataFrame, study: Study) -> list[Entry]:

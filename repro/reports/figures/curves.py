@@ -18,7 +18,6 @@ from repro.reports.reading.study import Study
 from repro.reports.statistics import student
 from repro.reports.statistics.findings import Findings
 from repro.reports.statistics.pairing import complete_steps, step_by_step
-from repro.reports.statistics.student import half_width
 
 PANELS = (
     "objective/score",
@@ -113,11 +112,8 @@ def curve_panels(
 
 
 def bands(rows: pd.DataFrame) -> pd.DataFrame:
-    """metric, arm, step, n, mean, low, high: over an arm's seeds with its 95 % t interval, while all of them run."""
-    by_step = complete_steps(rows).groupby(["metric", "arm", "step"])["value"]
-    means = by_step.agg(n="count", mean="mean", sd="std").reset_index()
-    half = half_width(means["sd"], means["n"])
-    return means.assign(low=means["mean"] - half, high=means["mean"] + half).drop(columns="sd")
+    """metric, arm, step, n, mean, sd, low, high: over an arm's seeds with its 95 % t interval, while all of them run."""
+    return student.t_intervals(complete_steps(rows).groupby(["metric", "arm", "step"])["value"])
 
 
 def lines(axes: Axes, rows: pd.DataFrame, means: pd.DataFrame, study: Study) -> None:
@@ -208,7 +204,7 @@ def draw_paired(data: pd.DataFrame, study: Study) -> Sheet | None:
     """The sheet of curves, of differences: a line at zero is the reference."""
     figure, panels = curve_panels(data, study, "episodes", beside=ZERO)
     for metric, axes in panels.items():
-        axes.axhline(0, color="#555555", linewidth=0.9)
+        axes.axhline(0, **style.ZERO)
         axes.set_ylabel(f"difference{terms.bracketed(metric)}")
     return figure
 

@@ -29,10 +29,10 @@ class Drawing:
             shown.append(self.named[LEGEND])
         moved = Element(f"{SVG}g", {"transform": f"translate({-x:g} {strip - y:g})"})
         moved.append(self.named[f"{CELL}{place}"])
-        out.extend([*self._definitions([*shown, moved]), *shown, moved])
+        out.extend([self._definitions([*shown, moved]), *shown, moved])
         return ElementTree.tostring(copy.deepcopy(out), encoding="unicode")
 
-    def _definitions(self, shown: list[Element]) -> list[Element]:
+    def _definitions(self, shown: list[Element]) -> Element:
         """The style sheet, and the glyphs and clips that are referred to and stand elsewhere in the whole."""
         inside = {part.get("id") for each in shown for part in each.iter()}
         needed = dict.fromkeys(self._referenced(shown, inside))
@@ -40,7 +40,7 @@ class Drawing:
         sheet = self.root.find(f".//{SVG}style")
         defs = Element(f"{SVG}defs")
         defs.extend([*([] if sheet is None else [sheet]), *found])
-        return [defs]
+        return defs
 
     def _referenced(self, shown: Iterable[Element], inside: set[str | None]) -> Iterable[str]:
         """Names that the elements refer to, and those that these refer to."""

@@ -71,12 +71,12 @@ def draw_differences(data: pd.DataFrame, study: Study) -> Sheet | None:
 def band(axes: Axes, smallest: float) -> None:
     """The differences that are too small to matter, where a study says which these are."""
     if np.isfinite(smallest):
-        axes.axvspan(-smallest, smallest, color="#f0e6c8", zorder=0, linewidth=0)
+        axes.axvspan(-smallest, smallest, **style.BAND)
 
 
 def _differences(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """One arm per row: dots below, mean and interval above, a line at zero."""
-    axes.axvline(0, color="#555555", linewidth=0.9)
+    axes.axvline(0, **style.ZERO)
     for height, arm in enumerate(study.arms[1:]):
         effect_row(axes, height, rows[rows["arm"] == arm], arm, study)
     name_rows(axes, study.arms[1:])

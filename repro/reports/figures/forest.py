@@ -210,8 +210,8 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
     seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
     band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
-    axes.barh(heights, 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
-    axes.axvline(0, color="#555555", linewidth=0.9)
+    axes.barh(heights, 2 * band, left=-band, height=1, **style.BAND)
+    axes.axvline(0, **style.ZERO)
     _noise(axes, data, seeds)
     for height, row, differences in zip(heights, data.itertuples(), seeds, strict=True):
         below = np.full(len(differences), height + 0.3)
@@ -244,7 +244,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
 def _others(axes: Axes, means: pd.Series, height: int, band: float) -> None:
     """The means of many variants in one row."""
     marker, colour = LOOKS["no difference"]
-    axes.barh(height, 2 * band, left=-band, height=1, color="#f0e6c8", zorder=0, linewidth=0)
+    axes.barh(height, 2 * band, left=-band, height=1, **style.BAND)
     axes.plot(means, np.full(len(means), height), marker, color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
 
 
@@ -312,9 +312,9 @@ def scatter(data: pd.DataFrame, axis: str = "difference") -> Figure:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     band = data["smallest_effect"].max()
-    axes.axhspan(-band, band, color="#f0e6c8", zorder=0, linewidth=0)
-    axes.axhline(0, color="#555555", linewidth=0.9)
-    axes.axvline(0, color="#555555", linewidth=0.9)
+    axes.axhspan(-band, band, **style.BAND)
+    axes.axhline(0, **style.ZERO)
+    axes.axvline(0, **style.ZERO)
     for row in data.itertuples():
         marker, colour = LOOKS[row.verdict]
         face = colour if row.corrected == row.verdict else "white"

@@ -88,7 +88,8 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
         if arm:
             _way(axes, own, arm, study.arms)
         else:
-            _ends(axes, own, study.arms)
+            for each in study.arms:  # the SFT policy that they started from is too far off to be drawn with them
+                _end(axes, own[(own["arm"] == each) & (own["part"] == "end")], each, study.arms)
         limits = own[own["part"] != "start"]
         axes.set(xlim=layout.padded(limits["kl"]), ylim=layout.padded(limits["value"]))
         axes.set(xlabel=terms.label(TRAINING_KL), ylabel=_score(metric) + terms.bracketed(metric))
@@ -139,12 +140,6 @@ def _mean_path(rows: pd.DataFrame) -> pd.DataFrame:
     """The mean of KL and score over an arm's seeds, by fifths of the training: shorter parts turn about at random."""
     means = pairing.complete_steps(rows).groupby("step")[["kl", "value"]].mean()
     return means.groupby(np.arange(len(means)) * FIFTHS // max(1, len(means))).mean()
-
-
-def _ends(axes: Axes, rows: pd.DataFrame, arms: tuple[str, ...]) -> None:
-    """Where the arms ended; the SFT policy that they started from is too far off to be drawn with them."""
-    for arm in arms:
-        _end(axes, rows[(rows["arm"] == arm) & (rows["part"] == "end")], arm, arms)
 
 
 def _end(axes: Axes, rows: pd.DataFrame, arm: str, arms: tuple[str, ...]) -> None:
@@ -206,6 +201,6 @@ CHARTS = (
         draw,
         takeaways.score_against_kl,
         rows_of,
-        lambda rows: still_lines(rows),
+        still_lines,
     ),
 )

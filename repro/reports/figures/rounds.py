@@ -37,7 +37,7 @@ def draw_rounds(data: pd.DataFrame, study: Study) -> Sheet | None:
     if not metrics:
         return None
     shown = [arm for arm in study.arms if arm in set(data["arm"])]
-    figure, panels = sheet({metric: terms.name(metric) for metric in metrics}, HEIGHT, entries(shown, study.arms, {}))
+    figure, panels = sheet({metric: terms.name(metric) for metric in metrics}, HEIGHT, entries(shown, study.arms))
     means = bands(data)
     for metric, axes in panels.items():
         rows = data[data["metric"] == metric]

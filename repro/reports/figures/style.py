@@ -1,6 +1,7 @@
 """The style of all figures: colours, dashes and markers by an arm's position."""
 
 from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import Literal
 
 import matplotlib as mpl
@@ -81,6 +82,9 @@ STRIP = {
     "columnspacing": 1.0,
 }
 SEED = {"linewidth": 0.6, "zorder": 1.5}
+ZERO = {"color": "#555555", "linewidth": 0.9}  # the line of no difference
+HALF = {"color": "#bbbbbb", "linewidth": 0.9}  # of guessing, or of a policy as good as the references
+BAND = {"color": "#f0e6c8", "zorder": 0, "linewidth": 0}  # the differences that are too small to matter
 DIGIT = 0.085  # inches that a digit of an axis takes across
 NOTE = {"fontsize": LEAST, "color": "#555555"}
 
@@ -102,12 +106,12 @@ def faint(seeds: int) -> float:
 
 def colours(arms: tuple[str, ...]) -> dict[str, str]:
     """Arm -> colour by position; the palette repeats after seven arms, dashes and markers with it."""
-    return dict(zip(arms, _cycled(PALETTE, len(arms)), strict=True))
+    return dict(zip(arms, cycle(PALETTE)))
 
 
 def dashes(arms: tuple[str, ...]) -> dict[str, Pattern]:
     """Arm -> dash pattern by position, so that lines can be told apart in grey."""
-    return dict(zip(arms, _cycled(DASHES, len(arms)), strict=True))
+    return dict(zip(arms, cycle(DASHES)))
 
 
 def dash(arm: str, arms: tuple[str, ...]) -> tuple[float | None, ...]:
@@ -117,7 +121,7 @@ def dash(arm: str, arms: tuple[str, ...]) -> tuple[float | None, ...]:
 
 def markers(arms: tuple[str, ...]) -> dict[str, str]:
     """Arm -> marker by position, so that marks can be told apart in grey."""
-    return dict(zip(arms, _cycled(MARKERS, len(arms)), strict=True))
+    return dict(zip(arms, cycle(MARKERS)))
 
 
 def symmetric_log(axes: Axes, linear: float) -> None:
@@ -148,8 +152,3 @@ def _side_by_side(axes: Axes) -> bool:
 def quiet(axes: Axes) -> None:
     """Remove the grid lines of a vertical axis of categories."""
     axes.grid(visible=False, axis="y")
-
-
-def _cycled(values: tuple, count: int) -> list:
-    """The first `count` values, starting again at the end."""
-    return [values[i % len(values)] for i in range(count)]

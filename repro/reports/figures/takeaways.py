@@ -30,7 +30,7 @@ def effect(data: pd.DataFrame, study: Study) -> str:
     rows = data.drop_duplicates("arm")
     if not data["difference"].any():
         return f"Every difference to {study.reference} is zero, in {count(data['seed'].nunique(), 'seed')}."
-    words = listed(f"{difference(row.mean, row.low, row.high)} for {row.arm}" for row in _named(rows))
+    words = listed(f"{difference(row.mean, row.low, row.high)} for {row.arm}" for row in rows.itertuples())
     limit = f", where ±{number(study.smallest_effect)} would matter" if math.isfinite(study.smallest_effect) else ""
     return f"The mean difference in {terms.said(study.primary)} to {study.reference} is {words}{limit}."
 
@@ -48,7 +48,7 @@ def learning_curves(data: pd.DataFrame, study: Study) -> str:
     if not (found["n"] > 1).any():
         return f"One seed each: how the curves end says nothing of other seeds{_farthest(paired, study)}."
     apart = found[(found["low"] > 0) | (found["high"] < 0)]
-    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in apart.itertuples())
     counted = f"of {count(len(found), 'comparison')} at the end of training"
     if apart.empty:
         return f"None {counted} excludes zero: no curve tells an arm from {study.reference}."
@@ -66,7 +66,7 @@ def _farthest(paired: pd.DataFrame, study: Study) -> str:
     first = paired[paired["metric"] == paired["metric"].iloc[0]] if len(paired) else paired
     if first.empty:
         return ""
-    words = listed(f"{signed(row.difference)} ({row.arm})" for row in _named(first))
+    words = listed(f"{signed(row.difference)} ({row.arm})" for row in first.itertuples())
     return f"; here {terms.said(first['metric'].iloc[0])} ends {words} from {study.reference}"
 
 
@@ -81,7 +81,7 @@ def paired_curves(data: pd.DataFrame, study: Study) -> str:
         return f"No difference in {terms.said(metric)} was recorded."
     if not spans.to_numpy().any():
         return f"No arm ever differs from {study.reference} in {terms.said(metric)}."
-    words = listed(f"{signed(row.lowest)} and {signed(row.highest)} ({arm})" for arm, row in _rows(spans))
+    words = listed(f"{signed(row.lowest)} and {signed(row.highest)} ({arm})" for arm, row in spans.iterrows())
     return f"During training the mean difference in {terms.said(metric)} stays between {words}."
 
 
@@ -92,7 +92,7 @@ def paired_differences(data: pd.DataFrame, study: Study) -> str:
     if known.empty:
         return "One paired seed: there are differences, and no interval to judge them by."
     apart = known[((known["low"] > 0) | (known["high"] < 0)) & (known["sd"] > 0)]
-    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in _named(apart))
+    words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in apart.itertuples())
     if apart.empty:
         return f"None of {count(len(known), 'interval')} excludes zero."
     return f"{len(apart)} of {count(len(known), 'interval')} {_exclude_zero(len(apart), len(known))}: {words}."
@@ -107,7 +107,7 @@ def before_after(data: pd.DataFrame, study: Study) -> str:
     means = rows.groupby("arm", sort=False)[["before", "after"]].mean().astype(float)
     if np.allclose(means["before"], means["after"]):
         return f"PPO leaves the {name} where it was in every arm ({number(means['after'].mean())})."
-    words = listed(f"{number(row.before)} to {number(row.after)} ({arm})" for arm, row in _rows(means))
+    words = listed(f"{number(row.before)} to {number(row.after)} ({arm})" for arm, row in means.iterrows())
     ups = int((rows["after"] > rows["before"]).sum())
     above = data[data["metric"] == data["metric"].iloc[0]].get("ceiling", pd.Series(dtype=float)).dropna()
     end = "" if above.empty else " The dashed line is the ceiling, with its 95 % t interval: the gold score as reward."
@@ -124,14 +124,14 @@ def score_against_kl(data: pd.DataFrame, study: Study) -> str:
         return "No score was recorded together with the KL."
     metric = study.primary if study.primary in scores else scores[0]
     means = rows[rows["metric"] == metric].groupby("arm", sort=False)[["kl", "value"]].mean().astype(float)
-    words = listed(f"{number(row.value)} at {number(row.kl)} nats ({arm})" for arm, row in _rows(means))
+    words = listed(f"{number(row.value)} at {number(row.kl)} nats ({arm})" for arm, row in means.iterrows())
     return f"Training ends with a {terms.said(metric)} of {words}{_runaways(rows, study)}."
 
 
 def _runaways(rows: pd.DataFrame, study: Study) -> str:
     """The seeds whose KL is past the study's cap, as an aside."""
     far = rows[rows["kl"] > float(study.tags.get(record.KL_CAP, "nan"))].drop_duplicates(["arm", "seed"])
-    words = listed(f"seed {row.seed} of {row.arm} ({number(row.kl)} nats)" for row in _named(far))
+    words = listed(f"seed {row.seed} of {row.arm} ({number(row.kl)} nats)" for row in far.itertuples())
     return "" if far.empty else f"; {words} ran away"
 
 
@@ -200,11 +200,3 @@ def _as_drawn(rows: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
     """The rows in the order in which their metrics are drawn."""
     place = {metric: i for i, metric in enumerate(dict.fromkeys(data["metric"]))}
     return rows.sort_values("metric", key=lambda metric: metric.map(place), kind="stable")
-
-
-def _named(rows: pd.DataFrame) -> Iterable:
-    return rows.itertuples(index=False)
-
-
-def _rows(rows: pd.DataFrame) -> Iterable[tuple[str, pd.Series]]:
-    return rows.iterrows()

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from repro.reports.statistics.student import CONFIDENCE, ROUNDING, half_width
+from repro.reports.statistics.student import CONFIDENCE, ROUNDING, t_intervals
 from repro.reports.statistics.words import MOVED, UNDECIDED
 
 
@@ -27,10 +27,8 @@ def step_by_step(values: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def intervals(paired: pd.DataFrame) -> pd.DataFrame:
-    """n, mean, sd and 95 % interval of the paired differences of each metric and arm; as `t_interval`, for all at once."""
-    rows = paired.groupby(["metric", "arm"])["difference"].agg(n="count", mean="mean", sd="std").reset_index()
-    half = half_width(rows["sd"], rows["n"])
-    return rows.assign(low=rows["mean"] - half, high=rows["mean"] + half)
+    """metric, arm, n, mean, sd, low, high: of the paired differences of each metric and arm, with their 95 % interval."""
+    return t_intervals(paired.groupby(["metric", "arm"])["difference"])
 
 
 def paired_p(values: pd.Series) -> float:

@@ -42,16 +42,11 @@ class Rule:
         return student.verdict(low, high, self.smallest_effect, self.higher_is_better), low, high
 
 
-def _never(arm: str, look: int) -> bool:
-    """For `history`: no arm is identical to the reference."""
-    return False
-
-
 def history(
     paired: pd.DataFrame,
     ended: Mapping[str, Collection[int]],
     rule: Rule,
-    identical: Callable[[str, int], bool] = _never,
+    identical: Callable[[str, int], bool] = lambda arm, look: False,
 ) -> pd.DataFrame:
     """One row per look that was reached and arm that was undecided before it, from differences (arm, seed).
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 from scipy import stats
 
 from repro.reports.statistics.words import BETTER, NO_DIFFERENCE, UNDECIDED, WORSE
@@ -16,6 +17,13 @@ def t_interval(values: pd.Series) -> tuple[float, float]:
         return np.nan, np.nan
     half = half_width(values.std(ddof=1), values.count())
     return values.mean() - half, values.mean() + half
+
+
+def t_intervals(groups: SeriesGroupBy) -> pd.DataFrame:
+    """A row for each group of values: n, mean, sd, low, high, as `t_interval`, and what the groups are named by."""
+    rows = groups.agg(n="count", mean="mean", sd="std").reset_index()
+    half = half_width(rows["sd"], rows["n"])
+    return rows.assign(low=rows["mean"] - half, high=rows["mean"] + half)
 
 
 def half_width(sd: np.ndarray | float, n: np.ndarray | int, error: float = 1 - CONFIDENCE) -> np.ndarray | float:
