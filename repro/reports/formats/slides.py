@@ -8,12 +8,7 @@ from repro.reports.pages import ceiling, markup, page, provenance, samples
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
 
-# Slide -> the figure of the study's page that it shows.
-FIGURES = {
-    "effect": "effect",
-    "curves": "learning_curves",
-    "before_after": "before_after",
-}
+FIGURES = ("effect", "learning_curves", "before_after")  # of the study's page, each shown on a slide
 LONGEST = 260  # characters of a summary on a slide
 OPENING = 200  # characters of a post
 POSTS = 3  # the first of the test set, not a selection
@@ -29,7 +24,7 @@ def write(study: Study, findings: Findings, folder: Path) -> list[Path]:
 
 def render(study: Study, findings: Findings, figures: Path) -> str:
     """The HTML of the slides; `figures` has the SVG files of the study's page."""
-    drawn = {slide: _picture(name, figures) for slide, name in FIGURES.items()}
+    drawn = {name: _picture(name, figures) for name in FIGURES}
     return markup.render(
         "slides.html.j2",
         study=study,

@@ -46,15 +46,12 @@ def _row(place: int, post_id: str, seed: int, study: Study) -> dict:
 
 def _without_repeats(cells: list[dict]) -> list[dict]:
     """The cells, each with `same`: the name of a cell further left with the same text, or empty."""
-    first: dict[tuple[str, bool], str] = {}
-    return [cell | {"same": _earlier(first, cell)} for cell in cells]
-
-
-def _earlier(first: dict[tuple[str, bool], str], cell: dict) -> str:
-    """The name of the first cell with this text, or empty; adds this cell to `first`."""
-    written = cell["text"], cell["ended"]
-    who = first.setdefault(written, cell["who"])
-    return who if cell["text"] and who != cell["who"] else ""
+    first: dict[tuple[str, bool], str] = {}  # text, and whether it ended -> the first cell that has it
+    earlier = [first.setdefault((cell["text"], cell["ended"]), cell["who"]) for cell in cells]
+    return [
+        cell | {"same": who if cell["text"] and who != cell["who"] else ""}
+        for cell, who in zip(cells, earlier, strict=True)
+    ]
 
 
 def _before(rows: dict[str, dict]) -> list[dict]:

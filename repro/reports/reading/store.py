@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
@@ -52,16 +51,13 @@ def _require_this_schema(url: URL) -> None:
     if not found:
         raise UserError(f"{url} has no tables of MLflow; run a study first, or set MLFLOW_TRACKING_URI to a store")
     if found != expected:
-        older = found in {each.revision for each in ScriptDirectory.from_config(_scripts()).walk_revisions()}
+        scripts = ScriptDirectory.from_config(schema._get_alembic_config(db_url=""))
+        older = found in {each.revision for each in scripts.walk_revisions()}
         remedy = f"copy the store and run `mlflow db upgrade {url}`" if older else "install that version of MLflow"
         raise UserError(
             f"the store {url} was written by {'an older' if older else 'a newer'} version of MLflow (schema {found}; "
             f"this one has {expected}); {remedy}"
         )
-
-
-def _scripts() -> Config:
-    return schema._get_alembic_config(db_url="")
 
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
