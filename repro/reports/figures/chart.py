@@ -23,6 +23,7 @@ from repro.reports.statistics.findings import Findings
 
 DIGITS = "%.7g"  # of a CSV's fractions: all that a float32 holds, and every number of episodes
 ALIKE = 1e-6  # values that differ by less than this share of the largest are drawn as one
+ZERO = (0.0,)  # what differences are looked at beside
 COLOURS = 256  # of a PNG: what is drawn has few, and edges are shades of them
 
 

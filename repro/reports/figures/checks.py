@@ -86,7 +86,7 @@ def draw_numbered(data: pd.DataFrame, study: Study) -> Sheet:
         rows = data[data["family"] == family]
         for arm, own in rows.groupby("arm", sort=False):
             _means(axes, own, arm, study)
-        axes.axhline(0.5, **style.HALF)
+        axes.axhline(0.5, **style.HALF_LINE)
         axes.set(ylabel="pair accuracy [share]", xlabel="the labeller's confidence, 1 to 9")
         style.few_ticks(axes)
     if CALIBRATION in panels:
@@ -135,7 +135,7 @@ def draw_grouped(data: pd.DataFrame, study: Study) -> Sheet:
         for place, arm in enumerate(arms):
             shift = 0.6 * ((place + 0.5) / len(arms) - 0.5)
             _dots(axes, rows[rows["arm"] == arm], arm, labels, shift, study)
-        axes.axvline(0.5, **style.HALF)
+        axes.axvline(0.5, **style.HALF_LINE)
         axes.set_yticks(range(len(labels)), [name_lines(label) for label in labels])
         axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="pair accuracy [share]")
         style.few_ticks(axes, "x")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from repro import record
 from repro.reports.figures import style, takeaways
-from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.chart import ZERO, Chart, still_lines, varying
 from repro.reports.figures.layout import frame_limits, in_order, padded
 from repro.reports.figures.numbers import count
 from repro.reports.figures.sheet import Sheet, entries, sheet
@@ -45,7 +45,6 @@ DURING_TRAINING = ("eval/", "objective/")
 POINTS = 64  # of a curve of thousands of updates: more would not be visible, and make the page large
 HEIGHT = 1.75  # inches of a panel's axes
 NO_UNIT = "no unit"
-ZERO = (0.0,)
 MARKS = 5  # markers on an arm's mean, so that arms can be told apart in grey
 
 
@@ -204,7 +203,7 @@ def draw_paired(data: pd.DataFrame, study: Study) -> Sheet | None:
     """The sheet of curves, of differences: a line at zero is the reference."""
     figure, panels = curve_panels(data, study, "episodes", beside=ZERO)
     for metric, axes in panels.items():
-        axes.axhline(0, **style.ZERO)
+        axes.axhline(0, **style.ZERO_LINE)
         axes.set_ylabel(f"difference{terms.bracketed(metric)}")
     return figure
 

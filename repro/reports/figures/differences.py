@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from repro.reports.figures import style, takeaways
-from repro.reports.figures.chart import Chart, still_lines, varying
+from repro.reports.figures.chart import ZERO, Chart, still_lines, varying
 from repro.reports.figures.layout import in_order
 from repro.reports.figures.sheet import Sheet, name_lines, room, sheet
 from repro.reports.reading import terms
@@ -27,7 +27,6 @@ FINALS = (
     "test/covered_facts",
     "test/judge_agreement",
 )
-ZERO = (0.0,)
 ROW = 0.62  # inches of an arm's row: a name of two lines, or of three
 # Where the reference summaries were measured too.
 REFERENCES = dict.fromkeys(("test/gold", "test/sampled_gold"), "test/reference_gold")
@@ -76,7 +75,7 @@ def band(axes: Axes, smallest: float) -> None:
 
 def _differences(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """One arm per row: dots below, mean and interval above, a line at zero."""
-    axes.axvline(0, **style.ZERO)
+    axes.axvline(0, **style.ZERO_LINE)
     for height, arm in enumerate(study.arms[1:]):
         effect_row(axes, height, rows[rows["arm"] == arm], arm, study)
     name_rows(axes, study.arms[1:])

@@ -37,7 +37,7 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
     arms, title = study.arms[1:], f"effect on the {terms.said(study.primary)}"
     figure, panels = sheet({study.primary: title}, ROW * len(arms) + 0.1, left=room(arms), bottom=0.75)
     axes = panels[study.primary]
-    axes.axvline(0, **style.ZERO)
+    axes.axvline(0, **style.ZERO_LINE)
     for height, arm in enumerate(arms):
         effect_row(axes, height, rows[rows["arm"] == arm], arm, study)
     band(axes, study.smallest_effect)

@@ -211,7 +211,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
     low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
     band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
     axes.barh(heights, 2 * band, left=-band, height=1, **style.BAND)
-    axes.axvline(0, **style.ZERO)
+    axes.axvline(0, **style.ZERO_LINE)
     _noise(axes, data, seeds)
     for height, row, differences in zip(heights, data.itertuples(), seeds, strict=True):
         below = np.full(len(differences), height + 0.3)
@@ -313,8 +313,8 @@ def scatter(data: pd.DataFrame, axis: str = "difference") -> Figure:
     axes = figure.subplots()
     band = data["smallest_effect"].max()
     axes.axhspan(-band, band, **style.BAND)
-    axes.axhline(0, **style.ZERO)
-    axes.axvline(0, **style.ZERO)
+    axes.axhline(0, **style.ZERO_LINE)
+    axes.axvline(0, **style.ZERO_LINE)
     for row in data.itertuples():
         marker, colour = LOOKS[row.verdict]
         face = colour if row.corrected == row.verdict else "white"

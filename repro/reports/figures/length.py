@@ -201,8 +201,8 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet:
 
 def _over_length(over: Axes, rows: pd.DataFrame, binned: pd.DataFrame, study: Study) -> None:
     """Bins as marks as large as their count, the mean of the seeds' fits as a line."""
-    over.axhline(0.5, **style.HALF)
-    over.axvline(0, **style.ZERO)
+    over.axhline(0.5, **style.HALF_LINE)
+    over.axvline(0, **style.ZERO_LINE)
     for policy in (SFT, *study.arms):
         colour, marker, dash = _look(policy, study)
         own = binned[binned["policy"] == policy]
@@ -217,7 +217,7 @@ def _over_length(over: Axes, rows: pd.DataFrame, binned: pd.DataFrame, study: St
 
 def _how_often(axes: Axes, binned: pd.DataFrame, study: Study) -> None:
     """The share of each policy's summaries in every bin of length."""
-    axes.axvline(0, **style.ZERO)
+    axes.axvline(0, **style.ZERO_LINE)
     for policy in (SFT, *study.arms):
         colour, _, dash = _look(policy, study)
         own = binned[binned["policy"] == policy]
@@ -228,7 +228,7 @@ def _how_often(axes: Axes, binned: pd.DataFrame, study: Study) -> None:
 
 def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     """An arm per row: an open mark for the mean win rate, seeds and their mean with its interval for that at equal length."""
-    axes.axvline(0.5, **style.HALF)
+    axes.axvline(0.5, **style.HALF_LINE)
     shown = rows.loc[rows["part"].isin(("as it is", "equal length")), "win_rate"]
     ends = layout.padded(shown) if len(shown) else (0.0, 1.0)
     for height, arm in enumerate(study.arms):

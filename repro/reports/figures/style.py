@@ -82,8 +82,8 @@ STRIP = {
     "columnspacing": 1.0,
 }
 SEED = {"linewidth": 0.6, "zorder": 1.5}
-ZERO = {"color": "#555555", "linewidth": 0.9}  # the line of no difference
-HALF = {"color": "#bbbbbb", "linewidth": 0.9}  # of guessing, or of a policy as good as the references
+ZERO_LINE = {"color": "#555555", "linewidth": 0.9}  # the line of no difference
+HALF_LINE = {"color": "#bbbbbb", "linewidth": 0.9}  # of guessing, or of a policy as good as the references
 BAND = {"color": "#f0e6c8", "zorder": 0, "linewidth": 0}  # the differences that are too small to matter
 DIGIT = 0.085  # inches that a digit of an axis takes across
 NOTE = {"fontsize": LEAST, "color": "#555555"}

@@ -43,9 +43,9 @@ def render(study: Study, findings: Findings, figures: Path) -> str:
 
 def _picture(name: str, figures: Path) -> dict[str, str]:
     """A figure of the study's page; nothing where the study has no data for it."""
-    chart = next((each for each in page.CHARTS if each.name == name), None)
-    if chart is None or not (figures / f"{name}.svg").is_file():
+    if not (figures / f"{name}.svg").is_file():
         return {}
+    chart = next(each for each in page.CHARTS if each.name == name)
     return markup.picture(name, chart.title, chart.caption, figures)
 
 

@@ -148,7 +148,8 @@ def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], 
         "follow_up": simulation.simulate_follow_up(FOLLOWED),
         "looks": simulation.simulate_looks(SHAPES | drawn, looks, STUDIES),
     }
-    summary = markup.render("calibration_summary.md.j2", **template_values(results))
+    said = template_values(results)
+    summary = markup.render("calibration_summary.md.j2", **said)
     values_of_page = {
         "study": study,
         "further": [each for each, _ in further],
@@ -160,9 +161,7 @@ def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], 
         "figures": save_figures(found, results, page.parent / "images"),
         "summary": summary,
     }
-    page.write_text(
-        markup.render("calibration.md.j2", **values_of_page, **template_values(results)) + "\n", encoding="utf-8"
-    )
+    page.write_text(markup.render("calibration.md.j2", **values_of_page, **said) + "\n", encoding="utf-8")
     renew(page.with_name("statistics.md"), summary)
     return page
 

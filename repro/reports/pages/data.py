@@ -180,11 +180,10 @@ def _new(counted: Mapping[str, int], known: Mapping) -> float:
 
 def overlaps(data: Mapping) -> dict:
     """The splits, and of each the posts that every other one has too, as (posts, of how many); None beside itself."""
-    splits = [f"{kind}/{split}" for kind in KINDS for split in data[kind]]
     shared = {(row["of"], row["in"]): (row["posts"], row["all"]) for row in data["shared"]}
-    named = {split: f"{KINDS[split.partition('/')[0]]}, {split.partition('/')[2]}" for split in splits}
-    rows = [{"name": named[one], "cells": [shared.get((one, other)) for other in splits]} for one in splits]
-    return {"names": [named[split] for split in splits], "rows": rows}
+    named = {f"{kind}/{split}": f"{KINDS[kind]}, {split}" for kind in KINDS for split in data[kind]}
+    rows = [{"name": name, "cells": [shared.get((one, other)) for other in named]} for one, name in named.items()]
+    return {"names": list(named.values()), "rows": rows}
 
 
 # The figures

@@ -191,7 +191,7 @@ def listing(uri: str, words: str) -> RenderableType:
         table.add_row(
             str(record["episode"]),
             f"{_update(record)} of {record.get('updates', 0)}",
-            *(number(_or_nan(response, name)) for name in ("score", "kl")),
+            *(number(response.get(name)) for name in ("score", "kl")),
             str(len(response["tokens"])),
             "yes" if response.get("ended", True) else "no",
             _text(shorten(record.get("query", ""), OPENING, placeholder=" ...")),
@@ -204,7 +204,7 @@ def shown(uri: str, words: str, episode: int) -> RenderableType:
     trace = read_trace(words, uri)
     record = _chosen(trace, episode)
     response, numbers = record["policy"], policy_numbers(record["policy"])
-    facts = [f"{word} {number(_or_nan(response, name))}" for name, word in FACTS.items() if name in response]
+    facts = [f"{word} {number(response[name])}" for name, word in FACTS.items() if name in response]
     facts += [count(len(response["tokens"]), "token"), "ended" if response.get("ended", True) else "did not end"]
     head = f"{trace.name}, episode {episode}, update {_update(record)} of {record.get('updates', 0)}"
     heat = Heat(response["tokens"], numbers, scales([policy_numbers(each["policy"]) for each in trace.episodes]))
@@ -266,11 +266,6 @@ def _text(words: str) -> Text:
 def _update(record: Mapping) -> int:
     """Which update an episode was part of, counted from 1."""
     return record.get("update", 0) + 1
-
-
-def _or_nan(response: Mapping, name: str) -> float:
-    """A number of a response; NaN where there is none."""
-    return math.nan if response.get(name) is None else response[name]
 
 
 def _chosen(trace: Trace, episode: int) -> dict:

@@ -115,12 +115,8 @@ def policy_numbers(response: Mapping) -> dict[str, np.ndarray]:
 def sft_numbers(response: Mapping) -> dict[str, np.ndarray]:
     """The quantities of the other policy's response by the same names, [tokens]; NaN where unrecorded."""
     numbers = _aligned(response, ("logprob", "policy_logprob", "score_so_far"))
-    named = {
-        "logprob": numbers["policy_logprob"],
-        "ref_logprob": numbers["logprob"],
-        "score_so_far": numbers["score_so_far"],
-    }
-    return named | {"kl": named["logprob"] - named["ref_logprob"]}
+    ours, theirs = numbers["policy_logprob"], numbers["logprob"]
+    return {"logprob": ours, "ref_logprob": theirs, "score_so_far": numbers["score_so_far"], "kl": ours - theirs}
 
 
 def flipped(numbers: Mapping[str, np.ndarray]) -> list[int]:

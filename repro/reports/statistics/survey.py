@@ -77,7 +77,6 @@ def survey(
 def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> pd.DataFrame:
     """One row per variant: its interval and verdict on the primary metric, its runs, its predictions, its KL."""
     entry = known.get(study.detail, {"group": UNLISTED, "variants": ()})
-    labels = list(entry["variants"])
     kl = findings.intervals[findings.intervals["metric"] == KL].set_index("arm")["mean"]
     tally = findings.tally.iloc[1:].reset_index(drop=True)  # the reference comes first
     rows = findings.verdicts.assign(
@@ -97,7 +96,7 @@ def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> 
         predictions=[_predictions(findings.predictions, arm) for arm in findings.verdicts["arm"]],
         results=[_results(findings.predictions, arm) for arm in findings.verdicts["arm"]],
     )
-    rank = {label: i for i, label in enumerate(labels)}
+    rank = {label: i for i, label in enumerate(entry["variants"])}
     return rows.sort_values("arm", key=lambda arms: arms.map(lambda arm: (rank.get(arm, len(rank)), arm)))
 
 

@@ -77,7 +77,9 @@ def test_a_plan_that_changed_between_runs_is_named(store):
 
 
 def test_an_unknown_study_names_those_that_exist(store):
-    with pytest.raises(UserError, match="no recorded study whiten_adv-huge; whiten_adv is recorded at scale mini: add --scale mini"):
+    with pytest.raises(
+        UserError, match="no recorded study whiten_adv-huge; whiten_adv is recorded at scale mini: add --scale mini"
+    ):
         read_study("whiten_adv", "huge", store)
 
 
