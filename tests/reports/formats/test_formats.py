@@ -124,6 +124,7 @@ def test_slides_stand_alone_and_show_the_studys_own_figures(built):
     assert html.count('src="data:image/svg+xml,') == len(slides.FIGURES) == 3
     titles = re.findall(r"<h[12]>(.*?)</h[12]>", html, re.DOTALL)
     assert len(titles) == html.count('<section class="slide') == 6
+    assert html.count("small marks are single seeds") == 2  # of the effect: in its caption, and in the words below it
 
 
 def test_slides_say_the_verdicts_and_how_to_get_it_again(built, findings, study):
