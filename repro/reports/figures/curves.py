@@ -148,11 +148,9 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
     for place, arm in enumerate(study.arms):
         values = judged.loc[judged["arm"] == arm, "value"].dropna()
         reached.append(pd.Series(student.t_interval(values)))
-        colour = style.colours(study.arms)[arm]
-        axes.vlines(end + (place + 1) * step, *reached[-1], linewidth=1.6, color=colour)
-        axes.plot(
-            end + (place + 1) * step, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, color=colour
-        )
+        x, colour = end + (place + 1) * step, style.colours(study.arms)[arm]
+        axes.vlines(x, *reached[-1], linewidth=1.6, color=colour)
+        axes.plot(x, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, color=colour)
     axes.set_xlim(start, end + (len(study.arms) + 1) * step)
     words = {"xytext": (3, 1), "textcoords": "offset points", **style.NOTE}
     axes.annotate("test", (end, 1), xycoords=("data", "axes fraction"), va="bottom", **words)

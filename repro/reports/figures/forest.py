@@ -207,18 +207,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
     figure = Figure(figsize=(size.width, size.frame + size.row * count), layout="constrained")
     figure.get_layout_engine().set(w_pad=size.margin)
     axes = figure.subplots()
-    seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
-    low, high = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
-    band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
-    axes.barh(heights, 2 * band, left=-band, height=1, **style.BAND)
-    axes.axvline(0, **style.ZERO_LINE)
-    _noise(axes, data, seeds)
-    for height, row, differences in zip(heights, data.itertuples(), seeds, strict=True):
-        below = np.full(len(differences), height + 0.3)
-        axes.plot(differences, below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
-        _interval(axes, row, height, (low, high))
-        if size.numbers:
-            _numbers(axes, height, f"n {row.n}", *_effect(row))
+    ends = _variants(axes, data, heights, size.numbers)
     names = [f"{row.detail} = {row.arm}" for row in data.itertuples()]
     if len(others):
         _others(axes, others, place, data["smallest_effect"].max())
@@ -227,7 +216,7 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
             _numbers(axes, place, f"means from {span(others.min(), others.max())}")
     axes.set_yticks(heights - size.above, names, fontsize=size.letters, ha=size.align)
     axes.tick_params(axis="y", length=0, pad=size.pad)
-    axes.set(xlim=(low, high), ylim=(count - 0.4, -0.6), xlabel=axis)
+    axes.set(xlim=ends, ylim=(count - 0.4, -0.6), xlabel=axis)
     if narrow:
         style.few_ticks(axes, "x")
     axes.tick_params(axis="x", top=True, labeltop=True)
@@ -239,6 +228,23 @@ def _forest(data: pd.DataFrame, others: pd.Series, axis: str, narrow: bool) -> F
         columns=size.columns,
     )
     return figure
+
+
+def _variants(axes: Axes, data: pd.DataFrame, heights: np.ndarray, numbers: bool) -> tuple[float, float]:
+    """Each variant's row at its height, over what all rows share; the ends of the axis."""
+    seeds = data.filter(like="seed ").to_numpy(float)  # [variants, seeds]
+    ends = limits(data, pd.DataFrame({"difference": seeds.ravel()}))
+    band = data["smallest_effect"].fillna(0.0)  # NaN for a study that did not record it
+    axes.barh(heights, 2 * band, left=-band, height=1, **style.BAND)
+    axes.axvline(0, **style.ZERO_LINE)
+    _noise(axes, data, seeds)
+    for height, row, differences in zip(heights, data.itertuples(), seeds, strict=True):
+        below = np.full(len(differences), height + 0.3)
+        axes.plot(differences, below, "o", color="#1a1a1a", alpha=0.4, markersize=2.6, markeredgewidth=0)
+        _interval(axes, row, height, ends)
+        if numbers:
+            _numbers(axes, height, f"n {row.n}", *_effect(row))
+    return ends
 
 
 def _others(axes: Axes, means: pd.Series, height: int, band: float) -> None:
@@ -264,9 +270,8 @@ def _interval(axes: Axes, row, height: int, ends: tuple[float, float]) -> None:
     interval(axes, (row.low, row.high), height, ends, color=colour, linewidth=1.3)
     face = colour if row.corrected == row.verdict else "white"
     look_of = {"marker": marker, "color": colour, "markerfacecolor": face, "markersize": 6, "markeredgewidth": 1.2}
-    axes.plot(
-        np.clip(row.mean, *ends), height, clip_on=False, **look_of
-    )  # past the axis at its edge; the number is complete
+    # A mean past the axis stands at its edge; the number is complete.
+    axes.plot(np.clip(row.mean, *ends), height, clip_on=False, **look_of)
 
 
 def _effect(row) -> tuple[str, str]:

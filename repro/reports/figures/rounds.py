@@ -59,14 +59,8 @@ def _arm(axes: Axes, seeds: pd.DataFrame, means: pd.DataFrame, shift: float, arm
     dots = {"linestyle": "", "marker": marker, "markersize": 3, "markeredgewidth": 0, "alpha": 0.45}
     axes.plot(seeds["step"] + shift + 0.04, seeds["value"], color=colour, **dots)
     axes.vlines(means["step"] + shift, means["low"], means["high"], color=colour, linewidth=1.4)
-    axes.plot(
-        means["step"] + shift,
-        means["mean"],
-        color=colour,
-        marker=marker,
-        markersize=6,
-        dashes=style.dash(arm, study.arms),
-    )
+    look = {"color": colour, "marker": marker, "markersize": 6, "dashes": style.dash(arm, study.arms)}
+    axes.plot(means["step"] + shift, means["mean"], **look)
 
 
 def takeaway(data: pd.DataFrame, study: Study) -> str:

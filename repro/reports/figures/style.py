@@ -54,9 +54,9 @@ RC = {
     "legend.fontsize": 9,
     "axes.formatter.useoffset": False,
     "text.parse_math": False,  # an arm's name may have dollar signs
-    "svg.hashsalt": "reports",
+    "svg.hashsalt": "reports",  # a fixed salt: the same numbers give the same file
     "svg.fonttype": "path",
-}  # a fixed salt: the same numbers give the same file
+}
 # Of a study's figures: no letter is smaller than ten points, so that a panel can be read from a phone and in a talk.
 LEAST = 10  # points
 PANEL = RC | {

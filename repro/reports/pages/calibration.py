@@ -75,13 +75,8 @@ def draw_power(data: pd.DataFrame) -> Figure:
     shapes = tuple(data["shape"].unique())
     figure, panels = layout.grid(len(EFFECTS), columns=3, width=3.7, height=3.2)
     for axes, effect in zip(panels, EFFECTS, strict=True):
-        axes.plot(
-            simulation.SIZES,
-            100 * sample_size.power(np.array(simulation.SIZES), effect),
-            color="#bbbbbb",
-            linewidth=6,
-            zorder=0,
-        )
+        exact = 100 * sample_size.power(np.array(simulation.SIZES), effect)
+        axes.plot(simulation.SIZES, exact, color="#bbbbbb", linewidth=6, zorder=0)
         _shares_over_n(axes, data[data["effect"] == effect], shapes, apart=0.0)
         axes.set(title=f"effect: {effect:g} × the spread", xlabel="seeds of a study", ylim=(0, 101))
     panels[0].set_ylabel("shown [%]")

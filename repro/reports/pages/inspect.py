@@ -59,15 +59,8 @@ def build_all(study: Study, out: Path) -> dict[tuple[str, int], str]:
             place = f"{study.detail} \N{MIDDLE DOT} scale {study.scale} \N{MIDDLE DOT} seed {seed}"
             without = [arm for arm in study.arms if arm not in runs]
             starts = {arm: last_update(trace) for arm, trace in runs.items()}
-            _write(
-                page,
-                runs,
-                style.colours(study.arms),
-                starts[next(iter(runs))],
-                place=place,
-                back="../index.html",
-                without=without,
-            )
+            first, colours = starts[next(iter(runs))], style.colours(study.arms)
+            _write(page, runs, colours, first, place=place, back="../index.html", without=without)
             links |= {(arm, seed): f"episodes/{page.name}#{address(arm, start)}" for arm, start in starts.items()}
     return links
 

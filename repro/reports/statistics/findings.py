@@ -26,9 +26,7 @@ class Findings:
     differences: pd.DataFrame  # metric, arm, seed, difference
     intervals: pd.DataFrame  # metric, arm, n, mean, sd, low, high; of the primary metric those of the verdicts
     verdicts: pd.DataFrame  # arm, n, mean, sd, low, high, p, verdict, reason, seeds_needed, more_seeds, identical
-    looks: (
-        pd.DataFrame
-    )  # look, arm, n, mean, sd, low, high, error, verdict; empty where the seeds were fixed beforehand
+    looks: pd.DataFrame  # look, arm, n, mean, sd, low, high, error, verdict; empty for a fixed number of seeds
     predictions: pd.DataFrame  # arm, metric, predicted, n, mean, low, high, result
     tally: pd.DataFrame  # arm, planned, outcomes, absent, counted, and the columns of `runaways`
     levels: pd.DataFrame  # arm (reference first), n, iqm, iqm_low, iqm_high: the metric itself
