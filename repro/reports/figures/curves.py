@@ -67,6 +67,11 @@ def on_the_way(metric: str) -> str:
     return next((way + name for way in DURING_TRAINING if metric != name and way + name in PANELS), "")
 
 
+def rows_of(data: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of a panel: a curve's, and those of the primary metric where they are drawn beside it."""
+    return data[(data["metric"] == key) | (data["metric"].map(on_the_way) == key)]
+
+
 def draw_curves(data: pd.DataFrame, study: Study) -> Sheet | None:
     """A panel per metric that varies: each arm's mean with its 95 % t interval, seeds faint below them."""
     curves = data[data["metric"].isin(PANELS)]
@@ -225,7 +230,8 @@ CHARTS = (
         curve_data,
         draw_curves,
         takeaways.learning_curves,
-        still=still_curves,
+        rows_of,
+        still_curves,
     ),
     Chart(
         "paired_curves",

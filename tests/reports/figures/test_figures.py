@@ -53,6 +53,9 @@ def test_csv_holds_what_is_drawn(study, tmp_path):
     assert set(written.index.levels[0]) == {*recorded_panels(study), "test/win_rate"}
     curves = written.drop("test/win_rate", level="metric")
     np.testing.assert_allclose(curves, recorded[curves.index], rtol=1e-6)  # a CSV has seven digits
+    panels = {key: pd.read_csv(tmp_path / f"learning_curves-{key}.csv") for key in ("eval_win_rate", "objective_kl")}
+    assert set(panels["eval_win_rate"]["metric"]) == {"eval/win_rate", "test/win_rate"}  # what the verdict rests on too
+    assert set(panels["objective_kl"]["metric"]) == {"objective/kl"}
 
 
 def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
