@@ -30,6 +30,9 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
     say_study(study, console)
     with phase("reading the MLflow store", console):
         _require_same_looks(study)
+        new = store_if_missing()
+    if new:  # said, since a misspelt address is one of a new store too
+        say(f"a new MLflow store is made: {new}", console)
     say(ablation.source(study.detail.name), console)
     if study.looks:
         return run_until_decided(study, cache, engine, command, fresh, console)
@@ -112,6 +115,14 @@ def _require_same_looks(study) -> None:
             f"a verdict at {seen} seeds of this study has been seen, and its looks are at {requested} seeds; add {seen} "
             'to them (with make: LOOKS="..."), or use another store'
         )
+
+
+def store_if_missing() -> str:
+    """The address of the store in use where there is none yet, else nothing."""
+    from repro.tracking.address import shown
+    from repro.tracking.store import store_is_missing, store_uri
+
+    return shown(store_uri()) if store_is_missing() else ""
 
 
 def check_data(studies, dag) -> None:

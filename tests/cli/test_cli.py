@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -419,6 +420,18 @@ def test_a_study_goes_on_by_the_schedule_that_it_began_with(asked, looks, seeds,
         assert says in error_of(capsys, words)
     else:
         assert main(words) == 0
+
+
+def test_a_store_that_is_not_there_yet_is_named_and_one_that_is_there_is_not(
+    tiny, empty_store, place, monkeypatch, capsys
+):
+    Grown(monkeypatch, [])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///lfmow.db")
+    assert main(["run", "whiten_adv", *tiny]) == 0
+    assert "a new MLflow store is made: sqlite:///lfmow.db\n" in capsys.readouterr().out
+    shutil.copy(empty_store, place / "lfmow.db")
+    assert main(["run", "whiten_adv", *tiny]) == 0
+    assert "a new MLflow store" not in capsys.readouterr().out
 
 
 def test_a_plan_says_what_the_first_look_takes(tiny, capsys):
