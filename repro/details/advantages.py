@@ -4,7 +4,7 @@ from functools import partial
 
 from repro.detail import ByName, Detail, Variant
 from repro.models import critics
-from repro.ops import advantage
+from repro.ops import advantage, baseline
 
 GROUP = "Advantage and baseline"
 
@@ -36,7 +36,7 @@ ADVANTAGE = Detail(
 )
 
 # A group baseline needs others in its group; where responses_per_query says 1, it samples the source's four.
-_GROUP = partial(advantage.at_least_two, otherwise=4)
+_GROUP = partial(baseline.at_least_two, otherwise=4)
 
 BASELINE = Detail(
     name="baseline",
@@ -47,39 +47,39 @@ BASELINE = Detail(
     reference="critic",
     variants={
         "critic": Variant(
-            advantage.Baseline(ByName(advantage.critics_advantage), critics.needed),
+            baseline.Baseline(ByName(baseline.critics_advantage), critics.needed),
             "the critic's value of each state, by the estimate that the detail advantage names",
         ),
         "leave_one_out": Variant(
-            advantage.Baseline(ByName(advantage.leave_one_out), critics.not_needed, _GROUP),
+            baseline.Baseline(ByName(baseline.leave_one_out), critics.not_needed, _GROUP),
             "the mean return of the other responses to the query; no critic is trained (RLOO)",
         ),
         "group_mean": Variant(
-            advantage.Baseline(ByName(advantage.group_mean), critics.not_needed, _GROUP),
+            baseline.Baseline(ByName(baseline.group_mean), critics.not_needed, _GROUP),
             "the mean return of all responses to the query; no critic is trained (Dr. GRPO)",
         ),
         "group_standardised": Variant(
-            advantage.Baseline(ByName(advantage.group_standardised), critics.not_needed, _GROUP),
+            baseline.Baseline(ByName(baseline.group_standardised), critics.not_needed, _GROUP),
             "the same, divided by their spread; no critic is trained (GRPO)",
         ),
         "batch_mean": Variant(
-            advantage.Baseline(ByName(advantage.batch_mean), critics.not_needed),
+            baseline.Baseline(ByName(baseline.batch_mean), critics.not_needed),
             "the mean return of the batch; no critic is trained",
         ),
         "moving_average": Variant(
-            advantage.Baseline(
-                ByName(advantage.moving_average),
+            baseline.Baseline(
+                ByName(baseline.moving_average),
                 critics.not_needed,
-                follow=partial(advantage.next_moving_average, decay=0.9),
+                follow=partial(baseline.next_moving_average, decay=0.9),
             ),
             "the moving average of earlier batches' mean returns, of which each batch makes up a tenth; no critic is trained",
         ),
         "greedy_response": Variant(
-            advantage.Baseline(ByName(advantage.greedy_response), critics.not_needed),
+            baseline.Baseline(ByName(baseline.greedy_response), critics.not_needed),
             "the return of the greedy response to the query, sampled for that alone; no critic is trained (ReMax)",
         ),
         "none": Variant(
-            advantage.Baseline(ByName(advantage.reward_to_go), critics.not_needed),
+            baseline.Baseline(ByName(advantage.reward_to_go), critics.not_needed),
             "nothing: each token's return enters as it is, as under advantage=reward_to_go; no critic is trained "
             "(REINFORCE; with whitening, REINFORCE++)",
         ),

@@ -3,7 +3,7 @@
 from functools import partial
 
 from repro.detail import ByName, Detail, Variant
-from repro.ops import advantage, entropy, loss, ratio, trust_region
+from repro.ops import baseline, entropy, loss, ratio, trust_region
 
 GROUP = "Objective"
 
@@ -243,9 +243,9 @@ UNINFORMATIVE_GROUPS = Detail(
     question="Should responses to a query that all have the same score count in the policy's loss?",
     reference="kept",
     variants={
-        "kept": Variant(advantage.every_group, "every response counts"),
+        "kept": Variant(baseline.every_group, "every response counts"),
         "dropped": Variant(
-            advantage.groups_that_differ,
+            baseline.groups_that_differ,
             "those to a query whose responses all have the same score count for nothing; none are sampled in their place, so "
             "an update has fewer episodes",
         ),

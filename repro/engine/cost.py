@@ -25,7 +25,7 @@ from repro.engine.launch import Job
 from repro.engine.speed import Speeds
 from repro.engine.stage_flops import PASSES, Lengths, Passes, Stages, trains
 from repro.models import critics
-from repro.ops import advantage, trust_region
+from repro.ops import baseline, trust_region
 from repro.ops.preference import ExpertIteration
 from repro.stages import stage
 from repro.study.scale import Scale
@@ -109,7 +109,7 @@ def passes_of(recipe: Recipe) -> Passes:
         reward_models=ppo(d.REWARD_ENSEMBLE).size,
         warm_up=ppo(d.CRITIC_WARM_UP),
         responses=responses_in_group(recipe),
-        rollouts=1 + int(ppo(d.BASELINE).estimate.function is advantage.greedy_response),
+        rollouts=1 + int(ppo(d.BASELINE).estimate.function is baseline.greedy_response),
         samples=Pick(recipe, "evaluate")(d.SELECTION).samples,
         fisher=_fisher_vector_products(ppo(d.CONSTRAINED_STEP)),
     )

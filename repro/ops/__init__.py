@@ -16,7 +16,8 @@ and where it departs from that. In the order of PPO:
 | `ensemble` | one score from those of several reward models (Coste et al. 2023) |
 | `best_of` | the best of n samples in expectation, and its KL where samples repeat (WebGPT; Beirami et al.) |
 | `masked` | mean, variance and whitening under a mask, over all ranks (N+ details 24 and 25) |
-| `advantage` | GAE, n-step returns, baselines without a critic, the lambda of each response (N+ table 7, RLOO, GRPO) |
+| `advantage` | GAE, n-step returns, plain returns, the lambda of each response (N+ table 7) |
+| `baseline` | what a return is compared with without a critic: other responses, earlier batches (RLOO, GRPO, ReMax) |
 | `ratio` | the ratio of a token or of a response, and how far it may go (N+ section 7, GSPO, DAPO) |
 | `loss` | PPO's clipped objective and others, value loss and its clip, entropy bonus, weights of tokens (N+ section 7) |
 | `entropy` | a coefficient of the entropy bonus that holds the entropy at a level (SAC) |

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repro.ops import loss, masked
-from repro.ops.advantage import group_spreads
+from repro.ops.baseline import group_spreads
 from repro.ops.masked import Reduce
 from repro.ops.reward import k1
 from repro.types import LossWeights, Metrics, Rollout, Targets
