@@ -16,9 +16,6 @@ from repro.ops.advantage import Estimate, reward_to_go
 from repro.ops.masked import Reduce, one_rank
 from repro.types import EpisodeMask, PerEpisode, PerToken, Scalar
 
-# Responses to the same query are `episodes / responses` rows apart, so row i of the view [responses, queries] has one response
-# to each query.
-
 
 def critics_advantage(advantage: PerToken, returns: PerToken) -> Estimate:
     """The advantage stays the one that was estimated with the critic.
@@ -40,7 +37,7 @@ def leave_one_out(reward: PerToken, gamma: float, responses: int) -> Estimate:
     Args:
         reward: [episodes, tokens] r_t; the KL penalty in it is summed into R_i.
         gamma: discount per token.
-        responses: k, at least 2.
+        responses: k to each query, at least 2; episodes i, i + n, i + 2 n, ... answer query i, where n = episodes / k.
 
     Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740).
     """
@@ -54,7 +51,8 @@ def group_mean(reward: PerToken, gamma: float, responses: int) -> Estimate:
 
     A_i = R_i - sum_j R_j / k,  which is (k - 1) / k times `leave_one_out`
 
-    Arguments as in `leave_one_out`. Source: Dr. GRPO (Liu et al. 2025, arXiv 2503.20783).
+    Arguments as in `leave_one_out`: episodes i and i + episodes / k answer the same query. Source: Dr. GRPO (Liu et al. 2025,
+    arXiv 2503.20783).
     """
     total = _totals(reward, gamma, responses)
     return _on_every_token(total - total.mean(0), reward, gamma)
@@ -65,8 +63,8 @@ def group_standardised(reward: PerToken, gamma: float, responses: int) -> Estima
 
     A_i = (R_i - mean_j R_j) / (std_j R_j + 1e-4),  std with Bessel's correction
 
-    Arguments as in `leave_one_out`. Source: GRPO (Shao et al. 2024, arXiv 2402.03300). Departure: 1e-4 and the
-    correction are TRL's.
+    Arguments as in `leave_one_out`: episodes i and i + episodes / k answer the same query. Source: GRPO (Shao et al. 2024,
+    arXiv 2402.03300). Departure: 1e-4 and the correction are TRL's.
     """
     total = _totals(reward, gamma, responses)
     return _on_every_token((total - total.mean(0)) / (total.std(0) + 1e-4), reward, gamma)
@@ -138,7 +136,7 @@ def group_spreads(reward: PerToken, gamma: float, responses: int, reduce: Reduce
     Args:
         reward: [episodes, tokens] r_t.
         gamma: discount per token.
-        responses: to each query, at least 2.
+        responses: to each query, at least 2; episodes i and i + episodes / responses answer the same one.
         reduce: sums over ranks, each of which has whole groups.
 
     Source: the one-way analysis of variance (Fisher 1925). The second holds 1 / responses of the first one's variance, too.
@@ -150,7 +148,7 @@ def group_spreads(reward: PerToken, gamma: float, responses: int, reduce: Reduce
 
 
 def _totals(reward: PerToken, gamma: float, responses: int) -> Tensor:
-    """[responses, queries] R, the discounted sum of each response's rewards."""
+    """[responses, queries] R, the discounted sum of each response's rewards; a row has one response to each query."""
     return reward_to_go(reward, gamma)[1][:, 0].view(responses, -1)
 
 
@@ -174,7 +172,7 @@ def groups_that_differ(score: PerEpisode, responses: int) -> EpisodeMask:
 
     Args:
         score: [episodes] s, after the rule for responses without an end.
-        responses: to each query.
+        responses: to each query; episodes i and i + episodes / responses answer the same one.
 
     Source: DAPO (Yu et al. 2025, arXiv 2503.14476: dynamic sampling). Departure: DAPO samples more queries until the batch
     is full of groups that differ; here the sampling budget is fixed, and the update has fewer episodes.
