@@ -1,8 +1,9 @@
 """The advantage of every token, and the return that the critic is drawn towards.
 
-All inputs are 0 past the terminal state (`masked.keep`); there a NaN would spread to earlier tokens, and these functions take
-no mask. Returns are 0 there too. So are advantages, but those of `whole_return`, which are the same in every
-column of a response: mask them before use. Baselines without a critic are in `baseline`.
+The terminal state is the place right after a response's last token. All inputs are 0 past it (`masked.keep`); there a NaN would
+spread to earlier tokens, and these functions take no mask. Returns are 0 there too. So are advantages, but those of
+`whole_return`, which are the same in every column of a response: mask them before use. Baselines without a critic are in
+`baseline`.
 """
 
 import torch
@@ -19,8 +20,9 @@ def gae(reward: PerToken, value: PerToken, gamma: float, lam: float | PerEpisode
     A_t = sum_{l >= 0} (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t,  V = 0 past the last column
 
     Args:
-        reward: [episodes, tokens] r_t, paid for token t.
-        value: [episodes, tokens] V_t, the critic's for the state before token t.
+        reward: [episodes, tokens] r_t, paid for token t or in the terminal state, the place right after the last token.
+        value: [episodes, tokens] V_t, the critic's for the state before token t. The terminal state keeps its own; from two
+            places after the last token on values are 0, since what a critic says of padding would reach the response.
         gamma: discount of a reward that comes one token later.
         lam: 1 is the Monte-Carlo return less the value, 0 the one-step temporal difference; a number, or [episodes].
 
