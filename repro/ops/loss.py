@@ -1,6 +1,8 @@
 """The terms of PPO's objective, one number per token, and the weights with which they are added up.
 
-A term may be NaN where its weight is 0: `weighted` leaves it out, and its gradient there is 0.
+A term may be NaN where its weight is 0: `weighted` leaves it out of the loss. The gradient of such a term is 0, which goes on
+back into what made the term, and 0 times NaN is NaN there. So mask what goes in, as `ppo_loss` in `repro/stages/ppo_step.py`
+does: the log-ratio of `clipped` is `masked.keep(log_ratio, mask)`, and the gradient in masked places is then 0.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 
 from repro.details import LOSS_AGGREGATION, POLICY_OBJECTIVE
-from repro.ops import loss
+from repro.ops import loss, masked
 from repro.ops.masked import one_rank as one
 
 MASK = torch.tensor([[True, False, False, False], [True, True, True, False]])
@@ -192,6 +192,24 @@ def test_a_term_of_weight_zero_counts_neither_in_the_sum_nor_in_the_gradient(gar
     total.backward()
     assert total == 2.0
     torch.testing.assert_close(terms.grad, MASK / 4)
+
+
+@pytest.mark.parametrize("garbage", [math.nan, math.inf])
+def test_behind_a_term_of_weight_zero_the_gradient_is_zero_where_the_log_ratio_was_masked_first(garbage):
+    advantage, weights = torch.where(MASK, 1.0, garbage), loss.token_mean(MASK)
+
+    def loss_and_gradient(masks_first):
+        logprob = torch.where(MASK, -1.0, garbage).requires_grad_()
+        log_ratio = logprob - torch.where(MASK, -1.0, garbage)
+        terms = loss.clipped(masked.keep(log_ratio, MASK) if masks_first else log_ratio, advantage, 0.2, 0.2)
+        total = loss.weighted(terms, weights)
+        total.backward()
+        return total.item(), logprob.grad
+
+    (total, gradient), (late_total, late_gradient) = map(loss_and_gradient, (True, False))
+    assert total == late_total == -1.0
+    torch.testing.assert_close(gradient, -weights)
+    assert torch.equal(late_gradient.isnan(), ~MASK)  # 0 times what is no number: masking the terms comes too late
 
 
 # ----------------------------------------------------------------------------- the entropy bonus
