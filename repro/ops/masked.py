@@ -104,7 +104,7 @@ def unchanged(
 Whiten = Callable[..., Tensor]  # whiten, scale, unchanged
 
 
-def over_batch(whiten: Whiten, values: PerToken, mask: TokenMask, reduce: Reduce) -> PerToken:
+def over_batch(whiten: Whiten, values: PerToken, mask: TokenMask, reduce: Reduce = one_rank) -> PerToken:
     """Whitened by the moments of the whole batch, over all ranks.
 
     Args:
