@@ -1,7 +1,9 @@
 """Pure functions on tensors: nothing here mutates, logs, or knows a device, a recipe or a stage.
 
-To be read, and to be copied one by one: each states the shapes of its arguments, its equation, its units, where it is from
-and where it departs from that. In the order of PPO:
+To be read, and to be copied: each states the shapes of its arguments, its equation, its units, where it is from and where it
+departs from that. A function takes along what it calls, which is in its own module or, most often, in `masked`, best copied
+whole; and the names of shapes, as `PerToken`, whose lines in `repro/types.py` need torch and jaxtyping. Below
+`from __future__ import annotations` nobody looks for those names: there `gae` needs nothing but torch. In the order of PPO:
 
 | module | formulas |
 |---|---|

@@ -18,8 +18,8 @@ import pytest
 import torch
 from jaxtyping import AbstractArray, TypeCheckError
 
-from repro import ops
-from repro.ops import loss, masked, text
+from repro import ops, types
+from repro.ops import advantage, loss, masked, text
 from repro.types import LossWeights, Targets
 from tests.fresh_python import printed
 from tests.tiny import made_up_rollout
@@ -247,6 +247,28 @@ print(json.dumps({"brought": brought, "loss": float(one), "beartype": "beartype"
 
 def test_a_process_without_the_tests_checks_nothing_and_brings_no_checker():
     assert json.loads(printed(WITHOUT)) == {"brought": False, "loss": -1.0, "beartype": False, "wrapped": False}
+
+
+# ----------------------------------------------------------------------------- what is copied
+
+
+def run_alone(*code):
+    """The names of a module that consists of this code."""
+    names = {}
+    exec(compile("\n".join(["from __future__ import annotations", "import torch", *code]), "pasted", "exec"), names)
+    return names
+
+
+def test_what_is_copied_runs_with_what_the_package_says_it_takes_along():
+    reward, value = torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1, 3)
+    pasted = run_alone(inspect.getsource(inspect.unwrap(advantage.gae)))
+    assert pasted["gae"](reward, value, 1.0, 0.5).tolist() == [[0.25, 0.5, 1.0]]
+    aliases = [line for line in inspect.getsource(types).splitlines() if re.match(r"\w+ = (Float|Bool|Int)\[", line)]
+    head = "from jaxtyping import Bool, Float, Int\nfrom torch import Tensor"
+    rest = re.sub(r"from (__future__|repro\.types) .*", "", inspect.getsource(masked))
+    copied, mask = "\n".join([head, *aliases, rest]), torch.ones(1, 3, dtype=torch.bool)
+    assert "repro." not in copied
+    assert torch.equal(run_alone(copied)["whiten"](reward, mask), masked.whiten(reward, mask))
 
 
 # ----------------------------------------------------------------------------- what a docstring owes its reader
