@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from repro.stages import optimise, ppo, ppo_batches, ppo_rewards, ppo_step
 from repro.stages.corpus import Corpus
 from repro.stages.ppo_setup import AdaptiveState
 from repro.types import Rollout, Targets
+from tests.paths import ROOT
 from tests.tiny import (
     EOS,
     NO_TEXTS,
@@ -265,6 +267,25 @@ def test_garbage_in_masked_places_changes_no_loss_and_no_gradient(placement, val
     torch.testing.assert_close(spoiled, clean)
     torch.testing.assert_close(spoiled_terms, terms)
     torch.testing.assert_close(spoiled_gradients, gradients)
+
+
+def test_the_block_of_the_documentation_puts_the_formulas_together_as_the_stage_does():
+    """The last one of docs/python.md: NaN where nothing counts, and the paper's recipe."""
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)[-1]
+    exec(block, told := {})
+    rollout = replace(
+        made_up_rollout(last_token=told["last"].tolist(), has_eos=[True, True], tokens=told["logprob"].shape[1]),
+        score=told["score"],
+        value=told["old_value"],
+        kl=told["old_logprob"] - told["ref_logprob"],
+        **dict.fromkeys(("logprob", "sampler_logprob"), told["old_logprob"]),
+        ref_logprob=told["ref_logprob"],
+    )
+    logprob, value = (told[name].detach().requires_grad_() for name in ("logprob", "new_value"))
+    total, _ = loss_of(rollout, targets(rollout)[0], logprob, value)
+    total.backward()
+    torch.testing.assert_close(told["total"], total)
+    torch.testing.assert_close((told["logprob"].grad, told["new_value"].grad), (logprob.grad, value.grad))
 
 
 # ----------------------------------------------------------------------------- special cases of the loss
