@@ -237,13 +237,13 @@ SCALES: dict[str, Scale] = {
 def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
     """The scale of that name, with fields changed (values as text); UserError for an unknown field or a wrong value."""
     if name not in SCALES:
-        raise UserError(f"there is no scale {quoted(name)}; {nearest(name, SCALES, 'repro/study/scale.py lists all')}")
+        raise UserError(f"there is no scale {quoted(name)}; {nearest(name, SCALES, 'docs/api/study.md lists all')}")
     scale = SCALES[name]
     kinds = {field.name: field.type for field in fields(Scale) if field.name != "name"}
     for field, value in changes.items():
         if field not in kinds:
             raise UserError(
-                f"a scale has no field {quoted(field)}; {nearest(field, kinds, 'repro/study/scale.py lists all')}"
+                f"a scale has no field {quoted(field)}; {nearest(field, kinds, 'docs/api/study.md lists all')}"
             )
         scale = replace(scale, **{field: _parse(field, value, kinds[field])})
     return checked(replace(scale, name=full_name(name, changes)))

@@ -25,7 +25,10 @@ CASES = [
     Case("plan whiten_adv --set <long>", r"--set 'a{40}'\.\.\. has no value"),
     Case("plan whiten_adv --set '<esc>'", r"--set '\\x1b\[31m' has no value"),
     Case("plan whiten_adv --set =512", "a scale has no field ''"),
-    Case("plan whiten_adv --set episode=3", "a scale has no field 'episode'; did you mean 'episodes'.*and [0-9]+ more"),
+    Case(
+        "plan whiten_adv --set episode=3",
+        "a scale has no field 'episode'; did you mean 'episodes'.*and [0-9]+ more; docs/api/study.md lists",
+    ),
     Case("plan whiten_adv --set Episodes=3", "a scale has no field 'Episodes'; did you mean 'episodes'"),
     Case("plan whiten_adv --set <long>=3", r"a scale has no field 'a{40}'\.\.\."),
     Case("plan whiten_adv --set '<esc>=3'", r"a scale has no field '\\x1b"),
