@@ -69,9 +69,14 @@ shown: set[str] = set()  # files of the repository that a page links
 
 
 def link(docname: str, target: str, anchor: str) -> str:
-    """A relative link of a page, as it is on the site: to a page as it stands, to the gallery, or to a file's own page."""
+    """A relative link of a page, as it is on the site: to a page as it stands, to the gallery, or to a file's own page.
+
+    A folder of the code has the page of its first file, which says what is in it.
+    """
     folder = PurePosixPath(docname).parent
     path = normpath(folder / target)
+    if (ROOT / path / "__init__.py").is_file():
+        path = f"{path}/__init__.py"
     if not (ROOT / path).is_file() or path.endswith((".md", ".ipynb", ".png", ".svg")):
         return f"{target}{anchor}"
     if path.startswith(GALLERY):
