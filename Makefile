@@ -98,7 +98,7 @@ test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-detail: need-detail $(READY)  ## check DETAIL alone: declared, read, documented, and every variant matters (half a minute)
-	@$(PY) -m pytest tests --detail $(call quoted,DETAIL) -q --no-header --tb=short -rN -o console_output_style=classic
+	@$(PY) -m pytest tests --detail $(call quoted,DETAIL) -q --no-header --tb=short --show-capture=no -rN -o console_output_style=classic
 
 test-all: $(READY) browser smollm2 slurm sphinx  ## run the tests, the pages in a browser, and every variant of every detail in a small run (half an hour more)
 	@$(PY) -m pytest $(SIDE_BY_SIDE) -m 'nightly or not nightly'

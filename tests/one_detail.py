@@ -74,7 +74,7 @@ class OneDetail:
         if why := refusal(name):
             pytest.exit(why, returncode=2)
         self.name = name
-        self._open, self._reports, self._told = "", [], set()
+        self._open, self._reports, self._told, self._in_a_line = "", [], set(), []
 
     def pytest_ignore_collect(self, collection_path):
         """Of the tests what has none of each detail, a file or a whole folder, need not be imported."""
@@ -114,15 +114,24 @@ class OneDetail:
             self._open = sentence
         self._reports.append(report)
         if report.failed:
-            whole, why = str(report.longrepr), _why(report)
-            if PLACED.match(why):
-                report.longrepr = why  # which says what to change, and where
-            elif whole in self._told:
-                report.longrepr = f"the same as above: {why}"  # a fixture that fails does so for every test
-            self._told.add(whole)
+            # The first says what to change, and where; the second is of a fixture that fails for every test.
+            if PLACED.match(_why(report)) or str(report.longrepr) in self._told:
+                self._in_a_line.append(report)
+            self._told.add(str(report.longrepr))
 
     def pytest_sessionfinish(self):
         self._tell()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter):
+        """Tracebacks, of the failures that their lines above do not say in full; all are counted."""
+        whole = {kind: reports for kind, reports in terminalreporter.stats.items() if kind in ("failed", "error")}
+        for kind, reports in whole.items():
+            terminalreporter.stats[kind] = [report for report in reports if report not in self._in_a_line]
+        try:
+            return (yield)
+        finally:
+            terminalreporter.stats.update(whole)
 
     def _tell(self):
         """The line of the check that has ended, and why it failed."""
@@ -140,4 +149,4 @@ def _why(report):
     """The first line of what a failed test says."""
     crash = getattr(report.longrepr, "reprcrash", None)
     told = crash.message if crash else str(report.longrepr)
-    return told.splitlines()[0].removeprefix("AssertionError: ").removeprefix("the same as above: ")
+    return told.splitlines()[0].removeprefix("AssertionError: ")

@@ -95,7 +95,7 @@ def test_the_steps_add_a_detail_whose_checks_fail_before_the_call_site_and_pass_
     assert check == again == "make test-detail DETAIL=advantage_clip" and docs == "make docs"
     assert missing.returncode == 2 and "Traceback" not in missing.stdout
     # Two blank lines after the last, as between all declarations.
-    assert f"repro/details/advantages.py:{known + 3}: advantage_clip is declared for ppo" in missing.stdout
+    assert missing.stdout.count(f"repro/details/advantages.py:{known + 3}: advantage_clip is declared for ppo") == 1
     assert written.returncode == 0, written.stderr
     assert passed.returncode == 0, passed.stdout
     assert "FAILED" not in passed.stdout and passed.stdout.count("  ok  ") > 20
