@@ -1,6 +1,7 @@
 """Writes `docs/details.md` from the registry, every detail and check on one page of Markdown for GitHub, with what was found.
 
-The pages that quote what was found, `found.PAGES`, are brought up to date with it.
+The pages that quote what was found, `found.PAGES`, are brought up to date with it, and so is how many details there are, where
+they say it in one of the phrases of `numbers`.
 """
 
 import re
@@ -13,7 +14,7 @@ from repro.cli import found
 from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
 from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
-from repro.details import GROUPS
+from repro.details import DETAILS, GROUPS
 from repro.errors import UserError
 from repro.reports.reading.terms import CURVES
 from repro.study import ablation
@@ -83,7 +84,20 @@ def pages() -> dict[Path, str]:
     effects = found.effects(ROOT / found.ATLAS)
     results = table(found.HEADER, found.rows(effects.values()))
     quoting = {page: (ROOT / page).read_text(encoding="utf-8") for page in found.PAGES if (ROOT / page).is_file()}
-    return {PAGE: markdown()} | {page: found.quoted(text, effects, results) for page, text in quoting.items()}
+    return {PAGE: markdown()} | {page: numbers(found.quoted(text, effects, results)) for page, text in quoting.items()}
+
+
+def numbers(text: str) -> str:
+    """The text with the registry's own numbers, in each phrase that has one; what stands around them is left."""
+    not_run = DETAILS.keys() - {detail for detail, _ in found.effects(ROOT / found.ATLAS)}
+    phrases = {
+        r"\d+ details and \d+ checks": counted(entries().values()),
+        r"of all \d+ details": f"of all {len(DETAILS)} details",
+        r"Not run: \d+ details": f"Not run: {len(not_run)} details",
+    }
+    for phrase, now in phrases.items():
+        text = re.sub(phrase, now, text)
+    return text
 
 
 def write() -> list[Path]:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from repro.cli import docs, found
-from repro.details import DETAILS
+from repro.details import CHECKS, DETAILS
 
 ELSEWHERE = {("uninformative_groups", "dropped")}  # run beside leave-one-out, at a scale that the atlas is not of
 MISQUOTED = """\
@@ -88,8 +88,19 @@ def test_pages_quote_what_the_atlas_has(page):
     quotes = {(quote[1], quote[2]) for quote in found.QUOTE.finditer(text)}
     assert len(quotes) > 5 and quotes - ELSEWHERE <= effects.keys()
     assert page not in docs.stale(), (
-        f"{page} quotes other numbers than the atlas: `make docs`, and read what it says of them"
+        f"{page} quotes other numbers than the atlas or the registry: `make docs`, and read what it says of them"
     )
+
+
+def test_how_many_details_there_are_is_the_registrys_number_wherever_a_page_says_it():
+    said = {page: (docs.ROOT / page).read_text() for page in ("README.md", "docs/results.md")}
+    phrases = (f"{len(DETAILS)} details and {len(CHECKS)} checks", f"of all {len(DETAILS)} details", "Not run: ")
+    assert [page for phrase in phrases for page, text in said.items() if phrase in text] == [
+        *("README.md", "README.md", "docs/results.md")
+    ]
+    stale = "of all 7 details; 7 details and 1 checks. 7 details; Not run: 0 details"
+    assert docs.numbers(stale).startswith(f"{phrases[1]}; {phrases[0]}. 7 details; Not run: ")
+    assert docs.numbers(docs.numbers(stale)) == docs.numbers(stale) and "run: 0" not in docs.numbers(stale)
 
 
 def test_the_table_of_results_has_every_variant_that_was_run():
