@@ -1,4 +1,5 @@
-"""PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm.
+"""PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm. Of arguments that are given by
+name a variant gets those that it takes (`ByName` in `repro/detail.py`).
 
 The fourth phase goes on in `ppo_step.py`, which takes an optimizer step on a minibatch of `ppo_batches.py`. `ppo_setup.py`
 constructs what the phases share, `ppo_rewards.py` scores episodes, `ppo_queue.py` holds those that wait for their update, and
@@ -53,7 +54,7 @@ def train(context: StageContext) -> None:
         state = AdaptiveState(**loop.state)
         # 1. Sample a response to each prompt; take its score, log-probabilities and values.
         batch, rollout = next_batch(run, training, to_sample)
-        # 2. Reward, advantage and return of every token.
+        # 2. Reward, advantage and return of every token; `greedy` is one more rollout, where a baseline asks for it.
         greedy = partial(greedy_returns, run, training, batch, state.kl_coefficient)
         target, metrics = targets(
             rollout, state.kl_coefficient, run.micro_batch, pick, reduce, state.mean_return, greedy
@@ -65,12 +66,12 @@ def train(context: StageContext) -> None:
         steps: list[Metrics] = []
         has_moved_enough = pick(d.EARLY_STOP)
         for minibatch in minibatches(run, training, rollout, target, len(batch.rows)):
-            with pick(d.UPDATE_DROPOUT)(networks.trained):
+            with pick(d.UPDATE_DROPOUT)(networks.trained):  # policy and critic, a module each
                 steps.append(ppo_step(run, *minibatch, state, first_on_batch=not steps))
             training.average.update_parameters(networks.policy.network)
             if has_moved_enough(steps[-1]["policy/approx_kl"]):
                 break
-        # 5. Log metrics, and trace a few episodes token by token.
+        # 5. Log metrics, and trace a few episodes token by token; not of filler rows, which give all ranks as many (`real`).
         metrics |= ppo_metrics.update_metrics(steps) | ppo_gold.gold_metrics(run, batch.posts, rollout)
         diverged = not math.isfinite(metrics["loss/total"])
         training.traces.add(update, batch.posts, rollout, target, batch.uniform[batch.real], diverged)
@@ -183,6 +184,7 @@ def targets(
 
     score = ppo_rewards.paid_score(r, pick)  # [B]
     reward = ppo_rewards.token_rewards(r, score, kl_coefficient, pick)  # [B, R]
+    # Over states: the score is paid in the terminal state, which comes after the last token.
     reward = whitened(pick(d.WHITEN_REWARD), reward, r.value_mask)
     value, gamma = masked.keep(r.value, r.value_mask), pick(d.GAMMA)
     lam = pick(d.LAMBDA_BY_LENGTH)(pick(d.GAE_LAMBDA), r.last_token + 1.0)
@@ -198,6 +200,7 @@ def targets(
         mean_return=mean_return,
         greedy_return=greedy_return,
     )
+    # Over tokens: in the terminal state there is nothing to choose, so its advantage is in no loss.
     target = Targets(advantage=whitened(pick(d.WHITEN_ADV), advantage, r.token_mask), returns=returns, reward=reward)
     metrics = ppo_metrics.rollout_metrics(r, score, target, kl_coefficient, reduce)
     return target, metrics | ppo_metrics.group_metrics(reward, gamma, responses_per_query(pick), reduce)

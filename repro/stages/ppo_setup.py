@@ -46,12 +46,12 @@ class Networks:
 
     @property
     def trained(self) -> tuple[nn.Module, nn.Module]:
-        """Policy and critic, without a wrapper."""
+        """Policy and critic as a module each, for what is done to their layers."""
         return getattr(self.policy, "network", self.policy), getattr(self.critic, "network", self.critic)
 
     @property
     def learners(self) -> nn.Module:
-        """Policy and critic as the one module that accelerate wrapped."""
+        """Policy and critic as the one module that accelerate wrapped, for what it shares out: gradients and weights."""
         return getattr(self.policy, "wrapped", self.policy)
 
 
