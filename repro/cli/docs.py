@@ -16,6 +16,7 @@ from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
 from repro.details import DETAILS, GROUPS
 from repro.errors import UserError
+from repro.record import CONTROL_DETAIL
 from repro.reports.reading.terms import CURVES
 from repro.study import ablation
 
@@ -88,11 +89,14 @@ def pages() -> dict[Path, str]:
 
 
 def numbers(text: str) -> str:
-    """The text with the registry's own numbers, in each phrase that has one; what stands around them is left."""
-    not_run = DETAILS.keys() - {detail for detail, _ in found.effects(ROOT / found.ATLAS)}
+    """The text with the registry's and the atlas' numbers, in each phrase that has one; what stands around them is left."""
+    variants = [effect for effect in found.effects(ROOT / found.ATLAS) if effect[0] != CONTROL_DETAIL]
+    run = {detail for detail, _ in variants}
+    not_run = DETAILS.keys() - run - {CONTROL_DETAIL}
     phrases = {
         r"\d+ details and \d+ checks": counted(entries().values()),
-        r"of all \d+ details": f"of all {len(DETAILS)} details",
+        r"\d+ variants, of \d+ of the \d+ details": f"{len(variants)} variants, of {len(run)} of the {len(DETAILS)} details",
+        r"Holm's correction over all \d+": f"Holm's correction over all {len(variants)}",
         r"Not run: \d+ details": f"Not run: {len(not_run)} details",
     }
     for phrase, now in phrases.items():
