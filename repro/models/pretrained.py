@@ -6,8 +6,8 @@ A policy is a causal language model of `transformers`; a reward model or critic 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +80,23 @@ def read_config(source: Path) -> Any:
     if "gguf_file" not in options:
         folders.read_config(source)
     try:
-        return AutoConfig.from_pretrained(**options, trust_remote_code=False)
+        with _silent():  # what is wrong with a configuration is said once, by whoever reads its fields
+            return AutoConfig.from_pretrained(**options, trust_remote_code=False)
     except Exception as error:  # whatever a field of another type than it expects leads to
         raise UserError(f"{source}: no configuration of a network ({reason(error)}); give another model") from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No warnings of transformers."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def read_causal_config(source: Path) -> Any:
