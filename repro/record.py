@@ -17,6 +17,7 @@ DETAIL, SCALE = "detail", "scale"
 # Tags of the runs: one arm and seed each.
 ARM, SEED, REFERENCE = "arm", "seed", "reference"
 RECIPE = "recipe"  # JSON: detail -> label, of the choices that are not the paper's
+DOES = "does"  # what the arm's variant does, in words; runs of earlier versions have none
 RECORD = "record"  # digest that identifies the run: the same in every store that holds it
 REQUESTED = (
     "asked"  # when a study last asked for the run [ns]: of two with one arm and seed, a report uses the later one

@@ -87,6 +87,7 @@ class Creation:
             record.SEED: str(run.seed),
             record.REFERENCE: record.flag(run.arm == self.study.detail.reference),
             record.RECIPE: json.dumps(dict(self.study.recipes[run.arm].choices)),
+            **self.described(run.arm),
             **({record.ROLE: record.CEILING} if run.arm in self.study.ceiling else {}),
             **{record.stage_tag(name): key for name, key in run.keys.items()},
         }
@@ -99,6 +100,10 @@ class Creation:
         for start in range(0, len(listed), PARAMS_AT_ONCE):
             self.client.log_batch(made.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
         return made
+
+    def described(self, arm: str) -> dict[str, str]:
+        """The tag that says what an arm's variant does; a ceiling is no variant of the detail."""
+        return {} if arm in self.study.ceiling else {record.DOES: self.study.detail.variants[arm].does}
 
     def is_half_made(self, run: Run, found: Recorded) -> bool:
         """Whether a recorded run has no points yet, and lacks what `make` logs last: its process was killed in between."""

@@ -99,10 +99,17 @@ class Tracker:
         if found and _replaced(found, known.values()):
             self.client.set_tag(found.info.run_id, record.REQUESTED, now)
         if found:
+            self._describe(run, found)
             run.take(found, ended=self._resume(found))
         else:
             run.take(self.creation.make(run, now), ended=False)
         return run
+
+    def _describe(self, run: Run, found: Recorded) -> None:
+        """Say of a run of an earlier version what its arm does; one that says it keeps its words."""
+        for tag, text in self.creation.described(run.arm).items():
+            if tag not in found.data.tags:
+                self.client.set_tag(found.info.run_id, tag, text)
 
     def _resume(self, run: Recorded) -> bool:
         """Whether the run is complete; one that is not is set to running, without its earlier outcome."""

@@ -98,6 +98,24 @@ def test_a_run_says_what_was_asked_and_what_it_is_made_of(study, published):
         assert run.info.status == "FINISHED"
 
 
+def test_a_run_says_what_its_arm_does_and_one_of_an_earlier_version_is_told_when_it_is_asked_for_again(
+    study, cache, store
+):
+    publish(study, cache)
+    does = {label: WHITEN_ADV.variants[label].does for label in study.arms}
+    first = runs(store)
+    assert {arm: run.data.tags[record.DOES] for arm, run in first.items()} == does
+    store.delete_tag(first["off"].info.run_id, record.DOES)
+    store.set_tag(first["shift_and_scale"].info.run_id, record.DOES, "said otherwise then")
+    publish(study, cache)  # of which everything is cached
+    again = runs(store)
+    assert {arm: run.info.run_id for arm, run in again.items()} == {arm: run.info.run_id for arm, run in first.items()}
+    assert again["off"].data.tags[record.DOES] == does["off"]
+    assert again["shift_and_scale"].data.tags[record.DOES] == "said otherwise then"
+    told = read_study("whiten_adv", "tiny", store.tracking_uri)
+    assert told.does == {"off": does["off"], "shift_and_scale": "said otherwise then"} and not told.amended
+
+
 def test_a_run_has_every_number_of_its_stages(study, cache, published):
     for arm, run in runs(published).items():
         keys = pipeline.keys(study.arms[arm], study.scale, 1)

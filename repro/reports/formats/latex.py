@@ -126,7 +126,7 @@ def settings(study: Study) -> str:
     rows = [
         ("detail", study.detail),
         ("scale", study.scale),
-        ("arms", ", ".join(study.arms)),
+        *_arms(study),
         ("reference", study.reference),
         *_choices(study),
         ("seeds", ", ".join(map(str, study.seeds))),
@@ -139,6 +139,14 @@ def settings(study: Study) -> str:
     ]
     caption = f"Settings of the study of {study.detail}."
     return table(("setting", "value"), rows, r"lp{.62\linewidth}", caption, f"tab:{study.detail}-settings")
+
+
+def _arms(study: Study) -> list[tuple[str, str]]:
+    """The arms in one row; where they say what they do, in a row each."""
+    if not study.does:
+        return [("arms", ", ".join(study.arms))]
+    told = [f"{arm}: {study.does[arm]}" if arm in study.does else arm for arm in study.arms]
+    return list(zip(["arms", *[""] * len(told)], told, strict=False))
 
 
 def _choices(study: Study) -> list[tuple[str, str]]:

@@ -91,6 +91,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
             "verdict": row.verdict,
             "sentence": sentence(row, study),
         }
+            **({"does": study.does[row.arm]} if row.arm in study.does else {}),
         for row in findings.verdicts.itertuples()
     }
     return {
@@ -102,6 +103,7 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "report": page.as_posix(),
         "reference": study.reference,
         "smallest_effect": known(study.smallest_effect),
+        **({"reference_does": study.does[study.reference]} if study.reference in study.does else {}),
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
         "looks": list(study.looks),
         "index": entries.facts(study),

@@ -152,6 +152,7 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "seed": int(tags[record.SEED]),
                 "reference": record.is_set(tags, record.REFERENCE),
                 "outcome": _outcome(run),
+                record.DOES: tags.get(record.DOES, ""),
                 "started": run.info.start_time,
                 # A study that uses recorded runs again creates no new ones; it tags them as requested.
                 "asked": record.requested(tags),

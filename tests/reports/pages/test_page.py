@@ -107,6 +107,21 @@ def test_verdict_file(built, study):
     assert Path(verdict["report"]) == built
 
 
+def test_what_an_arm_does_is_beside_its_name_and_in_the_verdict_file(study, unrendered, tmp_path):
+    does = {"off": "advantages enter as they are", "shift_and_scale": "mean 0 and spread 1"}
+    older = study.runs.assign(does="an earlier description", asked=-1)
+    runs = pd.concat([older, study.runs.assign(does=study.runs["arm"].map(does).fillna(""))], ignore_index=True)
+    told = replace(study, runs=runs[(runs["asked"] >= 0) | (runs["arm"] == "off")])
+    assert told.does == does  # the newest run decides
+    html = page.build(replace(told, runs=runs[runs["asked"] >= 0]), tmp_path).read_text()
+    cards = re.findall(r'<div class="verdict .*?</div>', html, re.DOTALL)
+    assert [each for each in cards if does["off"] in each and "off" in each]
+    assert [each for each in cards if does["shift_and_scale"] in each and "the reference" in each]
+    verdict = strict((tmp_path / "verdict.json").read_text())
+    assert verdict["arms"]["off"]["does"] == does["off"] and verdict["reference_does"] == does["shift_and_scale"]
+    assert "does" not in verdict["arms"]["scale_only"]
+
+
 def test_the_headline_has_a_sentence_per_arm_with_n_interval_and_smallest_effect(built):
     off, scale_only = page.headline(built).splitlines()
     assert off == (
