@@ -84,7 +84,7 @@ def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], count
         "samples": f"What each policy wrote under {count(counts['posts'], 'test post')}, to filter and to sort."
         if counts["posts"]
         else "No samples were recorded.",
-        "ran": f"Code, data, shared stages, time and cost of {count(len(study.runs), 'run')}.",
+        "ran": f"Task, model, budget and recipe; code, shared stages, time and cost of {count(len(study.runs), 'run')}.",
         "reproduce": "The command and every run's id.",
         "rules": "The interval, the smallest effect of interest, and what decides each word.",
     }

@@ -21,10 +21,11 @@ from repro.reports.figures import (
 )
 from repro.reports.figures.differences import FINALS, compared, tested
 from repro.reports.figures.numbers import count, difference, number, span
-from repro.reports.pages import ceiling, data, entries, inspect, judge, markup, opening, provenance, samples
+from repro.reports.pages import ceiling, data, entries, facts, inspect, judge, markup, opening, provenance, samples
 from repro.reports.pages.markup import known
 from repro.reports.pages.provenance import described, groups
 from repro.reports.reading import terms
+from repro.reports.reading.artifacts import read_config
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings, analyse
 from repro.reports.statistics.resampling import ENOUGH_SEEDS
@@ -90,8 +91,8 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
             "ci95": [known(row.low), known(row.high)],
             "verdict": row.verdict,
             "sentence": sentence(row, study),
-        }
             **({"does": study.does[row.arm]} if row.arm in study.does else {}),
+        }
         for row in findings.verdicts.itertuples()
     }
     return {
@@ -102,8 +103,8 @@ def verdict_record(study: Study, findings: Findings, page: Path) -> dict:
         "seeds": list(study.seeds),
         "report": page.as_posix(),
         "reference": study.reference,
-        "smallest_effect": known(study.smallest_effect),
         **({"reference_does": study.does[study.reference]} if study.reference in study.does else {}),
+        "smallest_effect": known(study.smallest_effect),
         "identical": findings.verdicts.loc[findings.verdicts["identical"], "arm"].tolist(),
         "looks": list(study.looks),
         "index": entries.facts(study),
@@ -180,6 +181,7 @@ def render(
     found = {each.chart.name: each for each in charts}
     drawn = {name: markup.panels(each, folder) for name, each in found.items()}
     posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
+    config = read_config(study)
     counts = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
         "ablation.html.j2",
@@ -222,6 +224,9 @@ def render(
         ran=provenance.what_ran(study.runs),
         sources=provenance.sources(study.runs),
         outdated=provenance.outdated(study),
+        facts=facts.rows(study, config),
+        about=facts.line(study, config),
+        every=facts.every(study),
         **_by_section(drawn),
     )
 

@@ -54,6 +54,17 @@ def read_data(study: Study) -> dict[str, dict]:
     return found
 
 
+def read_config(study: Study) -> dict:
+    """The configuration of the first run whose file is there: every choice of every arm, every field of the scale."""
+    client = open_store(study.uri)
+    for run_id in study.runs["run_id"]:
+        with suppress(UserError, ValueError):
+            found = json.loads(artifact(study.uri, client.get_run(run_id), record.CONFIG).read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
 def _sample(path: Path) -> pd.DataFrame:
     """A table of samples; text stays text even where it reads like a number. ValueError where the file is damaged."""
     try:

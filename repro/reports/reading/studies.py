@@ -135,6 +135,7 @@ def _outline(uri: str, detail: str, scale: str, recorded: list[Run]) -> Study:
         finals=finals_of(runs, kept),
         runs=runs,
         samples={},
+        params=_params(newest),
         troubles=_mixed(detail, newest),
     )
 
@@ -151,8 +152,8 @@ def _run_frame(runs: list[Run]) -> pd.DataFrame:
                 "arm": tags[record.ARM],
                 "seed": int(tags[record.SEED]),
                 "reference": record.is_set(tags, record.REFERENCE),
-                "outcome": _outcome(run),
                 record.DOES: tags.get(record.DOES, ""),
+                "outcome": _outcome(run),
                 "started": run.info.start_time,
                 # A study that uses recorded runs again creates no new ones; it tags them as requested.
                 "asked": record.requested(tags),
@@ -200,6 +201,15 @@ def _amended(runs: list[Run]) -> tuple[str, ...]:
     """Parts of the plan that differ between runs of the study."""
     recorded = {part: {run.data.tags[part] for run in runs if part in run.data.tags} for part in record.PLAN}
     return tuple(part for part, values in recorded.items() if len(values) > 1)
+
+
+def _params(runs: list[Run]) -> dict[str, tuple[str, ...]]:
+    """Every parameter that a run has, and its values in the order of the runs."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.data.params.items():
+            found.setdefault(name, {})[value] = None
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def _mixed(detail: str, runs: list[Run]) -> tuple[str, ...]:

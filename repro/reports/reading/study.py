@@ -27,6 +27,8 @@ class Study:
     finals: pd.DataFrame  # arm, seed, metric, value
     runs: pd.DataFrame  # one row per arm and seed: run_id, outcome, stage.*, provenance
     samples: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) -> one row per post, the same posts everywhere
+    # parameter -> its values over the runs: every field of the scale as `scale.field`, and of every detail the label
+    params: dict[str, tuple[str, ...]] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()  # sentences on what cannot be read, or does not belong together
     # seed, metric, value: final values of the reference with the gold score as reward; no rows where the store has none
     ceiling: pd.DataFrame = field(default_factory=no_ceiling)
@@ -37,14 +39,14 @@ class Study:
         return self.arms[0]
 
     @property
-    def primary(self) -> str:
-    @property
     def does(self) -> dict[str, str]:
         """Arm -> what its variant does, of the arms that say it: runs of earlier versions do not."""
         told = self.runs if record.DOES in self.runs else self.runs.assign(**{record.DOES: ""})
         told = told[told[record.DOES] != ""].sort_values("asked", kind="stable")  # the newest decides
         return dict(zip(told["arm"], told[record.DOES], strict=True))
 
+    @property
+    def primary(self) -> str:
         """Name of the metric that decides the verdict."""
         return self.tags[record.PRIMARY]
 
