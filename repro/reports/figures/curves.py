@@ -12,7 +12,7 @@ from repro.reports.figures import style, takeaways
 from repro.reports.figures.chart import ZERO, Chart, still_lines, varying
 from repro.reports.figures.layout import frame_limits, in_order, padded
 from repro.reports.figures.numbers import count
-from repro.reports.figures.sheet import Sheet, entries, sheet
+from repro.reports.figures.sheet import PHONE, WIDE, Shape, Sheet, entries, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import student
@@ -44,6 +44,8 @@ PAIRED = (
 DURING_TRAINING = ("eval/", "objective/")
 POINTS = 64  # of a curve of thousands of updates: more would not be visible, and make the page large
 HEIGHT = 1.75  # inches of a panel's axes
+ON_SLIDE = ("objective/score", "objective/kl")  # and the primary metric's curve, or the win rate's
+TALL = 3.3  # inches of the axes on a slide
 NO_UNIT = "no unit"
 MARKS = 5  # markers on an arm's mean, so that arms can be told apart in grey
 
@@ -72,17 +74,31 @@ def rows_of(data: pd.DataFrame, key: str) -> pd.DataFrame:
     return data[(data["metric"] == key) | (data["metric"].map(on_the_way) == key)]
 
 
-def draw_curves(data: pd.DataFrame, study: Study) -> Sheet | None:
+def draw_curves(data: pd.DataFrame, study: Study, shape: Shape = PHONE, height: float = HEIGHT) -> Sheet | None:
     """A panel per metric that varies: each arm's mean with its 95 % t interval, seeds faint below them."""
     curves = data[data["metric"].isin(PANELS)]
     judged = data[data["metric"] == study.primary]
     verdict = {study.primary: " \N{MIDDLE DOT} verdict, on the mean of the curve"}
-    figure, panels = curve_panels(curves, study, "episodes", verdict)
+    figure, panels = curve_panels(curves, study, "episodes", verdict, shape=shape, height=height)
     if on_the_way(study.primary) in panels and not judged.empty:
         _mark_verdict(panels[on_the_way(study.primary)], judged, study)
     if "objective/kl" in panels:
         mark_cap(panels["objective/kl"], float(study.tags.get(record.KL_CAP, "nan")))
     return figure
+
+
+def slide_data(study: Study, findings: Findings) -> pd.DataFrame:
+    """The rows of `curve_data` of the few panels that a slide has room for."""
+    data = curve_data(study, findings)
+    shown = (*ON_SLIDE, on_the_way(study.primary) or "eval/win_rate")
+    return data[
+        data["metric"].isin(shown) | (data["metric"].map(on_the_way).isin(shown) & ~data["metric"].isin(PANELS))
+    ]
+
+
+def draw_slide(data: pd.DataFrame, study: Study) -> Sheet | None:
+    """The panels of a slide side by side."""
+    return draw_curves(data, study, WIDE, TALL)
 
 
 def curve_panels(
@@ -91,6 +107,8 @@ def curve_panels(
     steps: str,
     added: Mapping[str, str] = MappingProxyType({}),
     beside: Sequence[float] = (),
+    shape: Shape = PHONE,
+    height: float = HEIGHT,
 ) -> tuple[Sheet | None, dict[str, Axes]]:
     """The sheet of curves, and each metric's axes in it; none where no metric varies.
 
@@ -103,7 +121,7 @@ def curve_panels(
     suffixes = {arm: f", {count(n, 'seed')}" for arm, n in seeds.items()} if seeds.nunique() > 1 else {}
     shown = [arm for arm in study.arms if arm in seeds.index]
     titles = {metric: terms.name(metric) + added.get(metric, "") for metric in metrics}
-    figure, axes_of = sheet(titles, HEIGHT, entries(shown, study.arms, suffixes))
+    figure, axes_of = sheet(titles, height, entries(shown, study.arms, suffixes), shape=shape)
     means = bands(data)
     for metric, axes in axes_of.items():
         rows = data[data["metric"] == metric]

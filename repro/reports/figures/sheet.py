@@ -54,16 +54,28 @@ class Entry:
         return Line2D([], [], dashes=self.dashes or (None, None), label=label, **look)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How wide a sheet's panels are [inches], and how many stand side by side."""
+
+    width: float = WIDTH
+    columns: int = COLUMNS
+
+
+PHONE = Shape()
+WIDE = Shape(width=2.9, columns=3)  # of a slide, which is wider than it is high
+
+
 class Sheet(Figure):
     """A figure that knows the place of each of its panels [points from the upper left: x, y, width, height]."""
 
-    def __init__(self, keys: Sequence[str], height: float, strip: float, **options: Any) -> None:
-        rows, columns = -(-len(keys) // COLUMNS), min(COLUMNS, len(keys))
-        super().__init__(figsize=(WIDTH * columns, strip + height * rows), **options)
+    def __init__(self, keys: Sequence[str], height: float, strip: float, shape: Shape = PHONE, **options: Any) -> None:
+        rows, columns = -(-len(keys) // shape.columns), min(shape.columns, len(keys))
+        super().__init__(figsize=(shape.width * columns, strip + height * rows), **options)
         self.strip = strip * POINTS
         self.entries: tuple[Entry, ...] = ()  # of the legend
         self.titles: Mapping[str, str] = {}  # of the panels
-        size = (WIDTH * POINTS, height * POINTS)
+        size = (shape.width * POINTS, height * POINTS)
         self.boxes: dict[str, Box] = {
             key: (i % columns * size[0], self.strip + i // columns * size[1], *size) for i, key in enumerate(keys)
         }
@@ -75,17 +87,19 @@ def sheet(
     legend: Sequence[Entry] = (),
     left: float = LEFT,
     bottom: float = BOTTOM,
+    shape: Shape = PHONE,
 ) -> tuple[Sheet, dict[str, Axes]]:
     """A sheet with a panel for each key under its title, and the legend that all of them share; each key's axes.
 
     `height` [inches] is that of the axes alone; titles of two lines make all panels of a sheet higher.
     """
-    words = {key: text_lines(title, BOLD) for key, title in titles.items()}
+    bold = round(BOLD * shape.width / WIDTH)
+    words = {key: text_lines(title, bold) for key, title in titles.items()}
     top = LINE * max(map(len, words.values())) + 0.2
-    columns = _legend_columns(legend)
+    columns = _legend_columns(legend, shape)
     lines = sum(len(text_lines(entry.label, LABEL)) for entry in legend)
     strip = 0.22 * -(-lines // columns) + 0.06 if legend else 0.0
-    figure = Sheet(list(titles), top + height + bottom, strip)
+    figure = Sheet(list(titles), top + height + bottom, strip, shape)
     figure.entries, figure.titles = tuple(legend), titles
     if legend:
         box = figure.legend(handles=[entry.line() for entry in legend], ncols=columns, **style.STRIP)
@@ -96,10 +110,10 @@ def sheet(
 def _axes(figure: Sheet, key: str, title: list[str], place: tuple[float, float, float]) -> Axes:
     """The axes of one panel, with its title from the panel's left edge on."""
     left, bottom, height = place
-    x, y, _, tall = (points / POINTS for points in figure.boxes[key])
+    x, y, wide, tall = (points / POINTS for points in figure.boxes[key])
     across, down = figure.get_size_inches()
     floor = down - y - tall
-    box = ((x + left) / across, (floor + bottom) / down, (WIDTH - left - RIGHT) / across, height / down)
+    box = ((x + left) / across, (floor + bottom) / down, (wide - left - RIGHT) / across, height / down)
     axes = figure.add_axes(box)
     axes.set_gid(f"{CELL}{list(figure.boxes).index(key)}")
     axes.annotate(
@@ -113,9 +127,11 @@ def _axes(figure: Sheet, key: str, title: list[str], place: tuple[float, float, 
     return axes
 
 
-def _legend_columns(legend: Sequence[Entry]) -> int:
-    """Two entries side by side where all are short, else one."""
+def _legend_columns(legend: Sequence[Entry], shape: Shape) -> int:
+    """Two entries side by side where all are short, on a wide sheet one for each panel, else one."""
     longest = max((len(entry.label) for entry in legend), default=0)
+    if shape.columns > COLUMNS and longest <= LABEL:
+        return shape.columns
     return 2 if longest <= LETTERS // 2 - 5 and len(legend) > 1 else 1
 
 

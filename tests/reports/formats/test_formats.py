@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from repro.__main__ import main
+from repro.reports.figures import curves, style
 from repro.reports.formats import formats, latex, slides, tables
 from repro.reports.pages import page
 from repro.reports.reading import terms
@@ -29,7 +30,7 @@ def built(study, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         blank.instead(patch.setattr)
         file = page.build(study, tmp_path_factory.mktemp("built") / "whiten_adv")
-    return {form: {each.name: each for each in formats.build(study, file, form)} for form in formats.FORMATS}
+        return {form: {each.name: each for each in formats.build(study, file, form)} for form in formats.FORMATS}
 
 
 # ------------------------------------------------------------------------------------------------ CSV
@@ -121,7 +122,7 @@ def test_the_example_article_is_set_without_an_error_and_within_its_margins(buil
 def test_slides_stand_alone_and_show_the_studys_own_figures(built):
     html = built["slides"]["slides.html"].read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", html) and "@import" not in html and "url(" not in html
-    assert html.count('src="data:image/svg+xml,') == len(slides.FIGURES) == 3
+    assert html.count('src="data:image/svg+xml,') == len(slides.FIGURES) + 1 == 3
     titles = re.findall(r"<h[12]>(.*?)</h[12]>", html, re.DOTALL)
     assert len(titles) == html.count('<section class="slide') == 6
     assert html.count("small marks are single seeds") == 2  # of the effect: in its caption, and in the words below it
@@ -139,6 +140,34 @@ def test_a_study_without_curves_and_samples_has_slides(study, findings, tmp_path
     bare = replace(study, curves=study.curves.head(0), samples={})
     html = slides.render(bare, analyse(bare), tmp_path)
     assert html.count('<section class="slide') == 3 and "<img" not in html
+
+
+def test_the_curves_of_a_slide_are_few_and_lie_beside_each_other(study, findings):
+    data = curves.slide_data(study, findings)
+    assert set(data["metric"]) == {"objective/score", "objective/kl", "eval/win_rate", study.primary}
+    with style.panel_context():
+        figure = curves.draw_slide(data, study)
+    assert list(figure.boxes) == ["objective/score", "eval/win_rate", "objective/kl"]
+    assert len({top for _, top, _, _ in figure.boxes.values()}) == 1
+    wide, high = figure.get_size_inches()
+    assert 1.6 < wide / high < 2.2  # as what is left of a slide
+
+
+def test_the_predictions_of_a_slide_are_said_with_what_became_of_them(findings):
+    told = slides.predictions(findings)
+    assert sum(len(row["arms"]) for row in told) == len(findings.predictions)
+    known = findings.predictions.set_index(["metric", "arm"])["result"]
+    assert all(known[row["metric"], arm] == row["result"] for row in told for arm in row["arms"])
+    many = pd.concat([findings.predictions.assign(metric=f"m{i}") for i in range(slides.PREDICTED)])
+    assert slides.predictions(replace(findings, predictions=many)) == []
+
+
+def test_what_the_arms_do_is_on_the_first_slide_and_in_the_settings(study, findings, tmp_path):
+    told = replace(study, runs=study.runs.assign(does=study.runs["arm"].map({"off": "as they are, 100 %"}).fillna("")))
+    first = slides.render(told, findings, tmp_path).partition("</section>")[0]
+    assert "as they are, 100 %" in first and "as they are" not in slides.render(study, findings, tmp_path)
+    assert r" & off: as they are, 100 \% \\" in latex.settings(told)
+    assert f"arms & {latex.escaped(', '.join(study.arms))} " in latex.settings(study)
 
 
 # ------------------------------------------------------------------------------------------------ the verb
