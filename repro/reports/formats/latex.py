@@ -10,7 +10,7 @@ from typing import Any
 
 from repro import record
 from repro.reports.figures.numbers import DASH, MINUS, difference, number, signed
-from repro.reports.pages import ceiling, page, provenance
+from repro.reports.pages import ceiling, commands, page, provenance
 from repro.reports.pages.markup import harmless, parsed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
@@ -135,7 +135,8 @@ def settings(study: Study) -> str:
         ("better is", "higher" if study.higher_is_better else "lower"),
         ("smallest effect of interest", number(study.smallest_effect)),
         ("judge", study.tags[record.JUDGE]),
-        *((kind, "; ".join(ran[kind])) for kind in ("commit", "versions", "machine", "command") if ran[kind]),
+        *((kind, "; ".join(ran[kind])) for kind in ("commit", "versions", "machine") if ran[kind]),
+        *([("command", "; ".join(map(commands.typed, ran["command"])))] if ran["command"] else []),
     ]
     caption = f"Settings of the study of {study.detail}."
     return table(("setting", "value"), rows, r"lp{.62\linewidth}", caption, f"tab:{study.detail}-settings")

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from repro.reports.figures.chart import Drawn, Panel
 from repro.reports.figures.numbers import count, difference, number, signed, span
+from repro.reports.pages import commands
 from repro.reports.reading import terms
 from repro.reports.statistics import words
 
@@ -34,7 +35,14 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": breakable, "number": number, "signed": signed, "counted": count, "when": when}
+    environment.filters |= {
+        "typed": commands.typed,
+        "breakable": breakable,
+        "number": number,
+        "signed": signed,
+        "counted": count,
+        "when": when,
+    }
     environment.globals |= {
         "name": terms.name,
         "said": terms.said,

@@ -151,4 +151,4 @@ def test_a_judges_words_are_escaped(asked, tmp_path):
 def test_without_a_judge_the_page_says_who_decides_instead(study, tmp_path):
     text = section_of(study, tmp_path)
     assert "No language model has judged" in text and "gold score" in text and "<table" not in text
-    assert "python -m repro judge whiten_adv --scale mini --model NAME" in text
+    assert "make judge DETAIL=whiten_adv SCALE=mini MODEL=name" in text

@@ -252,7 +252,7 @@ def test_episodes_are_linked_with_the_command_that_shows_one(study, tmp_path):
     links = {("off", 2): "episodes/seed2.html#off-1984"}
     text = page.render(study, page.analyse(study), [], tmp_path, links)
     assert 'href="episodes/seed2.html#off-1984"' in text
-    assert f"python -m repro inspect {run[:8]} --episode 1984" in text
+    assert f"make inspect RUN={run[:8]} EPISODE=1984" in text
     assert text.count('<a href="episodes/seed2.html">') == 6  # beside the samples of that seed
     assert all(run in text for run in study.runs["run_id"])
 
