@@ -34,10 +34,27 @@ def _study_page(detail: str, scale: str, root: Path = REPORTS) -> tuple[Path, st
         return path, page.headline(path), results
 
 
-def _say_verdict(path: Path, verdict: str) -> None:
+def _say_verdict(path: Path, verdict: str, before: str = "") -> None:
     console.print()
+    if before:
+        say(before)
     say(verdict)
     say(f"report: {path}", whole=True)
+
+
+def beyond(study, recorded) -> str:
+    """A line on the seeds and arms that the store has of a study beyond those asked for; empty where there are none."""
+    seeds = [seed for seed in recorded.seeds if seed not in study.seeds]
+    arms = [arm for arm in recorded.arms if arm not in study.arms]
+    parts = [
+        f"{noun}{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
+        for noun, found in (("seed", seeds), ("arm", arms))
+        if found
+    ]
+    if not parts:
+        return ""
+    them = "it is" if len(seeds) + len(arms) == 1 else "they are"
+    return f"the store also holds {' and '.join(parts)} of this study; {them} counted"
 
 
 def build_format(detail: str, scale: str, page: Path, form: str) -> None:
@@ -48,8 +65,11 @@ def build_format(detail: str, scale: str, page: Path, form: str) -> None:
     say(f"{form}: {', '.join(map(str, files))}")
 
 
-def build_and_publish(detail: str, scale: str, register: bool = False) -> None:
-    """Build a study's page and the index, store the page with the study's parent run, and `register` its policies if asked."""
+def build_and_publish(detail: str, scale: str, register: bool = False, asked=None) -> None:
+    """Build a study's page and the index, store the page with the study's parent run, and `register` its policies if asked.
+
+    Where the store has more of the study than the one that was `asked` for, the verdict is of more, and a line says so.
+    """
     from repro.tracking.attach import publish_report
 
     with building():
@@ -60,7 +80,7 @@ def build_and_publish(detail: str, scale: str, register: bool = False) -> None:
                 publish_report(detail, scale, path.parent, verdict, results.summary, words)
             index = _built_index()
         finally:  # the report is there, whatever became of the store
-            _say_verdict(path, verdict)
+            _say_verdict(path, verdict, beyond(asked, results.recorded) if asked else "")
         say(f"index: {index}", whole=True)
         if register:
             with phase("registering the policies"):

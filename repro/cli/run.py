@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     dag = run_to_verdict(study, cache, engine, command, arguments.fresh)
     print_failures(dag)
     try:
-        build_and_publish(study.detail.name, study.scale.name, arguments.register)
+        build_and_publish(study.detail.name, study.scale.name, arguments.register, study)
     except UserError as error:
         if not dag.failed:
             raise

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models
 from repro.__main__ import main
 from repro.api.execution import run_jobs
 from repro.api.folders import writable_folder
-from repro.cli import catalogue, docs, found
+from repro.cli import catalogue, docs, found, pages
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
 from repro.engine.dag import Dag, jobs_of
@@ -346,6 +346,48 @@ def test_a_scale_for_gpus_is_told_of_where_there_is_none(scale, warnings, capsys
     monkeypatch.setattr(launch, "visible_devices", lambda: ("0",))
     assert main(["run", "whiten_adv", "--scale", scale]) == 2
     assert capsys.readouterr().err == "error: far enough\n"
+
+
+# ------------------------------------------------------------------------------------------------ what the verdict is of
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "told"),
+    [
+        (("shift_and_scale", "off", "scale_only"), (1, 2), ""),
+        (("shift_and_scale", "off"), (1,), ""),  # some failed: the verdict's warnings say that
+        (
+            ("shift_and_scale", "off", "scale_only"),
+            (1, 2, 3),
+            "the store also holds seed 3 of this study; it is counted",
+        ),
+        (
+            ("shift_and_scale", "off", "scale_only", "another"),
+            (1, 2, 3, 5),
+            "the store also holds seeds 3, 5 and arm another of this study; they are counted",
+        ),
+    ],
+)
+def test_what_the_store_has_beyond_the_study_that_was_asked_for_is_told(arms, seeds, told):
+    asked = ablation.load("whiten_adv", "smoke", ["1", "2"])
+    assert pages.beyond(asked, argparse.Namespace(arms=arms, seeds=seeds)) == told
+
+
+def test_it_is_told_in_a_line_before_the_verdict(tmp_path, monkeypatch, capsys):
+    recorded = argparse.Namespace(arms=("shift_and_scale", "off", "scale_only"), seeds=(1, 2, 3))
+    results = argparse.Namespace(recorded=recorded, verdicts=pd.DataFrame({"verdict": ["worse"]}), summary={})
+    monkeypatch.setattr(pages, "_study_page", lambda *_: (tmp_path / "index.html", "the verdict", results))
+    monkeypatch.setattr("repro.tracking.attach.publish_report", lambda *_: None)
+    monkeypatch.setattr(pages, "_built_index", lambda *_: "index")
+    asked = ablation.load("whiten_adv", "smoke", ["1", "2"], arms=["off"])
+    pages.build_and_publish("whiten_adv", "smoke", False, asked)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[:2] == [
+        "the store also holds seed 3 and arm scale_only of this study; they are counted",
+        "the verdict",
+    ]
+    pages.build_and_publish("whiten_adv", "smoke")  # a judgement asks for no study
+    assert capsys.readouterr().out.strip().startswith("the verdict")
 
 
 # ------------------------------------------------------------------------------------------------ until it is decided
