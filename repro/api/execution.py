@@ -46,9 +46,10 @@ def run_seeds(study, cache: Path, engine, command: str, fresh: bool, console: Co
 
     with phase("looking up what is cached", console):
         dag = dag_of(study, cache, fresh)
+    arms, seeds = len(study.arms), len(study.seeds)
     say(
-        f"{len(study.arms)} arms{beside_arms(study)} x {len(study.seeds)} seeds; {len(dag.done)} of {len(dag.jobs)} stages "
-        f"are cached; {engine}",
+        f"{arms} arm{'s' * (arms > 1)}{beside_arms(study)} x {seeds} seed{'s' * (seeds > 1)}; "
+        f"{len(dag.done)} of {len(dag.jobs)} stages are cached; {engine}",
         console,
     )
     warn_of_corrupt_cache(dag)

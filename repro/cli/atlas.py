@@ -42,8 +42,9 @@ def _atlas(arguments: argparse.Namespace) -> int:
         dag = atlas.dag_of(studies, cache, arguments.fresh)
         annotators = list(annotation.lines(dag))
     remaining = [job for key, job in dag.jobs.items() if key not in dag.done]
+    variants = sum(len(study.arms) - 1 for study in studies)
     say(
-        f"{len(studies)} details, {sum(len(study.arms) - 1 for study in studies)} variants beside the reference; "
+        f"{len(studies)} detail{'s' * (len(studies) > 1)}, {variants} variant{'s' * (variants > 1)} beside the reference; "
         f"{len(dag.done)} of {len(dag.jobs)} stages are cached; "
         f"about {duration(cost.seconds(remaining, cache) / engine.workers)} with {engine}"
     )

@@ -35,7 +35,7 @@ def run_name(study: Ablation, arm: str, seed: int) -> str:
 def study_name(detail: str, scale: str, arm_seeds: Collection[tuple[str, str]]) -> str:
     """The name of a study's parent run."""
     arms, seeds = (len(set(each)) for each in zip(*arm_seeds))
-    return f"{detail} {scale} ({arms} arms x {seeds} seed{'s' * (seeds > 1)})"
+    return f"{detail} {scale} ({arms} arm{'s' * (arms > 1)} x {seeds} seed{'s' * (seeds > 1)})"
 
 
 def run_note(study: Ablation, arm: str, seed: int) -> str:
