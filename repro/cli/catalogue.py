@@ -112,15 +112,21 @@ def in_words(effect: str | Mapping[str, str], label: str = "{}") -> str:
 
 def clashes(declared: Detail | Check) -> list[str]:
     """Sentences on the choices that make no sense with this one; those with the same reason share a sentence."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for clash in CLASHES:
         one, other = _at(clash.one, clash.labels), _at(clash.other, clash.other_labels)
-        why = clash.why + "".join(f", while {_at(*choice)}" for choice in clash.beside)
+        beside = " and ".join(_at(*choice) for choice in clash.beside)
+        where = f", where {beside}" if beside else ""
         if clash.one is declared:
-            found.setdefault((one, why), []).append(other)
+            found.setdefault((one, where, clash.why), []).append(other)
         elif clash.other is declared:
-            found.setdefault((other, why), []).append(one)
-    return [f"{own} with {', '.join(clashing)}: {why}" for (own, why), clashing in found.items()]
+            found.setdefault((other, where, clash.why), []).append(one)
+    return [f"{own} with {_any_of(clashing)}{where}: {why}" for (own, where, why), clashing in found.items()]
+
+
+def _any_of(choices: list[str]) -> str:
+    """Choices of which each is meant, as `a, b or c`."""
+    return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
 
 
 def _at(detail: Detail, labels: tuple[str, ...]) -> str:

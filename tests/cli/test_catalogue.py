@@ -10,7 +10,7 @@ from rich.console import Console
 from repro import details
 from repro.cli import catalogue
 from repro.detail import PIPELINE, Clash
-from repro.details import CHECKS, CLASHES, DETAILS, GAE_LAMBDA, GAMMA, GROUPS, KL_CONTROLLER, WHITEN_ADV
+from repro.details import CHECKS, CLASHES, DETAILS, GAE_LAMBDA, GAMMA, GROUPS, KL_COEF, KL_CONTROLLER, WHITEN_ADV
 from repro.engine import pipeline
 from repro.errors import UserError
 from repro.study import metrics
@@ -236,11 +236,11 @@ def test_clashes_of_one_reason_are_told_in_one_sentence(monkeypatch):
     clashes = (
         Clash(WHITEN_ADV, ("off",), GAMMA, ("0.99", "0.95"), reason),
         Clash(KL_CONTROLLER, ("adaptive",), WHITEN_ADV, ("off",), reason),
-        Clash(WHITEN_ADV, ("scale_only", "off"), GAMMA, ("0.99",), "since else"),
+        Clash(WHITEN_ADV, ("scale_only", "off"), GAMMA, ("0.99",), "since else", beside=((KL_COEF, ("0",)),)),
     )
     monkeypatch.setattr(catalogue, "CLASHES", clashes)
     assert catalogue.clashes(WHITEN_ADV) == [
-        "whiten_adv = off with gamma not 1, kl_controller = adaptive: since so",
-        "whiten_adv not shift_and_scale with gamma = 0.99: since else",
+        "whiten_adv = off with gamma not 1 or kl_controller = adaptive: since so",
+        "whiten_adv not shift_and_scale with gamma = 0.99, where kl_coef = 0: since else",
     ]
     assert catalogue.clashes(GAE_LAMBDA) == []
