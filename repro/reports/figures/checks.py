@@ -216,7 +216,9 @@ CHARTS = (
         "Where the reward model is right",
         "Accuracy on validation comparisons by batch of labels and by the pair of policies compared, and how often a "
         "right summary scores above itself with one fact replaced. Small marks are seeds, large ones their mean; the grey "
-        "line is guessing. Batches and pairs with fewer than 20 comparisons are left out.",
+        "line is guessing. Batches and pairs with fewer than 20 comparisons are left out. A batch is one that labels came in, "
+        "a policy the writer of a summary, both by the names that the comparisons have; in the embedded corpus writers are "
+        "made up: ppo states nearly every fact, sup fewer, terse few, sloppy also wrong ones, and ref is the post's author.",
         grouped_data,
         draw_grouped,
         partial(takeaways.groups, titles=GROUPS),

@@ -63,15 +63,15 @@ LABELS = {
     "rm/validation_accuracy": ("pair accuracy, validation", "share"),
     "rm/calibration_error": ("calibration error", "share"),
     "rm/right_over_wrong": ("right over wrong summary", "share"),
-    "rm/bias": ("normalisation bias", ""),
-    "rm/gain": ("normalisation gain", ""),
+    "rm/bias": ("bias, subtracted from raw scores", ""),
+    "rm/gain": ("gain, by which they are divided", ""),
     "rm/reference_score_mean": ("raw score of references, mean", ""),
     "rm/reference_score_std": ("raw score of references, spread", ""),
-    "rm/eos_mean": ("raw score at the end of text", ""),
-    "rm/off_eos_mean": ("raw score before the end of text", ""),
-    "rm/off_eos_negative": ("tokens before it with a negative score", "share"),
-    "rm/padding_difference_mean": ("padded left less right, mean", ""),
-    "rm/padding_difference_largest": ("padded left or right, largest difference", ""),
+    "rm/eos_mean": ("score at the end of text", ""),
+    "rm/off_eos_mean": ("score before the end of text", ""),
+    "rm/off_eos_negative": ("tokens before the end of text with a negative score", "share"),
+    "rm/padding_difference_mean": ("score padded on the left less on the right, mean", ""),
+    "rm/padding_difference_largest": ("score padded on the left or right, largest difference", ""),
 }
 # Prefix of metrics of the SFT policy or of sampled responses -> the plain prefix, and what is added to the name.
 PREFIXES = {"sft_test/": ("test/", ", before PPO"), "test/sampled_": ("test/", ", sampled")}
