@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from repro import record
 from repro.reports.figures import curves, layout, style, takeaways
 from repro.reports.figures.chart import Chart, still_lines
+from repro.reports.figures.numbers import count
 from repro.reports.figures.sheet import LETTERS, Entry, Sheet, entries, name_lines, room, sheet
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings
@@ -165,25 +166,28 @@ def reward_model_values(study: Study, families: tuple[str, ...]) -> pd.DataFrame
     return labelled[["family", "label", "arm", "used_by", "seed", "value"]].dropna(subset="value")
 
 
-def _users(study: Study) -> dict[str, str]:
-    """Arm -> in words, the arms that share a reward model with it."""
+def _sharing(study: Study) -> dict[str, list[str]]:
+    """Arm -> the arms that share a reward model with it, itself among them."""
     key = record.stage_tag("rm")
     key = key if key in study.runs else "run_id"
     shared = study.runs.groupby(key)["arm"].agg(frozenset)
     users = {arm: frozenset().union(*shared[[arm in arms for arms in shared]]) for arm in study.arms}
-    return {
-        arm: "all arms" if len(own) == len(study.arms) > 1 else ", ".join(a for a in study.arms if a in own)
-        for arm, own in users.items()
-    }
+    return {arm: [each for each in study.arms if each in own] for arm, own in users.items()}
+
+
+def _users(study: Study) -> dict[str, str]:
+    """Arm -> in words, the arms that share a reward model with it."""
+    everyone = list(study.arms) if len(study.arms) > 1 else None
+    return {arm: "all arms" if own == everyone else ", ".join(own) for arm, own in _sharing(study).items()}
 
 
 def _legend(data: pd.DataFrame, study: Study) -> list[Entry]:
     """A line per reward model for the legend, and the arms that use it."""
     users = data.drop_duplicates("arm").set_index("arm")["used_by"].to_dict()
     shown = [arm for arm in study.arms if arm in users]
-    words = [f"reward models of {users[arm]}" for arm in shown]
+    words, sharing = [f"reward models of {users[arm]}" for arm in shown], _sharing(study)
     labels = [
-        text if len(text) < LETTERS - 8 else f"reward models of {users[arm].count(',') + 1} arms"
+        text if len(text) < LETTERS - 8 else f"reward models of {count(len(sharing[arm]), 'arm')}"
         for text, arm in zip(words, shown, strict=True)
     ]
     return [replace(entry, label=label) for entry, label in zip(entries(shown, study.arms), labels, strict=True)]

@@ -47,6 +47,16 @@ def test_arms_with_their_own_reward_models_are_curves_of_their_own(apart):
     )
 
 
+def test_a_legend_counts_arms_and_not_commas(study):
+    names = {"shift_and_scale": "the reference, of a long name", "off": "of a long name, too, with commas"}
+    arms = tuple(names.get(arm, arm) for arm in study.arms)
+    keys = ["own" if arm == "scale_only" else "shared" for arm in study.runs["arm"]]
+    runs = study.runs.assign(arm=study.runs["arm"].replace(names), **{"stage.rm": keys})
+    told = replace(study, arms=arms, runs=runs, finals=study.finals.assign(arm=study.finals["arm"].replace(names)))
+    labels = [entry.label for entry in checks._legend(checks.numbered_data(told, analyse(told)), told)]
+    assert labels == ["reward models of 2 arms", "reward models of scale_only"]
+
+
 def test_groups_keep_their_names(study):
     rows = checks.grouped_data(study, analyse(study)).query("seed == 1")
     assert rows.groupby("family")["label"].agg(list).to_dict() == {

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,8 @@ from rich.console import Console
 
 from repro.__main__ import main
 from repro.errors import UserError
-from repro.reports.pages import inspect
+from repro.reports.figures import numbers
+from repro.reports.pages import inspect, markup
 from repro.reports.pages.tokens import QUANTITIES, flipped, policy_numbers, scale_of, scales, sft_numbers, strength
 from repro.reports.reading.episodes import read_run, read_traces
 from repro.reports.reading.studies import read_study
@@ -239,6 +242,55 @@ def test_the_numbers_of_the_page_are_those_of_the_record(html):
                 {word: kept["policy"][name] for name, word in inspect.FACTS.items() if name in kept["policy"]}, rel=1e-3
             )
             assert ("sft" in shown["arms"][arm]) == ("sft" in kept)
+
+
+NUMBERS = [
+    0,
+    1,
+    -1,
+    0.5,
+    0.999,
+    0.9994,
+    0.9996,
+    1.004,
+    1.006,
+    12.345,
+    99.994,
+    99.996,
+    100,
+    -100.4,
+    1234.5,
+    1234567,
+    100.5,
+    101.5,
+]
+NUMBERS += [
+    0.0001,
+    0.00009999,
+    0.00012345,
+    0.00095,
+    0.00099999,
+    0.001,
+    1e-5,
+    -2.55e-7,
+    1e-12,
+    9e-13,
+    1.125,
+    1.375,
+    2.5,
+    -0.0625,
+]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no node")
+def test_the_page_writes_a_number_as_python_does():
+    template = (markup.TEMPLATES / "episode.html.j2").read_text()
+    functions = template[template.index("  const sign =") : template.index("  const strength =")]
+    program = (
+        f'const MINUS = "\\u2212";{functions}console.log(JSON.stringify({json.dumps(NUMBERS)}.map((x) => number(x))));'
+    )
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    assert dict(zip(NUMBERS, json.loads(done.stdout))) == {x: numbers.number(x) for x in NUMBERS}
 
 
 def test_the_page_of_many_long_episodes_stays_small(study):
