@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from repro import record
+from repro.errors import few
 from repro.reports.figures.chart import Drawn
 from repro.reports.figures.numbers import count, difference, number, span
 from repro.reports.figures.takeaways import listed
@@ -62,8 +63,13 @@ def progress(study: Study, findings: Findings) -> str:
     return f"Sequential study, {word} {look}: {seeds} of up to {study.looks[-1]} seeds"
 
 
-def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], counts: Mapping[str, int]) -> dict[str, str]:
-    """Id of a section -> a line on what is inside it and what it shows; `counts` counts rows of tables."""
+def sections(
+    study: Study, findings: Findings, drawn: Mapping[str, Drawn], counts: Mapping[str, int], missing: Sequence[str] = ()
+) -> dict[str, str]:
+    """Id of a section -> a line on what is inside it and what it shows; `counts` counts rows of tables.
+
+    `missing` are the runs whose files are not where the store says.
+    """
 
     def first(names: Sequence[str], otherwise: str) -> str:
         return next((drawn[name].takeaway for name in names if name in drawn), otherwise)
@@ -83,11 +89,18 @@ def sections(study: Study, findings: Findings, drawn: Mapping[str, Drawn], count
         "reward-models": first(("reward_model_calibration", "reward_model_groups"), "What was measured of them."),
         "samples": f"What each policy wrote under {count(counts['posts'], 'test post')}, to filter and to sort."
         if counts["posts"]
-        else "No samples were recorded.",
+        else no_samples(missing),
         "ran": f"Task, model, budget and recipe; code, shared stages, time and cost of {count(len(study.runs), 'run')}.",
         "reproduce": "The command and every run's id.",
         "rules": "The interval, the smallest effect of interest, and what decides each word.",
     }
+
+
+def no_samples(missing: Sequence[str]) -> str:
+    """Why there are no samples: none were recorded, or the files are gone of runs that logged them."""
+    if not missing:
+        return "No samples were recorded."
+    return f"The files of {count(len(missing), 'run')} are missing: {few(missing)}. The store is without its artifact folder."
 
 
 def _predictions(findings: Findings) -> str:

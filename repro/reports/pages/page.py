@@ -25,7 +25,7 @@ from repro.reports.pages import ceiling, data, entries, facts, inspect, judge, m
 from repro.reports.pages.markup import known
 from repro.reports.pages.provenance import described, groups
 from repro.reports.reading import terms
-from repro.reports.reading.artifacts import read_config
+from repro.reports.reading.artifacts import gone, read_config
 from repro.reports.reading.study import Study
 from repro.reports.statistics.findings import Findings, analyse
 from repro.reports.statistics.resampling import ENOUGH_SEEDS
@@ -181,7 +181,7 @@ def render(
     found = {each.chart.name: each for each in charts}
     drawn = {name: markup.panels(each, folder) for name, each in found.items()}
     posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
-    config = read_config(study)
+    config, missing = read_config(study), [] if posts else gone(study)
     counts = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
         "ablation.html.j2",
@@ -195,7 +195,7 @@ def render(
         judge=UNIT_OF_JUDGE.get(study.tags[record.JUDGE], study.tags[record.JUDGE]),
         colours=style.colours(study.arms),
         takeaway=opening.takeaway(study, findings),
-        inside=opening.sections(study, findings, found, counts),
+        inside=opening.sections(study, findings, found, counts, missing),
         verdicts=cards(study, findings),
         ceiling=ceiling.section(study, findings),
         outcomes=outcomes(findings),
@@ -219,6 +219,7 @@ def render(
         posts=posts,
         stages=provenance.shared_stages(study),
         data_page=data_page,
+        missing=missing,
         seconds=provenance.seconds_table(study),
         costs=provenance.costs(study),
         ran=provenance.what_ran(study.runs),

@@ -18,6 +18,8 @@ from repro.errors import UserError
 from repro.reports.reading.store import open_store
 from repro.reports.reading.study import Study
 
+LOGGED = "mlflow.loggedArtifacts"  # tag in which MLflow says which tables a run has logged
+
 
 def samples_of(
     uri: str, runs: pd.DataFrame, kept: dict[str, Run]
@@ -38,6 +40,26 @@ def samples_of(
         which = ", ".join(missing)
         troubles.append(f"{record.SAMPLES} is missing for {which}: it was not logged, or is not where the store says")
     return found, tuple(troubles)
+
+
+def gone(study: Study) -> list[str]:
+    """The runs that once logged samples, of which the store's artifact files are not there."""
+    without = study.runs[[(row.arm, row.seed) not in study.samples for row in study.runs.itertuples()]]
+    client = open_store(study.uri)
+    return [
+        f"{row.arm} seed {row.seed}"
+        for row in without.itertuples()
+        if f'"{record.SAMPLES}"' in client.get_run(row.run_id).data.tags.get(LOGGED, "")
+        and not _is_there(study.uri, client.get_run(row.run_id))
+    ]
+
+
+def _is_there(uri: str, run: Run) -> bool:
+    """Whether a run's samples can be found; whether they can be read is another question."""
+    try:
+        return artifact(uri, run, record.SAMPLES).is_file()
+    except UserError:
+        return False
 
 
 def read_data(study: Study) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,16 @@ def test_missing_final_values_are_told_and_null(study, unrendered, tmp_path):
     told = {"n": 0, "mean_difference": None, "ci95": [None, None], "verdict": "undecided"}
     assert told.items() <= arms["off"].items()
     assert "0 of 3 seeds have test/win_rate" in text and "No samples were recorded" in text
+
+
+def test_samples_whose_files_are_gone_are_not_said_to_be_unrecorded(store, unrendered, tmp_path):
+    gone = experiment(store, "whiten_adv-gone")
+    for arm in ARMS[:2]:
+        log(store, gone, Fake(arm, 1), start=1)
+    shutil.rmtree(next(Path(store.removeprefix("sqlite:///")).parent.glob("artifacts")))
+    text = page.build(read_study("whiten_adv", "gone", store), tmp_path).read_text()
+    assert "No samples were recorded" not in text
+    assert text.count("The files of 2 runs are missing: shift_and_scale seed 1, off seed 1.") == 2
 
 
 def test_diverged_failed_and_missing_seeds_are_listed(store, tmp_path):
