@@ -31,11 +31,13 @@ def write(study: Study, findings: Findings, folder: Path) -> list[Path]:
 
 def render(study: Study, findings: Findings, figures: Path) -> str:
     """The HTML of the slides; `figures` has the SVG files of the study's page."""
+    config = read_config(study)
     drawn = {name: _picture(name, figures) for name in FIGURES} | {"learning_curves": _curves(study, findings)}
     return markup.render(
         "slides.html.j2",
         study=study,
-        about=facts.line(study, read_config(study)),
+        about=facts.line(study, config),
+        facts=facts.rows(study, config),
         verdicts=page.cards(study, findings),
         interval_of=page.interval_of(study),
         predictions=predictions(findings),

@@ -103,7 +103,7 @@ def rows(study: Study, config: Mapping) -> list[tuple[str, str]]:
     model, wins = model_of(study, config), win(study)
     judged = f"{wins}, and ties count half. {GOLD if study.tags[record.JUDGE] == record.GOLD_SCORE else ''}"
     found = {
-        f"scale {study.scale}": _scale(study),
+        "scale": f"{study.scale}: {_scale(study)}" if _scale(study) else "",
         "corpus": CORPORA.get(value(study, "scale.corpus"), value(study, "scale.posts_file")),
         "model": model,
         **{name: _phrases(study, phrases) for name, phrases in PARTS.items()},
@@ -154,6 +154,7 @@ def _scale(study: Study) -> str:
     if not any(name.startswith(SCALE) for name in study.params):
         return base
     what = "a scale is a budget: model, data, lengths, batches and episodes"
+    base += ", with the fields changed that its name says" if base and re.search(r"-\w+=", study.scale) else ""
     return f"{base}; {what}" if base else what
 
 

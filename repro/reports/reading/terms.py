@@ -64,7 +64,7 @@ LABELS = {
     "rm/calibration_error": ("calibration error", "share"),
     "rm/right_over_wrong": ("right over wrong summary", "share"),
     "rm/bias": ("bias, subtracted from raw scores", ""),
-    "rm/gain": ("gain, by which they are divided", ""),
+    "rm/gain": ("gain, which raw scores are then divided by", ""),
     "rm/reference_score_mean": ("raw score of references, mean", ""),
     "rm/reference_score_std": ("raw score of references, spread", ""),
     "rm/eos_mean": ("score at the end of text", ""),

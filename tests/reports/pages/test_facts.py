@@ -76,7 +76,7 @@ def test_what_is_not_so_is_left_out(study):
 def test_of_an_earlier_version_nothing_is_said_that_it_did_not_record(study, unrendered, tmp_path):
     bare = replace(study, params={})
     assert facts.line(bare, {}) == "" and facts.every(bare) == {}
-    assert [name for name, _ in facts.rows(bare, {})] == ["scale mini", "a win"]
+    assert [name for name, _ in facts.rows(bare, {})] == ["scale", "a win"]
     html = page.build(bare, tmp_path).read_text()
     assert 'class="about"' not in html and "Every choice" not in html
 
@@ -90,7 +90,10 @@ def test_the_table_has_the_numbers_and_says_where_arms_differ(study):
         "128 episodes in batches of 32; epochs over a batch: 4; learning rate 0.00015, linear; KL coefficient 0.05 or 0, by "
         "arm; sampling temperature 0.7"
     )
-    assert "synthetic" in rows["corpus"] and "smallest budget" in rows["scale smoke"] and "SFT" not in rows
+    assert "synthetic" in rows["corpus"] and "smallest budget" in rows["scale"] and "SFT" not in rows
+    changed = replace(told, scale="smoke-episodes=64")
+    assert "changed that its name says" in dict(facts.rows(changed, {}))["scale"]
+    assert "changed" not in rows["scale"]
     every = facts.every(told)
     assert ("ppo_batch", "32") in every["Every field of the scale"] and ("kl_coef", "0.05 or 0, by arm") in every[
         "Every choice"
