@@ -181,7 +181,7 @@ def render(
     found = {each.chart.name: each for each in charts}
     drawn = {name: markup.panels(each, folder) for name, each in found.items()}
     posts, judgement, rows = samples.posts(study), judge.section(study), difference_rows(study, findings)
-    config, missing = read_config(study), [] if posts else gone(study)
+    missing = [] if posts else gone(study)
     counts = {"posts": len(posts), "judged": len(judgement["runs"]), "differences": len(rows)}
     return markup.render(
         "ablation.html.j2",
@@ -225,11 +225,15 @@ def render(
         ran=provenance.what_ran(study.runs),
         sources=provenance.sources(study.runs),
         outdated=provenance.outdated(study),
-        facts=facts.rows(study, config),
-        about=facts.line(study, config),
-        every=facts.every(study),
+        **_facts(study),
         **_by_section(drawn),
     )
+
+
+def _facts(study: Study) -> dict[str, object]:
+    """What is said of task, model, budget and recipe: in one sentence, in a table, and in full."""
+    config = read_config(study)
+    return {"about": facts.line(study, config), "facts": facts.rows(study, config), "every": facts.every(study)}
 
 
 def _by_section(drawn: dict[str, dict]) -> dict[str, object]:
