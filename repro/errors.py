@@ -6,7 +6,7 @@ The command line prints a UserError's message as one line and exits with code 2.
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LONGEST = 40  # characters of a person's word that a message repeats
 LISTED = 100  # characters of known names that an error lists; of more it lists FEW
@@ -77,6 +77,22 @@ def nearest(word: str, known: Iterable[str], where: str = "") -> str:
         return f"{hint}known: {listed or 'none'}"
     alike = difflib.get_close_matches(word[:LISTED], names, n=FEW, cutoff=0)
     return f"{hint}known: {', '.join(alike)} and {len(names) - len(alike)} more{where and f'; {where}'}"
+
+
+def not_recorded(name: str, detail: str, known: Mapping[str, tuple[str, str]]) -> str:
+    """For an error message: at which scales a detail's study is recorded, or else which studies are.
+
+    `known` is name -> (detail, scale).
+    """
+    missing = f"there is no recorded study {name}"
+    scales = sorted(scale for recorded, scale in known.values() if recorded == detail)
+    if not scales:
+        return f"{missing}; {nearest(name, known, 'make ui shows all')}"
+    plain = [scale for scale in scales if "=" not in scale]
+    words = (
+        f"--scale {plain[0]} (with make: SCALE={plain[0]})" if plain else "the --scale and --set that it was run with"
+    )
+    return f"{missing}; {detail} is recorded at scale {cut(', '.join(scales), SENTENCE)}: add {words}"
 
 
 def reason(error: BaseException) -> str:

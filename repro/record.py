@@ -4,12 +4,10 @@ Stores of earlier versions hold the same names, so a value here never changes.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
-
-from repro.errors import SENTENCE, cut, nearest
 
 # Tags of a study's experiment, and of each of its runs.
 DETAIL, SCALE = "detail", "scale"
@@ -101,24 +99,6 @@ def last_attempt(points: Sequence[tuple[int, int]]) -> list[int]:
 def study_name(detail: str, scale: str) -> str:
     """The name of a study's experiment."""
     return f"{detail}-{scale}"
-
-
-def not_recorded(detail: str, scale: str, known: Iterable[tuple[str, str]], where: str = "") -> str:
-    """For an error message: at which scales a detail's study is recorded, or else which studies are; `known`: (detail, scale).
-
-    `where` is as in `nearest`.
-    """
-    known = list(known)
-    missing = f"there is no recorded study {study_name(detail, scale)}"
-    if scales := sorted(each for name, each in known if name == detail):
-        plain = [each for each in scales if "=" not in each]
-        words = (
-            f"--scale {plain[0]} (with make: SCALE={plain[0]})"
-            if plain
-            else "the --scale and --set that it was run with"
-        )
-        return f"{missing}; {detail} is recorded at scale {cut(', '.join(scales), SENTENCE)}: add {words}"
-    return f"{missing}; {nearest(study_name(detail, scale), [study_name(*each) for each in known], where)}"
 
 
 def requested(tags: Mapping[str, str]) -> int:

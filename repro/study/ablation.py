@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from repro.detail import Detail, Recipe
+from repro.detail import Detail, Recipe, others
 from repro.errors import UserError, cut, nearest, quoted, reason
 from repro.study import metrics, scale
 from repro.study.scale import Scale, check_seeds, whole_number
@@ -110,11 +110,7 @@ def load(
     own = _is_own(declared, scale_name)
     beside = with_ceiling or (own and declared.get("ceiling", False))
     above = ceiling.ceiling_of(detail, chosen, primary) if beside else {}
-    if len(chosen) == 1 and not above:
-        raise UserError(
-            f"{detail.reference} is the reference of {detail.name}, and there is no other arm to compare it with; "
-            f"name one: {', '.join(label for label in detail.variants if label != detail.reference)}"
-        )
+    _require_a_comparison(detail, {**chosen, **above})
     ceiling.check(above, budget)
     for recipe in (*chosen.values(), *above.values()):
         details.check_sharing(recipe, budget.sharding, budget.precision)
@@ -188,6 +184,15 @@ def _arms(detail: Detail, labels: Iterable[object], shared: Mapping[str, str]) -
     for recipe in arms.values():
         details.check(recipe)
     return arms
+
+
+def _require_a_comparison(detail: Detail, arms: Mapping[str, Recipe]) -> None:
+    """UserError where the reference is alone."""
+    if len(arms) == 1:
+        raise UserError(
+            f"{detail.reference} is the reference of {detail.name}, and there is no other arm to compare it with; "
+            f"name one: {', '.join(others(detail))}"
+        )
 
 
 def _shared(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:

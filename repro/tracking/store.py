@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from repro import record
-from repro.errors import UserError
+from repro.errors import UserError, not_recorded
 from repro.tracking.address import shown, store_uri, without_secrets
 from repro.tracking.locks import STUDIES_SECONDS, held
 from repro.tracking.opening import explained, require_open
@@ -145,8 +145,8 @@ def find_study(detail: str, scale: str) -> Experiment:
             return _last_started(store, list(known.values()))
         name = record.study_name(detail, scale)
         if name not in known:
-            recorded = [(each.tags[record.DETAIL], each.tags[record.SCALE]) for each in known.values()]
-            raise UserError(record.not_recorded(detail, scale, recorded, "make ui shows all"))
+            tags = {each: (study.tags[record.DETAIL], study.tags[record.SCALE]) for each, study in known.items()}
+            raise UserError(not_recorded(name, detail, tags))
         return known[name]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from repro import record
-from repro.errors import UserError
+from repro.errors import UserError, not_recorded
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per run says nothing
 
@@ -100,7 +100,7 @@ def unknown_study(client: MlflowClient, detail: str, scale: str, found: Sequence
     if deleted is not None and deleted.lifecycle_stage == "deleted":
         remedy = f"mlflow experiments restore --experiment-id {deleted.experiment_id}"
         return UserError(f"the study {name} is deleted; restore it with: {remedy}")
-    return UserError(record.not_recorded(detail, scale, [study_of(each) for each in found], "make ui shows all"))
+    return UserError(not_recorded(name, detail, {each.name: study_of(each) for each in found}))
 
 
 def runs_of(client: MlflowClient, experiments: list[str]) -> list[Run]:
