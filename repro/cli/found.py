@@ -21,6 +21,7 @@ BLOCK = re.compile(r"(?<=<!-- atlas -->\n).*?(?=<!-- /atlas -->)", re.DOTALL)
 _INTERVAL = r"[+−]\d\.\d{3} \([+−]\d\.\d{3} to [+−]\d\.\d{3}\)"
 QUOTE = re.compile(rf"`(\w+)=([^`\s]+)`(?P<between> \| | ){_INTERVAL}")
 NO_BREAK = "\N{NO-BREAK SPACE}"
+USUAL = "test/sampled_win_rate"  # what the table's differences are of, where a row names no other metric
 HEADER = (
     "detail",
     "variant",
@@ -93,12 +94,13 @@ def rows(found: Iterable[Mapping]) -> Iterator[tuple[str, ...]]:
         named = f"`{row['detail']}`" if row["detail"] != last else ""
         last = row["detail"]
         words = row["verdict"] if not row["control"] else f"{row['verdict']} (control)"
+        other = f" of `{row['primary']}`" if row["primary"] != USUAL else ""
         yield (
             named,
             f"`{row['variant']}`",
             f"`{row['reference']}`",
             str(row["n"]),
-            effect(row).replace(" ", NO_BREAK),
+            effect(row).replace(" ", NO_BREAK) + other,
             words,
             predictions(row),
         )

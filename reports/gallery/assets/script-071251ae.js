@@ -12,11 +12,17 @@
     node.append(...children);
     return node;
   };
-  const sign = (x, text, signed) => (Number(text) === 0 ? "" : x < 0 ? MINUS : signed ? "+" : "") + text;
+  const sign = (x, text, signed) => (/^[0.]+$/.test(text) ? "" : x < 0 ? MINUS : signed ? "+" : "") + text;
+  const fixed = (size, digits) => { // of a number halfway between two, the even one, as in the figures
+    const halves = size * 2 * 10 ** digits, halfway = Number.isInteger(size * 2 ** (digits + 1)) && halves % 2 === 1;
+    return (halfway && halves % 4 === 1 ? (halves - 1) / 2 / 10 ** digits : size).toFixed(digits);
+  };
   const number = (x, signed = false) => {
     if (x === null || x === undefined) return "\u2013";
-    const size = Math.abs(x), digits = size > 0 && size < .001 ? 4 : size < 1 ? 3 : size < 100 ? 2 : 0;
-    return sign(x, size.toFixed(digits), signed);
+    const size = Math.abs(x), shown = (n) => Number(fixed(size, n));
+    if (size >= 1e-12 && size < 1e-4) return sign(x, size.toExponential(1).replace(/-(\d)$/, "-0$1").replace("-", MINUS), signed);
+    const digits = shown(4) > 1e-12 && shown(4) < .001 ? 4 : shown(2) <= 1 ? 3 : shown(2) < 100 ? 2 : 0;
+    return sign(x, fixed(size, digits).replace(/\B(?=(\d{3})+$)/g, digits ? "" : ","), signed);
   };
   const strength = (kind, x) => {
     const [low, high] = kind.scale, within = (a, b, c) => Math.min(b, Math.max(a, c));
@@ -245,7 +251,7 @@
     one("#post p").textContent = query.replace(/\n{2,}/g, "\n");
     one("#reference").textContent = reference;
     const { run } = data.arms.find((each) => each.label === arm);
-    one("#command").textContent = `python -m repro inspect ${run} --episode ${episode.episode}`;
+    one("#command").textContent = `make inspect RUN=${run} EPISODE=${episode.episode}`;
     inArms(episode);
     inResponse(arm, record);
     inAligned(arm, record);
