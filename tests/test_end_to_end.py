@@ -122,7 +122,7 @@ def test_the_verdict_is_for_machines_too(place):
     assert verdict["seeds"] == [1, 2] and (place / verdict["report"]).exists()
     arm = verdict["arms"]["at_eos"]
     assert verdict["arms"].keys() == {"at_eos"}
-    assert arm.keys() == {"n", "mean_difference", "ci95", "verdict", "sentence"}
+    assert arm.keys() == {"n", "mean_difference", "ci95", "verdict", "sentence", "does"}
     low, high = arm["ci95"]
     assert arm["n"] == 2 and low <= arm["mean_difference"] <= high
     wins = {key: run.data.metrics["test/sampled_win_rate"] for key, run in recorded(place).items()}

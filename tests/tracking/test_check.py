@@ -75,7 +75,7 @@ def test_what_is_whole_is_said_to_be(place, capsys):
     code, lines = checked(place, capsys)
     assert code == 0
     assert lines == [
-        f"store sqlite:///{place}/mlflow.db (studies: 1, runs: 2): whole",
+        "store sqlite:///mlflow.db (studies: 1, runs: 2): whole",
         f"cache cache (artefacts: {len(list((place / 'cache').glob('*/done.json')))}): whole",
     ]
 
