@@ -30,7 +30,7 @@ def run_to_verdict(study, cache: Path, engine, command: str, fresh: bool, consol
     say_study(study, console)
     with phase("reading the MLflow store", console):
         _require_same_looks(study)
-        new = store_if_missing()
+        new = _new_store()
     if new:  # said, since a misspelt address is one of a new store too
         say(f"a new MLflow store is made: {new}", console)
     say(ablation.source(study.detail.name), console)
@@ -118,7 +118,7 @@ def _require_same_looks(study) -> None:
         )
 
 
-def store_if_missing() -> str:
+def _new_store() -> str:
     """The address of the store in use where there is none yet, else nothing."""
     from repro.tracking.address import shown
     from repro.tracking.store import store_is_missing, store_uri

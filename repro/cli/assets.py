@@ -48,7 +48,7 @@ def add_pretrain(verbs) -> None:
     verb.add_argument(
         "--width",
         type=positive_integer,
-        default=64,
+        default=argparse.SUPPRESS,
         help="of the hidden states, a multiple of 32 (64, with 282 thousand weights; 128 has 957 thousand)",
     )
     verb.set_defaults(run=_pretrain)
@@ -119,10 +119,9 @@ def _bytes(number: int) -> str:
 def _pretrain(arguments: argparse.Namespace) -> int:
     from repro.stages import base
 
-    if arguments.width % base.HEAD:
-        raise UserError(
-            f"--width {arguments.width}: it must be a multiple of {base.HEAD}, which is an attention head's width"
-        )
+    width = getattr(arguments, "width", base.WIDTH)
+    if width % base.HEAD:
+        raise UserError(f"--width {width}: it must be a multiple of {base.HEAD}, which is an attention head's width")
     folder = writable_folder(arguments.folder, "target", "choose another one")
-    base.make_embedded_base(folder, arguments.steps, arguments.width)
+    base.make_embedded_base(folder, arguments.steps, width)
     return 0

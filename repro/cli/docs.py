@@ -92,7 +92,7 @@ def numbers(text: str) -> str:
     """The text with the registry's and the atlas' numbers, in each phrase that has one; what stands around them is left."""
     variants = {key: row for key, row in found.effects(ROOT / found.ATLAS).items() if key[0] != CONTROL_DETAIL}
     run = {detail for detail, _ in variants}
-    usual = sum(row["primary"] == found.USUAL for row in variants.values())  # Holm's correction is by metric
+    usual = sum(row["primary"] == ablation.PRIMARY for row in variants.values())  # Holm's correction is by metric
     not_run = DETAILS.keys() - run - {CONTROL_DETAIL}
     phrases = {
         r"\d+ details and \d+ checks": counted(entries().values()),

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.api.folders import GALLERY
+from repro.study.ablation import PRIMARY
 
 PAGES = tuple(Path(page) for page in ("README.md", "docs/claims.md", "docs/results.md"))
 ATLAS = GALLERY / "atlas" / "atlas.json"
@@ -21,7 +22,6 @@ BLOCK = re.compile(r"(?<=<!-- atlas -->\n).*?(?=<!-- /atlas -->)", re.DOTALL)
 _INTERVAL = r"[+−]\d\.\d{3} \([+−]\d\.\d{3} to [+−]\d\.\d{3}\)"
 QUOTE = re.compile(rf"`(\w+)=([^`\s]+)`(?P<between> \| | ){_INTERVAL}")
 NO_BREAK = "\N{NO-BREAK SPACE}"
-USUAL = "test/sampled_win_rate"  # what the table's differences are of, where a row names no other metric
 HEADER = (
     "detail",
     "variant",
@@ -39,7 +39,7 @@ def effects(atlas: Path) -> Mapping[tuple[str, str], Mapping]:
     if not atlas.is_file():
         return {}
     rows = json.loads(atlas.read_text(encoding="utf-8"))["effects"]
-    return {(row["detail"], row["variant"]): row for row in rows if row["n"] > 1}
+    return {(row["detail"], row["variant"]): row for row in rows if None not in row["ci95"]}
 
 
 @cache
@@ -94,7 +94,7 @@ def rows(found: Iterable[Mapping]) -> Iterator[tuple[str, ...]]:
         named = f"`{row['detail']}`" if row["detail"] != last else ""
         last = row["detail"]
         words = row["verdict"] if not row["control"] else f"{row['verdict']} (control)"
-        other = f" of `{row['primary']}`" if row["primary"] != USUAL else ""
+        other = f" of `{row['primary']}`" if row["primary"] != PRIMARY else ""  # the heading has the win rate
         yield (
             named,
             f"`{row['variant']}`",

@@ -60,11 +60,10 @@ def join(first: Texts, second: Texts, endings: tuple[Lengths, Lengths], pad: int
     ends = [
         _columns(ids, start, int((length - start).max()), length, pad) for ids, length in zip((first, second), lengths)
     ]
-    ids, widths = torch.cat([begun, *ends], 1), [begun.shape[1], *(end.shape[1] for end in ends)]
+    ids, widths = torch.cat([begun, *ends], 1), (begun.shape[1], ends[0].shape[1], ends[1].shape[1])
     last = [begun.shape[1] + length - start - 1 for length in lengths]
     last[1] = torch.where(lengths[1] > start, last[1] + widths[1], begun.shape[1] - 1)
-    # There are three widths; the checker takes a list to have any number.
-    return Branches(ids, _mask(ids != pad, *widths), _positions(*widths, ids.device), torch.stack(last, 1))  # type: ignore[call-arg]
+    return Branches(ids, _mask(ids != pad, *widths), _positions(*widths, ids.device), torch.stack(last, 1))
 
 
 def _columns(ids: Texts, start: Lengths, width: int, end: Lengths, pad: int) -> Int[Tensor, "rows {width}"]:

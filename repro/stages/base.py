@@ -119,7 +119,8 @@ def pretrain(
 ) -> torch.nn.Module:
     """Next-token training on the raw corpus, in which no document has an end of text; `report` gets each (step, loss).
 
-    The learning rate falls as 1 / width, as Adam's for matrices does in muP (Yang et al., arXiv 2203.03466, table 3).
+    The learning rate falls as 1 / width, as Adam's for matrices does in muP (Yang et al., arXiv 2203.03466). Departure: here
+    that of embeddings and biases falls too.
     """
     vocabulary, documents, policy, steps_done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
     for phase in phases:

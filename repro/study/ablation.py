@@ -14,6 +14,7 @@ from repro.study import metrics, scale
 from repro.study.scale import Scale, check_seeds, whole_number
 
 FOLDER = Path("ablations")
+PRIMARY = "test/sampled_win_rate"  # what decides where nothing else is declared
 IMPLIED = f"no file in {FOLDER}/: the study that the declaration implies"
 DECIDED = "decided"  # what a study with looks runs until
 LOOKS = (4, 6, 8, 12)  # its seeds at each look where nothing else is declared: even, since workers come in twos
@@ -100,7 +101,7 @@ def load(
     shared = _shared(declared, shared)
     budget = scale.find(*_scale_and_changes(declared, scale_name, changes))
     smallest_effect = _above_zero(declared.get("smallest_effect", 0.05))
-    primary = declared.get("primary", "test/sampled_win_rate")
+    primary = declared.get("primary", PRIMARY)
     if not metrics.known(primary):
         raise UserError(
             f"repro/study/metrics.py has no metric {quoted(primary)} to be primary; {nearest(primary, metrics.METRICS)}"

@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 from urllib.parse import unquote
 
 FILE = "sqlite:///"  # and a path, which is relative unless a fourth slash begins it
@@ -30,7 +29,7 @@ def store_uri() -> str:
 
 def _here() -> str:
     """The URI of the working directory as a sqlite file, up to the file's own name."""
-    return f"{FILE}{Path.cwd()}/"
+    return FILE + os.path.join(os.getcwd(), "")
 
 
 def shown(uri: str) -> str:

@@ -26,10 +26,8 @@ def wanted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "COMMAND_LINE", blank.COMMAND_LINE)
         blank.instead(patch.setattr)
-        # By its whole path: MLflow keeps the connections of a store by its address for as long as a process lives, and a test
-        # before this one may have had another store at the same relative one.
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.setenv("REPRO_CACHE", "")
+        for name in ("MLFLOW_TRACKING_URI", "REPRO_CACHE"):
+            patch.setenv(name, "")
         patch.chdir(folder)
         assert main(list(study.WORDS)) == 0
         yield study.remains(folder)

@@ -12,7 +12,7 @@ from repro.reports.figures import style, takeaways
 from repro.reports.figures.chart import ZERO, Chart, still_lines, varying
 from repro.reports.figures.layout import frame_limits, in_order, padded
 from repro.reports.figures.numbers import count
-from repro.reports.figures.sheet import PHONE, WIDE, Shape, Sheet, entries, sheet
+from repro.reports.figures.sheet import PHONE, SLIDE, Shape, Sheet, entries, sheet
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import student
@@ -98,7 +98,7 @@ def slide_data(study: Study, findings: Findings) -> pd.DataFrame:
 
 def draw_slide(data: pd.DataFrame, study: Study) -> Sheet | None:
     """The panels of a slide side by side."""
-    return draw_curves(data, study, WIDE, TALL)
+    return draw_curves(data, study, SLIDE, TALL)
 
 
 def curve_panels(

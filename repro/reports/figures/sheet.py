@@ -63,7 +63,7 @@ class Shape:
 
 
 PHONE = Shape()
-WIDE = Shape(width=2.9, columns=3)  # of a slide, which is wider than it is high
+SLIDE = Shape(width=2.9, columns=3)  # wider than high
 
 
 class Sheet(Figure):

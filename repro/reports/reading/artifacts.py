@@ -49,8 +49,8 @@ def gone(study: Study) -> list[str]:
     return [
         f"{row.arm} seed {row.seed}"
         for row in without.itertuples()
-        if f'"{record.SAMPLES}"' in client.get_run(row.run_id).data.tags.get(LOGGED, "")
-        and not _is_there(study.uri, client.get_run(row.run_id))
+        for run in [client.get_run(row.run_id)]
+        if f'"{record.SAMPLES}"' in run.data.tags.get(LOGGED, "") and not _is_there(study.uri, run)
     ]
 
 

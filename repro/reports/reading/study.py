@@ -41,8 +41,7 @@ class Study:
     @property
     def does(self) -> dict[str, str]:
         """Arm -> what its variant does, of the arms that say it: runs of earlier versions do not."""
-        told = self.runs if record.DOES in self.runs else self.runs.assign(**{record.DOES: ""})
-        told = told[told[record.DOES] != ""].sort_values("asked", kind="stable")  # the newest decides
+        told = self.runs[self.runs[record.DOES] != ""].sort_values("asked", kind="stable")  # the newest decides
         return dict(zip(told["arm"], told[record.DOES], strict=True))
 
     @property

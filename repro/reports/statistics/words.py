@@ -16,7 +16,7 @@ VERDICTS: Mapping[str, str] = {
     NO_DIFFERENCE: "the interval lies within the smallest effect of interest, whether or not it excludes zero",
     IDENTICAL: "every final value of every shared seed agrees with the reference's to the bit",
     UNDECIDED: "none of these: the interval allows both zero and an effect that matters, or there is none because fewer "
-    "than two seeds are paired, or all differences are equal",
+    "than two seeds are paired, all differences are equal, or a sequential study has not reached its first look",
 }
 RESULTS: Mapping[str, str] = {
     AS_PREDICTED: "the interval excludes zero in the predicted direction; of “same”, it lies within the smallest effect "
