@@ -108,6 +108,12 @@ def test_how_many_details_and_variants_there_are_is_said_by_what_there_is_wherev
     assert docs.numbers(stale) == "; ".join((*readme, "7 details"))
 
 
+def test_a_variant_without_an_interval_is_quoted_nowhere(tmp_path):
+    row = {"detail": "gamma", "variant": "0.99", "n": 5, "mean_difference": 0.0, "ci95": [None, None]}
+    (tmp_path / "atlas.json").write_text(json.dumps({"effects": [row, row | {"variant": "0.95", "ci95": [0.0, 0.1]}]}))
+    assert found.effects(tmp_path / "atlas.json").keys() == {("gamma", "0.95")}
+
+
 def test_the_table_of_results_has_every_variant_that_was_run():
     told = found.BLOCK.search((docs.ROOT / "docs" / "results.md").read_text())[0]
     effects = found.effects(docs.ROOT / found.ATLAS)
