@@ -63,8 +63,9 @@ A **detail** is a choice: its first variant is the reference, what the paper's c
 declaration says otherwise; the others are what people do instead. `make ablation DETAIL=name` trains every arm of its study on
 the same seeds and ends with a verdict; without a file in `ablations/`, the declaration implies its study: every variant, at
 scale mini, judged by `test/sampled_win_rate`. A **check** is something that the paper measured: every run logs it. Predictions
-were declared before the runs. They are relative to the reference, and of every other variant unless some are named. What was
-*found* is of the embedded task, from [the gallery's atlas](../reports/gallery/atlas/index.html): [results](results.md).
+were declared before the runs. They are relative to the reference, and of every other variant unless some are named;
+[the metrics](#metrics) are explained at the end. What was *found* is of the embedded task, from
+[the gallery's atlas](../reports/gallery/atlas/index.html): [results](results.md).
 
 The declarations in the terminal, without what was found: `make details`, `make details DETAIL=name`, and
 `.venv/bin/python -m repro details --json` for programs.
@@ -77,7 +78,7 @@ def markdown() -> str:
     parts = [INTRO.format(counted=counted(everything.values())), *_contents(), *_numbered(everything.values())]
     for group, names in GROUPS.items():
         parts += [f"## {group}\n", *(_section(everything[name]) for name in names)]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_metrics()])
 
 
 def pages() -> dict[Path, str]:
@@ -141,6 +142,13 @@ def _numbered(everything: Iterable[Entry]) -> Iterator[str]:
     yield table(("N+", "what it is about", "here"), rows)
 
 
+def _metrics() -> Iterator[str]:
+    """What each metric is of which something is predicted."""
+    yield "## Metrics\n"
+    predicted = sorted({metric for detail in DETAILS.values() for metric in detail.expected})
+    yield table(("metric", "what it is"), [(f"`{metric}`", prose(meaning(metric))) for metric in predicted])
+
+
 def _section(entry: Entry) -> str:
     declared = entry.declared
     stages = ", ".join(f"`{stage}`" for stage in declared.stages)
@@ -174,7 +182,6 @@ def _(declared: Detail) -> list[str]:
     predictions = {
         "metric": [f"`{metric}`" for metric in declared.expected],
         "prediction": [in_words(effect, "`{}`") for effect in declared.expected.values()],
-        "what it is": [prose(meaning(metric)) for metric in declared.expected],
     }
     if told:
         primary = next(iter(told.values()))["primary"]

@@ -114,3 +114,12 @@ def test_a_reader_of_the_page_sees_every_text_of_the_registry():
             assert variant.does.replace("`", "") in plain
             assert {label, f"{label} (reference)"} & seen
         assert f"Hypothesis. {detail.hypothesis.replace('`', '')}" in plain
+
+
+def test_every_metric_of_which_something_is_predicted_is_explained_once():
+    seen = shown(docs.markdown().split("\n## Metrics\n")[1])
+    predicted = {metric for detail in DETAILS.values() for metric in detail.expected}
+    assert sorted(text for text in seen if text in predicted) == sorted(predicted)
+    assert all(
+        catalogue.meaning(metric).replace("`", "") in {text.replace("`", "") for text in seen} for metric in predicted
+    )
