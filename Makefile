@@ -32,8 +32,8 @@ OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(cal
 STUDIED = $(if $(value DETAIL),$(call quoted,DETAIL)) $(call option,config,CONFIG)
 ANEW    = $(if $(FRESH),--fresh)
 
-# Two files of tests at a time, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
-SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+# A file of tests on each core, on four at most, in the order of tests/conftest.py: the plug-in's own puts those with few tests last.
+SIDE_BY_SIDE = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help ablation plan report inspect figures gallery atlas atlas-plan details docs site fetch judge ui check test test-detail test-all faults openai smollm2 browser slurm sphinx dev lint coverage calibration bench bench-peer bench-commits bench-gpu gpu-check bench-reports over-optimisation lock clean
