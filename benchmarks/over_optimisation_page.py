@@ -17,26 +17,33 @@ FAR = 100.0  # √nats: a peak past it is none
 FEW = 6  # seeds; of fewer a bootstrap's percentiles are too near to each other
 INTRODUCTION = """# Over-optimisation
 
-Gao et al. ([arXiv 2210.10760](https://arxiv.org/abs/2210.10760)) ask how much of a reward model's score is worth having: they
-draw the gold score over d = √KL, the square root of the KL to the SFT policy, for two ways of optimising against the reward
-model. They find R(d) = d (α − β d) for best-of-n and R(d) = d (α − β log d) for PPO, where R is the gold score less the SFT
-policy's. Here the same is asked of the [embedded task](embedded.md), whose gold score is known.
+How much of a reward model's score is worth having? Gao et al. ([arXiv 2210.10760](https://arxiv.org/abs/2210.10760))
+plot the gold score over d = √KL, the square root of the KL to the SFT policy, for two ways of optimising against the
+reward model. With R the gold score less the SFT policy's, they find R(d) = d (α − β d) for best-of-n and
+R(d) = d (α − β log d) for PPO. This page asks the same of the [embedded task](embedded.md), whose gold score is known.
 """
 METHOD = """
-**Best of n.** The SFT policy's samples of each post are drawn once, at temperature 0.7, and the mean over all subsets of n is
-computed in closed form (`repro/ops/best_of.py`). Its KL is log n − (n − 1)/n nats. That is exact where no two samples tie, and
-too large where summaries repeat; *KL at most* is a closer bound. The best is taken twice: by the reward model's score, and by
-what PPO is rewarded with, which is −1 where a response does not end (N+ detail 23.3). *Ended* is the share of the chosen
-summaries that do.
+**Best of n.** The SFT policy's samples of each post are drawn once, at temperature 0.7. The mean over all subsets of n is
+computed in closed form (`repro/ops/best_of.py`). The best is chosen in two ways: by the reward model's score, and by what
+PPO is rewarded with, which is −1 where a response does not end (N+ detail 23.3).
 
-**PPO.** The points are where each arm ended on the test posts: gold score, score and KL of sampled summaries. The thin lines
-are the batches that it trained on, in tenths of the training; there, and only there, the score of a response that does not
-end is −1. The curve is fitted through these tenths and the points, since the ends of arms can lie too near to each other.
+- *KL* is log n − (n − 1)/n nats: exact where no two samples tie, too large where summaries repeat.
+- *KL at most* is a closer bound.
+- *Ended* is the share of the chosen summaries that end.
 
-In the figure large marks are means over seeds, small ones seeds; bands are of the fitted curves.
+**PPO.** The points are where each arm ended on the test posts: gold score, score and KL of sampled summaries. The thin
+lines are the batches that it trained on, in tenths of the training. In these batches, but not at
+the points, a response that does not end scores −1. The curve is fitted through tenths and points, since the ends of arms
+can lie too near to each other.
 
-**Gain** is over the SFT policy on the same posts: {posts} test posts for best-of-n, {test_posts} for PPO. Intervals of means
-are 95 % t intervals over seeds; those of α and β are percentiles of {resamples:,} bootstraps that draw seeds."""
+**Gain** is over the SFT policy on the same posts: {posts} test posts for best-of-n, {test_posts} for PPO. Intervals of
+means are 95 % t intervals over seeds; those of α and β are percentiles of {resamples:,} bootstraps that draw seeds."""
+FIGURE = """
+![Gold score and reward model's score over the square root of the KL, of best-of-n and of PPO, with Gao's curves]\
+(images/over-optimisation.png)
+
+Large marks are means over seeds, small marks are seeds, bands are of the fitted curves.
+"""
 
 
 def page(found: Mapping, fits: Mapping[str, Fit]) -> str:
@@ -45,11 +52,10 @@ def page(found: Mapping, fits: Mapping[str, Fit]) -> str:
     numbers = {"posts": f"{asked['posts']:,}", "test_posts": f"{asked['test_posts']:,}", "resamples": RESAMPLES}
     parts = [
         INTRODUCTION,
+        "## What it says\n\n" + "\n".join(f"- {told}" for told in sentences(found, fits, data)),
+        FIGURE,
         f"## What was run\n\n```\n{command(asked)}\n```\n\n{_on_what(found)}",
         METHOD.format(**numbers),
-        "![Gold score and reward model's score over the square root of the KL, of best-of-n and of PPO, with Gao's curves]"
-        "(images/over-optimisation.png)",
-        "## What it says\n\n" + "\n".join(f"- {told}" for told in sentences(found, fits, data)),
         *(f"## {method[0].upper()}{method[1:]}\n\n{best_table(found, data, method)}" for method in POINTS),
         f"## PPO\n\n{ppo_table(found, data)}",
         f"## The fitted curves\n\n{fit_table(found, fits)}",
@@ -71,7 +77,7 @@ def _on_what(found: Mapping) -> str:
     shared = f" All stages with {', '.join(asked['with'])}." if asked["with"] else ""
     changed = f" Changed in the scale: {', '.join(asked['set'])}." if asked["set"] else ""
     seeds = f"Scale {asked['scale']}, seeds {', '.join(map(str, asked['seeds']))}.{shared}{changed}"
-    return f"{seeds} {source(found['about'])} Stages that were cached are from earlier, perhaps from another commit."
+    return f"{seeds} {source(found['about'])} Stages that were cached are older and perhaps from another commit."
 
 
 # ---------------------------------------------------------------------------------------------- the tables
@@ -108,7 +114,7 @@ def fit_table(found: Mapping, fits: Mapping[str, Fit]) -> str:
             f"{seed}: {number(alpha)}, {number(beta)}"
             for seed, (alpha, beta) in zip(found["asked"]["seeds"], each.each.tolist())
         )
-        peak = number(each.peak) if each.interval(1)[0] > 0 and each.peak < FAR else "not told"
+        peak = number(each.peak) if each.interval(1)[0] > 0 and each.peak < FAR else "not determined"
         rows.append([method, f"R = {each.curve.formula}", *told, peak, alone])
     return table(["method", "curve", "α", "β", "peak at d", "α, β of each seed"], rows)
 
@@ -151,7 +157,7 @@ def sentences(found: Mapping, fits: Mapping[str, Fit], data: pd.DataFrame) -> li
     told = [*(_of_best_of_n(found, data, method) for method in POINTS), *_of_ppo(data)]
     told += [_of_bend(method, each, data) for method, each in fits.items()]
     told += [_of_equal_kl(data, arm) for arm in by_kl(data)]
-    return [*told, *(_of_repeats(found, method) for method in POINTS), *_of_seeds(len(found["asked"]["seeds"]))]
+    return [*told, _of_repeats(found), *_of_seeds(len(found["asked"]["seeds"]))]
 
 
 def way_of(difference: pd.Series) -> str:
@@ -213,7 +219,7 @@ def _of_bend(method: str, fit: Fit, data: pd.DataFrame) -> str:
     elif high < 0:
         bent = "below 0: the gold score bends upwards within the points"
     else:
-        bent = "not told from 0"
+        bent = "not distinguishable from 0"
     where = "before" if fit.peak <= farthest else "past"
     peak = f" The curve's peak, at d = {number(fit.peak)}, lies {where} the farthest point ({number(farthest)})."
     return f"{known}, {bent}.{peak if low > 0 and fit.peak < FAR else ''}"
@@ -222,27 +228,32 @@ def _of_bend(method: str, fit: Fit, data: pd.DataFrame) -> str:
 def _of_equal_kl(data: pd.DataFrame, arm: str) -> str:
     beside = beside_best_of_n(data, arm)
     if beside.isna().any():
-        return f"At equal KL: KL coefficient {arm} went farther than the largest n, so that nothing is beside it."
-    word = {"up": "above", "down": "below", "neither": "not told from"}[way_of(beside)]
+        return f"At equal KL: KL coefficient {arm} went farther than the largest n, so it has no counterpart."
+    word = {"up": "above", "down": "below", "neither": "not distinguishable from"}[way_of(beside)]
     return f"At equal KL: PPO at KL coefficient {arm} is {word} {BY_REWARD} in gold score: {_mean(beside)}."
 
 
-def _of_repeats(found: Mapping, method: str) -> str:
-    last = [each[POINTS[method]][-1] for each in found["best_of_n"]]
+def _of_repeats(found: Mapping) -> str:
+    """How much too large the formula's KL is at the largest n, by how the best is chosen."""
     different = np.mean([each["distinct"] for each in found["best_of_n"]])
-    at_most = float(np.mean([point["kl_at_most"] for point in last]))
-    n, kl = last[0]["n"], last[0]["kl"]
-    told = f"A post's {n} samples are {different:.0f} different summaries in the mean. Of {method} at n = {n} the "
-    told += f"formula's KL is {number(kl)} nats, and the closer bound {number(at_most)}"
-    excess = math.sqrt(kl) - math.sqrt(at_most)
-    if excess < NEAR:
-        return f"{told}, hardly lower."
-    return f"{told}: the point lies at least {number(excess)} √nats too far right, to the disadvantage of best-of-n."
+    bounds = []
+    for method, place in POINTS.items():
+        last = [each[place][-1] for each in found["best_of_n"]]
+        n, kl = last[0]["n"], last[0]["kl"]
+        at_most = float(np.mean([point["kl_at_most"] for point in last]))
+        excess = math.sqrt(kl) - math.sqrt(at_most)
+        right = f"the point lies at least {number(excess)} √nats too far right" if excess >= NEAR else "hardly lower"
+        bounds.append(f"{number(at_most)} for {method} ({right})")
+    return (
+        f"A post's {n} samples are {different:.0f} different summaries on average. At n = {n} the formula's KL is "
+        f"{number(kl)} nats, and the closer bound {', '.join(bounds)}. A point too far right is to the disadvantage of "
+        "best-of-n."
+    )
 
 
 def _of_seeds(seeds: int) -> list[str]:
     if seeds >= FEW:
         return []
     different = math.comb(2 * seeds - 1, seeds)
-    told = f"{count(seeds, 'seed')} can be drawn in {different} ways only: the bootstrap's intervals of α and β are too narrow."
+    told = f"{count(seeds, 'seed')} can be drawn in only {different} ways: the bootstrap's intervals of α and β are too narrow."
     return [told if seeds > 1 else "One seed has no interval."]
