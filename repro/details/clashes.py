@@ -6,6 +6,7 @@ from repro.details.advantages import (
     BASELINE,
     CRITIC_LAMBDA,
     GAE_LAMBDA,
+    GAMMA,
     LAMBDA_BY_LENGTH,
     RESPONSES_PER_QUERY,
 )
@@ -29,6 +30,7 @@ from repro.details.objective import (
 )
 from repro.details.optimisation import (
     CRITIC_LEARNING_RATE,
+    EARLY_STOP,
     GRADIENT_CLIP,
     LOGPROB_TEMPERATURE,
     LR_SCHEDULE,
@@ -65,6 +67,7 @@ from repro.details.reward_and_kl import (
     REWARD_CLIP,
     REWARD_SHAPE,
     REWARD_SOURCE,
+    SCORE_POSITION,
 )
 from repro.details.reward_model import ALGORITHM, PADDING_SIDE, REWARD_ENSEMBLE
 from repro.ops.preference import ExpertIteration
@@ -79,6 +82,8 @@ _NO_KL = "there is no KL term, so it changes nothing"
 _NO_WHITENING = ((WHITEN_REWARD, ("off",)),)
 _FIRST_STEP = "a batch's only step has ratio 1"
 _NO_CRITIC = "no critic is used"
+_ONLY_THE_SUM = "only a response's sum counts"
+_UNDISCOUNTED_SUM = ((GAMMA, ("1",)), (WHITEN_REWARD, ("off",)))  # a discount or whitening is by token
 _ITERATES = tuple(label for label, variant in ALGORITHM.variants.items() if isinstance(variant.value, ExpertIteration))
 # What only PPO and these algorithms read: how they sample, score, choose the rate, step, and keep weights.
 _READ_BY_ITERATION = (
@@ -158,6 +163,13 @@ CLASHES: tuple[Clash, ...] = (
     Clash(
         ADAPTER,
         ("lora",),
+        FEEDBACK_ROUNDS,
+        ("2_continued",),
+        "its reference would be the first round's policy, not the SFT policy",
+    ),
+    Clash(
+        ADAPTER,
+        ("lora",),
         DROPOUT,
         ("on_everywhere",),
         "the reference is the policy without its adapter, and would have dropout",
@@ -197,16 +209,9 @@ CLASHES: tuple[Clash, ...] = (
             _NO_CRITIC,
             beside=((CRITIC_TRUNK, ("separate",)), (GRADIENT_CLIP, ("none",))),
         )
-        for detail in (
-            CRITIC_INIT,
-            CRITIC_WARM_UP,
-            CRITIC_LAMBDA,
-            CRITIC_LEARNING_RATE,
-            VALUE_CLIP,
-            VALUE_COEF,
-            VALUE_LOSS,
-        )
+        for detail in (CRITIC_INIT, CRITIC_WARM_UP, CRITIC_LEARNING_RATE, VALUE_CLIP, VALUE_COEF, VALUE_LOSS)
     ),
+    Clash(ADVANTAGE, ("reward_to_go", "whole_return"), CRITIC_LAMBDA, ("1",), "its returns have a lambda of 1 already"),
     *(
         Clash(BASELINE, others(BASELINE), detail, others(detail), "this baseline needs no critic")
         for detail in (
@@ -222,6 +227,10 @@ CLASHES: tuple[Clash, ...] = (
             VALUE_LOSS,
             VALUE_COEF,
         )
+    ),
+    *(
+        Clash(BASELINE, _but(BASELINE, "critic", "none"), detail, others(detail), _ONLY_THE_SUM, _UNDISCOUNTED_SUM)
+        for detail in (KL_POSITION, SCORE_POSITION)
     ),
     Clash(
         BASELINE,
@@ -262,6 +271,9 @@ CLASHES: tuple[Clash, ...] = (
             (POLICY_OBJECTIVE, ("unclipped", "kl_penalty", "adaptive_kl_penalty")),
         )
     ),
+    Clash(
+        PPO_EPOCHS, ("1",), EARLY_STOP, others(EARLY_STOP), "a batch has one step only", beside=((MINIBATCHES, ("1",)),)
+    ),
     *(
         Clash(
             POLICY_OBJECTIVE, _but(POLICY_OBJECTIVE, *clipping), detail, others(detail), "this objective clips nothing"
@@ -289,12 +301,11 @@ CLASHES: tuple[Clash, ...] = (
         ("shared",),
         "the critic's steps would move the policy past the radius",
     ),
-    Clash(
-        CONSTRAINED_STEP,
-        ("trpo",),
-        DROPOUT,
-        ("on_everywhere",),
-        "two passes of one policy would have a KL, and no step stays within the radius",
+    *(
+        Clash(
+            CONSTRAINED_STEP, ("trpo",), detail, labels, "by dropout alone two passes are further apart than the radius"
+        )
+        for detail, labels in ((DROPOUT, ("on_everywhere",)), (UPDATE_DROPOUT, others(UPDATE_DROPOUT)))
     ),
     *(
         Clash(WHITEN_ADV, ("off",), detail, others(detail), "nothing is whitened", beside=_NO_WHITENING)
@@ -317,6 +328,9 @@ CLASHES: tuple[Clash, ...] = (
         REWARD_SHAPE,
         others(REWARD_SHAPE),
         "references have no gold score here",
+    ),
+    Clash(
+        REWARD_SHAPE, ("sigmoid_over_reference",), REWARD_CLIP, others(REWARD_CLIP), "its scores lie between 0 and 1"
     ),
     Clash(DROPOUT, ("on_everywhere",), UPDATE_DROPOUT, others(UPDATE_DROPOUT), "updates have dropout already"),
     Clash(PRECISION, ("bfloat16",), SAMPLER_PRECISION, ("bfloat16",), "the trainer computes in bfloat16 too"),

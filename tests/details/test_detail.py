@@ -271,6 +271,14 @@ UNREAD = [
     ({"temperature": "1"}, {"logprob_temperature": "unscaled"}),
     ({"algorithm": "dpo"}, {"prompts": "disjoint"}),
     ({"algorithm": "dpo"}, {"dropout": "on_everywhere"}),
+    ({"ppo_epochs": "1"}, {"early_stop": "0.002"}),
+    ({"reward_shape": "sigmoid_over_reference"}, {"reward_clip": "1"}),
+    ({"advantage": "reward_to_go", "critic_trunk": "shared"}, {"critic_lambda": "1"}),
+    *(
+        ({"baseline": baseline}, {detail: label})
+        for baseline in ("leave_one_out", "batch_mean", "greedy_response")
+        for detail, label in (("kl_position", "with_the_score"), ("score_position", "at_eos"))
+    ),
 ]
 
 
@@ -281,6 +289,40 @@ def test_a_choice_that_nothing_reads_is_refused(chosen, unread):
         recipe = recipe.but(DETAILS[name], label)
     with pytest.raises(UserError, match="make no sense together"):
         details.check(recipe)
+
+
+# With a discount, whitened rewards or several steps the same choice does matter.
+READ = [
+    {"ppo_epochs": "1", "minibatches": "4", "early_stop": "0.002"},
+    {"reward_shape": "log_sigmoid_over_reference", "reward_clip": "1"},
+    {"advantage": "n_step", "critic_lambda": "1"},
+    {"baseline": "leave_one_out", "gamma": "0.95", "kl_position": "with_the_score"},
+    {"baseline": "leave_one_out", "whiten_reward": "scale_only", "score_position": "at_eos"},
+    {"baseline": "none", "kl_position": "with_the_score"},
+]
+
+
+@pytest.mark.parametrize("choices", READ, ids=str)
+def test_a_choice_that_something_reads_is_not_refused(choices):
+    recipe = Recipe()
+    for name, label in choices.items():
+        recipe = recipe.but(DETAILS[name], label)
+    details.check(recipe)
+
+
+def test_a_reference_that_would_not_be_the_sft_policy_is_refused():
+    # Without its adapter the second round's policy is the first round's, and `weights.lora` has no other reference.
+    recipe = Recipe().but(details.ADAPTER, "lora")
+    for label in ("2", "2_of_sft_samples"):
+        details.check(recipe.but(FEEDBACK_ROUNDS, label))
+    with pytest.raises(UserError, match="would be the first round.s policy"):
+        details.check(recipe.but(FEEDBACK_ROUNDS, "2_continued"))
+
+
+def test_dropout_that_refuses_every_step_within_a_radius_is_refused_in_updates_too():
+    for detail, label in ((DROPOUT, "on_everywhere"), (details.UPDATE_DROPOUT, "0.1")):
+        with pytest.raises(UserError, match="further apart than the radius"):
+            details.check(Recipe().but(details.CONSTRAINED_STEP, "trpo").but(detail, label))
 
 
 @each_detail

@@ -34,6 +34,28 @@ def greedy_returns(run, of=None):
     return ppo.greedy_returns(run, UNSCORED, of or batch(), KL_COEFFICIENT)
 
 
+# ----------------------------------------------------------------------------- what only sees a response's sum
+
+
+SUMS = ({"baseline": "leave_one_out"}, {"baseline": "batch_mean"}, {"baseline": "moving_average"})
+PLACES = ({"kl_position": "with_the_score"}, {"score_position": "at_eos"})
+
+
+def advantages(run):
+    rollout = ppo.roll_out(run, queries(4).repeat(2, 1), uniform(8, 5))
+    return ppo.targets(rollout, KL_COEFFICIENT, 8, run.pick, mean_return=0.1)[0].advantage
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("sums", SUMS, ids=str)
+def test_where_a_reward_is_paid_matters_to_a_sum_only_with_a_discount_or_whitening(sums, place):
+    """Why these clash, but beside such a choice."""
+    torch.testing.assert_close(advantages(drifted(**sums, **place)), advantages(drifted(**sums)), atol=1e-6, rtol=0)
+    for beside in ({"gamma": "0.95"}, {"whiten_reward": "scale_only"}):
+        apart = advantages(drifted(**sums, **place, **beside)) - advantages(drifted(**sums, **beside))
+        assert apart.abs().max() > 1e-4
+
+
 # ----------------------------------------------------------------------------- the greedy response
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from repro.models import pretrained
+from repro.models import modes, pretrained
 from repro.models.weights import EarlierWeights
 from repro.ops.trust_region import conjugate_gradient
 from repro.stages import optimise, ppo, ppo_batches, ppo_step, ppo_trust_region
@@ -189,6 +189,18 @@ def test_a_step_that_the_line_search_refuses_is_not_taken(monkeypatch):
     _, after, before, _, _ = step()
     assert torch.equal(flat(after.policy), flat(before.policy))
     assert not torch.equal(flat(after.critic), flat(before.critic))
+
+
+def test_with_dropout_no_step_stays_within_the_radius():
+    """Why the two clash: a policy has a KL to itself where each pass drops other units."""
+    networks, arm = models(), pick(constrained_step="trpo")
+    before, r = flat(networks.policy), episodes(networks)
+    target, _ = ppo.targets(r, 0.05, 8, arm)
+    run = setting(networks, arm, optimise.adamw([networks.policy, networks.critic], 1e-3, arm))
+    torch.manual_seed(0)
+    with modes.dropout_within(networks.trained, 0.1):
+        ppo.ppo_step(run, r, target, NO_TEXTS, PRICES)
+    assert torch.equal(flat(networks.policy), before)
 
 
 def test_a_loss_that_is_no_number_moves_neither_network():
