@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from repro.engine import machine
 from repro.engine.dag import Dag
 from repro.engine.job import (
     DONE,
@@ -93,9 +94,7 @@ def local(scale: Scale) -> Local:
 def workers_for(scale: Scale) -> int:
     """One worker for each slice of this machine's GPUs; on a CPU, for the cores that a stage's ranks use."""
     devices = devices_for(scale, visible_devices())
-    # macOS cannot say which cores a process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return len(devices) or max(1, cores // (scale.threads * scale.processes))
+    return len(devices) or max(1, machine.cores() // (scale.threads * scale.processes))
 
 
 def visible_devices() -> tuple[str, ...]:
