@@ -21,7 +21,7 @@ from repro.engine import speed
 from repro.engine.devices import BANDWIDTH_SHARE, GIB, LAYER_LAUNCH, LINK_BANDWIDTH, PEAK_SHARE, Device, at_hand
 from repro.engine.flops import Network, network_of, rollout, total, update
 from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
-from repro.engine.launch import Job
+from repro.engine.job import Job, ranks_of
 from repro.engine.speed import Speeds
 from repro.engine.stage_flops import PASSES, Lengths, Passes, Stages, trains
 from repro.models import critics
@@ -87,7 +87,6 @@ def _tokenising(name: str, scale: Scale) -> float:
     return (scale.posts + 2 * scale.comparisons) / TEXTS_PER_SECOND if name == "data" else 0.0
 
 
-ONE_RANK = ("data", "base")  # stages that use one GPU only
 GPU_WEIGHTS = 5e7  # weights in matrices; a scale with more is for GPUs
 
 
@@ -148,7 +147,7 @@ def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES
         evaluations = scale.episodes / scale.ppo_batch / scale.evaluate_every
         sampled = passes.rollouts * (scale.episodes + passes.warm_up * scale.ppo_batch)
         answers = sampled + evaluations * scale.validation_posts
-    ranks = 1 if name in ONE_RANK else scale.processes
+    ranks = ranks_of(name, scale)
     sampling = answers / ranks / scale.rollout_batch * decode_seconds(scale, device)
     return OVERHEAD + _tokenising(name, scale) + flops / ranks / (device.flops * PEAK_SHARE) + sampling
 
@@ -170,7 +169,7 @@ def requirements(jobs: Iterable[Job], scale: Scale, cache_folder: Path, workers:
     """Lines on the GPUs, memory and disk that the jobs need; a machine without a GPU assumes one."""
     jobs, device, ranks = list(jobs), at_hand(), scale.processes
     spent = [seconds([job], cache_folder) for job in jobs]
-    hours = sum(time * _ranks_of(job) for time, job in zip(spent, jobs)) / 3600
+    hours = sum(time * job.ranks for time, job in zip(spent, jobs)) / 3600
     parts = memory(scale, reward_models=max(passes_of(job.recipe).reward_models for job in jobs))
     needed, has = sum(parts.values()) / GIB, f"{device.gib:.0f} GiB"
     if not math.isfinite(needed):
@@ -187,7 +186,3 @@ def requirements(jobs: Iterable[Job], scale: Scale, cache_folder: Path, workers:
         f"{workers} worker{'s' * (workers > 1)} of {ranks} GPU{'s' * (ranks > 1)}; {hours:,.0f} GPU-hours in all",
         f"disk: {left / 1e9:,.0f} GB of artefacts; {checkpoint(scale) / 1e9:,.0f} GB of checkpoints while PPO runs",
     ]
-
-
-def _ranks_of(job: Job) -> int:
-    return 1 if job.stage in ONE_RANK else job.scale.processes

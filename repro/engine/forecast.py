@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from repro.engine import cost
-from repro.engine.launch import Job
+from repro.engine.job import Job
 
 SIDE_BY_SIDE = 1.1  # slowdown of a stage where every core has a worker: they share memory and its cache
 PUBLISHING = 1.0  # seconds for each run of a study

@@ -97,7 +97,12 @@ class Job:
 
     @property
     def ranks(self) -> int:
-        return self.scale.processes if self.computes else 1
+        return ranks_of(self.stage, self.scale)
+
+
+def ranks_of(stage: str, scale: Scale) -> int:
+    """The ranks that run a stage: those of the scale where it runs a model, else one."""
+    return scale.processes if stage in d.PRECISION.stages else 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.detail import Recipe
 from repro.engine import cost, devices, flops, footprint, pipeline, stage_flops
 from repro.engine.flops import Network, network_of
-from repro.engine.launch import Job
+from repro.engine.job import Job
 from repro.engine.stage_flops import trains
 from repro.models import logprobs, modes, pretrained, scalar_model, starts
 from repro.ops import vocabulary

@@ -10,7 +10,7 @@ from repro.detail import Recipe
 from repro.details import WHITEN_ADV
 from repro.engine import cost, flops, forecast, pipeline, speed, stage_flops
 from repro.engine.dag import jobs_of
-from repro.engine.launch import Job
+from repro.engine.job import Job
 from repro.stages import evaluate, ppo, rm, sft, stage
 from repro.study.ablation import Ablation
 from repro.study.scale import SCALES
