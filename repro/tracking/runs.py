@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.entities import Run as Recorded
+from mlflow.utils import chunk_list
 
 from repro import record
 from repro.details import DETAILS
@@ -96,9 +97,8 @@ class Creation:
         self.client.log_text(made.info.run_id, json.dumps(as_config(self.study), indent=1), record.CONFIG)
         if self.changes:
             self.client.log_text(made.info.run_id, self.changes, record.CHANGES)
-        listed = [Param(name, value) for name, value in self._params(run).items()]
-        for start in range(0, len(listed), PARAMS_AT_ONCE):
-            self.client.log_batch(made.info.run_id, params=listed[start : start + PARAMS_AT_ONCE])
+        for part in chunk_list([Param(*each) for each in self._params(run).items()], PARAMS_AT_ONCE):
+            self.client.log_batch(made.info.run_id, params=part)
         return made
 
     def described(self, arm: str) -> dict[str, str]:

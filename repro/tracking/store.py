@@ -10,6 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils import get_results_from_paginated_fn
 from sqlalchemy.exc import SQLAlchemyError
 
 from repro import record
@@ -36,7 +37,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a study leaves the machine unasked
 logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # it logs an error's traceback, and raises the error too
 
-METRICS_AT_ONCE, PARAMS_AT_ONCE, RUNS_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
+METRICS_AT_ONCE, PARAMS_AT_ONCE, FOUND_AT_ONCE = 1_000, 100, 1_000  # MLflow's limits on what one call may carry
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError)  # an ImportError: no driver for that database
 
 
@@ -115,12 +116,9 @@ def _artifact_location() -> str | None:
 
 def studies(store: MlflowClient) -> list[Experiment]:
     """The experiments of a store that are studies."""
-    found: list[Experiment] = []
-    token = None
-    while page := store.search_experiments(page_token=token):
-        found, token = found + list(page), page.token
-        if not token:
-            break
+    found: list[Experiment] = get_results_from_paginated_fn(
+        lambda number, token: store.search_experiments(max_results=number, page_token=token), FOUND_AT_ONCE
+    )
     return [each for each in found if {record.DETAIL, record.SCALE} <= each.tags.keys()]
 
 
@@ -173,13 +171,10 @@ def _last_started(store: MlflowClient, known: list[Experiment]) -> Experiment:
 
 def runs_of(store: MlflowClient, experiment: str) -> list[Run]:
     """Every run of an experiment that is not deleted, the parent run included."""
-    found: list[Run] = []
-    token = None
-    while page := store.search_runs([experiment], "", ViewType.ACTIVE_ONLY, RUNS_AT_ONCE, page_token=token):
-        found, token = found + list(page), page.token
-        if not token:
-            break
-    return found
+    return get_results_from_paginated_fn(
+        lambda number, token: store.search_runs([experiment], "", ViewType.ACTIVE_ONLY, number, page_token=token),
+        FOUND_AT_ONCE,
+    )
 
 
 def require_store(cache: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, RunTag
 from mlflow.entities import Run as Recorded
 from mlflow.exceptions import MlflowException
+from mlflow.utils import chunk_list
 
 from repro import record
 from repro.engine import artefacts, pipeline
@@ -214,8 +215,8 @@ class Tracker:
 
     def _curves(self, run: Run, name: str, lines: list[dict]) -> None:
         metrics = points.of_lines(lines, run.published.get(name, 0))
-        for start in range(0, len(metrics), METRICS_AT_ONCE):
-            self.client.log_batch(run.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+        for part in chunk_list(metrics, METRICS_AT_ONCE):
+            self.client.log_batch(run.run_id, metrics=part)
         run.published[name] = len(lines)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:

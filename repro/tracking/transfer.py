@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment, LoggedModel, LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.utils import chunk_list
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
@@ -226,8 +227,8 @@ class Copy:
         """Copy all of the run; returns what of its files could not be read. UserError where its metrics cannot be read."""
         theirs, target, troubles = self.theirs, self.ours.info.run_id, []
         params = [Param(name, value) for name, value in theirs.data.params.items() if name not in self.ours.data.params]
-        for start in range(0, len(params), PARAMS_AT_ONCE):
-            self.store.log_batch(target, params=params[start : start + PARAMS_AT_ONCE])
+        for part in chunk_list(params, PARAMS_AT_ONCE):
+            self.store.log_batch(target, params=part)
         for files in (self._files, self._policy):
             try:
                 files()
@@ -279,8 +280,8 @@ class Copy:
             for history in histories
             for p in (history[place] for place in record.last_attempt([(p.step, p.timestamp) for p in history]))
         ]
-        for start in range(0, len(points), METRICS_AT_ONCE):
-            self.store.log_batch(target, metrics=points[start : start + METRICS_AT_ONCE])
+        for part in chunk_list(points, METRICS_AT_ONCE):
+            self.store.log_batch(target, metrics=part)
 
     def _tags(self) -> None:
         """All tags; links in a description are changed to this store's run."""
