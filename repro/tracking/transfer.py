@@ -41,13 +41,8 @@ from repro.tracking.store import (
 )
 
 IMPORTING = "importing"  # tag of an incomplete copy: the id of the original run
-WRITTEN_LAST = (
-    record.COMPLETE,
-    record.OUTCOME,
-    record.ERROR,
-    parent_run.PARENT,
-    present.NOTE,
-)  # tags that a copy gets after everything else
+# Tags that a copy gets after everything else.
+WRITTEN_LAST = (record.COMPLETE, record.OUTCOME, record.ERROR, parent_run.PARENT, present.NOTE)
 IMPORTED, COMPLETED, PRESENT, NEWER, SKIPPED = "imported", "completed", "already present", "newer here", "skipped"
 OF_POLICY = "test/"  # prefix of the metrics of the final policy
 STATUSES = (IMPORTED, COMPLETED, PRESENT, NEWER, SKIPPED)
@@ -149,7 +144,7 @@ def _import_study(source: Source, study: Experiment) -> list[Imported]:
     store, experiment = open_experiment(study.tags[record.DETAIL], study.tags[record.SCALE])
     ours = {_identity(run): run for run in runs_of(store, experiment.experiment_id)}
     results = [
-        _import_run(source, run, store, experiment, [ours[_identity(run)]] if _identity(run) in ours else [])
+        _import_run(source, run, store, experiment, ours.get(_identity(run)))
         for run in reversed(theirs)  # in the order of their creation
     ]
     parent, _ = parent_run.find_parent(store, store.get_experiment(experiment.experiment_id))
@@ -158,24 +153,25 @@ def _import_study(source: Source, study: Experiment) -> list[Imported]:
     return [result for result, run in zip(results, reversed(theirs)) if not _is_parent(run)]
 
 
-def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Experiment, known: list[Run]) -> Imported:
+def _import_run(source: Source, run: Run, store: MlflowClient, experiment: Experiment, ours: Run | None) -> Imported:
+    """Copy a run of the other store; `ours` is the same run in the store in use, if there is one."""
     result = partial(Imported, experiment.name, runs.label(run))
     if not _is_parent(run) and not {record.ARM, record.SEED, record.RECORD, *record.STUDY_TAGS} <= run.data.tags.keys():
         return result(SKIPPED, "it has no tags of an arm and seed")
-    status = _status_of(run, known[0]) if known else IMPORTED
+    status = _status_of(run, ours) if ours else IMPORTED
     if status in (PRESENT, NEWER):
         return result(status)
-    for stale in [each for each in known if _has_other_points(run, each)]:
-        runs.discard(store, experiment.experiment_id, [stale.info.run_id])
-        known = []
-    early = {name: value for name, value in run.data.tags.items() if name not in WRITTEN_LAST} | {
-        IMPORTING: run.info.run_id
-    }
-    for ours in known:
+    if ours and _has_other_points(run, ours):
+        runs.discard(store, experiment.experiment_id, [ours.info.run_id])
+        ours = None
+    if ours:
         store.set_tag(ours.info.run_id, IMPORTING, run.info.run_id)
-    ours = known or [store.create_run(experiment.experiment_id, run.info.start_time, early, run.info.run_name)]
+    else:
+        early = {name: value for name, value in run.data.tags.items() if name not in WRITTEN_LAST}
+        early[IMPORTING] = run.info.run_id
+        ours = store.create_run(experiment.experiment_id, run.info.start_time, early, run.info.run_name)
     try:
-        return result(status, Copy(source, run, store, ours[0]).make())
+        return result(status, Copy(source, run, store, ours).make())
     except UserError as error:
         return result(SKIPPED, str(error))
 
