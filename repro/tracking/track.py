@@ -275,12 +275,11 @@ class Tracker:
             self.client.log_table(run.run_id, table, record.SAMPLES)
 
     def _end(self, run: Run, failed: list[str]) -> None:
-        seconds = {}
-        for name in (
-            run.finished_stages | run.keys.keys() - BY_NAME.keys()
-        ):  # steps of earlier rounds, other reward models
-            if run.keys[name] in self.dag.done:
-                seconds[name] = json.loads((self.dag.cache / run.keys[name] / stage.DONE).read_text())["seconds"]
+        seconds = {
+            name: json.loads((self.dag.cache / key / stage.DONE).read_text())["seconds"]
+            for name, key in run.keys.items()
+            if key in self.dag.done
+        }
         recorded = self.client.get_run(run.run_id).data
         outcome = record.FAILED if failed else recorded.tags.get(record.OUTCOME, record.FINISHED)
         note = present.run_note(self.study, run.arm, run.seed)
