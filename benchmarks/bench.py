@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks import bound
 from benchmarks.apart import Apart
-from benchmarks.load import Shape, Tokens, ppo_seconds, setting_of, stage_seconds, update
+from benchmarks.load import Shape, setting_of, update
 from benchmarks.render import computer
 from benchmarks.stages import Timed, run_stages
 from benchmarks.turns import Spread
@@ -30,7 +30,6 @@ from repro.engine.machine import cores, described
 from repro.errors import UserError
 from repro.study.scale import SCALES
 
-__all__ = ["SHAPES", "Shape", "Tokens", "ppo_seconds", "stage_seconds"]
 SHAPES = {
     "S": Shape("gpt-neox:64/2/2/256", 1_024, 64, 24),
     "M": Shape("gpt-neox:256/6/4/1024", 4_096, 64, 24),

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import Tokens
+from benchmarks.load import Tokens
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
 from repro.engine import cost, devices, flops, footprint

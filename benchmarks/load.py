@@ -69,7 +69,7 @@ def setting_of(shape: Shape, batch: int) -> ppo_setup.Run:
     return ppo_setup.Run(models, optimizer, tokens, pick, Accelerator(cpu=True), ppo_setup.sampling(pick), batch, batch)
 
 
-def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Generator, epochs: int = 4) -> None:
+def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Generator, epochs: int) -> None:
     """A whole update of PPO: rollout, targets, and `epochs` over one mini-batch."""
     prices, no_texts = ppo_setup.AdaptiveState(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
@@ -79,7 +79,7 @@ def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Ge
         ppo.ppo_step(setting, rollout, target, no_texts, prices)
 
 
-def timed_updates(shape: Shape, batch: int, updates: int, epochs: int = 4) -> list[tuple[float, float]]:
+def timed_updates(shape: Shape, batch: int, updates: int, epochs: int) -> list[tuple[float, float]]:
     """Seconds of each PPO update after a first one that warms up: on the wall, and of the processor."""
     setting, generator, taken = setting_of(shape, batch), torch.Generator().manual_seed(0), []
     for _ in range(updates + 1):
@@ -87,17 +87,6 @@ def timed_updates(shape: Shape, batch: int, updates: int, epochs: int = 4) -> li
         update(setting, shape, batch, generator, epochs)
         taken.append(clock.read())
     return taken[1:]
-
-
-def ppo_seconds(shape: Shape, batch: int, updates: int) -> list[float]:
-    """Seconds of each PPO update after a first one that warms up: rollout, targets and 4 epochs on one mini-batch."""
-    return [wall for wall, _ in timed_updates(shape, batch, updates)]
-
-
-def stage_seconds(name: str, seed: int = 1) -> dict[str, float]:
-    """Seconds of every stage of one arm and seed, with nothing cached."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _made(find(name), seed, Path(folder), [each.name for each in STAGES])
 
 
 def _made(scale, seed: int, folder: Path, names: list[str]) -> dict[str, float]:

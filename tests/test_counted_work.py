@@ -30,7 +30,7 @@ ROWS, PAD = 8, tiny.VOCABULARY
 def ppo_update():
     """Rollout, targets and four epochs, every response at full length."""
     setting = setting_of(SHAPE, ROWS)
-    return lambda: update(setting, SHAPE, ROWS, torch.Generator().manual_seed(0))
+    return lambda: update(setting, SHAPE, ROWS, torch.Generator().manual_seed(0), epochs=4)
 
 
 def network():

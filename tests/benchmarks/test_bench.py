@@ -55,7 +55,7 @@ class Here:
 def real():
     """Operations of an update of PPO as it is."""
     setting, generator = setting_of(SHAPE, ROWS), torch.Generator().manual_seed(0)
-    return flops_of(lambda: update(setting, SHAPE, ROWS, generator))
+    return flops_of(lambda: update(setting, SHAPE, ROWS, generator, bench.EPOCHS))
 
 
 def test_an_update_is_as_many_operations_as_the_formula_says(real):
