@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from benchmarks import gpu_table, peer_gpu
+from repro.cli.parser import Parser
+from repro.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "docs" / "gpu-check.json", ROOT / "docs" / "performance.md"
@@ -43,10 +45,6 @@ OUT_OF_TIME, NO_ANSWER = "not run: out of time", "ended without an answer"
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # several threads are slower on tiny networks
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft")
 SOURCES = ("repro/**/*.py", "benchmarks/*.py", "tests/gpu/*.py", "tests/tiny.py", "pyproject.toml")
-
-
-class BadInput(Exception):
-    """What was asked for cannot be done: one line says why, and what can."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,17 @@ def parts_of(shapes: list[str]) -> list[Part]:
 
 
 def device_of(kind: str) -> dict[str, Any]:
-    """The device by name, with its driver and memory; BadInput where there is none of the kind."""
+    """The device by name, with its driver and memory; UserError where there is none of the kind."""
     if kind == "cpu":
         return {"kind": "cpu", "name": "CPU", "cores": os.cpu_count()}
     try:
         import torch
     except ImportError:
-        raise BadInput(f"{sys.executable} has no torch; name a Python that has, as make gpu-check PY=python3") from None
+        raise UserError(
+            f"{sys.executable} has no torch; name a Python that has, as make gpu-check PY=python3"
+        ) from None
     if not torch.cuda.is_available():
-        raise BadInput(
+        raise UserError(
             "no CUDA device here; run it where one is, or rehearse it (--device cpu --shapes tiny --out FILE)"
         )
     shown = torch.cuda.get_device_properties(0)
@@ -125,7 +125,7 @@ def begun(out: Path, about: dict[str, Any], fresh: bool) -> dict[str, Any]:
             record = json.loads(out.read_text())
             known, parts = record["about"], record["parts"]
         except (OSError, ValueError, TypeError, KeyError):
-            raise BadInput(f"{out} is not a record of this command; name another with --out, or use --fresh") from None
+            raise UserError(f"{out} is not a record of this command; name another with --out, or use --fresh") from None
         if known == about:
             return record | {"parts": dict(parts)}
     return {"about": about, "date": datetime.now(UTC).isoformat(timespec="seconds"), "parts": {}}
@@ -248,11 +248,6 @@ def note(record: dict[str, Any], out: Path, part: Part | None = None) -> None:
 # ---------------------------------------------------------------------------------------------- the command
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
-
-
 def asked_for(words: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0], prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -265,11 +260,11 @@ def asked_for(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page with the markers of the table")
     asked = parser.parse_args(words)
     if not asked.limit_s > 0:
-        raise BadInput(f"--limit-s {asked.limit_s:g} must be above 0")
+        raise UserError(f"--limit-s {asked.limit_s:g} must be above 0")
     if not asked.out.absolute().parent.is_dir():
-        raise BadInput(f"--out {asked.out}: the folder does not exist; make it, or name a file in another")
+        raise UserError(f"--out {asked.out}: the folder does not exist; make it, or name a file in another")
     if asked.device == "cpu" and asked.out == OUT and not asked.table:
-        raise BadInput("a rehearsal must not replace what a GPU said; name a file for it, as --out rehearsal.json")
+        raise UserError("a rehearsal must not replace what a GPU said; name a file for it, as --out rehearsal.json")
     return asked
 
 
@@ -284,7 +279,7 @@ def main(words: list[str] | None = None) -> int:
         shapes = list(dict.fromkeys(asked.shapes))
         about = {"device": device_of(asked.device), "versions": versions(), "shapes": shapes} | code_of(asked.commit)
         record = begun(asked.out, about, asked.fresh)
-    except (BadInput, gpu_table.NoTable) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     run(record, asked.out, asked.device, shapes, asked.limit_s)

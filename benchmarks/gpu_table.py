@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from repro.errors import UserError
+
 BEGIN, END = "<!-- gpu-check -->", "<!-- /gpu-check -->"
 UPDATE, WHOLE = 0.40, 0.30  # shares of the peak; of the whole step from 410m on
 PEER = 3.0  # times TRL's episodes a second
@@ -34,10 +36,6 @@ BELOW = (
     "`engine/cost.py` counts them, attention's included, none twice. Weights are random, queries full, and no response ends; "
     "TRL has fewer episodes an update where two of its updates would not end in their time."
 )
-
-
-class NoTable(Exception):
-    """The table cannot be written: one line says why."""
 
 
 def results(record: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
@@ -157,12 +155,12 @@ def write_into(page: Path, out: Path) -> None:
     """Between the page's markers goes the table of that JSON, or what to do where there is none."""
     text = page.read_text() if page.exists() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise NoTable(
+        raise UserError(
             f"{page} does not have the lines {BEGIN} and {END}, once each in this order; the table goes between them"
         )
     try:
         made = table(json.loads(out.read_text())) if out.exists() else NOTHING
     except (ValueError, KeyError, TypeError):
-        raise NoTable(f"{out} is not a complete record of gpu_check; run it again with --fresh") from None
+        raise UserError(f"{out} is not a complete record of gpu_check; run it again with --fresh") from None
     before, _, rest = text.partition(BEGIN)
     page.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.partition(END)[2]}")

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{cut(message, MESSAGE)}; see `python -m repro --help`")
+        raise UserError(f"{cut(message, MESSAGE)}; see `{self.prog} --help`")
 
 
 def pairs_of(option: str, words: Sequence[str], form: str) -> dict[str, str]:
