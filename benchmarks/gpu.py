@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu_check import SHAPES
 from benchmarks.load import Tokens
 from repro.detail import Pick, Recipe
 from repro.details import PPO_EPOCHS
@@ -54,7 +55,7 @@ TINY = replace(
     precision="auto",
     sampler="static",
 )
-SHAPES = ("tiny", "160m", "410m", "1b", "1.4b")
+CHANGEABLE = {"micro_batch": int, "rollout_batch": int, "sampler": str, "recompute": str}  # fields of Scale
 VOCABULARY, PAD = 50_304, 50_277  # Pythia's output layer, and the place in it that the recipe pads with
 # What a rollout calls, by the phase that its seconds count to; the rest of it is too little to see.
 PHASES = {
@@ -201,7 +202,7 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[d
     lengths, passes = (scale.query_tokens, scale.response_tokens), cost.passes_of(Recipe()).ppo
     again = float(scale.recompute == "layers")
     rolled, learnt = cost.rollout_flops(network, *lengths), passes * cost.update_flops(network, *lengths)
-    peak = device.flops if device.present else float("nan")
+    peak = device.flops if device.present else math.nan
     drawing = cost.decode_seconds(scale, device) * batch / scale.rollout_batch
     slowest = passes * cost.update_flops(network, *lengths, again) + rolled
     return Measured(
@@ -264,12 +265,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--shape", default="410m", choices=SHAPES)
     parser.add_argument("--batch", type=int, default=512, help="episodes an update")
     parser.add_argument("--updates", type=int, default=3, help="after one that warms up")
-    for field in ("micro-batch", "rollout-batch", "sampler", "recompute"):
-        parser.add_argument(f"--{field}", default=argparse.SUPPRESS, help="in place of the preset's")
+    for name, kind in CHANGEABLE.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help="in place of the preset's")
     parser.add_argument("--json", action="store_true", help="as JSON")
     arguments = parser.parse_args(words)
     warnings.filterwarnings("ignore")
-    changes = {name: kind(vars(arguments)[name]) for name, kind in CHANGEABLE.items() if name in arguments}
+    changes = {name: getattr(arguments, name) for name in CHANGEABLE if name in arguments}
     scale = replace(scale_of(arguments.shape, arguments.batch), **changes)
     found = measure(arguments.shape, scale, arguments.updates)
     if arguments.json:
@@ -280,8 +282,6 @@ def main(words: list[str] | None = None) -> None:
     if not found.gpu:
         console.print("no GPU: figures say nothing about one")
 
-
-CHANGEABLE = {"micro_batch": int, "rollout_batch": int, "sampler": str, "recompute": str}
 
 if __name__ == "__main__":
     main()
