@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markers import between_markers
 from repro.errors import UserError
 
-BEGIN, END = "<!-- gpu-check -->", "<!-- /gpu-check -->"
+MARKER = "gpu-check"
 UPDATE, WHOLE = 0.40, 0.30  # shares of the peak; of the whole step from 410m on
 PEER = 3.0  # times TRL's episodes a second
 LARGE = ("410m", "1b", "1.4b")
@@ -153,14 +154,8 @@ def _not_run(record: dict[str, Any]) -> str:
 
 def write_into(page: Path, out: Path) -> None:
     """Between the page's markers goes the table of that JSON, or what to do where there is none."""
-    text = page.read_text() if page.exists() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(
-            f"{page} does not have the lines {BEGIN} and {END}, once each in this order; the table goes between them"
-        )
     try:
         made = table(json.loads(out.read_text())) if out.exists() else NOTHING
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{out} is not a complete record of gpu_check; run it again with --fresh") from None
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.partition(END)[2]}")
+    page.write_text(between_markers(page, page.read_text() if page.exists() else "", MARKER, made))

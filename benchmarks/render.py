@@ -10,20 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.markers import between_markers
 from benchmarks.stages import Timed
 from benchmarks.turns import Spread
 from repro.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-
-
-def rendered(text: str, name: str, content: str) -> str:
-    """The page with `content` between the comments <!-- name --> and <!-- /name -->; a UserError where they are not."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UserError(f"{PAGE.name} needs the comments {begin} and {end}, once each and in this order")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -147,7 +139,8 @@ def filled(text: str, file: Path) -> str:
         raise UserError(f"{file} is no file of `make bench JSON=...` or `make bench-peer JSON=...`") from None
     for part, made in tables.items():
         if part in found:
-            text = rendered(text, f"{found['kind']}-{part}", f"{made(found)}\n\n{source(found['about'])}")
+            content = f"{made(found)}\n\n{source(found['about'])}"
+            text = between_markers(PAGE, text, f"{found['kind']}-{part}", content)
     return text
 
 

@@ -15,7 +15,7 @@ from tests.paths import ROOT
 
 REHEARSAL = ["--device", "cpu", "--shapes", "tiny"]
 ABSENT = ("mlflow", "hypothesis", "statsmodels", "seaborn", "matplotlib", "rouge_score", "sqlalchemy")
-MARKED = f"# Performance\n\nbefore\n\n{gpu_table.BEGIN}\nold\n{gpu_table.END}\n\nafter\n"
+MARKED = f"# Performance\n\nbefore\n\n<!-- {gpu_table.MARKER} -->\nold\n<!-- /{gpu_table.MARKER} -->\n\nafter\n"
 
 
 @pytest.fixture(scope="module")
