@@ -113,10 +113,7 @@ def load(
     above = ceiling.ceiling_of(detail, chosen, primary) if beside else {}
     _require_a_comparison(detail, {**chosen, **above})
     ceiling.check(above, budget)
-    for recipe in (*chosen.values(), *above.values()):
-        details.check_sharing(recipe, budget.sharding, budget.precision)
-        details.check_batch(recipe, budget.ppo_batch, budget.processes)
-        details.check_rounds(recipe, budget.rm_from)
+    check_budget((*chosen.values(), *above.values()), budget)
     return Ablation(
         detail=detail,
         question=declared.get("question", detail.question),
@@ -131,6 +128,16 @@ def load(
         looks=schedule,
         ceiling=above,
     )
+
+
+def check_budget(recipes: Iterable[Recipe], budget: Scale) -> None:
+    """UserError where a recipe cannot be run with this budget: with its sharding, its batch, or its reward model."""
+    from repro import details
+
+    for recipe in recipes:
+        details.check_sharing(recipe, budget.sharding, budget.precision)
+        details.check_batch(recipe, budget.ppo_batch, budget.processes)
+        details.check_rounds(recipe, budget.rm_from)
 
 
 def in_atlas(name: str, scale_name: str, seeds: Sequence[str], changes: Mapping[str, str] = {}) -> Ablation:

@@ -10,7 +10,7 @@ from repro import record
 from repro.detail import Detail, Recipe
 from repro.errors import UserError, cut, nearest, quoted, reason
 from repro.study import metrics
-from repro.study.ablation import Ablation
+from repro.study.ablation import Ablation, check_budget
 from repro.study.scale import EMBEDDED, SOURCES, Scale, checked
 
 VERSION = 1
@@ -87,8 +87,6 @@ def from_config(given: Any, source: str = "the config") -> Ablation:
         raise UserError(
             f"{source}: its arms are not variants of {detail.name}, the reference first; use the commit of its run"
         )
-    for recipe in arms.values():
-        details.check_sharing(recipe, scale.sharding, scale.precision)
     if not metrics.known(given["primary"]):
         raise UserError(f"{source}: there is no metric {quoted(given['primary'])} to be primary")
     seeds, looks = _numbers(given["seeds"], "seeds", source), _numbers(given["looks"], "looks", source)
@@ -96,6 +94,7 @@ def from_config(given: Any, source: str = "the config") -> Ablation:
     own = {name: given[name] for name in ("question", "primary", "higher_is_better", "smallest_effect")}
     above = ceiling.ceiling_of(detail, arms, own["primary"]) if given.get(record.CEILING) is True else {}
     ceiling.check(above, scale)
+    check_budget((*arms.values(), *above.values()), scale)
     return Ablation(detail=detail, arms=arms, seeds=seeds, scale=scale, looks=looks, ceiling=above, **own)
 
 

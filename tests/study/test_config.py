@@ -75,6 +75,13 @@ def test_what_is_no_study_of_this_version_is_told(change, message):
         config.from_config(told)
 
 
+def test_a_budget_that_fits_no_arm_is_told_as_without_a_config():
+    told = config.as_config(ablation.load("baseline", "smoke", arms=["leave_one_out"]))
+    told["scale"]["ppo_batch"] = 30
+    with pytest.raises(UserError, match="no whole number of queries with 4 responses"):
+        config.from_config(told)
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000])
 def test_a_file_that_is_none_is_told(tmp_path, monkeypatch, capsys, content):
     monkeypatch.chdir(tmp_path)
