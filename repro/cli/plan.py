@@ -28,12 +28,11 @@ def add_plan(verbs) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     study = load_study(arguments)
-    from repro.engine import annotation, cost, forecast, speed
-    from repro.engine.dag import dag_of, jobs_of
+    from repro.engine import annotation, cost
+    from repro.engine.dag import dag_of
     from repro.study import ablation
 
-    cache = usable_cache_folder()
-    dag = dag_of(study, cache, arguments.fresh)
+    dag = dag_of(study, usable_cache_folder(), arguments.fresh)
     annotators = list(annotation.lines(dag))  # a malformed address is told before anything is
     gpu = cost.for_gpu(study.scale)
     workers, refusal = (1, "") if gpu and not cost.at_hand().present else _workers(study.scale)
@@ -44,38 +43,61 @@ def _plan(arguments: argparse.Namespace) -> int:
     warn_of_corrupt_cache(dag)
     tell_of_outdated_code(dag)
     remaining, start_up = [job for key, job in dag.jobs.items() if key not in dag.done], _seconds_since_start()
-    speeds = speed.UNMEASURED if gpu or not remaining else speed.known(cache_folder(), study.scale)
+    # Before the table: a speed that is measured now is what its seconds are estimated from.
+    origin = _origin(study, dag, remaining, workers, gpu)
+    console.print(_stages(study, dag, gpu))
+    for line in (*annotators, *origin):
+        say(line)
+    _say_duration(study, dag, remaining, workers, start_up)
+    if refusal:
+        say(f"`run` would refuse this on this machine: {refusal}")
+    return 0
+
+
+def _origin(study, dag, remaining: list, workers: int, gpu: bool) -> list[str]:
+    """Lines on the GPUs and the memory that the jobs need; on CPUs, on where their seconds come from."""
+    from repro.engine import cost, forecast, speed
+
+    if gpu:
+        return cost.requirements(remaining, study.scale, dag.cache, workers) if remaining else []
+    speeds = speed.known(cache_folder(), study.scale) if remaining else speed.UNMEASURED
+    return forecast.sources(remaining, dag.cache, str(speeds))
+
+
+def _stages(study, dag, gpu: bool) -> Table:
+    """Each stage with the number of its jobs, whether arms share them, how many are cached, and the time of one."""
+    from repro.engine import cost
+
     each = "time each" if gpu else "seconds each"
     table = Table("stage", "runs", "shared by arms", "cached", each, box=None, header_style="dim")
     for name in dict.fromkeys(job.stage for job in dag.jobs.values()):
         jobs = [job for job in dag.jobs.values() if job.stage == name]
         cached = sum(job.key in dag.done for job in jobs)
         shared = "yes" if len(jobs) < len(study.recipes) * len(study.seeds) else "no"
-        seconds = cost.seconds(jobs, cache) / len(jobs)
+        seconds = cost.seconds(jobs, dag.cache) / len(jobs)
         taken = duration(seconds) if gpu else f"{seconds:.0f}"
         table.add_row(name, str(len(jobs)), shared, f"{cached}/{len(jobs)}", taken)
-    console.print(table)
-    for line in annotators:
-        say(line)
-    for line in cost.requirements(remaining, study.scale, cache, workers) if gpu and remaining else ():
-        say(line)
-    for line in forecast.sources(remaining, cache, str(speeds)) if not gpu else ():
-        say(line)
+    return table
+
+
+def _say_duration(study, dag, remaining: list, workers: int, start_up: float) -> None:
+    """How long the study will take and, where it has looks, until the first of them."""
+    from repro.engine import forecast
+    from repro.engine.dag import jobs_of
+
+    if not remaining:
+        say("everything is cached")
+        return
     # Workers take about as long to start as this process did, once the launcher has.
-    seconds = forecast.wall(remaining, cache, workers, 2 * start_up)
-    say(
-        f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}" if remaining else "everything is cached"
-    )
-    if study.looks and remaining:
+    seconds = forecast.wall(remaining, dag.cache, workers, 2 * start_up)
+    say(f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}")
+    if study.looks:
         first = jobs_of(study.at(study.looks[0], study.arms))
-        begun = forecast.wall([job for job in remaining if job.key in first], cache, workers, 2 * start_up)
+        begun = forecast.wall([job for job in remaining if job.key in first], dag.cache, workers, 2 * start_up)
         say(
             f"that is for all looks, at {joined_numbers(study.looks)} seeds; the study ends at the first look that decides it, "
             f"the earliest after about {duration(begun)}"
         )
-    if refusal:
-        say(f"`run` would refuse this on this machine: {refusal}")
-    return 0
 
 
 def _seconds_since_start() -> float:
