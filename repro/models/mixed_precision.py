@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from repro.models import wrapping
 from repro.models.scalar_model import ScalarModel, trunk_of
 
 if TYPE_CHECKING:  # imported where they are used: whoever reads the registry does without
@@ -75,7 +76,4 @@ def rounded_to_int8(weight: Tensor) -> Tensor:
 
 def cached_autocast(accelerator: Accelerator) -> AbstractContextManager:
     """One autocast context around many forward passes, which casts each weight once; no context with sharded weights."""
-    from accelerate.utils import DistributedType
-
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    return nullcontext() if sharded else accelerator.autocast()
+    return nullcontext() if wrapping.is_sharded(accelerator) else accelerator.autocast()

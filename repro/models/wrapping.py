@@ -77,15 +77,19 @@ def prepare_for_training(
     return accelerator.prepare(network, optimizer)
 
 
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether ranks shard the weights that they train, by FSDP or DeepSpeed."""
+    from accelerate.utils import DistributedType
+
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 def gather_weights(accelerator: Accelerator, wrapped: nn.Module) -> dict[str, Tensor]:
     """The full weights of a network whose weights are sharded, on rank 0; empty where no weights are sharded.
 
     Every rank has to call it.
     """
-    from accelerate.utils import DistributedType
-
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    return accelerator.get_state_dict(wrapped) if sharded else {}
+    return accelerator.get_state_dict(wrapped) if is_sharded(accelerator) else {}
 
 
 def submodule_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

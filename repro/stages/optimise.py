@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from repro import details as d
 from repro.detail import Pick
 from repro.errors import UserError
-from repro.models import ranks
+from repro.models import ranks, wrapping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -90,12 +90,9 @@ def accumulation_steps(
     DDP reduces the gradients in the last one only. FSDP and DeepSpeed reduce them in every one, since gradients that are
     not reduced yet take the memory of a whole network.
     """
-    from accelerate.utils import DistributedType
-
-    unsharded = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     for number, micro_batch in enumerate(micro_batches, 1):
         accelerator.sync_gradients = number == len(micro_batches)
-        skip_sync = accelerator.distributed_type in unsharded and not accelerator.sync_gradients
+        skip_sync = not (accelerator.sync_gradients or wrapping.is_sharded(accelerator))
         with accelerator.no_sync(network) if skip_sync else nullcontext():
             yield micro_batch
 
