@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from repro import details as d
-from repro.models import batching, logprobs, mixed_precision, modes, padding, pretrained, ranks, wrapping
+from repro.models import batching, logprobs, modes, padding, pretrained, ranks, wrapping
 from repro.ops.masked import keep
 from repro.ops.optim import cosine_to_zero
 from repro.ops.preference import accuracy, bradley_terry
 from repro.ops.text import last_token
-from repro.stages import optimise
+from repro.stages import inference, optimise
 from repro.stages.corpus import Corpus, column
 from repro.stages.loop import TrainingLoop
 from repro.stages.stage import StageContext
@@ -62,8 +62,7 @@ def train(context: StageContext) -> None:
     policy, optimizer = wrapping.prepare_for_training(
         accelerator, policy, optimise.adamw([policy], scale.dpo_learning_rate, context.pick)
     )
-    reference = mixed_precision.cast_weights(modes.freeze(reference), scale.frozen_weights)
-    networks = policy, wrapping.place_on_device(reference, accelerator)
+    networks = policy, inference.placed(context, reference, scale.frozen_weights)
     pairs = read(corpus.pairs("train"))
     steps = len(pairs) // scale.rm_batch
     batches = optimise.batches(len(pairs), scale.rm_batch, context.generator(context.pick(d.DRAWS) + "shuffle"))
