@@ -34,14 +34,19 @@ def _run(context: StageContext) -> None:
     if folder.exists():
         policy = compatibility.infer_position_ids(starts.load_policy(folder))
     else:
-        vocabulary = math.ceil(len(corpus.tokenizer) / 64) * 64
-        policy = pretrained.initialise_policy(context.scale.model, vocabulary, positions, context.seed_of("weights"))
+        vocabulary, seed = vocabulary_for(corpus.tokenizer), context.seed_of("weights")
+        policy = pretrained.initialise_policy(context.scale.model, vocabulary, positions, seed)
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
     if folder.exists():
         require_positions(policy, max(positions, _article_tokens(corpus)))
     compatibility.require_reproducible(policy)
     pretrained.save_policy(policy, context.out / "model")
     context.finish({"base/parameters": float(sum(p.numel() for p in policy.parameters()))})
+
+
+def vocabulary_for(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The vocabulary of a new network: the tokenizer's, rounded up to a multiple of 64, a size that matrix products like."""
+    return math.ceil(len(tokenizer) / 64) * 64
 
 
 def require_positions(policy: PreTrainedModel, tokens: int) -> None:
@@ -122,7 +127,7 @@ def pretrain(
     The learning rate falls as 1 / width, as Adam's for matrices does in muP (Yang et al., arXiv 2203.03466). Departure: here
     that of embeddings and biases falls too.
     """
-    vocabulary, documents, policy, steps_done = math.ceil(len(tokenizer) / 64) * 64, 0, None, 0
+    vocabulary, documents, policy, steps_done = vocabulary_for(tokenizer), 0, None, 0
     for phase in phases:
         network = pretrained.initialise_policy(shape(phase.layers, width), vocabulary, 256, seed=0)
         policy = network if policy is None else initialise_from_shallower(network, policy)
