@@ -139,9 +139,3 @@ def _imports(module: str) -> tuple[str, ...]:
 @cache
 def _digest(module: str) -> str:
     return hashlib.sha256(ast.unparse(_tree(module)).encode()).hexdigest()[:8]
-
-
-def forget() -> None:
-    """Read the files anew: an interpreter that lives longer than an edit does not know of it."""
-    for each in (_closure, _tree, _imports, _digest):
-        each.cache_clear()
