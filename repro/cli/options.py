@@ -1,11 +1,17 @@
 """Options that several verbs share, and the study, scale changes and engine that they ask for."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.cli.parser import pairs_of
 from repro.errors import UserError, nearest, quoted
+
+if TYPE_CHECKING:  # it brings torch
+    from repro.engine.launch import Engine
 
 
 def add_study_options(verb: argparse.ArgumentParser) -> None:
@@ -81,7 +87,7 @@ def common_choices(arguments: argparse.Namespace) -> dict[str, str]:
     return pairs_of("--with", getattr(arguments, "with"), "DETAIL=LABEL, such as kl_estimator=k3")
 
 
-def choose_engine(arguments: argparse.Namespace, studies):
+def choose_engine(arguments: argparse.Namespace, studies) -> Engine:
     """The engine that runs the jobs of the studies: this machine or SLURM."""
     from repro.engine import launch
     from repro.engine.slurm import engine as slurm

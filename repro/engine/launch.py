@@ -45,9 +45,11 @@ ENDING_SECONDS = 330  # that workers have for their checkpoints once they are to
 
 
 class Engine(Protocol):
-    """Where jobs run, in words as a text: as many at once as `workers`."""
+    """Where jobs run; its `str` says it in words."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many jobs run at once, at most."""
 
     def prepare(self) -> None:
         """Begin what takes its time before the first job, while others get ready too."""
