@@ -22,7 +22,7 @@ from repro import details
 from repro.api.folders import cache_folder
 from repro.cli.parser import Parser, pairs_of, positive_integer
 from repro.detail import Recipe
-from repro.engine.launch import prepare_worker, workers_of
+from repro.engine.launch import prepare_worker, worker_context
 from repro.engine.machine import cores, described
 from repro.errors import UserError
 from repro.study import ablation
@@ -93,7 +93,7 @@ def _study(given) -> ablation.Ablation:
 def _all_of(wanted, runs, base: Scale, given) -> dict[str, list[dict]]:
     """The points of best-of-n and of PPO, each seed and arm by one worker; stages that they share are made once."""
     found: dict[str, list[dict]] = {"best_of_n": [], "ppo": []}
-    with ProcessPoolExecutor(given.workers, workers_of(), prepare_worker, (base.threads,)) as pool:
+    with ProcessPoolExecutor(given.workers, worker_context(), prepare_worker, (base.threads,)) as pool:
         futures = [
             (seed, label, pool.submit(run, *runs[label], base, seed, given.posts, given.n, given.cache))
             for seed, label in wanted

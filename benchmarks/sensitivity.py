@@ -17,7 +17,7 @@ from repro import details
 from repro.cli.parser import Parser, pairs_of
 from repro.detail import Recipe
 from repro.engine import pipeline
-from repro.engine.launch import prepare_worker, workers_of
+from repro.engine.launch import prepare_worker, worker_context
 from repro.engine.machine import cores
 from repro.errors import UserError
 from repro.stages import stage
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _all_of(wanted: Sequence[tuple[Contrast, int]], base: scale.Scale, cache: Path, workers: int) -> list[dict]:
     """What each arm of each seed ended with, as they are told; stages that arms share are made once."""
-    with ProcessPoolExecutor(workers, workers_of(), prepare_worker, (base.threads,)) as pool:
+    with ProcessPoolExecutor(workers, worker_context(), prepare_worker, (base.threads,)) as pool:
         futures = [pool.submit(run, arm, seed, base, cache) for arm, seed in wanted]
         found = []
         for future in futures:

@@ -272,13 +272,13 @@ def _write_ending(job: Job, cache: Path, ending: Ending) -> Ending:
 # --------------------------------------------------------------------------------------------- in another process
 
 
-def run_apart(path: Path, log: IO) -> Ending:
-    """The job of the file in processes of its own, one for each rank, which end when this one is told to (SIGTERM)."""
+def run_in_subprocesses(path: Path, log: IO) -> Ending:
+    """Do the job of the file in new processes, one for each rank; a SIGTERM to this process ends them."""
     job, cache = read_job(path)
-    forget(job, cache)
+    clear_endings(job, cache)
     environment = os.environ | {STARTED_BY: str(os.getpid()), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(ENDING_SECONDS)}
     process = subprocess.Popen(_command(job, path), stdout=log, stderr=subprocess.STDOUT, env=environment)
-    with _terms_passed_on(process) as terminated:
+    with _sigterm_passed_on(process) as terminated:
         process.wait()
     if process.returncode == 0:
         return Ending(DONE)
@@ -299,8 +299,8 @@ def config(sharding: str) -> Path:
 
 
 @contextmanager
-def _terms_passed_on(process: subprocess.Popen):
-    """An event that is set once this process was told to end, and the other one told so too, once."""
+def _sigterm_passed_on(process: subprocess.Popen):
+    """Within the context a SIGTERM to this process ends the other one too; the event says whether one has come."""
     terminated = threading.Event()
 
     def pass_on(*_: object) -> None:
@@ -315,13 +315,13 @@ def _terms_passed_on(process: subprocess.Popen):
         signal.signal(signal.SIGTERM, before)
 
 
-def forget(job: Job, cache: Path) -> None:
-    """How the job ended before is no news any more."""
+def clear_endings(job: Job, cache: Path) -> None:
+    """Remove what an earlier attempt at the job left of how it ended."""
     shutil.rmtree(endings_folder(cache, job.key), ignore_errors=True)
 
 
 def ending_of(job: Job, cache: Path) -> Ending:
-    """What its ranks say: the earliest failure is the reason of the others', and of those that were then told to end."""
+    """How a job ended, by its ranks: the earliest failure, since the others fail or are ended because of it."""
     found = [json.loads(file.read_text()) for file in endings_folder(cache, job.key).glob("*.json")]
     found.sort(key=lambda each: (each["code"] == PREEMPTED, each.pop("time")))
     if not found:

@@ -23,6 +23,7 @@ from repro.engine import machine
 from repro.engine.dag import Dag
 from repro.engine.job import (
     DONE,
+    ENDING_SECONDS,
     FAILED,
     FAULT,
     LIBRARIES,
@@ -33,7 +34,7 @@ from repro.engine.job import (
     attempt,
     check,
     prepare_process,
-    run_apart,
+    run_in_subprocesses,
     write_job,
 )
 from repro.errors import UserError
@@ -41,7 +42,7 @@ from repro.models import samplers
 from repro.study.scale import Scale
 
 POLL_SECONDS = 0.5
-ENDING_SECONDS = 330  # that workers have for their checkpoints once they are told to end; more than their ranks have
+WORKER_ENDING_SECONDS = ENDING_SECONDS + 30  # that workers have for their checkpoints: more than their ranks
 
 
 class Engine(Protocol):
@@ -77,7 +78,7 @@ class Local:
         return f"{self.workers} worker{'s' * (self.workers > 1)}"
 
     def prepare(self) -> None:
-        workers_of(self.devices)
+        worker_context(self.devices)
 
     def run(self, dag: Dag, tick: Callable[[Dag], None]) -> None:
         run(dag, self.workers, self.threads, tick, self.devices)
@@ -118,7 +119,7 @@ def devices_for(scale: Scale, visible: tuple[str, ...]) -> tuple[str, ...]:
 
 def run(dag: Dag, workers: int, threads: int, tick: Callable[[Dag], None], devices: tuple[str, ...] = ()) -> None:
     """`Engine.run` in worker processes; they are told to end where it ends early, and keep where their stages stand."""
-    context = workers_of(devices)
+    context = worker_context(devices)
     while not dag.over:
         places = context.SimpleQueue()
         for device in devices:
@@ -138,10 +139,10 @@ def run(dag: Dag, workers: int, threads: int, tick: Callable[[Dag], None], devic
     tick(dag)
 
 
-def workers_of(devices: tuple[str, ...] = ()) -> BaseContext:
-    """How workers start: forked from one process that has imported what stages need, which is begun here if need be.
+def worker_context(devices: tuple[str, ...] = ()) -> BaseContext:
+    """How worker processes start: forked from one that has imported what stages need, which starts here if need be.
 
-    Each by itself where there are GPUs, since CUDA does not outlive a fork, and on systems whose libraries do not either.
+    With GPUs each starts by itself, since CUDA does not outlive a fork; so it does on systems whose libraries do not either.
     """
     if devices or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -159,7 +160,7 @@ def _end(workers: list[BaseProcess]) -> None:
     They are told again while they live: one that has kept its stage asks for more work, and asks for ever if another one
     ended while it held the lock of the queue.
     """
-    until = time.monotonic() + ENDING_SECONDS
+    until = time.monotonic() + WORKER_ENDING_SECONDS
     try:
         while (alive := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < until:
             for worker in alive:
@@ -237,5 +238,5 @@ def work(job: Job, cache: Path) -> Ending:
         return attempt(job, cache)
     file = cache / f"{job.key}.log"
     with file.open("ab") as log:
-        ending = run_apart(write_job(job, cache), log)
+        ending = run_in_subprocesses(write_job(job, cache), log)
     return replace(ending, why=f"{ending.why} (its output is in {file})") if ending.code in (FAILED, FAULT) else ending

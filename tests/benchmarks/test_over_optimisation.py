@@ -225,7 +225,7 @@ def test_the_command_runs_each_seed_and_arm_and_writes_points_and_fits(tmp_path,
 
     monkeypatch.setattr(over_optimisation, "run", made_up)
     monkeypatch.setattr(over_optimisation, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr(over_optimisation, "workers_of", lambda: None)
+    monkeypatch.setattr(over_optimisation, "worker_context", lambda: None)
     words = ["--seeds", "1", "2", "--arms", "0", "0.2", "--posts", "8", "--n", "4", "--out", str(tmp_path)]
     assert over_optimisation.main([*words, "--with", "blind_spot=inventions", "--set", "episodes=640"]) == 0
     assert len(asked) == 2 * (1 + 3) and {each[-1] for each in asked} == {640}

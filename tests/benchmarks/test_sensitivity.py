@@ -72,7 +72,7 @@ def test_the_command_runs_every_arm_of_every_seed_prints_a_table_and_writes_what
 
     monkeypatch.setattr(sensitivity, "run", made_up)
     monkeypatch.setattr(sensitivity, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr(sensitivity, "workers_of", lambda: None)
+    monkeypatch.setattr(sensitivity, "worker_context", lambda: None)
     words = ["--seeds", "1", "2", "--control-seeds", "3", "--only", "third", "--json", str(tmp_path / "found.json")]
     assert sensitivity.main(words) == 0
     assert len(set(asked)) == len(asked) == 3 * 2 + 2

@@ -351,7 +351,7 @@ def test_the_process_that_workers_are_forked_from_never_sees_an_interrupt():
         "import signal\n"
         "from multiprocessing import forkserver\n"
         "from repro.engine import launch\n"
-        "launch.workers_of()\n"
+        "launch.worker_context()\n"
         "status = open(f'/proc/{forkserver._forkserver._forkserver_pid}/status').read()\n"
         "blocked = int(status.partition('SigBlk:')[2].split()[0], 16)\n"
         "print(all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)))"

@@ -40,7 +40,7 @@ class Cluster:
 
     def submit(self, each, cache, options, gpus, after):
         number = str(len(self.submitted) + 1)
-        job.forget(each, cache)
+        job.clear_endings(each, cache)
         self.submitted[number] = (each.label, sorted(after))
         self.states[number] = ("PENDING", "Dependency")
         return number

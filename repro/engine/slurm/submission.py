@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from repro.engine.dag import Dag
-from repro.engine.job import ENDING_SECONDS, PREEMPTED, Job, forget, perform, read_job, run_apart, write_job
+from repro.engine.job import (
+    ENDING_SECONDS,
+    PREEMPTED,
+    Job,
+    clear_endings,
+    perform,
+    read_job,
+    run_in_subprocesses,
+    write_job,
+)
 from repro.engine.slurm.options import FORM, MINUTES
 from repro.engine.slurm.states import in_queue
 from repro.errors import UserError
@@ -51,7 +60,7 @@ def submit(job: Job, cache: Path, options: Options, gpus: bool, after: Iterable[
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    forget(job, cache)
+    clear_endings(job, cache)
     path = write_job(job, cache)
     executor = SlurmExecutor(logs(cache))
     executor.update_parameters(**parameters(job, options, gpus, list(after)))
@@ -92,8 +101,8 @@ def parameters(job: Job, options: Options, gpus: bool, after: list[str]) -> dict
 def work(path: Path) -> None:
     """What a SLURM job runs; one that received SIGTERM before its time limit is requeued."""
     job, cache = read_job(path)
-    forget(job, cache)
-    ending = run_apart(path, sys.stdout) if job.ranks > 1 else perform(path)
+    clear_endings(job, cache)
+    ending = run_in_subprocesses(path, sys.stdout) if job.ranks > 1 else perform(path)
     if ending.code == PREEMPTED:
         _requeue(os.environ["SLURM_JOB_ID"], REQUEUES if job.scale.checkpoint_every else TRIES)
     if ending.code:
