@@ -6,7 +6,7 @@ from repro.api.folders import GALLERY, require_report_folder
 from repro.api.terminal import complain, say
 from repro.cli.pages import build_atlas_page, build_index, build_paper_page, build_study_page
 from repro.cli.parser import positive_integer
-from repro.cli.report import several
+from repro.cli.report import atlas_scales
 from repro.errors import LISTED, UserError, cut, nearest
 
 
@@ -65,7 +65,7 @@ def _build(requested: list[tuple[str, str]], found: list[tuple[str, str]]) -> No
     for study in requested:
         build_study_page(*study, GALLERY)
     build_paper_page(GALLERY)
-    for scale in several(found):
+    for scale in atlas_scales(found):
         name = markup.folder("atlas", scale)
         studied = entries.read(GALLERY / name / entries.ATLAS).get("studied", ())
         if {(detail, scale) for detail in studied} <= set(found):

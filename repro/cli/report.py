@@ -84,13 +84,13 @@ def _figures(_: argparse.Namespace) -> int:
         except UserError as error:
             complain(f"skipped: {error}")
     build_paper_page()
-    for scale in several(found):
+    for scale in atlas_scales(found):
         build_atlas_page(scale)
     return build_index()
 
 
-def several(studies: Sequence[tuple[str, str]]) -> list[str]:
-    """The scales of more than one study (detail, scale): those that have an atlas."""
+def atlas_scales(studies: Sequence[tuple[str, str]]) -> list[str]:
+    """The scales that have an atlas: those of more than one study (detail, scale)."""
     scales = [scale for _, scale in studies]
     return [scale for scale in dict.fromkeys(scales) if scales.count(scale) > 1]
 

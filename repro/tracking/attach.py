@@ -39,13 +39,13 @@ def publish_report(
         store.log_artifacts(parent.info.run_id, str(folder), present.REPORT)
         text, verdict = verdict, present.verdict_with_link(verdict, experiment.experiment_id, parent.info.run_id)
         describe_study(store, experiment, parent, present.study_note(tags, verdict))
-        _tell_table(
+        _log_verdict(
             store, parent, numbers, {record.VERDICT: text} | {record.verdict_tag(arm): words[arm] for arm in words}
         )
         store.set_tag(parent.info.run_id, record.REPORTED, str(time.time_ns()))
 
 
-def _tell_table(store: MlflowClient, parent: Recorded, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
+def _log_verdict(store: MlflowClient, parent: Recorded, numbers: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Numbers and words of a verdict, as metrics and tags of the parent run; a number that is there already adds no point."""
     when, known = int(time.time() * 1000), parent.data.metrics
     metrics = [Metric(name, value, when, 0) for name, value in numbers.items() if known.get(name) != value]

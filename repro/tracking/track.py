@@ -166,19 +166,19 @@ class Tracker:
             folder = self.dag.cache / key
             if done and each.name not in run.finished_stages:
                 lines = stage.read_journal(folder)
-                self._hold(run, each.name, points.attempt(lines, folder))
+                self._require_attempt(run, each.name, points.attempt(lines, folder))
                 self._curves(run, each.name, lines)
                 self._final(run, each.name, folder)
                 run.finished_stages.add(each.name)
             elif key in self.dag.running and (lines := self.dag.journal(key)):
-                self._hold(run, each.name, points.attempt(lines, folder))
+                self._require_attempt(run, each.name, points.attempt(lines, folder))
                 self._curves(run, each.name, lines)
         failed = [self.dag.failed[key] for key in run.keys.values() if key in self.dag.failed]
         if not run.ended and (failed or run.finished_stages == BY_NAME.keys() & run.keys.keys()):
             self._end(run, failed)
 
-    def _hold(self, run: Run, name: str, attempt: str) -> None:
-        """See to it that the run's points of a stage are of this attempt alone; Renewed where that takes another run.
+    def _require_attempt(self, run: Run, name: str, attempt: str) -> None:
+        """Renewed, once there is another run for it, where the run has points of an earlier attempt at a stage.
 
         Another process may publish the same run from another cache, where the stage is made too. Each replaces the other's run
         once; who comes to it a second time leaves the run to the other.
