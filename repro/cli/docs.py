@@ -1,7 +1,7 @@
 """Writes `docs/details.md` from the registry, every detail and check on one page of Markdown for GitHub, with what was found.
 
-The pages that quote what was found, `found.PAGES`, are brought up to date with it, and so is how many details there are, where
-they say it in one of the phrases of `numbers`.
+The pages that quote the atlas, `atlas_quotes.PAGES`, get its numbers too and, in the phrases of `numbers`, how many details
+there are.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import singledispatch
 from pathlib import Path
 
 from repro.api.folders import GALLERY
-from repro.cli import found
+from repro.cli import atlas_quotes
 from repro.cli.catalogue import Entry, clashes, counted, entries, in_words, meaning
 from repro.cli.source import ROOT
 from repro.detail import Check, Detail, others
@@ -83,15 +83,21 @@ def markdown() -> str:
 
 def pages() -> dict[Path, str]:
     """Each page that is written, by its path from the repository's root, as the registry and the atlas have it now."""
-    effects = found.effects(ROOT / found.ATLAS)
-    results = table(found.HEADER, found.rows(effects.values()))
-    quoting = {page: (ROOT / page).read_text(encoding="utf-8") for page in found.PAGES if (ROOT / page).is_file()}
-    return {PAGE: markdown()} | {page: numbers(found.quoted(text, effects, results)) for page, text in quoting.items()}
+    effects = atlas_quotes.effects(ROOT / atlas_quotes.ATLAS)
+    results = table(atlas_quotes.HEADER, atlas_quotes.rows(effects.values()))
+    quoting = {
+        page: (ROOT / page).read_text(encoding="utf-8") for page in atlas_quotes.PAGES if (ROOT / page).is_file()
+    }
+    return {PAGE: markdown()} | {
+        page: numbers(atlas_quotes.quoted(text, effects, results)) for page, text in quoting.items()
+    }
 
 
 def numbers(text: str) -> str:
     """The text with the registry's and the atlas' numbers, in each phrase that has one; what stands around them is left."""
-    variants = {key: row for key, row in found.effects(ROOT / found.ATLAS).items() if key[0] != CONTROL_DETAIL}
+    variants = {
+        key: row for key, row in atlas_quotes.effects(ROOT / atlas_quotes.ATLAS).items() if key[0] != CONTROL_DETAIL
+    }
     run = {detail for detail, _ in variants}
     usual = sum(row["primary"] == ablation.PRIMARY for row in variants.values())  # Holm's correction is by metric
     not_run = DETAILS.keys() - run - {CONTROL_DETAIL}
@@ -172,7 +178,7 @@ def _own_section(declared: Detail | Check) -> list[str]:
 @_own_section.register
 def _(declared: Detail) -> list[str]:
     labels = (declared.reference, *others(declared))
-    effects = found.effects(ROOT / found.ATLAS)
+    effects = atlas_quotes.effects(ROOT / atlas_quotes.ATLAS)
     told = {label: effects[declared.name, label] for label in labels if (declared.name, label) in effects}
     variants = {
         "variant": [f"`{label}`" for label in labels],
@@ -185,7 +191,9 @@ def _(declared: Detail) -> list[str]:
     }
     if told:
         primary = next(iter(told.values()))["primary"]
-        variants[f"found: `{primary}`"] = [found.sentence(told[label]) if label in told else "" for label in labels]
+        variants[f"found: `{primary}`"] = [
+            atlas_quotes.sentence(told[label]) if label in told else "" for label in labels
+        ]
         predictions["result"] = [_results(told, metric) for metric in declared.expected]
     return [_columns(variants), f"*Hypothesis.* {prose(declared.hypothesis)}\n", _columns(predictions)]
 
@@ -214,8 +222,8 @@ def _(declared: Check) -> list[str]:
         "metric": [f"`{metric}`" for metric in declared.metrics],
         "what it is": [prose(meaning(metric)) for metric in declared.metrics],
     }
-    reference = found.reference(ROOT / found.ATLAS)
-    here = [prose(found.measured(metric, reference)) for metric in declared.metrics]
+    reference = atlas_quotes.reference(ROOT / atlas_quotes.ATLAS)
+    here = [prose(atlas_quotes.measured(metric, reference)) for metric in declared.metrics]
     if any(here):
         watched["here: mean over seeds (least to most)"] = here
     return [

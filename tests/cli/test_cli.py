@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models
 from repro.__main__ import main
 from repro.api.execution import run_jobs
 from repro.api.folders import writable_folder
-from repro.cli import catalogue, docs, found, pages
+from repro.cli import atlas_quotes, catalogue, docs, pages
 from repro.details import GROUPS
 from repro.engine import launch, pipeline, speed
 from repro.engine.dag import Dag, jobs_of
@@ -79,7 +79,7 @@ def test_details_of_one_are_about_that_one(name, capsys):
 
 def test_docs_are_written_and_checked(place, monkeypatch, capsys):
     monkeypatch.setattr(docs, "PAGE", place / "details.md")
-    monkeypatch.setattr(found, "PAGES", ())
+    monkeypatch.setattr(atlas_quotes, "PAGES", ())
     assert main(["docs", "--check"]) == 1
     assert capsys.readouterr() == ("", f"stale: {docs.PAGE}; written again by: make docs\n")
     assert main(["docs"]) == 0

@@ -6,7 +6,7 @@ from itertools import zip_longest
 import pytest
 from markdown_it import MarkdownIt
 
-from repro.cli import catalogue, docs, found
+from repro.cli import atlas_quotes, catalogue, docs
 from repro.details import DETAILS
 from repro.errors import UserError
 from repro.study import ablation
@@ -23,7 +23,7 @@ def test_the_page_is_what_the_registry_says():
 
 def test_a_page_that_is_not_there_or_was_edited_is_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(docs, "PAGE", tmp_path / "details.md")
-    monkeypatch.setattr(found, "PAGES", ())
+    monkeypatch.setattr(atlas_quotes, "PAGES", ())
     assert list(docs.stale()) == [docs.PAGE]
     docs.write()
     assert not docs.stale()
