@@ -94,7 +94,7 @@ def _made(scale, seed: int, folder: Path, names: list[str]) -> dict[str, float]:
     known = keys(Recipe(), scale, seed)
     for name in names:
         artefacts.run_or_reuse(BY_NAME[name], Recipe(), scale, seed, known, folder, lambda _: None)
-    return {name: json.loads((folder / known[name] / stage.DONE).read_text())["seconds"] for name in names}
+    return {name: artefacts.read_done(folder / known[name])["seconds"] for name in names}
 
 
 # ---------------------------------------------------------------------------------------------- as a script

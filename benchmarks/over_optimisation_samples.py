@@ -3,7 +3,6 @@
 They are sampled and graded as the evaluation of the SFT policy samples and grades: its stage's key names the block.
 """
 
-import json
 import os
 import zipfile
 import zlib
@@ -189,7 +188,7 @@ def ppo_run(recipe: Recipe, scale: Scale, seed: int, cache: Path) -> dict:
     """
     folders, metrics = pipeline.run(recipe, scale, seed, cache), {}
     for folder in folders.values():
-        metrics |= json.loads((folder / stage.RESULT).read_text())["metrics"]
+        metrics |= artefacts.read_result(folder)["metrics"]
     names = ("kl", "gold", "score")
     way = [
         {"step": line["step"]} | {name: line["metrics"][f"objective/{name}"] for name in names}

@@ -16,7 +16,7 @@ from pathlib import Path
 from repro import details
 from repro.cli.parser import Parser, pairs_of
 from repro.detail import Recipe
-from repro.engine import pipeline
+from repro.engine import artefacts, pipeline
 from repro.engine.launch import prepare_worker, worker_context
 from repro.engine.machine import cores
 from repro.errors import UserError
@@ -122,7 +122,7 @@ def run(arm: Contrast, seed: int, base: scale.Scale, cache: Path) -> dict:
     """The whole chain of an arm: its metrics, and the learning curve of the policy on validation posts."""
     folders, metrics = pipeline.run(arm.recipe(), arm.scale(base), seed, cache), {}
     for folder in folders.values():
-        metrics |= json.loads((folder / stage.RESULT).read_text())["metrics"]
+        metrics |= artefacts.read_result(folder)["metrics"]
     journal = [line["metrics"] for line in stage.read_journal(folders["ppo"])]
     curves = {
         name: [line[name] for line in journal if name in line]

@@ -1,6 +1,5 @@
 """The stages of a scale on one thread, each beside its bound, which is counted from the lengths that its texts have."""
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,7 +67,7 @@ def _made(name: str, scale: Scale, folder: str) -> float:
     """Seconds of a stage, made in this process."""
     known = keys(Recipe(), scale, SEED)
     made = artefacts.run_or_reuse(BY_NAME[name], Recipe(), scale, SEED, known, Path(folder), lambda _: None)
-    return json.loads((made / stage.DONE).read_text())["seconds"]
+    return artefacts.read_done(made)["seconds"]
 
 
 def lengths_of(scale: Scale, folder: str) -> Lengths:

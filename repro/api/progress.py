@@ -1,6 +1,5 @@
 """The progress display of a running study: a line for each stage that ends, and on a terminal a table of those that run."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from repro.api.terminal import duration, is_live
-from repro.engine import cost
+from repro.engine import artefacts, cost
 from repro.engine.completion import Completion, completion
 from repro.engine.dag import Dag
 from repro.engine.job import Job
 from repro.errors import printable
-from repro.stages import stage
 
 WIN_RATE = "eval/win_rate"
 # Numbers of a running stage, those first that stay where the terminal has no room for all.
@@ -117,8 +115,8 @@ class Progress:
         if job.key in self.dag.failed:
             return f"[red]failed[/red]  {job.label}: {escape(printable(self.dag.failed[job.key]))}"
         folder = self.dag.cache / job.key
-        seconds = json.loads((folder / stage.DONE).read_text())["seconds"]
-        numbers = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        seconds = artefacts.read_done(folder)["seconds"]
+        numbers = artefacts.read_result(folder)["metrics"]
         line = f"[green]done[/green]    {job.label}  ({seconds:.0f} s)"
         shown = [f"{label} {numbers[name]:.3g}" for name, label in FINAL_METRICS.items() if name in numbers]
         while shown and self.live and Text.from_markup(f"{line}  {', '.join(shown)}").cell_len > self.console.width:

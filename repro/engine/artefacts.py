@@ -29,7 +29,7 @@ from repro.details import DETAILS, RANK_DEPENDENT, keyed_label
 from repro.engine import fingerprint
 from repro.models import hub, ranks
 from repro.stages.checkpoint import complete_checkpoints
-from repro.stages.stage import CHECKPOINTS, DONE, JOURNAL, Budget, Stage, StageContext, digest
+from repro.stages.stage import CHECKPOINTS, DONE, JOURNAL, RESULT, Budget, Stage, StageContext, digest
 from repro.study import annotator
 from repro.study.scale import SOURCES, Scale
 
@@ -115,10 +115,20 @@ def cached(folder: Path) -> bool:
     if not (folder / DONE).exists():
         return False
     try:
-        done = json.loads((folder / DONE).read_text())
+        done = read_done(folder)
         return all(_as_written(folder, name, done) for name in done["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The outcome and the final metrics of a finished stage, as `StageContext.finish` wrote them."""
+    return json.loads((folder / RESULT).read_text())
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """The record of a finished stage, as `_complete` wrote it: its seconds, files, seed and code."""
+    return json.loads((folder / DONE).read_text())
 
 
 def _as_written(folder: Path, name: str, done: Mapping[str, Any]) -> bool:
@@ -279,7 +289,7 @@ def _earlier(target: Path) -> Path:
 def _record(target: Path) -> dict[str, Any]:
     """What `done.json` says; nothing where there is none that can be read."""
     try:
-        return json.loads((target / DONE).read_text())
+        return read_done(target)
     except (OSError, ValueError):
         return {}
 

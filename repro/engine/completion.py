@@ -1,6 +1,5 @@
 """How far a stage that runs has come, and how long it still takes: by its journal, else by what such a stage takes."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,11 +8,11 @@ from typing import NamedTuple
 
 from repro import details as d
 from repro.detail import Pick
+from repro.engine import artefacts
 from repro.engine.cost import passes_of
 from repro.engine.job import Job
 from repro.engine.stage_flops import trains
 from repro.ops.preference import ExpertIteration
-from repro.stages import stage
 
 
 class Completion(NamedTuple):
@@ -53,11 +52,10 @@ def examples(job: Job, cache: Path) -> float:
     if job.stage == "ppo" and _algorithm(job) != "dpo":
         return scale.episodes // scale.ppo_batch * scale.ppo_batch if passes.ppo else 0
     with suppress(OSError, ValueError, KeyError):  # the data are gone from the cache
-        sizes = json.loads((cache / job.keys["data"] / stage.RESULT).read_text())["metrics"]
+        sizes = artefacts.read_result(cache / job.keys["data"])["metrics"]
         comparisons = sizes["data/train_comparisons"]
         if job.stage == "rm" and "feedback" in job.inputs:
-            collected = json.loads((cache / job.inputs["feedback"] / stage.RESULT).read_text())["metrics"]
-            comparisons += collected["feedback/comparisons"]
+            comparisons += artefacts.read_result(cache / job.inputs["feedback"])["metrics"]["feedback/comparisons"]
         return {
             "sft": sizes["data/train_posts"] // scale.sft_batch * scale.sft_batch * passes.sft,
             "rm": comparisons * passes.rm,

@@ -5,7 +5,6 @@ measured on this computer (`speed.py`), and a constant for the rest. A scale for
 of the device's peak, and for each decoding step the time to read the weights and the cache.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from statistics import median
 from repro import details as d
 from repro.detail import Pick, Recipe
 from repro.details.requirements import responses_in_group
-from repro.engine import speed
+from repro.engine import artefacts, speed
 from repro.engine.devices import BANDWIDTH_SHARE, GIB, LAYER_LAUNCH, LINK_BANDWIDTH, PEAK_SHARE, Device, at_hand
 from repro.engine.flops import Network, network_of, rollout, total, update
 from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
@@ -52,7 +51,7 @@ def history(cache_folder: Path) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], list[float]] = {}
     for path in cache_folder.glob(f"*/{stage.DONE}"):
         with suppress(ValueError, KeyError, OSError):  # corrupt, or being replaced just now
-            done = json.loads(path.read_text())
+            done = artefacts.read_done(path.parent)
             found.setdefault((path.parent.name.rsplit("-", 1)[0], done["scale"]), []).append(done["seconds"])
     return {key: median(values) for key, values in found.items()}
 

@@ -1,7 +1,6 @@
 """Whether the MLflow store and the cache are whole: it says what is damaged, doubled, half published or left over."""
 
 import fcntl
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,7 +158,7 @@ def _of_artefact(folder: Path) -> Iterator[str]:
     """How an artefact's files differ from the list in its `done.json`."""
     remedy = "the next study that needs it makes it again"
     try:
-        listed = json.loads((folder / stage.DONE).read_text())["files"]
+        listed = artefacts.read_done(folder)["files"]
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{folder / stage.DONE} cannot be read; {remedy}"
         return

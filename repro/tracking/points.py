@@ -4,7 +4,6 @@ A journal is written by one attempt at its stage. A stage that is killed before 
 one that goes on from a checkpoint goes on with its journal too. So the time of a journal's first line tells attempts apart.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from repro.stages import stage
+from repro.engine import artefacts
 
 
 def attempt(lines: Sequence[dict], folder: Path) -> str:
@@ -22,7 +21,7 @@ def attempt(lines: Sequence[dict], folder: Path) -> str:
 
 def finished(folder: Path) -> float:
     """When an artefact was finished [s]."""
-    return json.loads((folder / stage.DONE).read_text())["finished"]
+    return artefacts.read_done(folder)["finished"]
 
 
 def of_lines(lines: Sequence[dict], first: int = 0) -> list[Metric]:
@@ -40,5 +39,5 @@ def of_lines(lines: Sequence[dict], first: int = 0) -> list[Metric]:
 
 def of_result(folder: Path, **linked: Any) -> list[Metric]:
     """The points of a finished stage's result."""
-    when, result = int(finished(folder) * 1000), json.loads((folder / stage.RESULT).read_text())
-    return [Metric(name, value, when, 0, **linked) for name, value in result["metrics"].items()]
+    when, metrics = int(finished(folder) * 1000), artefacts.read_result(folder)["metrics"]
+    return [Metric(name, value, when, 0, **linked) for name, value in metrics.items()]

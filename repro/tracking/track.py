@@ -220,7 +220,7 @@ class Tracker:
         run.published[name] = len(lines)
 
     def _final(self, run: Run, name: str, folder: Path) -> None:
-        outcome = json.loads((folder / stage.RESULT).read_text())["outcome"]
+        outcome = artefacts.read_result(folder)["outcome"]
         tags = [RunTag(record.OUTCOME, outcome)] if outcome != record.FINISHED else []
         # The policy is in the store before its evaluation, whose metrics MLflow shows on the policy's page.
         of_policy = {"model_id": run.model} if name == "evaluate" and run.model else {}
@@ -230,12 +230,12 @@ class Tracker:
             log[name](run, folder)
 
     def _log_data(self, run: Run, folder: Path) -> None:
-        digests = json.loads((folder / stage.DONE).read_text())["files"]
+        digests = artefacts.read_done(folder)["files"]
         splits: dict[str, str] = {}
         for file in sorted(file for file in digests if file.endswith(".arrow")):
             split = Path(file).parent.as_posix()
             splits[split] = splits.get(split, "") + digests[file]
-        sizes = json.loads((folder / stage.RESULT).read_text())["metrics"]
+        sizes = artefacts.read_result(folder)["metrics"]
         datasets = [_dataset(split, content, str(folder), sizes) for split, content in splits.items()]
         try:
             self.client.log_inputs(run.run_id, datasets=datasets)
@@ -276,7 +276,7 @@ class Tracker:
 
     def _end(self, run: Run, failed: list[str]) -> None:
         seconds = {
-            name: json.loads((self.dag.cache / key / stage.DONE).read_text())["seconds"]
+            name: artefacts.read_done(self.dag.cache / key)["seconds"]
             for name, key in run.keys.items()
             if key in self.dag.done
         }
