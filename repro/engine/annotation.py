@@ -1,4 +1,4 @@
-"""Who compares in a study's rounds of feedback, said and priced before it starts, and refused where it is not to be had."""
+"""The annotators of a study's rounds of feedback: shown with their price before it starts, and checked to be available."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from repro.study.scale import Scale
 
 
 def lines(dag: Dag) -> Iterator[str]:
-    """Who compares in the rounds that are left, and what that costs at most; UserError for a malformed address."""
+    """Lines on who compares in the remaining rounds, and what that costs at most; UserError for a malformed address."""
     for scale, seeds in _rounds(dag).items():
         count, named = len(seeds), scale.annotator
         rounds = f"{count} round{'s' * (count > 1)} of feedback"
@@ -27,7 +27,7 @@ def lines(dag: Dag) -> Iterator[str]:
 
 
 def check(dag: Dag) -> None:
-    """UserError where a round that is left has no annotator: a judge is asked one short question, which is paid for."""
+    """UserError where a remaining round has no annotator; a judge is asked one short question, which costs money."""
     for scale, seeds in _rounds(dag).items():
         _check(scale, seeds, dag.cache)
 
@@ -74,7 +74,7 @@ def _check(scale: Scale, seeds: Iterable[int], cache: Path) -> None:
 
 
 def _check_reward_model(scale: Scale, seed: int) -> None:
-    """UserError where a seed's reward model is not to be had, or none, or of another tokenizer; no weights are read."""
+    """UserError where a seed's annotator is missing, is no reward model, or has another tokenizer; no weights are read."""
     name = f"the annotator of seed {seed}"
     folder = starts.start_of(scale.annotator, scale.model, seed, "rm", name)
     folders.check_network(name, folder)

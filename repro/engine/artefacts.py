@@ -100,7 +100,7 @@ def _content(name: str, value: Any, seed: int) -> Any:
 
 @cache
 def tree_digest(path: Path) -> str:
-    """Of a file, or of all files under a folder and their places in it; remembered until `tree_digest.cache_clear()`."""
+    """A digest of a file, or of all files in a folder and their paths; remembered until `tree_digest.cache_clear()`."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return digest([[str(file.relative_to(path)), file_digest(file)] for file in files])
 
@@ -132,7 +132,7 @@ def read_done(folder: Path) -> dict[str, Any]:
 
 
 def _as_written(folder: Path, name: str, done: Mapping[str, Any]) -> bool:
-    """Whether a file is what the stage wrote; of a large one the size has to do, since reading it takes minutes."""
+    """Whether a file is what the stage wrote; a large one is known by its size, since reading it takes minutes."""
     size = done.get("sizes", {}).get(name, 0)
     if size > LARGE:
         return (folder / name).stat().st_size == size
@@ -167,19 +167,19 @@ def run_or_reuse(
 
 
 def _lock(target: Path, timeout: float = -1) -> FileLock:
-    """What a process holds while it makes, or removes, an artefact."""
+    """The lock that a process holds while it makes or removes an artefact."""
     return FileLock(target.with_name(f"{target.name}.lock"), timeout=timeout)
 
 
 def _clear(target: Path, warn: Callable[[str], None]) -> None:
-    """Room for the artefact to be made in; a stage that was ended in its middle finds what it left."""
+    """Remove what is in the artefact's way; a stage that was interrupted keeps its checkpoint and its journal's whole lines."""
     if target.exists():
         warn(f"cached artefact {target.name} is corrupt; making it again")
         shutil.rmtree(target)
     partial = partial_folder(target)
     if not complete_checkpoints(partial / CHECKPOINTS):
         if any((partial / CHECKPOINTS).glob(f"*/{DONE}")):
-            warn(f"where {target.name} stood is written as this version does not read it; it starts from its beginning")
+            warn(f"the checkpoint of {target.name} is of another version; the stage starts from its beginning")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     elif (partial / JOURNAL).exists():
@@ -219,7 +219,7 @@ def _make(stage: Stage, recipe: Recipe, scale: Scale, seed: int, keys: Mapping[s
 def _complete(
     context: StageContext, partial: Path, target: Path, scale: str, began: float, made_with: dict[str, dict[str, str]]
 ) -> None:
-    """The folder gets its list of files and its name; what the stage would have gone on from goes last."""
+    """Write the list of the artefact's files, give the folder its name, and remove the checkpoints last."""
     unnamed = partial / f"{DONE}.tmp"
     unnamed.unlink(missing_ok=True)  # of an attempt that found the disk full here, and is none of the stage's files
     made = [p for p in sorted(partial.rglob("*")) if p.is_file() and p.relative_to(partial).parts[0] != CHECKPOINTS]

@@ -24,10 +24,10 @@ class Completion(NamedTuple):
 
 
 def completion(job: Job, began: float, lines: Sequence[Mapping], expected: float, cache: Path) -> Completion:
-    """How far a job has come that began then and has logged these lines, where such a one takes `expected` seconds.
+    """How far a job has come that started at `began`, has logged `lines`, and was expected to take `expected` seconds.
 
-    The seconds are those of the steps since it began, so that what it did before an interrupt does not count. Before the
-    second of them, and after the last one, the expectation stands for them.
+    The pace is that of the steps since the start, so that steps before an interrupt do not count. Before the second step, and
+    after the last one, the expectation takes its place.
     """
     elapsed, total = time.time() - began, examples(job, cache)
     rest = max(expected - elapsed, 0.0)
@@ -65,10 +65,7 @@ def examples(job: Job, cache: Path) -> float:
 
 
 def _ahead(job: Job) -> int:
-    """What a line's step lacks of the examples that its step has used: PPO logs a batch at the episodes before it.
-
-    So does what samples in its place.
-    """
+    """Examples that have been used beyond a line's `step`: PPO, and what samples in its place, logs a batch at its start."""
     return job.scale.ppo_batch if job.stage == "ppo" and _algorithm(job) != "dpo" else 0
 
 

@@ -26,9 +26,8 @@ class Dag:
     failed: dict[str, str] = field(default_factory=dict)  # -> why
     faults: set[str] = field(default_factory=set)  # of those, the ones that failed by a fault in the code
     running: dict[str, float] = field(default_factory=dict)  # -> since when
-    queued: dict[str, str] = field(
-        default_factory=dict
-    )  # in a cluster's queue -> why it is not started, if that is known
+    # In a cluster's queue -> why it is not started, if that is known.
+    queued: dict[str, str] = field(default_factory=dict)
     suspect: set[str] = field(default_factory=set)  # jobs whose worker has died
 
     @property
@@ -77,7 +76,7 @@ class Dag:
         self.done.add(key)
 
     def lose(self) -> None:
-        """The workers are gone: what they ran is tried once more."""
+        """The workers have died: the jobs that they ran are tried once more, and fail where that was the second time."""
         for key in self.running.keys() & self.suspect:
             self.fail(key, "its worker process died twice; out of memory?")
         self.suspect |= self.running.keys()
@@ -127,9 +126,9 @@ def set_aside(dag: Dag) -> None:
 
 
 def check_starts(dag: Dag) -> None:
-    """UserError where a stage that is left starts from a checkpoint that is not to be had.
+    """UserError where a remaining stage starts from a checkpoint that cannot be had.
 
-    What comes from the hub is here afterwards: the workers find it.
+    Checkpoints on the hub are downloaded, so that the workers find them.
     """
     fields = {name: field for field, name in starts.STARTS.items()}
     left = {(job.stage, job.stage_seed): job.scale for key, job in dag.jobs.items() if key not in dag.done}

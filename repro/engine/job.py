@@ -209,7 +209,7 @@ def _failure(job: Job, cache: Path, error: Exception) -> Ending:
 
 
 def prepare_process(threads: int) -> None:
-    """A process that runs stages: its share of the cores, and quiet libraries."""
+    """Prepare a process that runs stages: import what they need, set its threads, and silence libraries."""
     for library in LIBRARIES:
         import_module(library)
     gc.freeze()  # what they made stays: the search for circles at each stage's end passes it over

@@ -201,9 +201,7 @@ def _settle(dag: Dag, key: str, future: Future) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """A process that starts here never sees the terminal's Ctrl-C, nor an end that is meant for the launcher: it inherits
-    the mask, and the launcher ends it.
-    """
+    """SIGINT and SIGTERM are blocked within the context, also in a process that starts there: the launcher alone ends it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -212,7 +210,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_worker(threads: int, devices: multiprocessing.SimpleQueue, pinned: bool) -> None:
-    """In the worker: its share of the machine, and what `prepare_worker` does."""
+    """Give a worker process its GPUs, and prepare it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if pinned:  # before anything asks CUDA for its devices
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
@@ -220,7 +218,7 @@ def _start_worker(threads: int, devices: multiprocessing.SimpleQueue, pinned: bo
 
 
 def prepare_worker(threads: int) -> None:
-    """In a worker: quiet libraries, so many threads, and an end when the process that started it has gone."""
+    """Prepare a process that ends with the one that started it, and runs stages on so many threads."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     prepare_process(threads)
 
