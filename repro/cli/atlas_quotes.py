@@ -50,9 +50,9 @@ def reference(atlas: Path) -> Mapping[str, Mapping]:
 
 
 def measured(metric: str, reference: Mapping[str, Mapping]) -> str:
-    """What the paper's choice has of a metric, over its seeds: of one with a `*` the means of all, by what stands in its place.
+    """The mean of a metric over the seeds of the paper's choice, with its least and most; empty where nothing was measured.
 
-    Empty where nothing was measured.
+    For a name with a `*`: the means of all metrics that match it, each by what it has in the place of the `*`.
     """
     if own := reference.get(metric):
         return f"{_number(own['mean'])} ({_number(own['least'])} to {_number(own['most'])}, {own['n']} seeds)"

@@ -9,7 +9,7 @@ from repro.api.terminal import console, phase, say
 
 
 def building() -> AbstractContextManager[None]:
-    """Held while pages are built: studies that end together build the same ones, and each begins with an empty folder."""
+    """A lock to build pages under: studies that end together build the same ones, and each begins with an empty folder."""
     from repro.tracking.locks import held
 
     REPORTS.mkdir(parents=True, exist_ok=True)

@@ -204,7 +204,7 @@ def _require_a_comparison(detail: Detail, arms: Mapping[str, Recipe]) -> None:
 
 
 def _shared(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
-    """What is given, over the file's `with`."""
+    """Detail -> label of the choices that all arms share: those that are given, before those of the file's `with`."""
     shared = {name: str(label) for name, label in declared.get("with", {}).items()} | dict(given)
     if declared["detail"] in shared:
         raise UserError(f"{declared['detail']} is what the study varies; it cannot be what all of its arms share")
@@ -217,7 +217,7 @@ def _shared(declared: Mapping, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def recorded_name(scale_name: str, shared: Mapping[str, str]) -> str:
-    """What a scale is called where all arms make further choices: another study."""
+    """The name of a scale where all arms make further choices, which is another study."""
     return scale.short("+".join([scale_name, *(f"{name}={label}" for name, label in sorted(shared.items()))]))
 
 
@@ -227,7 +227,7 @@ def _is_own(declared: Mapping, scale_name: str) -> bool:
 
 
 def _scale_and_changes(declared: Mapping, scale_name: str, changes: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """What is given, over what the file declares."""
+    """The scale's name and its changes: those that are given, before those that the file declares."""
     own = declared.get("scale", "mini")
     declared_changes = declared.get("set", {}) if _is_own(declared, scale_name) else {}
     return scale_name or own, {name: str(value) for name, value in declared_changes.items()} | dict(changes)

@@ -14,9 +14,8 @@ from repro.study.ablation import Ablation, check_budget
 from repro.study.scale import EMBEDDED, SOURCES, Scale, checked
 
 VERSION = 1
-SHIPPED = (
-    "shipped:"  # in the place of the folder of files that come with the project, which lies elsewhere on each machine
-)
+# In the place of the folder of files that come with the project, which lies elsewhere on each machine.
+SHIPPED = "shipped:"
 _KINDS = {
     "config": int,
     "detail": str,

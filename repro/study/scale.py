@@ -27,9 +27,8 @@ class Scale:
     model: str  # source of a causal language model, or gpt-neox:HIDDEN/LAYERS/HEADS/INTERMEDIATE to initialise
     posts_file: str = ""  # source of posts; unused by the embedded corpus
     comparisons_file: str = ""  # source of comparisons; unused by the embedded corpus
-    sft_from: str = (
-        ""  # source of the SFT policy ({seed}: the seed); "released": the authors' checkpoint; "": trained by the study
-    )
+    # Source of the SFT policy ({seed}: the seed); "released": the authors' checkpoint; "": trained by the study.
+    sft_from: str = ""
     rm_from: str = ""  # the same for the reward model
     policy_from: str = ""  # the same for the policy after PPO
     # Who compares in rounds of feedback: "": the embedded corpus's own annotators; the source of a reward model, as rm_from
@@ -100,12 +99,8 @@ WORDS = {
 }
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
 SOURCES = ("model", *PATHS, *starts.CHECKPOINTS)
-UNNAMED = (
-    *PATHS,
-    "judge_url",
-    "judge_key_env",
-    "judge_prices",
-)  # of this machine, or of its bill, and not of the study
+# Fields of this machine, or of its bill, which are no part of a study's name.
+UNNAMED = (*PATHS, "judge_url", "judge_key_env", "judge_prices")
 _EMBEDDED = Scale(
     name="mini",
     corpus="embedded",

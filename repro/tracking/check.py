@@ -28,7 +28,7 @@ AGAIN = "its study's command, repeated, publishes the rest"
 
 @dataclass(frozen=True)
 class Found:
-    """What there is, in words, and what of it is not as it should be: a sentence each."""
+    """The store or the cache in words, and its faults, a sentence each."""
 
     what: str
     troubles: list[str]

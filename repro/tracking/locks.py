@@ -13,7 +13,7 @@ TELL_SECONDS = 8.0  # of them, before the wait is told
 
 @contextmanager
 def held(file: Path, seconds: float = STUDIES_SECONDS, who: str = "writes to the store") -> Iterator[None]:
-    """A lock file, held; by one thread also more than once. OSError where another process keeps it for so many seconds."""
+    """Hold a lock file, which a thread may do more than once; OSError where another process keeps it for so many seconds."""
     lock = FileLock(file, is_singleton=True)
     try:
         try:

@@ -39,7 +39,7 @@ ANSWERING = "start it, correct the address, or set MLFLOW_TRACKING_URI to anothe
 
 
 def require_open(uri: str, writing: bool = False, used: str = "used") -> None:
-    """Unusable where a store cannot be opened, or not be written if `writing`; a sqlite file may be missing."""
+    """Unusable where a store cannot be opened or, if `writing`, cannot be written; a sqlite file may be missing."""
     with explained(uri, used):
         scheme = uri.partition(":")[0].lower() if ":" in uri else ""
         kind = scheme.partition("+")[0]

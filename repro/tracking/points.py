@@ -15,7 +15,7 @@ from repro.engine import artefacts
 
 
 def attempt(lines: Sequence[dict], folder: Path) -> str:
-    """Which attempt at a stage a journal is of; `folder` is the finished artefact of a stage that has no journal."""
+    """The attempt at a stage that a journal is of; `folder` is the finished artefact of a stage that has no journal."""
     return str(lines[0]["time"] if lines else finished(folder))
 
 

@@ -44,9 +44,9 @@ def sqlite_path(uri: str) -> Path:
 
 
 def ask(file: Path, question: Callable[[sqlite3.Connection], Answer], mode: str = "rw") -> Answer:
-    """What a file answers to a question, once it is not locked; Fault where it stays so, sqlite3.Error where it has no answer.
+    """A file's answer to a question, once it is not locked; Fault where it stays locked, sqlite3.Error where it has none.
 
-    Not read-only unless `mode` is "ro", so that sqlite rolls back the unfinished transaction of a killed process.
+    The file is opened for writing unless `mode` is "ro", so that sqlite rolls back the transaction of a killed process.
     """
     until, tell_at = time.monotonic() + LOCK_SECONDS, time.monotonic() + TELL_SECONDS
     while True:
@@ -68,7 +68,7 @@ def ask(file: Path, question: Callable[[sqlite3.Connection], Answer], mode: str 
 
 
 def require_openable(file: Path, writing: bool) -> None:
-    """Fault where a file cannot be read, or not be written, or made, if `writing`."""
+    """Fault where a file cannot be read or, if `writing`, can be neither written nor created."""
     if file.is_dir():
         raise Fault(f"it is a folder; give the file in it, such as sqlite:///{file}/mlflow.db")
     if writing:

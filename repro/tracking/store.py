@@ -56,7 +56,7 @@ def client() -> MlflowClient:
 
 @contextmanager
 def usable_store(writing: bool = False) -> Iterator[None]:
-    """The store can be opened, and written if `writing`; errors of it inside the block become a UserError."""
+    """Errors of the store become UserErrors; one is raised at once where it cannot be opened or, if `writing`, written."""
     require_open(store_uri(), writing)
     with explained(store_uri()):
         try:
