@@ -159,11 +159,12 @@ def _without_eos(encoded: Dataset, names: tuple[str, ...], tokenizer: PreTrained
     return 1 - torch.stack(complete).all(0).double().mean().item()
 
 
-# (scale, number of posts by split) -> posts and comparisons by split
-Reader = Callable[[Any, dict[str, int]], tuple[dict[str, list[dict]], dict[str, list[dict]]]]
+BySplit = dict[str, list[dict]]  # split -> its rows
+# (scale, number of posts by split) -> posts and comparisons
+Reader = Callable[[Any, dict[str, int]], tuple[BySplit, BySplit]]
 
 
-def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _read(scale: Budget | Scale, pick: Pick) -> tuple[BySplit, BySplit]:
     """Posts and comparisons by split; PPO's prompts are the split "train", or "prompts" where the recipe keeps them apart."""
     sizes = {"train": scale.posts, "validation": scale.validation_posts, "test": scale.test_posts}
     sizes |= {pick(d.PROMPTS): scale.posts}
@@ -174,9 +175,7 @@ def _read(scale: Budget | Scale, pick: Pick) -> tuple[dict[str, list[dict]], dic
     return posts, comparisons | {"train": train, "validation": validation}
 
 
-def _embedded(
-    scale: Budget | Scale, sizes: dict[str, int], belief: float
-) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _embedded(scale: Budget | Scale, sizes: dict[str, int], belief: float) -> tuple[BySplit, BySplit]:
     posts = {split: embedded.make_posts(size, scale.corpus_seed, split) for split, size in sizes.items()}
     unseen = embedded.make_posts(scale.validation_comparisons, scale.corpus_seed, "comparisons")
     return posts, {
@@ -188,7 +187,7 @@ def _embedded(
     }
 
 
-def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[BySplit, BySplit]:
     posts = local.split_posts(local.read_posts(scale.posts_file), scale.corpus_seed, 0.1)
     pairs = local.split_comparisons(local.read_distinct_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
     return _first_posts(posts, scale, sizes), {
@@ -197,7 +196,7 @@ def _local(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list
     }
 
 
-def _tldr(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+def _tldr(scale: Budget | Scale, sizes: dict[str, int]) -> tuple[BySplit, BySplit]:
     """The paper's data in its own splits. Comparisons are a random sample, since files are ordered by labelling batch."""
     pairs = local.split_comparisons(local.read_comparisons(scale.comparisons_file), scale.corpus_seed, 0.1)
     sampled = {
@@ -214,7 +213,7 @@ def _sample_rows(rows: Sequence[dict], number: int, seed: int) -> list[dict]:
     return list(rows) if number >= len(rows) else random.Random(seed).sample(rows, number)
 
 
-def _first_posts(posts: dict[str, list[dict]], scale: Budget | Scale, sizes: dict[str, int]) -> dict[str, list[dict]]:
+def _first_posts(posts: BySplit, scale: Budget | Scale, sizes: dict[str, int]) -> BySplit:
     """The first posts of each split; those of "prompts" are the training posts after the first Scale.posts."""
     posts = posts | {"prompts": posts["train"][scale.posts :]}
     for split in sizes:
