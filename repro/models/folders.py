@@ -22,7 +22,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # in order of preference
 
 
 def check(field: str, path: Path) -> None:
-    """UserError where the path of a field of Scale does not exist, or is no place of what the field names."""
+    """UserError where the path of a field of Scale does not exist, or does not hold what the field names."""
     if not os.path.exists(path):
         broken = " (it is a broken link)" * os.path.islink(path)
         raise UserError(f"{field} {str(path)!r} does not exist{broken}; give the path of a file or folder that does")

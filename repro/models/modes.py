@@ -28,7 +28,7 @@ def _dropouts(network: nn.Module) -> list[tuple[nn.Module, str]]:
 
 
 def dropout_as_it_is(networks: Iterable[nn.Module]) -> AbstractContextManager:
-    """No other dropout within the context than outside of it."""
+    """Dropout stays as it is within the context."""
     return nullcontext()
 
 

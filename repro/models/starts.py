@@ -59,7 +59,7 @@ def start_source(value: str, model_source: str, seed: int, stage: str) -> str:
 def start_of(value: str, model_source: str, seed: int, stage: str, purpose: str = "") -> Path:
     """The folder of a starting point, by the source of `start_source`; downloaded if the cache lacks it.
 
-    An error calls it by its `purpose`, where it is no stage that starts from it.
+    Errors name it by its `purpose`, or else as the start of the stage.
     """
     if not value:
         raise LookupError(f"there is no starting point for {stage}: it is trained here")

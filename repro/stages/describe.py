@@ -31,11 +31,8 @@ PAIR_TEXTS = {
     "query + chosen": ("query_chosen_token", ""),
     "query + rejected": ("query_rejected_token", ""),
 }
-SPACES = (
-    "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}",
-    "\N{LOWER ONE EIGHTH BLOCK}",
-    " ",
-)  # how vocabularies spell a leading space
+# How vocabularies spell a leading space.
+SPACES = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}", " ")
 
 
 def write(corpus: Corpus, origin: str, posts: Mapping[str, Sequence], pairs: Mapping[str, Sequence]) -> None:

@@ -1,5 +1,5 @@
-"""PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm. Of arguments that are given by
-name a variant gets those that it takes (`ByName` in `repro/detail.py`).
+"""PPO, top to bottom. Names in CAPITALS are details; everything else is the same in every arm. A variant gets those of the
+named arguments that it takes (`ByName` in `repro/detail.py`).
 
 The fourth phase goes on in `ppo_step.py`, which takes an optimizer step on a minibatch of `ppo_batches.py`. `ppo_setup.py`
 constructs what the phases share, `ppo_rewards.py` scores episodes, `ppo_queue.py` holds those that wait for their update, and

@@ -17,10 +17,8 @@ from repro.stages.judge.endpoint import Judge, model_name
 from repro.stages.judge.prompt import PROMPT, Messages, characters, question
 
 NEEDED = ("key", "answer", "time")  # texts without which a stored line is no answer
-TEXTS, NUMBERS = (
-    ("answered_by", "host"),
-    ("prompt_tokens", "completion_tokens", "characters"),
-)  # what one may have beside
+# What an answer may have beside them.
+TEXTS, NUMBERS = ("answered_by", "host"), ("prompt_tokens", "completion_tokens", "characters")
 FOLDER = "judge"  # of all answers, in the cache
 TIMEOUT = 300.0  # seconds for one answer, as long since a local server may queue questions
 RETRIES = 3  # by the client, with backoff, after status 408, 409, 429, 5xx or a lost connection

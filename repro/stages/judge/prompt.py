@@ -29,9 +29,8 @@ line of its own, give your preference as the one letter "A" or "B". Your answer 
 Comparison: <one sentence>
 Preferred: <"A" or "B">"""
 PREFERRED = re.compile(r"^\W*preferred\b\W*(?:summary\b\W*)?([AB])\W*$", re.IGNORECASE | re.MULTILINE)
-BARE = re.compile(
-    r"^[^\w:]*([AB])[^\w:\n]*$", re.IGNORECASE | re.MULTILINE
-)  # a line with one letter, which is not a heading
+# A line with one letter, which is not a heading.
+BARE = re.compile(r"^[^\w:]*([AB])[^\w:\n]*$", re.IGNORECASE | re.MULTILINE)
 COMPARISON = re.compile(
     r"comparison\W*?:[\s*]*(.+?)\s*(?:^\W*preferred\b|\Z)", re.IGNORECASE | re.MULTILINE | re.DOTALL
 )
