@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bound
-from benchmarks.apart import Apart
+from benchmarks.isolated import Isolated
 from benchmarks.load import Shape, setting_of, update
 from benchmarks.render import computer
 from benchmarks.stages import Timed, run_stages
@@ -67,7 +67,7 @@ def one_update(shape: Shape, batch: int) -> float:
 def measure_ppo(shape: Shape, batch: int, threads: int, repetitions: int) -> dict:
     """Updates and their bound in turn, each in a process of its own, so that neither's memory is the other's."""
     products = bound.ppo_products(network_in(shape), batch, shape.query, shape.response, EPOCHS)
-    with Apart(threads) as ours, Apart(threads) as plain:
+    with Isolated(threads) as ours, Isolated(threads) as plain:
         ours(_built_only, shape, batch)
         pairs = [(plain(bound.measured, products), ours(one_update, shape, batch)) for _ in range(repetitions)]
         peak = ours.peak_gib()
@@ -85,7 +85,7 @@ def measure_ppo(shape: Shape, batch: int, threads: int, repetitions: int) -> dic
 
 
 def _built_only(shape: Shape, batch: int) -> None:
-    """What it builds stays in the process."""
+    """`_built` without its result, which stays in the process and need not be pickled."""
     _built(shape, batch)
 
 
@@ -105,7 +105,7 @@ def episodes_a_second(shape: Shape, batch: int, seconds: float) -> float:
 def measure_workers(shape: Shape, batch: int, seconds: float, repetitions: int) -> dict:
     """One process of one thread alone, then two side by side, in turn: how many times the episodes two make."""
     alone, both = [], []
-    with Apart(1) as one, Apart(1) as other:
+    with Isolated(1) as one, Isolated(1) as other:
         for started in [each.start(_built_only, shape, batch) for each in (one, other)]:
             started.result()
         for _ in range(repetitions):

@@ -98,7 +98,7 @@ def _exported(revision: str, stack: ExitStack) -> Path:
 
 
 def named(side: Side, given: Mapping[str, str], found: list[dict]) -> str:
-    """With what tells which source it was."""
+    """A side's name with the version of its source."""
     if side.name == "TRL":
         return f"TRL {found[0]['trl']}"
     inside = side.folder.is_relative_to(tempfile.gettempdir())

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import bound
-from benchmarks.apart import Apart
+from benchmarks.isolated import Isolated
 from repro.detail import Recipe
 from repro.engine import artefacts
 from repro.engine.cost import passes_of
@@ -50,7 +50,11 @@ def reduced(scale: Scale, budget: float) -> Scale:
 def run_stages(name: str, budget: float) -> dict:
     """Every stage of the reference arm in the order of the pipeline, in one process as a worker has it; then the bounds."""
     scale = reduced(SCALES[name], budget)
-    with tempfile.TemporaryDirectory() as folder, Apart(scale.threads) as worker, Apart(scale.threads) as plain:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Isolated(scale.threads) as worker,
+        Isolated(scale.threads) as plain,
+    ):
         found, lengths = {}, Lengths.most(scale)
         for each in (BY_NAME[name] for name in keys(Recipe(), scale, SEED)):
             seconds = worker(_made, each.name, scale, folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import bench, bound, stages, turns
-from benchmarks.apart import Apart
+from benchmarks.isolated import Isolated
 from benchmarks.load import Shape, setting_of, update
 from repro.engine.flops import (
     CURRENT,
@@ -32,7 +32,7 @@ NETWORK = bench.network_in(SHAPE)
 
 
 class Here:
-    """`Apart` without a process, which would take seconds to start."""
+    """`Isolated` without a process, which would take seconds to start."""
 
     def __init__(self, threads):
         self.peak_gib = lambda: 0.5
@@ -114,7 +114,7 @@ def test_a_bound_is_the_seconds_of_its_products():
 
 
 def test_a_process_apart_keeps_its_threads_and_tells_its_memory():
-    with Apart(1) as process:
+    with Isolated(1) as process:
         assert process(torch.get_num_threads) == 1
         assert 0.1 < process.peak_gib() < 8
 
@@ -127,7 +127,7 @@ def ran(tmp_path_factory):
         patch.setattr("sys.stdout", told)
         patch.setattr(bound, "SECONDS", 0.001)  # of each of hundreds of products
         for module in (bench, stages):
-            patch.setattr(module, "Apart", Here)
+            patch.setattr(module, "Isolated", Here)
         assert bench.main(["--quick", "--batch", "4", "--json", str(file)]) == 0
     return file.with_suffix(".txt").read_text(), json.loads(file.read_text())
 

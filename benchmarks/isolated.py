@@ -1,4 +1,4 @@
-"""Processes of their own for what is measured: each has its threads and its peak memory, and keeps what it has built."""
+"""A process for what is measured, with its own threads and peak memory; it keeps what it has built from call to call."""
 
 import multiprocessing
 import resource
@@ -10,14 +10,14 @@ from typing import Any
 from repro.engine.job import prepare_process
 
 
-class Apart:
-    """One process, started when it is first asked; `with Apart(threads) as process: process(function, *arguments)`."""
+class Isolated:
+    """One process, started by its first call: `with Isolated(threads) as process: process(function, *arguments)`."""
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=prepare_process, initargs=(threads,))
 
-    def __enter__(self) -> "Apart":
+    def __enter__(self) -> "Isolated":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
