@@ -71,8 +71,8 @@ class Measured:
     """Medians over updates: seconds of each phase; then rates, shares of the peak, and the two forecasts of `engine/cost.py`.
 
     A share is FLOPs / seconds / peak: of the update `update_flops` a `batch` over the seconds of "update", of the whole
-    `rollout_flops` and `update_flops` over those of "whole". FLOPs are an episode's, as `cost.rollout_flops` and
-    `cost.update_flops` (times PPO's epochs) count matrix multiplications; the peak is the device's, of dense bfloat16. A
+    `rollout_flops` and `update_flops` over those of "whole". FLOPs are an episode's, as `flops.rollout` and
+    `flops.update` (times PPO's epochs) count matrix multiplications; the peak is the device's, of dense bfloat16. A
     share is NaN where the peak is not known: on a CPU.
     """
 
@@ -201,10 +201,11 @@ def _described(shape: str, scale: Scale, accelerator: Accelerator, taken: list[d
     device, network, batch = devices.at_hand(), flops.network_of(scale.model), scale.ppo_batch
     lengths, passes = (scale.query_tokens, scale.response_tokens), cost.passes_of(Recipe()).ppo
     again = float(scale.recompute == "layers")
-    rolled, learnt = cost.rollout_flops(network, *lengths), passes * cost.update_flops(network, *lengths)
+    rolled = flops.total(flops.rollout(network, 1, *lengths))
+    learnt = passes * flops.total(flops.update(network, 1, *lengths))
     peak = device.flops if device.present else math.nan
     drawing = cost.decode_seconds(scale, device) * batch / scale.rollout_batch
-    slowest = passes * cost.update_flops(network, *lengths, again) + rolled
+    slowest = passes * flops.total(flops.update(network, 1, *lengths, again=again)) + rolled
     return Measured(
         shape=shape,
         device=device.name if device.present else "CPU",

@@ -34,7 +34,7 @@ HEAD = (
 BELOW = (
     "A share of the peak is FLOPs / seconds / the device's peak of dense bfloat16: FLOPs of PPO's four epochs over the seconds "
     "of the update; those and the rollout's over the seconds of the whole step. FLOPs are matrix multiplications as "
-    "`engine/cost.py` counts them, attention's included, none twice. Weights are random, queries full, and no response ends; "
+    "`engine/flops.py` counts them, attention's included, none twice. Weights are random, queries full, and no response ends; "
     "TRL has fewer episodes an update where two of its updates would not end in their time."
 )
 

@@ -18,7 +18,7 @@ from repro.detail import Pick, Recipe
 from repro.details.requirements import responses_in_group
 from repro.engine import artefacts, speed
 from repro.engine.devices import BANDWIDTH_SHARE, GIB, LAYER_LAUNCH, LINK_BANDWIDTH, PEAK_SHARE, Device, at_hand
-from repro.engine.flops import Network, network_of, rollout, total, update
+from repro.engine.flops import network_of, total
 from repro.engine.footprint import checkpoint, disk, host, kv_cache, memory
 from repro.engine.job import Job, ranks_of
 from repro.engine.speed import Speeds
@@ -124,16 +124,6 @@ def _learning(ppo: Pick) -> tuple[float, bool]:
     if isinstance(algorithm, ExpertIteration):  # passes over one response of several
         return algorithm.passes / algorithm.responses, False
     return 0 if algorithm == "sft" else ppo(d.PPO_EPOCHS), ppo(d.BASELINE).critic is critics.needed
-
-
-def rollout_flops(network: Network, query: float, response: float) -> float:
-    """Operations of an episode: sampling, and the passes of reference policy, critic and reward model over it."""
-    return total(rollout(network, 1, query, response))
-
-
-def update_flops(network: Network, query: float, response: float, again: float = 0) -> float:
-    """Operations of an episode in an optimizer step of policy and critic; layers are recomputed `again` times."""
-    return total(update(network, 1, query, response, again=again))
 
 
 def gpu_seconds(name: str, scale: Scale, device: Device, passes: Passes = PASSES) -> float:

@@ -116,7 +116,7 @@ def updated():
 
 
 def test_a_rollout_is_as_many_operations_as_are_counted(updated):
-    assert ROWS * cost.rollout_flops(TINY, QUERY, RESPONSE) == pytest.approx(updated[0], rel=0.03)
+    assert flops.total(flops.rollout(TINY, ROWS, QUERY, RESPONSE)) == pytest.approx(updated[0], rel=0.03)
 
 
 @pytest.mark.parametrize("batch", [2 * ROWS, ROWS])
@@ -147,7 +147,7 @@ def test_an_evaluation_is_as_many_operations_as_are_counted(references):
 
 
 def test_an_update_is_as_many_operations_as_are_counted(updated):
-    assert ROWS * cost.update_flops(TINY, QUERY, RESPONSE) == pytest.approx(updated[1], rel=0.03)
+    assert flops.total(flops.update(TINY, ROWS, QUERY, RESPONSE)) == pytest.approx(updated[1], rel=0.03)
 
 
 def test_a_product_with_the_fisher_matrix_is_as_many_operations_as_are_counted():
@@ -186,8 +186,10 @@ def test_layers_that_are_computed_again_are_counted_again():
     plain, _ = counted(learn)
     with modes.recompute_activations([policy], "layers"):
         again, _ = counted(learn)
-    per_text = cost.update_flops(TINY, QUERY, 1, again=1) - cost.update_flops(TINY, QUERY, 1)
-    assert again - plain == pytest.approx(ROWS * per_text / 2, rel=0.03)  # of one network
+    recomputed = flops.total(flops.update(TINY, ROWS, QUERY, 1, again=1)) - flops.total(
+        flops.update(TINY, ROWS, QUERY, 1)
+    )
+    assert again - plain == pytest.approx(recomputed / 2, rel=0.03)  # of one network
 
 
 def test_sft_is_as_many_operations_as_are_counted():
@@ -461,9 +463,9 @@ def test_a_pythia_is_known_by_name_before_it_is_here(monkeypatch, tmp_path):
 def test_the_bound_of_the_paper_scale_is_met_at_the_assumed_share_of_the_peak():
     """Pythia-1b, 512 + 53 tokens, 4 epochs: 26 TFLOP an episode, 15 episodes a second on an H100 at 40 %."""
     network = network_of("gpt-neox:2048/16/8/8192")
-    flops = cost.rollout_flops(network, 512, 53) + 4 * cost.update_flops(network, 512, 53)
-    assert 24e12 < flops < 29e12
-    assert 14 < devices.ASSUMED.flops * devices.PEAK_SHARE / flops < 16
+    products = flops.rollout(network, 1, 512, 53) + flops.repeated(flops.update(network, 1, 512, 53), 4)
+    assert 24e12 < flops.total(products) < 29e12
+    assert 14 < devices.ASSUMED.flops * devices.PEAK_SHARE / flops.total(products) < 16
 
 
 def test_the_plan_of_a_gpu_scale_says_what_it_needs_and_what_it_assumes(tmp_path):
