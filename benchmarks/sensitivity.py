@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro import details
+from repro.api.folders import cache_path
 from repro.cli.parser import Parser, pairs_of
 from repro.detail import Recipe
 from repro.engine import artefacts, pipeline
@@ -22,8 +23,8 @@ from repro.engine.machine import cores
 from repro.errors import UserError
 from repro.stages import stage
 from repro.study import scale
+from repro.study.ablation import PRIMARY
 
-PRIMARY = "test/sampled_win_rate"
 SHOWN = (PRIMARY, "test/win_rate", "test/sampled_gold", "test/kl", "test/sampled_length")
 AS_FAR = 2.0  # standard deviations of the control that the mean of a contrast has to reach
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", default="mini")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE")
     parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help="stages' artefacts; those of studies are found"
+        "--cache", type=Path, default=cache_path(), help="stages' artefacts; those of studies are found"
     )
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--json", type=Path)
