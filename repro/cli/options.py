@@ -122,8 +122,9 @@ def command_of(arguments: argparse.Namespace, *what: str) -> str:
 
 
 def _set_words(arguments: argparse.Namespace) -> list[str]:
-    """The words of --set; of a path only its last part, since the rest is of this machine."""
+    """The words of --set, for a record."""
+    from repro.study.scale import without_folders
+
     pairs = [word.partition("=") for word in getattr(arguments, "set", [])]
-    whole = ("gpt-neox:", "hub:", "judge:", "http:", "https:")
-    short = [f"{f}={Path(v).name if '/' in v and not v.startswith(whole) else v}" for f, _, v in pairs]
-    return ["--set", *short] if short else []
+    recorded = [f"{field}={without_folders(value)}" for field, _, value in pairs]
+    return ["--set", *recorded] if recorded else []

@@ -99,6 +99,7 @@ WORDS = {
 }
 PATHS = ("tokenizer", "posts_file", "comparisons_file")
 SOURCES = ("model", *PATHS, *starts.CHECKPOINTS)
+NO_PATHS = (hub.PREFIX, "gpt-neox:", annotator.JUDGE, "http:", "https:")  # how other values with a slash begin
 # Fields of this machine, or of its bill, which are no part of a study's name.
 UNNAMED = (*PATHS, "judge_url", "judge_key_env", "judge_prices")
 _EMBEDDED = Scale(
@@ -246,7 +247,11 @@ def find(name: str, changes: Mapping[str, str] = {}) -> Scale:
 
 def full_name(name: str, changes: Mapping[str, str]) -> str:
     """The name of a scale with changes: a changed budget is part of it, a path to data is not."""
-    budget = [f"{field}={_in_a_name(value)}" for field, value in changes.items() if field not in UNNAMED]
+    budget = [
+        f"{field}={without_folders(value).replace('/', '_')}"
+        for field, value in changes.items()
+        if field not in UNNAMED
+    ]
     return short("-".join([name, *budget]))
 
 
@@ -256,10 +261,9 @@ def short(name: str) -> str:
     return name if len(name) <= 80 else f"{name[:40]}-{digest[:12]}"
 
 
-def _in_a_name(value: str) -> str:
-    """A value as part of a folder's name; of a path only its last part."""
-    named = value.startswith((hub.PREFIX, "gpt-neox:", annotator.JUDGE)) or "/" not in value
-    return value.replace("/", "_") if named else Path(value).name
+def without_folders(value: str) -> str:
+    """A field's value for a record: of a path only the last part, since the rest is of this machine."""
+    return value if value.startswith(NO_PATHS) or "/" not in value else Path(value).name
 
 
 def _parse(field: str, text: str, kind: Any) -> Any:

@@ -8,7 +8,6 @@ import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -95,9 +94,3 @@ def _git(*words: str) -> str:
     except OSError:
         return ""
     return answer.stdout
-
-
-def short(value: Any) -> str:
-    """A value; of a path only its last part, since the rest is of this machine."""
-    text = str(value)
-    return Path(text).name if "/" in text and not text.startswith(("gpt-neox:", "hub:")) else text

@@ -18,8 +18,8 @@ from repro import record
 from repro.details import DETAILS
 from repro.study.ablation import Ablation
 from repro.study.config import as_config
+from repro.study.scale import without_folders
 from repro.tracking import present
-from repro.tracking.facts import short
 from repro.tracking.parent_run import PARENT
 from repro.tracking.store import PARAMS_AT_ONCE
 
@@ -113,7 +113,8 @@ class Creation:
     def _params(self, run: Run) -> dict[str, str]:
         recipe = self.study.recipes[run.arm]
         params = {name: recipe.label(detail) for name, detail in DETAILS.items()} | {"seed": str(run.seed)}
-        return params | {f"scale.{name}": short(value) for name, value in asdict(self.study.scale).items()}
+        budget = asdict(self.study.scale)
+        return params | {f"scale.{name}": without_folders(str(value)) for name, value in budget.items()}
 
 
 def discard(client: MlflowClient, experiment: str, run_ids: Collection[str]) -> None:

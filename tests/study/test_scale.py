@@ -120,3 +120,18 @@ def test_a_local_corpus_needs_each_of_its_files(tmp_path, missing):
     given = {field: str(tmp_path) for field in ("tokenizer", "posts_file", "comparisons_file") if field != missing}
     with pytest.raises(UserError, match=f"scale local needs {missing}; give --set {missing}=PATH"):
         scale.find("local", given)
+
+
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        ("/home/me/posts.jsonl", "posts.jsonl"),
+        ("hub:owner/name@main", "hub:owner/name@main"),
+        ("gpt-neox:32/1/2/64", "gpt-neox:32/1/2/64"),
+        ("judge:meta/llama", "judge:meta/llama"),
+        ("http://host:8000/v1", "http://host:8000/v1"),
+        ("512", "512"),
+    ],
+)
+def test_of_a_path_alone_a_record_has_only_the_last_part(value, recorded):
+    assert scale.without_folders(value) == recorded
