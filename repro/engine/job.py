@@ -114,7 +114,7 @@ class Ending:
     trace: str = ""
 
 
-def check(scale: Scale, gpus: bool) -> None:
+def check_sharding(scale: Scale, gpus: bool) -> None:
     """UserError where the scale's ranks cannot share their work in its way, with or without GPUs."""
     if scale.sharding == "none":
         return

@@ -32,7 +32,7 @@ from repro.engine.job import (
     Ending,
     Job,
     attempt,
-    check,
+    check_sharding,
     prepare_process,
     run_in_subprocesses,
     write_job,
@@ -89,7 +89,7 @@ class Local:
 
 def local(scale: Scale) -> Local:
     """This machine's workers for a scale; UserError where its ranks find no place."""
-    check(scale, torch.cuda.is_available())
+    check_sharding(scale, torch.cuda.is_available())
     samplers.require(scale.sampler)
     return Local(workers_for(scale), scale.threads, devices_for(scale, visible_devices()))
 

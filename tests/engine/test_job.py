@@ -242,6 +242,6 @@ def test_there_is_a_file_for_every_way_to_share(monkeypatch):
 def test_ranks_that_cannot_share_are_refused_before_anything_runs(tiny_scale, changes, gpus, message, monkeypatch):
     monkeypatch.setattr(job, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
-        job.check(replace(tiny_scale, **changes), gpus)
+        job.check_sharding(replace(tiny_scale, **changes), gpus)
     for fine in ({}, {"processes": 4}, {"processes": 2, "sharding": "fsdp"}):
-        job.check(replace(tiny_scale, **fine), gpus)
+        job.check_sharding(replace(tiny_scale, **fine), gpus)

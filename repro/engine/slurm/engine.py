@@ -9,7 +9,7 @@ from shutil import which
 import torch
 
 from repro.engine.dag import Dag
-from repro.engine.job import check
+from repro.engine.job import check_sharding
 from repro.engine.slurm.options import check_gpus, read_options
 from repro.engine.slurm.submission import tickets
 from repro.engine.slurm.watch import Watch
@@ -56,7 +56,7 @@ def engine(scale: Scale, options: Mapping[str, str], workers: int) -> Slurm:
         raise UserError("there is no sbatch on this machine; use one that submits to SLURM, or --engine local")
     gpus = int(known.get("gpus_per_node", "gres" in known or scale.corpus != "embedded")) > 0
     check_gpus(scale, known)
-    check(scale, gpus)
+    check_sharding(scale, gpus)
     samplers.require(scale.sampler)
     if gpus and scale.precision == "auto" and not torch.cuda.is_available():
         raise UserError(
