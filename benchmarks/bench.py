@@ -39,7 +39,7 @@ TINY = Shape("gpt-neox:32/2/2/64", 64, 12, 4)
 PARTS = ("ppo", "stages", "workers")
 EPOCHS = 4
 TARGET = 1.9  # times the episodes of one worker that two have to make
-WIDTH = 128
+WIDTH = 128  # of a table that goes to a file
 
 # ---------------------------------------------------------------------------------------------- PPO at fixed shapes
 

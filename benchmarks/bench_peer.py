@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import SHAPES
+from benchmarks.bench import EPOCHS, SHAPES, WIDTH
 from benchmarks.render import computer
 from benchmarks.turns import Side, Spread, disturbed, ratios, seconds_of, take_turns
 from repro.cli.parser import Parser, pairs_of
@@ -30,8 +30,7 @@ HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / ".venv-peer" / "bin" / "python"
 UPDATES = {"S": 8, "M": 2, "14m": 1}  # of a process, after the one that warms up: a few seconds' worth
 STAGES = ("sft", "rm", "ppo")
-BATCH, EPOCHS = 64, 4
-WIDTH = 128  # of a table that goes to a file
+BATCH = 64
 NOISY = 0.05  # of the cores: from there on others' work shows in the figures
 
 # ---------------------------------------------------------------------------------------------- what is timed

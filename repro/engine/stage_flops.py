@@ -118,7 +118,7 @@ class Stages:
             "read": self._read(evaluations * s.validation_posts, lengths.text),
         }
 
-    def feedback(self, training: bool = True) -> dict[str, list[Product]]:
+    def feedback(self, training: bool) -> dict[str, list[Product]]:
         """Two responses to each post, and the reward model's scores of those to validation posts.
 
         A reward model that is named as annotator scores all of them; it is taken to be of the study's size.
@@ -131,11 +131,11 @@ class Stages:
             read += self._read(2 * posts, query + response)
         return {"answer": self._answered(2 * posts), "read": read}
 
-    def baseline(self, training: bool = True) -> dict[str, list[Product]]:
+    def baseline(self, training: bool) -> dict[str, list[Product]]:
         """Two responses to each test post, by the reference policy itself, and scores of the references."""
         return self._evaluated(2, references=0) | {"read": self._read(self.scale.test_posts, self.lengths.text)}
 
-    def evaluate(self, training: bool = True) -> dict[str, list[Product]]:
+    def evaluate(self, training: bool) -> dict[str, list[Product]]:
         """A near-greedy response to each test post, and as many sampled ones as the arm chooses from."""
         return self._evaluated(1 + self.passes.samples, references=1)
 

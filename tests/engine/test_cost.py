@@ -484,7 +484,7 @@ def test_small_scales_are_not_for_gpus():
 def test_a_reward_model_that_compares_reads_every_sample_and_a_judge_costs_no_operation(tiny_scale):
     def operations(annotator):
         scale = replace(tiny_scale, annotator=annotator)
-        parts = stage_flops.Stages(scale, network_of(scale.model), stage_flops.Lengths.most(scale)).feedback()
+        parts = stage_flops.Stages(scale, network_of(scale.model), stage_flops.Lengths.most(scale)).of("feedback")
         return sum(map(flops.total, parts.values()))
 
     own, judged, scored = (operations(each) for each in ("", "judge:oracle", "somewhere"))
