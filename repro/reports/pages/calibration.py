@@ -142,6 +142,7 @@ def build(studies: Sequence[tuple[Study, Sequence[str]]], looks: Sequence[int], 
         "beside": simulation.simulate_beside(SHAPES, RESAMPLED),
         "follow_up": simulation.simulate_follow_up(FOLLOWED),
         "looks": simulation.simulate_looks(SHAPES | drawn, looks, STUDIES),
+        "arms": simulation.simulate_looks_of_arms(looks, STUDIES),
     }
     said = template_values(results)
     summary = markup.render("calibration_summary.md.j2", **said)
@@ -208,6 +209,8 @@ def template_values(results: Mapping[str, pd.DataFrame]) -> dict[str, object]:
         "followed": f"{FOLLOWED:,}",
         "most": simulation.MOST,
         "grown": percent(results["looks"].groupby("shape")["shown"].max()["normal"]),
+        "grown_arms": percent(results["arms"]["shown"].max()),
+        "most_arms": simulation.ARMS[-1],
         "follow_up": [percent(ends) for ends in results["follow_up"]["shown"].agg(["min", "max"])],
         "variants": simulation.VARIANTS,
         "far": f"{simulation.FAR:g}",
@@ -257,6 +260,20 @@ def tables(results: Mapping[str, pd.DataFrame]) -> dict[str, str]:
             [
                 (r.shape, f"{r.x:g}", f"{r.effect:g}", bounded(r), percent(r.decided), f"{r.seeds:.1f}")
                 for r in results["looks"].itertuples()
+            ],
+        ),
+        "arms": table(
+            (
+                "arms",
+                "X [spreads]",
+                "true effect [spreads]",
+                "a false word in any arm [%]",
+                "arms decided",
+                "seeds, mean",
+            ),
+            [
+                (r.arms, f"{r.x:g}", f"{r.effect:g}", bounded(r), percent(r.decided), f"{r.seeds:.1f}")
+                for r in results["arms"].itertuples()
             ],
         ),
         "beside": table(

@@ -121,11 +121,11 @@ def _p(looks: pd.DataFrame, rule: Rule) -> float:
     return float(min(1.0, np.nanmin(p * ERROR / looks["look"].map(part)))) if np.isfinite(p).any() else np.nan
 
 
-def simulated(paired: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """[studies, seeds] differences of one arm -> [studies] the word that each study ends with, and after how many seeds."""
+def simulated(paired: np.ndarray, rule: Rule, arms: int) -> tuple[np.ndarray, np.ndarray]:
+    """[n, seeds] differences of n arms, of studies of so many -> [n] the word that each ends with, and after how many seeds."""
     words, seeds = np.full(len(paired), UNDECIDED, dtype=object), np.full(len(paired), rule.looks[-1])
     for look, error in zip(rule.looks, errors(rule.looks)):
-        now, _, _ = rule.words(paired[:, :look], error)
+        now, _, _ = rule.words(paired[:, :look], error / arms)
         ends = (words == UNDECIDED) & (now != UNDECIDED)
         words[ends], seeds[ends] = now[ends], look
     return words, seeds

@@ -25,6 +25,7 @@ ERROR = 1 - student.CONFIDENCE
 FIRST = (3, 5)  # seeds at the first look
 SMALLEST_EFFECTS = (0.3, 0.5, 1.0)  # smallest effects of interest, in spreads
 SEQUENTIAL_EFFECTS = (1.0, 1.7, 2.5)  # of sequential studies: 0.05 where a spread is 0.05, 0.03 and 0.02
+ARMS = (2, 4, 8)  # of sequential studies of more than one
 MOST = 400  # seeds after a follow-up, where more are asked for
 
 REAL = ["shape", "n", "effect", "studies", "shown", "shown_low", "shown_high", "no_difference"]
@@ -202,12 +203,34 @@ def simulate_looks(shapes: Mapping[str, Shape], looks: Sequence[int], studies: i
         drawn = shape(np.random.default_rng([GENERATOR, 400 + place]), (studies, looks[-1]))
         for x in SEQUENTIAL_EFFECTS:
             for effect in (0.0, x, 2 * x):
-                verdicts, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x))
-                false = verdicts == WORSE if effect else np.isin(verdicts, MOVED)
-                false = false | (verdicts == NO_DIFFERENCE) if effect else false
+                verdicts, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x), arms=1)
                 row = {"shape": name, "x": x, "effect": effect, "decided": share_of(verdicts != UNDECIDED)}
-                rows.append(row | {"seeds": seeds.mean()} | rate(false))
+                rows.append(row | {"seeds": seeds.mean()} | rate(_is_false(verdicts, effect)))
     return pd.DataFrame(rows)
+
+
+def simulate_looks_of_arms(looks: Sequence[int], studies: int) -> pd.DataFrame:
+    """One row per number of arms, X and true effect [spreads] of every arm: studies that grow by `looks`.
+
+    Differences are normal, and correlated by one half, since the arms share the reference's runs. `shown` is how often the
+    word of any arm is false, with its exact interval; `decided` and `seeds` are means over arms.
+    """
+    rows = []
+    for arms in ARMS:
+        runs = normal(np.random.default_rng([GENERATOR, 500 + arms]), (studies, 1 + arms, looks[-1]))
+        drawn = ((runs[:, 1:] - runs[:, :1]) / np.sqrt(2)).reshape(-1, looks[-1])
+        for x in SEQUENTIAL_EFFECTS:
+            for effect in (0.0, x):
+                verdicts, seeds = sequential.simulated(drawn + effect, sequential.Rule(tuple(looks), x), arms)
+                row = {"arms": arms, "x": x, "effect": effect, "decided": share_of(verdicts != UNDECIDED)}
+                any_false = _is_false(verdicts, effect).reshape(studies, arms).any(axis=1)
+                rows.append(row | {"seeds": seeds.mean()} | rate(any_false))
+    return pd.DataFrame(rows)
+
+
+def _is_false(verdicts: np.ndarray, effect: float) -> np.ndarray:
+    """Whether each word is false: of no effect one that moves, of an effect of X or more *worse* and *no difference*."""
+    return np.isin(verdicts, (WORSE, NO_DIFFERENCE) if effect else tuple(MOVED))
 
 
 def _later(drawn: np.ndarray, first: int, x: float) -> np.ndarray:

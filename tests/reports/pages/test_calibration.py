@@ -126,6 +126,13 @@ def test_studies_that_grow_keep_the_promise_and_are_decided(looks):
     assert (rows["seeds"] <= looks[-1]).all()
 
 
+def test_studies_of_several_arms_that_grow_keep_the_promise_and_take_more_seeds():
+    rows = simulation.simulate_looks_of_arms((4, 6, 8, 12), 1_000).set_index(["arms", "x", "effect"])
+    assert (rows["shown"] < 0.05).all() and (rows["shown"] > 0).any()
+    seeds = rows.xs((1.7, 0.0), level=("x", "effect"))["seeds"]
+    assert seeds.is_monotonic_increasing and seeds.iloc[-1] > seeds.iloc[0] + 0.5
+
+
 # Real A/A studies
 
 

@@ -107,12 +107,14 @@ def test_false_words_of_many_arms_stay_below_it_where_the_effect_is_the_smallest
     assert wrong <= 6  # 2.5 at most in the mean, since of two sides one is wrong; 13 by Holm's procedure
 
 
-def test_what_is_simulated_is_what_is_said_of_a_study():
-    drawn = np.random.default_rng(4).normal(0.03, 0.05, (60, 8))
-    words, seeds = simulated(drawn, RULE)
-    for values, word, count in zip(drawn, words, seeds):
-        last = history(pairs(off=values), {"off": set(SEEDS)}, RULE).iloc[-1]
-        assert (last["verdict"], last["look"]) == (word, count)
+@pytest.mark.parametrize("arms", [1, 3])
+def test_what_is_simulated_is_what_is_said_of_a_study(arms):
+    drawn = np.random.default_rng(4).normal(0.03, 0.04, (60, arms, 8))
+    words, seeds = simulated(drawn.reshape(-1, 8), RULE, arms)
+    for study, word, count in zip(drawn, words.reshape(-1, arms), seeds.reshape(-1, arms)):
+        last = history(pairs(**dict(zip("abc", study))), dict.fromkeys("abc"[:arms], set(SEEDS)), RULE)
+        last = last.drop_duplicates("arm", keep="last").set_index("arm").sort_index()
+        assert (last["verdict"].tolist(), last["look"].tolist()) == (word.tolist(), count.tolist())
     assert len(set(words)) > 1 and len(set(seeds)) > 1
 
 
