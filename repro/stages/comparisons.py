@@ -70,7 +70,7 @@ def encode(corpus: Corpus, posts: Dataset, compared: list[Compared], number: int
         responses = [_written(getattr(each, side), corpus) for each in compared]
         queries = [[token for token in query if token != pad] for query in table["query_token"]]
         most = features[f"query_{side}_token"].length
-        table[side] = corpus.tokenizer.batch_decode(responses, skip_special_tokens=True)
+        table[side] = corpus.texts(responses)
         table[f"{side}_token"] = [_filled(each, features[f"{side}_token"].length, pad) for each in responses]
         table[f"query_{side}_token"] = [
             _filled(query + response, most, pad) for query, response in zip(queries, responses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,11 @@ class Corpus:
 
     def decode(self, tokens: Tensor) -> list[str]:
         """[N, R] -> N texts without special tokens or surrounding space."""
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [text.strip() for text in self.texts(tokens.tolist())]
+
+    def texts(self, rows: Sequence[list[int]]) -> list[str]:
+        """The text of each row of ids without special tokens; no texts for no rows, where the library would return one."""
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
 
 
 def column(rows: Dataset, name: str) -> Tensor:

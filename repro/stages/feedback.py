@@ -69,7 +69,8 @@ def _run(context: StageContext) -> None:
         pairs["train"] = concatenate(Corpus(earlier).pairs("train"), pairs["train"])
     if ranks.is_main():
         for split, rows in pairs.items():
-            rows.save_to_disk(context.out / "pairs" / split)
+            # One file also of no rows, of which the library would save none and then could not load them.
+            rows.save_to_disk(context.out / "pairs" / split, num_shards=1)
     for line in journal:  # a run has one curve over all rounds
         context.log(line["step"], line["metrics"])
     context.log(number, metrics)

@@ -43,6 +43,13 @@ def test_a_comparison_has_the_form_that_the_data_stage_gives_the_same_tokens(cor
     assert set(encoded["chosen_policy"]) == {"sampled for round 2"} and set(encoded["batch"]) == {"round_2"}
 
 
+def test_of_no_comparisons_there_are_no_rows(corpus):
+    """A policy that writes one text for each post, or an annotator without a preference, leaves nothing to learn from."""
+    none = encode(corpus, corpus.posts("train"), [], 2)
+    assert len(none) == 0 and none.features == corpus.pairs("train").features
+    assert corpus.decode(torch.empty(0, 4, dtype=torch.long)) == []
+
+
 def summary(corpus, text, ended=True):
     ids = corpus.tokenizer(f" {text}", add_special_tokens=False)["input_ids"] + [corpus.eos] * ended
     return torch.tensor(ids + [corpus.pad] * (40 - len(ids)))
@@ -104,3 +111,22 @@ def test_samples_are_the_policys_and_the_same_again(rounds, tiny_scale, tmp_path
         found |= {"rows": Corpus(folder).pairs("train")[:], "key": folder.name}
     assert again["key"] == rounds["feedback"].name != other["key"]
     assert again["rows"] == Corpus(rounds["feedback"]).pairs("train")[:] != other["rows"]
+
+
+def test_a_round_without_a_preference_ends_and_its_reward_model_learns_the_corpus_alone(
+    rounds, tiny_scale, tmp_path, monkeypatch
+):
+    for name in ("data", "base", "sft", "rm_round_1", "ppo_round_1"):
+        (tmp_path / rounds[name].name).symlink_to(rounds[name])
+    indifferent = annotators.Opinion(None)
+    monkeypatch.setattr(
+        feedback,
+        "annotator_of",
+        lambda *_: lambda pairs, rng: annotators.Opinions([indifferent] * len(pairs.posts), {}),
+    )
+    folders = run_until("rm", Recipe().but(FEEDBACK_ROUNDS, "2"), tiny_scale, tmp_path)
+    pairs = Corpus(folders["feedback"])
+    assert len(pairs.pairs("train")) == len(pairs.pairs("validation")) == 0
+    steps = [json.loads(line)["step"] for line in (folders["rm"] / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == tiny_scale.comparisons // tiny_scale.rm_batch * tiny_scale.rm_batch
+    assert "rm/feedback_accuracy" not in json.loads((folders["rm"] / RESULT).read_text())["metrics"]
