@@ -33,12 +33,15 @@ def _run(context: StageContext) -> None:
 
 
 def _import_policy(context: StageContext) -> Metrics:
-    """In place of training, copy the policy that Scale.sft_from names; its loss is that of the first batch of SFT texts."""
+    """In place of training, copy the policy that Scale.sft_from names; its loss is that of the first batch of SFT texts.
+
+    Where there are fewer texts than a batch, it is that of all: nothing is trained that would need more.
+    """
     corpus, scale, device = Corpus(context.inputs["data"]), context.scale, context.accelerator.device
     policy = modes.freeze(starts.load_policy(context.start("sft_from")))
     require_vocabulary(corpus.tokenizer, policy.config.get_text_config().vocab_size)
     pretrained.save_policy(policy, context.out / "model")
-    tokens = column(corpus.posts("train").select(range(scale.sft_batch)), "query_reference_response_token")
+    tokens = column(corpus.posts("train"), "query_reference_response_token")[: scale.sft_batch]
     policy, total = wrapping.place_on_device(policy, context.accelerator), 0.0
     with torch.no_grad():
         for part in tokens.to(device).split(scale.micro_batch):

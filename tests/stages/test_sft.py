@@ -1,5 +1,6 @@
 """The loss of supervised fine-tuning, against a loop that predicts one token at a time."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from repro.detail import Recipe
 from repro.engine import artefacts, pipeline
-from repro.models import padding
+from repro.models import padding, pretrained
 from repro.ops import text
 from repro.stages import optimise, sft
-from repro.stages.corpus import Corpus
-from tests.tiny import EOS, PAD, policy
+from repro.stages.corpus import Corpus, column
+from repro.stages.stage import RESULT, Budget, StageContext
+from tests.tiny import EOS, PAD, pick, policy
 
 TEXTS = [[5, 6, 7, EOS], [8, 9, EOS], [10, 11, 12, 13, 14]]  # the last was cut off before its end
 
@@ -101,3 +103,20 @@ def test_where_a_scale_keeps_weights_on_the_way_sft_saves_none_and_ends(tiny_sca
     for name in ("data", "base", "sft"):
         folder = artefacts.run_or_reuse(pipeline.BY_NAME[name], Recipe(), scale, 1, keys, tmp_path, pytest.fail)
     assert (folder / "model" / "model.safetensors").is_file() and not (folder / "kept" / "step-00000001").exists()
+
+
+@pytest.mark.parametrize("batch", [4, 100])
+def test_an_imported_policy_is_measured_on_the_first_batch_or_on_all_texts_where_they_are_fewer(
+    tiny_scale, tiny_run, tmp_path, batch
+):
+    model = tiny_run["sft"] / "model"
+    scale = replace(tiny_scale, sft_from=str(model), sft_batch=batch)
+    inputs = {name: tiny_run[name] for name in sft.STAGE.upstream}
+    budget = Budget(scale, sft.STAGE.fields)
+    sft.STAGE.run(StageContext("sft", pick("sft"), budget, scale.precision, seed=1, inputs=inputs, out=tmp_path))
+    corpus = Corpus(tiny_run["data"])
+    tokens = column(corpus.posts("train"), "query_reference_response_token")[:batch]
+    with torch.no_grad():
+        total = sft.token_loss(pretrained.load_policy(model).eval(), tokens, tokens != corpus.pad, corpus.pad).item()
+    found = json.loads((tmp_path / RESULT).read_text())["metrics"]["sft/final_loss"]
+    assert found == pytest.approx(total / (tokens[:, 1:] != corpus.pad).sum().item())
