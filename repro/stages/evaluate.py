@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -325,6 +326,13 @@ def _save(table: pd.DataFrame, context: StageContext) -> None:
         table.to_json(context.out / record.SAMPLES, orient="records", indent=1)
 
 
+def read_samples(folder: Path) -> pd.DataFrame:
+    """The samples of an evaluation; a summary stays text where all of them read like numbers, which pandas would convert."""
+    import pandas as pd
+
+    return pd.read_json(folder / record.SAMPLES, orient="records", dtype={"summary": str})
+
+
 def _policy(context: StageContext, stage: str, dtype: str) -> nn.Module:
     return inference.frozen(context, pretrained.load_policy(context.inputs[stage] / "model"), dtype)
 
@@ -350,7 +358,7 @@ def _run_evaluate(context: StageContext) -> None:
     # The evaluated policy stays in float32, as it was trained.
     networks = FrozenNetworks(_policy(context, "ppo", "float32"), _reward_model(context))
     kl = kl_to(_policy(context, "sft", context.scale.frozen_weights), corpus)
-    before = pd.read_json(context.inputs["baseline"] / record.SAMPLES, orient="records")
+    before = read_samples(context.inputs["baseline"])
     # The baseline scored the references with the same reward model.
     references = torch.from_numpy(before["reference_score"].to_numpy(np.float32))
     metrics, table = _evaluate(context, corpus, networks, kl, references, context.pick(d.SELECTION))

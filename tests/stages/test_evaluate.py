@@ -126,6 +126,15 @@ def test_a_sample_stands_beside_its_reference_and_what_the_sft_policy_wrote(tiny
     assert any(whole == kept for whole, kept in zip(table["reference_length"], cut, strict=True))
 
 
+@pytest.mark.parametrize("texts", [["1", "02"], ["nan", "nan"], ["", ""], ["my boss", "1"]])
+def test_a_summary_is_read_as_it_was_written_though_all_read_like_numbers(texts, tmp_path):
+    table = pd.DataFrame({"summary": texts, "score": [1.5, np.nan], "ended": [True, False], "length": [1, 2]})
+    table.to_json(tmp_path / "samples.json", orient="records", indent=1)
+    again = evaluate.read_samples(tmp_path)
+    assert again["summary"].tolist() == texts
+    pd.testing.assert_frame_equal(again.drop(columns="summary"), table.drop(columns="summary"))
+
+
 def test_a_reference_is_as_long_as_it_is_whatever_the_policy_has_room_for(tiny_run):
     corpus = Corpus(tiny_run["data"])
     counts = evaluate.token_counts(["my boss sold my bike.", "my boss sold my bike. " * 40], corpus)
