@@ -4,9 +4,9 @@ from repro.detail import Recipe
 from repro.details.advantages import BASELINE, RESPONSES_PER_QUERY
 from repro.details.data import BLIND_SPOT
 from repro.details.feedback import FEEDBACK_ROUNDS
-from repro.details.general import ADAPTER
+from repro.details.general import ADAPTER, DROPOUT
 from repro.details.objective import CONSTRAINED_STEP, LOSS_AGGREGATION
-from repro.details.optimisation import SAMPLER_PRECISION, WEIGHT_AVERAGE
+from repro.details.optimisation import SAMPLER_PRECISION, UPDATE_DROPOUT, WEIGHT_AVERAGE
 from repro.details.ppo import CRITIC_WARM_UP, WHITEN_SCOPE
 from repro.details.registry import DETAILS
 from repro.details.reward_and_kl import REFERENCE_POLICY, REWARD_SOURCE
@@ -14,8 +14,12 @@ from repro.details.reward_model import ALGORITHM
 from repro.errors import UserError
 from repro.ops.preference import ExpertIteration
 
-# The result of these depends on the number of ranks, so it is part of their cache keys.
+# The result of these depends on the number of ranks, so it is part of their cache keys. With dropout each rank draws what its
+# own rows lose, in their order.
 RANK_DEPENDENT = {
+    (DROPOUT.name, "on_in_sft_and_rm"),
+    (DROPOUT.name, "on_everywhere"),
+    (UPDATE_DROPOUT.name, "0.1"),
     (WHITEN_SCOPE.name, "each_rank"),
     (WHITEN_SCOPE.name, "each_micro_batch"),
     (LOSS_AGGREGATION.name, "token_mean_per_micro_batch"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from repro.engine import pipeline
 from repro.models import ranks
 from repro.stages.corpus import Corpus
 from tests import on_ranks
@@ -293,6 +294,26 @@ def test_two_ranks_go_on_from_where_two_ranks_were_ended(alone, tmp_path, sharin
     expected, found = weights(cache / keys["ppo"]), weights(tmp_path / keys["ppo"])
     for place, tensor in expected.items():
         torch.testing.assert_close(found[place], tensor, atol=2e-5, rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------- where ranks are part of a key
+
+
+@pytest.mark.parametrize(
+    ("choices", "other"),
+    [
+        ({}, set()),
+        ({"kl_coef": "0.1"}, set()),
+        ({"whiten_scope": "each_rank"}, {"ppo", "evaluate"}),
+        ({"update_dropout": "0.1"}, {"ppo", "evaluate"}),
+        ({"dropout": "on_in_sft_and_rm"}, {"sft", "rm", "baseline", "ppo", "evaluate"}),
+        ({"dropout": "on_everywhere"}, {"sft", "rm", "baseline", "ppo", "evaluate"}),
+    ],
+    ids=str,
+)
+def test_the_number_of_ranks_is_in_the_keys_of_what_depends_on_it(choices, other):
+    one, two = (pipeline.keys(*on_ranks.recipe_and_scale(choices, {"processes": count}), 1) for count in (1, 2))
+    assert {name for name in one if one[name] != two[name]} == other
 
 
 # ----------------------------------------------------------------------------- whose rows are whose
