@@ -133,7 +133,7 @@ def prepare(context: StageContext, critic: critics.Choice, responses: int) -> tu
         "queue": queue,
     }
     stateful |= average.stateful() | pick(d.REFERENCE_POLICY).stateful(run.networks.reference) | {"traces": traces}
-    torch.manual_seed(context.seed_of("dropout"))  # before the loop, which restores the random state of a checkpoint
+    context.seed_dropout()  # before the loop, which restores the random state of a checkpoint
     loop = TrainingLoop(
         context,
         run.optimizer,

@@ -35,4 +35,4 @@ def batches(context: StageContext, run: Run, training: Training) -> Iterator[tup
     rows = prompt_batches(training.prompts, scale.ppo_batch, responses_per_query(pick), shuffle)
     for each in islice(rows, updates):
         yield replace(run, optimizer=optimizer), own, each
-    torch.manual_seed(context.seed_of("dropout"))  # as `prepare` left it
+    context.seed_dropout()  # as `prepare` left it

@@ -144,7 +144,7 @@ def _train(context: StageContext, corpus: Corpus, move_padding: MovePadding) -> 
         pairs = concatenate(pairs, Corpus(context.inputs["feedback"]).pairs("train"))
     chosen, rejected = (read(pairs, name, move_padding, corpus.pad) for name in ("chosen", "rejected"))
     group = objective.group(pairs["id"])
-    torch.manual_seed(context.seed_of("dropout"))
+    context.seed_dropout()
     batches = shuffled_batches(group, scale.rm_batch, context.pick(d.RM_EPOCHS), context.generator("shuffle"))
     training = RewardModelTraining(reward_model, chosen, rejected, preference.shares(group), objective.loss, corpus.pad)
     loop = TrainingLoop(

@@ -60,7 +60,7 @@ def _train(context: StageContext) -> Metrics:
     policy, optimizer = wrapping.prepare_for_training(
         accelerator, policy, optimise.adamw([policy], scale.sft_learning_rate, pick)
     )
-    torch.manual_seed(context.seed_of("dropout"))
+    context.seed_dropout()
     epochs, shuffle = pick(d.SFT_EPOCHS), context.generator("shuffle")
     batches = (optimise.batches(len(tokens), scale.sft_batch, shuffle) for _ in range(epochs))
     steps = epochs * (len(tokens) // scale.sft_batch)

@@ -117,6 +117,10 @@ class StageContext:
     def generator(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed_of(purpose))
 
+    def seed_dropout(self) -> None:
+        """Seed what dropout draws from: other numbers on each rank, or rows of different ranks would lose the same units."""
+        torch.manual_seed(self.seed_of("dropout") + ranks.rank())
+
     def log(self, step: int, metrics: Metrics) -> None:
         """Append one line to the journal, once for each step; non-finite numbers are counted instead of logged."""
         already = self._journaled >= step

@@ -16,7 +16,7 @@ from repro.detail import Detail, Pick, Recipe, Variant
 from repro.details import DETAILS, GAMMA, PAD_TOKEN, REWARD_NORMALISATION, WHITEN_ADV
 from repro.engine import artefacts, pipeline
 from repro.engine.artefacts import run_or_reuse
-from repro.models import starts
+from repro.models import ranks, starts
 from repro.stages import sft, stage
 from repro.stages.checkpoint import FORMAT, complete_checkpoints
 from repro.stages.stage import Budget, Stage, StageContext
@@ -440,6 +440,19 @@ def test_seeds_differ_by_purpose_stage_and_seed_and_are_shared_by_arms(work):
     assert torch.equal(
         torch.rand(3, generator=work.generator("shuffle")), torch.rand(3, generator=work.generator("shuffle"))
     )
+
+
+def test_ranks_lose_different_units_to_dropout_and_the_first_those_of_a_rank_alone(work, monkeypatch):
+    def mask(rank):
+        monkeypatch.setattr(ranks, "rank", lambda: rank)
+        work.seed_dropout()
+        return torch.nn.functional.dropout(torch.ones(200), 0.1)
+
+    with torch.random.fork_rng():
+        assert not torch.equal(mask(0), mask(1)) and torch.equal(mask(1), mask(1))
+        first = mask(0)
+        torch.manual_seed(work.seed_of("dropout"))
+        assert torch.equal(first, torch.nn.functional.dropout(torch.ones(200), 0.1))
 
 
 # ----------------------------------------------------------------------------- the whole pipeline
