@@ -163,8 +163,8 @@ METRICS: dict[str, str] = {
     "judge/order_flips": "share of posts with a preference in both orders whose two preferences contradict each other",
     "judge/first_preferred": "share of preferences that are for the summary shown first, over posts with one in both "
     "orders",
-    "judge/unparsable": "share of questions (two for each post whose texts differ) whose answer states no preference "
-    "that can be read",
+    "judge/unparsable": "share of answers (two for each post whose texts differ, as far as they are there) that state no "
+    "preference that can be read",
     "judge/reward_model_agreement": "share of posts on which reward model and language model prefer the same summary, "
     "of those on which neither ties",
     "nonfinite/*": "number of times that this metric was not a finite number, and so was not logged",

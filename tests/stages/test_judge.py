@@ -196,6 +196,18 @@ def test_an_answer_without_a_preference_counts_for_nobody(tmp_path):
     assert "judge/sft_win_rate" not in said["metrics"]
 
 
+def test_a_question_without_an_answer_counts_for_nobody_and_is_no_answer_that_could_not_be_read(tmp_path):
+    samples = table(2).drop(columns="sft_summary")
+    who = judge.judge("m", "http://host:1/v1", max_completion_tokens=5)
+    answers = judge.Answers(tmp_path)
+    for key in list(judge.questions_of(who, {"run": samples}))[:3]:
+        answers.known[key] = {"key": key, "answer": GOOD, "time": "2026"}
+    said = judge.judgement(who, samples, answers)
+    assert said["unanswered"] == 1 and [row["win"] for row in said["verdicts"]] == [0.5, None]
+    assert said["metrics"]["judge/unparsable"] == 0.0 and said["metrics"]["judge/win_rate"] == 0.5
+    assert "policy_first" in said["verdicts"][1] and "reference_first" not in said["verdicts"][1]
+
+
 def test_the_numbers_are_those_of_their_definitions():
     def orders(policy_first, reference_first):
         return {"policy_first": {"preferred": policy_first}, "reference_first": {"preferred": reference_first}}

@@ -51,14 +51,18 @@ def judgement(judge: Judge, table: pd.DataFrame, answers: Answers) -> dict[str, 
 
 
 def verdict(judge: Judge, pair: SummaryPair, answers: Answers) -> dict[str, Any]:
-    """`win` (1, 0.5, 0; null where an answer has no preference), and preference and reason for each order of the pair."""
+    """`win` (1, 0.5, 0; null where an answer is missing or has no preference), and preference and reason by order of the pair.
+
+    A question without an answer is not there: it was not read, so that it is nothing that could not be read.
+    """
+    asked = {first: judge.key(messages) for first, messages in pair.questions.items()}
     orders = {}
-    for first, messages in pair.questions.items():
-        answer = answers.known.get(judge.key(messages), {"answer": ""})["answer"]
+    for first in (first for first, key in asked.items() if key in answers.known):
+        answer = answers.known[asked[first]]["answer"]
         letters = {"A": first, "B": "reference" if first == "policy" else "policy", "": ""}
         orders[f"{first}_first"] = {"preferred": letters[preference(answer)], "because": explanation(answer)}
     preferred = [order["preferred"] for order in orders.values()]
-    if "" in preferred:
+    if len(orders) < len(asked) or "" in preferred:
         return {"win": None, **orders}
     return {"win": preferred.count("policy") / len(preferred) if preferred else 0.5, **orders}
 
