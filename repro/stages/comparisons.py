@@ -75,7 +75,9 @@ def encode(corpus: Corpus, posts: Dataset, compared: list[Compared], number: int
         table[f"query_{side}_token"] = [
             _filled(query + response, most, pad) for query, response in zip(queries, responses)
         ]
-        table[f"{side}_tokens"] = [min(len(r), most - len(q)) for q, r in zip(queries, responses)]
+        table[f"{side}_tokens"] = [
+            sum(token != pad for token in response[: most - len(query)]) for query, response in zip(queries, responses)
+        ]
     return Dataset.from_dict({name: table[name] for name in features}, features=features)
 
 

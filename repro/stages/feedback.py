@@ -127,7 +127,7 @@ def _margins(context: StageContext, corpus: Corpus, pairs: Dataset) -> Tensor:
 
 STAGE = Stage(
     "feedback",
-    version=1,
+    version=2,
     upstream=("data", "rm", "ppo"),
     seeded=True,
     run=_run,

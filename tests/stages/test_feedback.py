@@ -50,6 +50,16 @@ def test_of_no_comparisons_there_are_no_rows(corpus):
     assert corpus.decode(torch.empty(0, 4, dtype=torch.long)) == []
 
 
+@pytest.mark.parametrize(("pad_is_eos", "tokens"), [(False, 4), (True, 3)])
+def test_tokens_of_a_response_are_those_that_are_no_padding(corpus, monkeypatch, pad_is_eos, tokens):
+    """As the data stage counts them: a mean over a response's tokens would take in the prompt's last one otherwise."""
+    if pad_is_eos:
+        monkeypatch.setattr(Corpus, "pad", property(lambda self: self.eos))
+    text = torch.tensor([5, 6, 7, corpus.eos, corpus.pad])
+    encoded = encode(corpus, corpus.posts("train"), [Compared(0, text, text, 3)], 2)
+    assert encoded["chosen_tokens"][:] == encoded["rejected_tokens"][:] == [tokens]
+
+
 def summary(corpus, text, ended=True):
     ids = corpus.tokenizer(f" {text}", add_special_tokens=False)["input_ids"] + [corpus.eos] * ended
     return torch.tensor(ids + [corpus.pad] * (40 - len(ids)))
