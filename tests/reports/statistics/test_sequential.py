@@ -200,4 +200,14 @@ def test_every_part_of_the_page_has_the_interval_of_the_verdict(growing):
     np.testing.assert_array_equal([(cell.n, cell.mean, cell.low, cell.high) for cell in row["cells"]], told)
     drawn = difference_data(growing, findings).query("metric == @growing.primary").drop_duplicates("arm")
     np.testing.assert_array_equal(drawn[["n", "mean", "low", "high"]], told)
-    assert "primary, 95 % interval over all looks</span>" in page.render(growing, findings, [], None, {})
+    html = page.render(growing, findings, [], None, {})
+    assert "primary, 95 % interval over all looks</span>" in html
+    rows = [row for row in html.split("<tr")[1:] if f"{growing.primary}</code>" in row and "↓ down" in row]
+    assert len(rows) == len(told) and all('<span class="soft">over all looks</span>' in row for row in rows)
+
+
+def test_the_page_says_that_all_arms_share_the_error_of_a_look(growing):
+    findings, arms = analyse(growing), len(growing.arms) - 1
+    assert sum(findings.looks["error"]) == pytest.approx(errors(growing.looks)[0])
+    assert findings.looks["error"].tolist() == [errors(growing.looks)[0] / arms] * arms
+    assert "divided over all arms of the study" in page.render(growing, findings, [], None, {})
