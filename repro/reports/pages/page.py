@@ -301,7 +301,7 @@ def _ran_away(row) -> str:
     return (
         f"{row.arm} ran away: seed {', '.join(map(str, row.ran_away))} ended with a KL above {number(row.cap)} nats, "
         f"{len(row.ran_away)} of {row.kl_known} (95 % interval of the share {100 * row.ran_away_low:.0f} % to "
-        f"{100 * row.ran_away_high:.0f} %). They count towards the verdict like any other."
+        f"{100 * row.ran_away_high:.0f} %). What was evaluated counts towards the verdict like any other run."
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from repro import record
 from repro.reports.reading.study import Study
 from repro.reports.statistics.resampling import by_arm, share
-from repro.reports.statistics.words import UNDECIDED
+from repro.reports.statistics.words import RUNNING, UNDECIDED
 
 
 def ended_seeds(study: Study) -> dict[str, set[int]]:
@@ -67,8 +67,10 @@ def runaways(study: Study) -> pd.DataFrame:
 
 
 def _last_kl(study: Study) -> pd.Series:
-    """[arm, seed] -> the KL to the SFT policy at the end of each run that recorded one."""
-    curve = study.curves[study.curves["metric"] == "objective/kl"].dropna(subset="value").sort_values("step")
+    """[arm, seed] -> the KL to the SFT policy at the end of each run that has ended and recorded one."""
+    ended = study.runs.loc[study.runs["outcome"] != RUNNING, ["arm", "seed"]]
+    curve = study.curves[study.curves["metric"] == "objective/kl"].merge(ended)
+    curve = curve.dropna(subset="value").sort_values("step")
     tested = study.finals[study.finals["metric"] == "test/kl"].dropna(subset="value")
     last = [frame.groupby(["arm", "seed"])["value"].last() for frame in (curve, tested)]
     return pd.concat(last).groupby(level=["arm", "seed"]).max()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 BETTER, WORSE, NO_DIFFERENCE, IDENTICAL, UNDECIDED = "better", "worse", "no difference", "identical", "undecided"
 AS_PREDICTED, CONTRADICTED, NOT_RESOLVED = "as predicted", "contradicted", "not resolved"
-RAN_AWAY, MISSING, KILLED = "ran away", "missing", "killed"
+RAN_AWAY, MISSING, KILLED, RUNNING = "ran away", "missing", "killed", "running"
 MOVED = (BETTER, WORSE)
 
 VERDICTS: Mapping[str, str] = {
@@ -29,8 +29,8 @@ ENDS: Mapping[str, str] = {
     "diverged": "the run stopped at a value that is not finite; it counts where it could be evaluated",
     "failed": "the run ended with an error",
     KILLED: "the run was ended from outside",
-    "running": "the run has not ended",
+    RUNNING: "the run has not ended",
     MISSING: "the run was planned and never started",
-    RAN_AWAY: "the policy ended with a KL to the SFT policy above the study's cap; the run counts",
+    RAN_AWAY: "the policy ended with a KL to the SFT policy above the study's cap; it counts where it could be evaluated",
 }
 DEFINITIONS: Mapping[str, str] = {**VERDICTS, **RESULTS, **ENDS}

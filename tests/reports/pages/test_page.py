@@ -197,8 +197,8 @@ def test_seeds_that_ran_away_are_counted_and_stay_in_the_verdict(study, tmp_path
     )
     findings = page.analyse(capped)
     assert page.warnings(capped, findings) == [
-        "off ran away: seed 2 ended with a KL above 100 nats, 1 of 3 (95 % interval of the share 1 % to 91 %). They count "
-        "towards the verdict like any other."
+        "off ran away: seed 2 ended with a KL above 100 nats, 1 of 3 (95 % interval of the share 1 % to 91 %). What was "
+        "evaluated counts towards the verdict like any other run."
     ]
     assert page.outcomes(findings) == {"finished": 9, "ran away": 1}
     assert findings.verdicts.set_index("arm").loc["off", "n"] == 3

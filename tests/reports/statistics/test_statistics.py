@@ -457,6 +457,13 @@ def test_a_kl_that_is_not_a_number_hides_none_before_it(study):
     assert found.loc["off", "ran_away"] == [1]
 
 
+def test_a_run_that_goes_on_has_not_ended_far_away(study):
+    going = study.runs.assign(outcome=study.runs["outcome"].mask(study.runs["seed"] == 1, "running"))
+    kl = [("off", 1, 10, 9.0), ("off", 2, 10, 9.0)]
+    row = runaways(replace(far(study, {"kl_cap": "8"}, kl), runs=going)).set_index("arm").loc["off"]
+    assert row[["kl_known", "ran_away"]].tolist() == [1, [2]]
+
+
 def test_no_cap_no_word(study):
     row = runaways(far(study, {}, [("off", 1, 10, 99.0)])).set_index("arm").loc["off"]
     assert row["ran_away"] == [] and math.isnan(row["cap"]) and math.isnan(row["ran_away_high"])
