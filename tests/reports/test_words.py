@@ -117,6 +117,17 @@ def test_the_verdict_is_one_word_in_every_output(detail, root, results):
     assert said(note["mlflow.note.content"], told) == once
 
 
+def test_seeds_that_no_look_has_reached_are_not_said_to_be_in_the_verdict(root, results):
+    arm = results["between"].verdicts.loc["wide"]
+    html = (root / "pages" / "between" / "index.html").read_text()
+    assert arm["n"] == 4 and re.search(r"<td>1, 2, 3, 4, 5</td></tr>", html) and "<th>in the verdict</th>" not in html
+
+
+def test_a_sign_flip_p_is_said_to_be_of_all_flips_and_of_both_sides(root):
+    html = (root / "pages" / "grown" / "index.html").read_text()
+    assert "the share of all ways to flip their signs that give a mean as far from zero" in html
+
+
 @pytest.mark.parametrize("detail", STUDIES)
 def test_the_index_and_the_atlas_say_the_words_of_the_study(detail, root):
     told = expected(detail)
