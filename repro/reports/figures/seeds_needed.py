@@ -10,7 +10,7 @@ from repro.reports.statistics.survey import Survey
 CAPTION = (
     "From the spread of each variant's paired differences, the fewest seeds with which a two-sided paired t test at 5 %, "
     "without any correction, shows the smallest effect of interest in 80 % of studies. A spread from few seeds is itself "
-    "rough. Variants without a spread, identical ones among them, are left out."
+    "rough. Variants without a spread, identical ones among them, and those of studies that grow by looks are left out."
 )
 
 

@@ -408,6 +408,8 @@ def test_the_interval_and_p_of_a_sequential_study_are_said_to_be_over_all_looks(
     assert {row.count("over all looks") for row in rows if 'data-study="growing"' in row} == {2}
     told = {row["detail"]: row["looks"] for row in atlas.record(found, [alpha, growing])["effects"]}
     assert told == {"alpha": [], "growing": [2, 3]}
+    needed = [plot for plot in forest.plots(found) if plot.name == "seeds_needed"][0]
+    assert set(needed.data["detail"]) == {"alpha"} and "those of studies that grow by looks" in needed.caption
 
 
 def test_limits_hold_seeds_bands_and_a_lone_interval():
