@@ -69,7 +69,8 @@ def test_page_terminal_and_json_say_the_same(high, tmp_path, undrawn):
     built = page.build(high, tmp_path / "out")
     sentence = ceiling.sentence(high, analyse(high))
     assert page.headline(built).splitlines()[-1] == sentence
-    assert "has a near-greedy win rate of 0.930 (0.864 to 0.996, 3 seeds)" in sentence
+    assert "has a near-greedy win rate of 0.930 (95 % interval 0.864 to 0.996, 3 seeds)" in sentence
+    assert "; beside it, with 95 % intervals, " in sentence
     assert "shift_and_scale is at −0.110 (−0.153 to −0.067; 42 % of the way from before PPO)" in sentence
     verdict = json.loads((built.parent / page.VERDICT).read_text())
     assert verdict["ceiling"]["arms"]["shift_and_scale"]["mean_difference"] == pytest.approx(-0.11)

@@ -19,13 +19,14 @@ def sentence(study: Study, findings: Findings) -> str:
     rows = findings.ceiling
     if rows.empty:
         return ""
-    return f"{_level(study)}; beside it {listed(f'{row.arm} {_apart(row)}' for row in rows.itertuples())}."
+    arms = listed(f"{row.arm} {_apart(row)}" for row in rows.itertuples())
+    return f"{_level(study)}; beside it, with 95 % intervals, {arms}."
 
 
 def _level(study: Study) -> str:
     """What the ceiling reaches."""
     mean, low, high = ceiling.reached(study)
-    within = "" if math.isnan(low) else f"{number(low)} to {number(high)}, "
+    within = "" if math.isnan(low) else f"95 % interval {number(low)} to {number(high)}, "
     seeds = count(len(ceiling.level(study)), "seed")
     return f"The ceiling, {WHAT}, has a {terms.said(study.primary)} of {number(mean)} ({within}{seeds})"
 
