@@ -94,8 +94,8 @@ def draw(rows: pd.DataFrame, study: Study) -> Sheet | None:
         axes.set(xlim=layout.padded(limits["kl"]), ylim=layout.padded(limits["value"]))
         axes.set(xlabel=terms.label(TRAINING_KL), ylabel=_score(metric) + terms.bracketed(metric))
         style.few_ticks(axes)
-        if own["kl"].max() > layout.WIDE * own["kl"].abs().median():
-            style.symmetric_log(axes, max(1.0, float(own["kl"].median())))
+        if limits["kl"].max() > layout.WIDE * limits["kl"].abs().median():
+            style.symmetric_log(axes, max(1.0, float(limits["kl"].median())))
     return figure
 
 

@@ -87,3 +87,17 @@ def test_a_study_without_kl_has_no_frontier_and_one_without_curves_has_its_ends(
     assert frontier.data(no_kl, analyse(no_kl)).empty
     no_curves = replace(study, curves=study.curves.head(0))
     assert set(frontier.data(no_curves, analyse(no_curves))["part"]) == {"end"}
+
+
+def test_the_start_that_is_not_drawn_does_not_make_the_axis_logarithmic(study):
+    kl = {(arm, seed): 1.0 + 3 * i + seed for i, arm in enumerate(study.arms) for seed in study.seeds}
+    kl[study.arms[-1], study.seeds[-1]] = 60.0
+    rows = [
+        (*place, metric, value)
+        for place, far in kl.items()
+        for metric, value in (("test/kl", far), ("test/sampled_gold", far / 9), ("sft_test/sampled_gold", 0.1))
+    ]
+    finals = pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
+    ended = replace(study, curves=study.curves.head(0), finals=finals)
+    (axes,) = frontier.draw(frontier.data(ended, analyse(ended)), ended).axes
+    assert axes.get_xscale() == "linear"
