@@ -11,7 +11,7 @@ from repro.reports.figures.numbers import count, difference, number, signed
 from repro.reports.reading import terms
 from repro.reports.reading.study import Study
 from repro.reports.statistics import pairing
-from repro.reports.statistics.student import CONFIDENCE
+from repro.reports.statistics.student import CONFIDENCE, ROUNDING
 
 LAST = 0.1  # of a training: what its end is taken to be
 MOST = 4  # things that a sentence names; the others are counted
@@ -47,12 +47,17 @@ def learning_curves(data: pd.DataFrame, study: Study) -> str:
         return "No arm has logged anything beside the reference at the end of training."
     if not (found["n"] > 1).any():
         return f"One seed each: how the curves end says nothing of other seeds{_farthest(paired, study)}."
-    apart = found[(found["low"] > 0) | (found["high"] < 0)]
+    apart = _apart(found)
     words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in apart.itertuples())
     counted = f"of {count(len(found), 'comparison')} at the end of training"
     if apart.empty:
         return f"None {counted} excludes zero: no curve tells an arm from {study.reference}."
     return f"{len(apart)} {counted} {_exclude_zero(len(apart), len(found))}: {words}."
+
+
+def _apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose interval excludes zero; of differences that are all equal t gives none."""
+    return rows[((rows["low"] > 0) | (rows["high"] < 0)) & (rows["sd"] > ROUNDING)]
 
 
 def _exclude_zero(apart: int, intervals: int) -> str:
@@ -91,7 +96,7 @@ def paired_differences(data: pd.DataFrame, study: Study) -> str:
     known = found.dropna(subset="low")
     if known.empty:
         return "One paired seed: there are differences, and no interval to judge them by."
-    apart = known[((known["low"] > 0) | (known["high"] < 0)) & (known["sd"] > 0)]
+    apart = _apart(known)
     words = listed(f"{terms.said(row.metric)} ({signed(row.mean)}, {row.arm})" for row in apart.itertuples())
     if apart.empty:
         return f"None of {count(len(known), 'interval')} excludes zero."

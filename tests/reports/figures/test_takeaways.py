@@ -161,6 +161,17 @@ def test_the_sentence_on_differences_is_of_all_that_the_table_lists(study, tmp_p
     assert re.search(rf"of the {len(table)} here about\s+{0.05 * len(table):.1f} would exclude zero by chance", listed)
 
 
+def test_differences_that_are_equal_but_for_rounding_exclude_nothing(study):
+    flat = study.curves.pivot(index=["metric", "seed", "step"], columns="arm", values="value")
+    flat = flat.assign(**{arm: flat[study.reference] + (0.1 if arm == "off" else 0) for arm in study.arms})
+    rows = flat.reset_index().melt(["metric", "seed", "step"], var_name="arm").assign(detail=study.detail)
+    assert sentence(curves.CHARTS[0], replace(study, curves=rows)).startswith("None of 18 comparisons")
+    base = study.finals[study.finals["arm"] == study.reference]
+    base = base.assign(value=base["value"] + 0.1 * base["seed"])
+    finals = [base.assign(arm=arm, value=base["value"] + (0.1 if arm == "off" else 0)) for arm in study.arms]
+    assert sentence(differences.CHARTS[0], replace(study, finals=pd.concat(finals))).startswith("None of")
+
+
 def test_before_and_after_say_how_many_runs_rise():
     data = pd.DataFrame({"metric": "test/gold", "arm": ["a", "a", "b"], "before": [1.0, 2.0, 3.0]})
     told = takeaways.before_after(data.assign(after=[2.0, 1.5, math.nan]), None)
