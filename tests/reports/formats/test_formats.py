@@ -125,6 +125,7 @@ def test_slides_stand_alone_and_show_the_studys_own_figures(built):
     assert html.count('src="data:image/svg+xml,') == len(slides.FIGURES) + 1 == 3
     titles = re.findall(r"<h[12]>(.*?)</h[12]>", html, re.DOTALL)
     assert len(titles) == html.count('<section class="slide') == 6
+    assert "the dotted line is the references’ own" in html.replace("&#39;", "’") and "±0.020, shaded." in html
     assert html.count("small marks are single seeds") == 2  # of the effect: in its caption, and in the words below it
 
 
