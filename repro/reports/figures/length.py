@@ -232,8 +232,9 @@ def _beside(axes: Axes, rows: pd.DataFrame, study: Study) -> None:
     shown = rows.loc[rows["part"].isin(("as it is", "equal length")), "win_rate"]
     ends = layout.padded(shown) if len(shown) else (0.0, 1.0)
     for height, arm in enumerate(study.arms):
-        own = rows[rows["policy"] == arm].set_index("part")["win_rate"]
-        raw, equal = own[own.index == "as it is"], own[own.index == "equal length"]
+        own = rows[rows["policy"] == arm].set_index("seed")
+        raw, equal = (own.loc[own["part"] == part, "win_rate"] for part in PANELS["beside"])
+        raw = raw[raw.index.isin(equal.index)] if len(equal) else raw
         colour, marker, _ = _look(arm, study)
         look = {"color": colour, "marker": marker, "linestyle": ""}
         axes.plot(raw.mean(), height - 0.12, markersize=7, markerfacecolor="white", **look)
@@ -262,8 +263,8 @@ CHARTS = (
         "comparisons or more of all seeds together, the larger the more of them; lines are logistic regressions, the "
         "mean of the seeds' own over ratios that all of them have: where marks leave a line, it does not describe "
         "them. Then how frequent each length is, and the mean raw win rate (open) beside the win rate at equal "
-        "length, from the regression (filled), with every seed and the 95 % t interval of the latter; an arrow head "
-        "where that extends past the axis.",
+        "length, from the regression (filled), of the seeds that have both, with every seed and the 95 % t interval of the "
+        "latter; an arrow head where that extends past the axis.",
         data,
         draw,
         takeaways.win_rate_by_length,

@@ -143,10 +143,11 @@ def _runaways(rows: pd.DataFrame, study: Study) -> str:
 def win_rate_by_length(data: pd.DataFrame, study: Study) -> str:
     """How much of each arm's win rate is left at equal length."""
     rates = data[data["part"].isin(("as it is", "equal length"))].astype({"win_rate": float})
-    wide = rates.pivot_table(index="policy", columns="part", values="win_rate", aggfunc="mean", sort=False)
-    if not {"as it is", "equal length"} <= set(wide) or wide.dropna().empty:
-        return "The near-greedy win rate at equal length cannot be estimated: too few summaries, or all of them won or lost."
-    known = wide.dropna().reindex([arm for arm in study.arms if arm in wide.dropna().index])
+    wide = rates.pivot(index=["policy", "seed"], columns="part", values="win_rate").dropna()
+    if not {"as it is", "equal length"} <= set(wide) or wide.empty:
+        return "The near-greedy win rate at equal length cannot be estimated from these summaries."
+    means = wide.groupby("policy").mean()
+    known = means.reindex([arm for arm in study.arms if arm in means.index])
     words = listed(
         f"{number(equal)} instead of {number(raw)} ({arm})"
         for arm, raw, equal in zip(known.index, known["as it is"], known["equal length"], strict=True)

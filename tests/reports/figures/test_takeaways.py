@@ -185,11 +185,11 @@ def test_a_seed_that_ran_away_is_named_beside_the_means_that_it_moves(study):
 
 
 def test_a_win_rate_at_equal_length_that_cannot_be_estimated_is_said_to_be_so(study):
-    rows = pd.DataFrame({"part": ["as it is"], "policy": ["off"], "win_rate": [0.5]})
+    rows = pd.DataFrame({"part": ["as it is"], "policy": ["off"], "seed": [1], "win_rate": [0.5]})
     assert takeaways.win_rate_by_length(rows, study).startswith(
         "The near-greedy win rate at equal length cannot be estimated"
     )
-    both = pd.concat([rows, rows.assign(part="equal length", win_rate=0.4)])
+    both = pd.concat([rows, rows.assign(part="equal length", win_rate=0.4), rows.assign(seed=2, win_rate=0.9)])
     assert takeaways.win_rate_by_length(both, study) == (
         "At the length of the references the near-greedy win rate is 0.400 instead of 0.500 (off)."
     )
