@@ -15,7 +15,7 @@ def number(value: float, sign: str = "") -> str:
     size = abs(value)
     if size < ROUNDING:
         value = 0.0
-    elif size < 0.0001:
+    elif size < 0.0001 or size >= 1e9:
         return f"{value:{sign}.1e}".replace("-", MINUS)
     # By the number that is shown, so that no number is spelled in two ways; 1 has the digits of a share.
     digits = 4 if ROUNDING < round(size, 4) < 0.001 else 3 if round(size, 2) <= 1 else 2 if round(size, 2) < 100 else 0

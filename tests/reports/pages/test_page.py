@@ -287,6 +287,8 @@ def test_an_arm_that_changed_nothing_is_called_identical(study, tmp_path):
         (-0.5, "\N{MINUS SIGN}0.500"),
         (12.345, "12.35"),
         (1234.0, "1,234"),
+        (999_999_999.0, "999,999,999"),
+        (-1.5e20, "\N{MINUS SIGN}1.5e+20"),
         (0.0004, "0.0004"),
         (0.00004, "4.0e\N{MINUS SIGN}05"),
         (0.9996, "1.000"),
