@@ -295,6 +295,16 @@ def test_the_page_writes_a_number_as_python_does():
     assert dict(zip(NUMBERS, json.loads(done.stdout))) == {x: numbers.number(x) for x in NUMBERS}
 
 
+@pytest.mark.skipif(not shutil.which("node"), reason="no node")
+def test_the_page_counts_one_thing_in_the_singular_and_says_what_the_colours_of_its_bars_are():
+    template = (markup.TEMPLATES / "episode.html.j2").read_text()
+    (line,) = re.findall(r"  const counted = .*", template)
+    program = f'{line} console.log(counted(1, "token"), "/", counted(2, "token"));'
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "1 token / 2 tokens" and "length} tokens" not in template
+    assert "blue where the return is above the value" in template
+
+
 def test_the_page_of_many_long_episodes_stays_small(study):
     tokens = [" word"] * 53
     episodes = [record(64 * update + row, tokens) for update in (0, 16, 31) for row in range(8)]
