@@ -30,7 +30,12 @@ def effect(data: pd.DataFrame, study: Study) -> str:
     rows = data.drop_duplicates("arm")
     if not data["difference"].any():
         return f"Every difference to {study.reference} is zero, in {count(data['seed'].nunique(), 'seed')}."
-    words = listed(f"{difference(row.mean, row.low, row.high)} for {row.arm}" for row in rows.itertuples())
+    known = rows.dropna(subset="mean")
+    if known.empty:
+        return (
+            f"Before its first look the study has no mean difference to {study.reference}: the marks are single seeds."
+        )
+    words = listed(f"{difference(row.mean, row.low, row.high)} for {row.arm}" for row in known.itertuples())
     limit = f", where ±{number(study.smallest_effect)} would matter" if math.isfinite(study.smallest_effect) else ""
     return f"The mean difference in {terms.said(study.primary)} to {study.reference} is {words}{limit}."
 

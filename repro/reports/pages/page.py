@@ -142,7 +142,7 @@ def remark(row, study: Study) -> str:
             f"Every final value is equal in {count(row.n, 'paired seed')}: either the detail has no effect at this scale, or "
             "the case that it is about did not occur."
         )
-    if row.n < 2:
+    if row.n < 2 and not study.looks:
         return f"{count(row.n, 'paired seed')}, and an interval needs two.".capitalize()
     small = nothing_to_see(study) if row.verdict == UNDECIDED else ""
     if small:

@@ -118,6 +118,8 @@ def test_the_effect_is_said_beside_what_would_matter(study):
     )
     untold = replace(study, tags=study.tags | {"smallest_effect": "nan"})
     assert sentence(effect.CHARTS[0], untold).endswith("for scale_only.")
+    early = replace(study, tags=study.tags | {"looks": "4 6"})
+    assert sentence(effect.CHARTS[0], early).startswith("Before its first look the study has no mean difference")
     assert sentence(effect.CHARTS[0], alike(study)) == "Every difference to shift_and_scale is zero, in 3 seeds."
 
 

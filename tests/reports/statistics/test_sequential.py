@@ -169,6 +169,9 @@ def test_before_its_first_look_nothing_is_decided(study):
     row = analyse(early).verdicts.iloc[0]
     assert (row["verdict"], row["reason"], row["n"]) == ("undecided", "the first look is at 4 seeds", 3)
     assert np.isnan(row["low"]) and np.isnan(row["p"])
+    one = replace(early, finals=early.finals[early.finals["seed"] == 1])
+    told = page.sentence(next(analyse(one).verdicts.itertuples()), one)
+    assert told.endswith(". The first look is at 4 seeds.")  # of one seed too: two would not decide
 
 
 def test_the_index_says_what_the_page_says(growing):
