@@ -28,8 +28,8 @@ def signed(value: float) -> str:
 
 
 def difference(mean: float, low: float, high: float) -> str:
-    """A mean difference beside its interval; one that is less than a hundredth of the interval's width is a signed zero."""
-    return f"{math.copysign(0.0, mean):+.3f}".replace("-", MINUS) if 100 * abs(mean) < high - low else signed(mean)
+    """A mean difference beside its interval, without digits past the third where it is a hundredth of its width or less."""
+    return f"{mean:+.3f}".replace("-", MINUS) if 100 * abs(mean) < min(high - low, 0.05) else signed(mean)
 
 
 def span(low: float, high: float) -> str:

@@ -73,5 +73,6 @@ def test_a_mean_that_is_nothing_beside_its_interval_is_a_signed_zero():
     minus = numbers.MINUS
     assert numbers.difference(4.9e-5, -0.026, 0.026) == "+0.000"
     assert numbers.difference(-4.9e-5, -0.026, 0.026) == f"{minus}0.000"
+    assert numbers.difference(0.0079, -0.523, 0.539) == "+0.008" and numbers.difference(3.2, -500, 506) == "+3.20"
     assert numbers.difference(4.9e-5, 4e-5, 6e-5) == numbers.signed(4.9e-5) == f"+4.9e{minus}05"
     assert numbers.difference(0.0171, float("nan"), float("nan")) == "+0.017"
