@@ -50,7 +50,8 @@ QUANTITIES = (
         "",
         "signed",
         "The reward of the token as GAE uses it: minus KL coefficient times its KL, plus the score at the last token or in "
-        "the state after it (where recorded); whitened if the recipe whitens rewards.",
+        "the state after it (where recorded; of a response that did not end, what the recipe pays for it); whitened if the "
+        "recipe whitens rewards.",
     ),
     Quantity(
         "kl",

@@ -295,6 +295,11 @@ def test_the_page_writes_a_number_as_python_does():
     assert dict(zip(NUMBERS, json.loads(done.stdout))) == {x: numbers.number(x) for x in NUMBERS}
 
 
+def test_the_reward_of_a_response_that_did_not_end_is_not_said_to_be_its_score():
+    (reward,) = [each for each in QUANTITIES if each.key == "reward"]
+    assert "of a response that did not end, what the recipe pays for it" in reward.meaning
+
+
 @pytest.mark.skipif(not shutil.which("node"), reason="no node")
 def test_the_page_counts_one_thing_in_the_singular_and_says_what_the_colours_of_its_bars_are():
     template = (markup.TEMPLATES / "episode.html.j2").read_text()
