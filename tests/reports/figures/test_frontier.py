@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.reports.figures import frontier
+from repro.reports.pages.markup import TEMPLATES
 from repro.reports.statistics.findings import analyse
 
 
@@ -70,6 +71,13 @@ def test_paths_are_means_over_tenths_of_training(study):
     path = told.query("arm == 'off' and seed == 2")
     assert path["kl"].tolist() == pytest.approx([0.625 + i for i in range(10)])
     assert path["value"].tolist() == pytest.approx((path["kl"] + 2).tolist())
+
+
+def test_of_a_score_measured_now_and_then_the_last_stretch_is_one_measurement_and_the_page_says_so(study):
+    rare = study.curves["metric"].ne("eval/win_rate") | study.curves["step"].isin((64, 256, 640))
+    told = frontier.on_the_way(replace(study, curves=study.curves[rare])).query("metric == 'eval/win_rate'")
+    assert set(told["step"]) == {64, 256, 640}
+    assert "of a score that is measured now and then, the last time" in (TEMPLATES / "ablation.html.j2").read_text()
 
 
 def test_ends_pair_the_sampled_score_with_the_sampled_kl(study):
