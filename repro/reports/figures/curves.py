@@ -165,7 +165,7 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
     """The primary metric on the test posts, right of its training curve: each arm's mean with its 95 % t interval."""
     start, end = axes.get_xlim()
     step = 0.05 * (end - start)
-    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= end])
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= end]
     axes.axvline(end, color="#888888", linewidth=0.9, linestyle=(0, (1, 1.5)))
     reached = [judged["value"]]
     for place, arm in enumerate(study.arms):
@@ -175,6 +175,10 @@ def _mark_verdict(axes: Axes, judged: pd.DataFrame, study: Study) -> None:
         axes.vlines(x, *reached[-1], linewidth=1.6, color=colour)
         axes.plot(x, values.mean(), marker=style.markers(study.arms)[arm], markersize=5, color=colour)
     axes.set_xlim(start, end + (len(study.arms) + 1) * step)
+    axes.set_xticks(ticks)
+    while len(ticks) > 1 and not style.side_by_side(axes):
+        ticks = ticks[::2]
+        axes.set_xticks(ticks)
     words = {"xytext": (3, 1), "textcoords": "offset points", **style.NOTE}
     axes.annotate("test", (end, 1), xycoords=("data", "axes fraction"), va="bottom", **words)
     low, high = padded(pd.concat(reached))
@@ -240,9 +244,9 @@ CHARTS = (
         "Learning curves",
         "Thick lines are means over an arm's seeds while all of them run, bands their 95 % t intervals, faint lines single "
         "seeds (bands are cut off at the panel's edge where they are wider than the seeds). A cross is a run that ended "
-        "early. The verdict is not based on these curves but on the primary metric that was declared before the runs; "
-        "where a panel shows it during training, its value on the test posts is right of the dotted line. A dashed line in "
-        "the panel of the KL is the cap, past which a run counts as run away. A curve of more "
+        "early, or goes on. The verdict is not based on these curves but on the primary metric that was declared before the "
+        "runs; where a panel shows it during training, its value on the test posts is right of the dotted line. A dashed line "
+        "in the panel of the KL is the cap, past which a run counts as run away. A curve of more "
         f"than {POINTS} steps is drawn as means over that many equal parts. Where arms have different numbers of seeds the "
         "legend says so: then their means are of different seeds, and only the paired differences compare them.",
         curve_data,

@@ -136,12 +136,12 @@ def few_ticks(axes: Axes, axis: str = "both") -> None:
         if axis in (name, "both") and one.get_scale() == "linear":
             axes.locator_params(axis=name, nbins=5)
             for steps in (4, 3, 2, 1) if name == "x" else ():
-                if _side_by_side(axes):
+                if side_by_side(axes):
                     break
                 axes.locator_params(axis=name, nbins=steps)
 
 
-def _side_by_side(axes: Axes) -> bool:
+def side_by_side(axes: Axes) -> bool:
     """Whether the numbers below a horizontal axis stand apart."""
     places, (low, high) = axes.get_xticks(), sorted(axes.get_xlim())
     longest = max(map(len, axes.xaxis.get_major_formatter().format_ticks(places)), default=0)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from repro.reports.figures import before_after, chart, differences, layout, style
 from repro.reports.figures.curves import (
+    CHARTS,
     PANELS,
     bands,
     curve_data,
@@ -64,6 +65,30 @@ def test_the_curve_that_leads_to_the_verdict_ends_in_what_it_rests_on(study):
     tested = study.finals[study.finals["metric"] == study.primary].set_index(["arm", "seed"])["value"]
     pd.testing.assert_series_equal(judged.sort_index(), tested.sort_index())
     assert data.loc[data["metric"] == study.primary, "step"].unique() == study.curves["step"].max()
+
+
+def test_a_cross_is_not_said_to_be_an_end_of_a_run_that_goes_on():
+    assert "A cross is a run that ended early, or goes on." in CHARTS[0].caption
+
+
+def test_numbers_below_the_curve_stand_apart_beside_the_verdicts_of_many_arms(study):
+    arms = (study.reference, *(f"arm{i}" for i in range(12)))
+    steps, rates = (0, 256, 512, 768, 1024), (0.5, 0.6, 0.7, 0.72, 0.73)
+    curve = [
+        (arm, seed, step, "eval/win_rate", rate + seed / 100)
+        for arm in arms
+        for seed in (1, 2)
+        for step, rate in zip(steps, rates, strict=True)
+    ]
+    judged = [(arm, seed, 0, "test/win_rate", 0.7 + seed / 100) for arm in arms for seed in (1, 2)]
+    rows = pd.DataFrame(curve + judged, columns=["arm", "seed", "step", "metric", "value"])
+    with style.panel_context():
+        figure = draw_curves(rows, replace(study, arms=arms))
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        boxes = [tick.get_window_extent() for tick in axes.get_xticklabels()]
+    digit = style.DIGIT * figure.dpi
+    assert len(boxes) > 1 and all(one.x1 + digit / 2 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
 
 
 def test_the_legend_says_how_many_seeds_an_arm_has_where_arms_have_different_numbers(study):
