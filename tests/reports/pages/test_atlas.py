@@ -398,6 +398,14 @@ def test_rows_can_be_chosen_by_the_word_after_the_correction(survey, html):
     assert set(re.findall(r"<option>(.*?)</option>", offered)) >= set(survey.effects["corrected"])
 
 
+def test_a_run_that_goes_on_is_listed_under_a_heading_that_holds_of_it(toys):
+    (alpha,) = (study for study in read_outlines("toy", toys)[0] if study.detail == "alpha")
+    going = replace(alpha, runs=alpha.runs.assign(outcome="running"))
+    html = atlas.render(surveys.survey("toy", [going], {}, ()), (), [], Path())
+    own = html.partition('<section id="lost">')[2].partition("</section>")[0]
+    assert ">running</span>" in own and "<h2>Runs that have not finished, ran away or are missing</h2>" in own
+
+
 def test_the_interval_and_p_of_a_sequential_study_are_said_to_be_over_all_looks(toys):
     studies, _ = read_outlines("toy", toys)
     alpha = next(study for study in studies if study.detail == "alpha")
