@@ -28,7 +28,7 @@ def signed(value: float) -> str:
 
 
 def difference(mean: float, low: float, high: float) -> str:
-    """A mean difference beside its interval, without digits past the third where it is a hundredth of its width or less."""
+    """A mean difference beside its interval; below 0.0005 and a hundredth of the interval's width it is a signed zero."""
     return f"{mean:+.3f}".replace("-", MINUS) if 100 * abs(mean) < min(high - low, 0.05) else signed(mean)
 
 
