@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,20 @@ def kept(root: Path) -> dict[tuple[str, str], Entry]:
     atlases = [entry for file in sorted(root.glob(f"*/{ATLAS}")) for entry in _of_atlas(read(file))]
     own = [_of_verdict(read(file)) for file in sorted(root.glob(f"*/{STUDY}")) if "arms" in read(file)]
     return {(entry.detail, entry.scale): entry for entry in (*atlases, *own)}
+
+
+def kept_hours(root: Path, stored: Collection[tuple[str, str]]) -> float:
+    """Machine hours behind the pages of studies that are not `stored`: an atlas' whole, as its studies share stages,
+    and those of each page that no such atlas has.
+    """
+    atlases = [atlas for atlas in map(read, sorted(root.glob(f"*/{ATLAS}"))) if _studies_of(atlas) - set(stored)]
+    told = set(stored).union(*map(_studies_of, atlases))
+    own = [entry for key, entry in kept(root).items() if key not in told]
+    return sum(atlas.get("machine_hours", 0.0) for atlas in atlases) + sum(e.facts.get("hours", 0.0) for e in own)
+
+
+def _studies_of(atlas: Mapping) -> set[tuple[str, str]]:
+    return {(detail, atlas["scale"]) for detail in atlas.get("studies", ())}
 
 
 def corrected(root: Path) -> dict[tuple[str, str, str], tuple[int, str, str]]:

@@ -59,7 +59,7 @@ def render(
         counts=_counts(list(shown.values()), registered, root),
         studies=len(shown),
         runs=sum(entry.facts.get("runs", 0) for entry in shown.values()),
-        hours=provenance.hours(runs),
+        hours=provenance.hours(runs) + entries.kept_hours(root, stored.keys()),
         details=len(details & {entry["name"] for entry in registered}),
         registered=len(registered),
         left_out=[{"name": "-".join(key), "why": why} for key, why in sorted(left_out.items())],

@@ -97,6 +97,25 @@ def test_what_is_missing_is_said(uri, root):
     assert html.count("no page yet") == 3 and "only the reference arm has runs" in html
 
 
+def test_the_hours_of_a_page_whose_study_is_gone_count_once(root):
+    def page_of(name: str, content: dict) -> None:
+        (root / name).mkdir(exist_ok=True)
+        (root / name / ("atlas.json" if "studies" in content else "verdict.json")).write_text(json.dumps(content))
+
+    facts = {"question": "?", "seeds": 1, "lost": 0, "differences": {}, "hours": 2.5}
+    for name in ("alpha", "delta"):
+        told = {"detail": name, "scale": "mini", "reference": "ref", "primary": "test/win_rate", "smallest_effect": 0.05}
+        page_of(name, told | {"seeds": [1], "arms": {}, "index": facts})
+    effect = {"variant": "off", "n": 1, "mean_difference": 0.1, "ci95": [None, None], "verdict": "undecided"}
+    told = {"detail": "beta", "reference": "ref", "primary": "test/win_rate", "smallest_effect": 0.05}
+    both = {name: effect | told | {"detail": name, "verdict_corrected": "undecided"} for name in ("alpha", "beta")}
+    studies = {name: facts for name in both}
+    page_of("atlas", {"scale": "mini", "effects": list(both.values()), "studies": studies, "machine_hours": 4.0})
+    of = {name: entries.kept_hours(root, {(each, "mini") for each in name.split()}) for name in ("", "beta", "alpha beta")}
+    assert of == {"": 6.5, "beta": 6.5, "alpha beta": 2.5}, "the atlas' page has alpha's runs"
+    assert "<b>6.5</b><span>machine hours" in index.build(root, "", REGISTERED).read_text().replace("6.50", "6.5")
+
+
 def test_a_run_that_goes_on_or_was_never_started_is_not_lost(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     put(uri, "alpha", "mini", {"ref": (0.5, 0.6, 0.7), "off": (0.4, 0.5)})
