@@ -26,7 +26,7 @@ options = $(if $(value $2),--$1 $(call quoted-list,$2))
 SCALED  = $(call option,scale,SCALE) $(call options,seeds,SEEDS) $(call options,set,SET)
 RUNS    = $(call option,engine,ENGINE) $(call options,slurm,SLURM)
 TURNS   = $(call options,what,WHAT) $(call option,rounds,ROUNDS) $(call option,ours,OUR) \
-          $(call option,threads,THREADS) $(call options,set,SET) $(call option,json,JSON)
+          $(call option,threads,THREADS) $(call option,micro-batch,MICRO_BATCH) $(call options,set,SET) $(call option,json,JSON)
 OPTIONS = $(SCALED) $(call option,until,UNTIL) $(call options,looks,LOOKS) $(call options,arms,ARMS) $(call options,with,WITH) \
           $(if $(value CEILING),--ceiling)
 STUDIED = $(if $(value DETAIL),$(call quoted,DETAIL)) $(call option,config,CONFIG)

@@ -42,6 +42,7 @@ def load_of(what: str, arguments: argparse.Namespace) -> dict:
     threads = arguments.threads
     if kind == "ppo" and of in SHAPES:
         size = {"batch": arguments.batch, "epochs": EPOCHS, "updates": arguments.updates or UPDATES[of]}
+        size |= {"micro_batch": arguments.micro_batch} if arguments.micro_batch else {}
         return {"kind": "updates", "shape": asdict(SHAPES[of]), **size, "threads": threads or cores()}
     if of not in SCALES or kind not in (*STAGES, "chain"):
         raise UserError(
@@ -167,6 +168,9 @@ def parser() -> Parser:
     parsed.add_argument("--rounds", type=int, default=5)
     parsed.add_argument("--updates", type=int, default=0, help="of PPO in each process; by default as the shape needs")
     parsed.add_argument("--batch", type=int, default=BATCH, help="episodes of an update at a shape")
+    parsed.add_argument(
+        "--micro-batch", type=int, default=0, help="episodes of a forward pass at a shape (default: all)"
+    )
     parsed.add_argument("--threads", type=int, default=0, help="all cores at a shape, as the scale says of a stage")
     parsed.add_argument("--ours", default=str(HERE.parent), help="the checkout that is timed, a folder or a commit")
     parsed.add_argument("--other", default="", help="another checkout to compare it with, a folder or a commit")
@@ -185,6 +189,8 @@ def main(words: list[str] | None = None) -> int:
         for name in ("rounds", "batch"):
             if getattr(arguments, name) < 1:
                 raise UserError(f"--{name} must be at least 1")
+        if arguments.micro_batch < 0 or arguments.batch % (arguments.micro_batch or 1):
+            raise UserError(f"--micro-batch must divide the {arguments.batch} episodes of an update")
         run(arguments, console, results)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

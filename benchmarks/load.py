@@ -58,15 +58,20 @@ class Clock:
         return time.perf_counter() - self.wall, time.process_time() - self.busy
 
 
-def setting_of(shape: Shape, batch: int) -> ppo_setup.Run:
-    """Four networks with random weights and the optimizer, one mini-batch and one rollout of the whole batch."""
+def setting_of(shape: Shape, batch: int, micro_batch: int = 0) -> ppo_setup.Run:
+    """Four networks with random weights and the optimizer, one mini-batch and one rollout of the whole batch.
+
+    A forward and backward pass is over `micro_batch` episodes; 0 for all.
+    """
     networks = [pretrained.initialise_policy(shape.network, shape.vocabulary, 512, seed) for seed in range(4)]
     policy, reference = modes.set_dropout(networks[0], 0.0), modes.freeze(networks[1])
     critic = modes.set_dropout(scalar_model.ScalarModel(networks[2].base_model), 0.0)
     reward_model = modes.freeze(scalar_model.ScalarModel(networks[3].base_model))
     models, pick = ppo_setup.Networks(policy, critic, reference, reward_model), Pick(Recipe(), "ppo")
     optimizer, tokens = optimise.adamw([policy, critic], 3e-6, pick), Tokens(pad=shape.vocabulary)
-    return ppo_setup.Run(models, optimizer, tokens, pick, Accelerator(cpu=True), ppo_setup.sampling(pick), batch, batch)
+    return ppo_setup.Run(
+        models, optimizer, tokens, pick, Accelerator(cpu=True), ppo_setup.sampling(pick), micro_batch or batch, batch
+    )
 
 
 def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Generator, epochs: int) -> None:
@@ -74,14 +79,16 @@ def update(setting: ppo_setup.Run, shape: Shape, batch: int, generator: torch.Ge
     prices, no_texts = ppo_setup.AdaptiveState(0.05), torch.zeros(0, 1, dtype=torch.long)
     query = torch.randint(1, shape.vocabulary, (batch, shape.query), generator=generator)
     rollout = ppo.roll_out(setting, query, torch.rand(batch, shape.response, generator=generator))
-    target, _ = ppo.targets(rollout, prices.kl_coefficient, batch, setting.pick)
+    target, _ = ppo.targets(rollout, prices.kl_coefficient, setting.micro_batch, setting.pick)
     for _ in range(epochs):
         ppo.ppo_step(setting, rollout, target, no_texts, prices)
 
 
-def timed_updates(shape: Shape, batch: int, updates: int, epochs: int) -> list[tuple[float, float]]:
+def timed_updates(
+    shape: Shape, batch: int, updates: int, epochs: int, micro_batch: int = 0
+) -> list[tuple[float, float]]:
     """Seconds of each PPO update after a first one that warms up: on the wall, and of the processor."""
-    setting, generator, taken = setting_of(shape, batch), torch.Generator().manual_seed(0), []
+    setting, generator, taken = setting_of(shape, batch, micro_batch), torch.Generator().manual_seed(0), []
     for _ in range(updates + 1):
         clock = Clock.start()
         update(setting, shape, batch, generator, epochs)
@@ -101,7 +108,8 @@ def _made(scale, seed: int, folder: Path, names: list[str]) -> dict[str, float]:
 
 
 def run_updates(load: dict) -> dict:
-    taken = timed_updates(Shape(**load["shape"]), load["batch"], load["updates"], load["epochs"])
+    sizes = load["batch"], load["updates"], load["epochs"], load.get("micro_batch", 0)
+    taken = timed_updates(Shape(**load["shape"]), *sizes)
     return {"seconds": [wall for wall, _ in taken], "busy": [busy for _, busy in taken]}
 
 

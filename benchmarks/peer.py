@@ -67,10 +67,11 @@ def config_of(shape: dict, **more) -> GPTNeoXConfig:
 def arguments_of(load: dict, folder: str) -> PPOConfig:
     """One mini-batch of the whole batch, float32, a whole response, nothing written but the log."""
     batch, updates = load["batch"], load["updates"] + 1
+    micro_batch = load.get("micro_batch") or batch
     return PPOConfig(
         output_dir=folder,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=batch // micro_batch,
         num_mini_batches=1,
         num_ppo_epochs=load["epochs"],
         total_episodes=batch * updates,

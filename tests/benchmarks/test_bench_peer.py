@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_peer, turns
+from benchmarks import bench_peer, load, turns
 from repro.errors import UserError
 from tests.paths import ROOT
 
@@ -78,9 +78,9 @@ def test_a_checkout_that_is_not_the_one_that_is_imported_is_refused(tmp_path):
 
 def test_this_checkout_is_timed_as_a_script(tmp_path):
     shape = {"network": "gpt-neox:32/2/2/64", "vocabulary": 64, "query": 6, "response": 4}
-    load = {"kind": "updates", "shape": shape, "batch": 4, "updates": 2, "epochs": 4, "threads": 1}
+    told = {"kind": "updates", "shape": shape, "batch": 4, "micro_batch": 2, "updates": 2, "epochs": 4, "threads": 1}
     command = (sys.executable, "-P", str(ROOT / "benchmarks" / "load.py"))
-    run = turns.Side("ours", command, ROOT, {"PYTHONPATH": str(ROOT)}).run(load)
+    run = turns.Side("ours", command, ROOT, {"PYTHONPATH": str(ROOT)}).run(told)
     assert len(run["seconds"]) == len(run["busy"]) == 2 and min(run["seconds"]) > 0
     assert run["threads"] == 1 and run["peak_gib"] > 0.1
 
@@ -91,6 +91,11 @@ def test_what_may_be_timed():
     assert ppo["shape"]["vocabulary"] == 50_304 and (ppo["batch"], ppo["epochs"]) == (64, 4)
     assert (rm["kind"], rm["stage"], rm["changes"], rm["threads"]) == ("stage", "rm", {"episodes": "64"}, 1)
     assert chain["kind"] == "chain"
+    quarter = bench_peer.load_of("ppo:S", bench_peer.parser().parse_args(["--micro-batch", "16"]))
+    assert (
+        quarter["micro_batch"] == 16
+        and load.setting_of(load.Shape("gpt-neox:8/1/1/8", 9, 2, 2), 64, 16).micro_batch == 16
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +107,7 @@ def test_what_may_be_timed():
         (["--no-peer", "--other", "no-such-commit"], "neither a folder nor a commit"),
         (["--no-peer", "--other", "docs"], "no checkout of this project"),
         (["--rounds", "0"], "at least 1"),
+        (["--micro-batch", "48"], "must divide the 64 episodes"),
         (["--what", "rm:mini", "--set", "episodes"], "field=value"),
         (["--speed", "11"], "--speed"),
     ],

@@ -104,14 +104,22 @@ def test_the_hours_of_a_page_whose_study_is_gone_count_once(root):
 
     facts = {"question": "?", "seeds": 1, "lost": 0, "differences": {}, "hours": 2.5}
     for name in ("alpha", "delta"):
-        told = {"detail": name, "scale": "mini", "reference": "ref", "primary": "test/win_rate", "smallest_effect": 0.05}
+        told = {
+            "detail": name,
+            "scale": "mini",
+            "reference": "ref",
+            "primary": "test/win_rate",
+            "smallest_effect": 0.05,
+        }
         page_of(name, told | {"seeds": [1], "arms": {}, "index": facts})
     effect = {"variant": "off", "n": 1, "mean_difference": 0.1, "ci95": [None, None], "verdict": "undecided"}
     told = {"detail": "beta", "reference": "ref", "primary": "test/win_rate", "smallest_effect": 0.05}
     both = {name: effect | told | {"detail": name, "verdict_corrected": "undecided"} for name in ("alpha", "beta")}
     studies = {name: facts for name in both}
     page_of("atlas", {"scale": "mini", "effects": list(both.values()), "studies": studies, "machine_hours": 4.0})
-    of = {name: entries.kept_hours(root, {(each, "mini") for each in name.split()}) for name in ("", "beta", "alpha beta")}
+    of = {
+        name: entries.kept_hours(root, {(each, "mini") for each in name.split()}) for name in ("", "beta", "alpha beta")
+    }
     assert of == {"": 6.5, "beta": 6.5, "alpha beta": 2.5}, "the atlas' page has alpha's runs"
     assert "<b>6.5</b><span>machine hours" in index.build(root, "", REGISTERED).read_text().replace("6.50", "6.5")
 
