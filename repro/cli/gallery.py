@@ -59,16 +59,12 @@ def _recorded(optional: bool) -> dict[str, tuple[str, str]]:
 
 
 def _build(requested: list[tuple[str, str]], found: list[tuple[str, str]]) -> None:
-    """The pages of the requested studies, the paper's, and each atlas of which the store holds every study."""
+    """The pages of the requested studies, the paper's, and each atlas, which keeps its rows of studies in other stores."""
     from repro.reports.pages import entries, markup
 
     for study in requested:
         build_study_page(*study, GALLERY)
     build_paper_page(GALLERY)
-    for scale in atlas_scales(found):
-        name = markup.folder("atlas", scale)
-        studied = entries.read(GALLERY / name / entries.ATLAS).get("studied", ())
-        if {(detail, scale) for detail in studied} <= set(found):
-            build_atlas_page(scale, GALLERY)
-        else:  # it says more than a page of this store would
-            complain(f"left as it was: {name}, which has studies that this store has not")
+    built = [scale for _, scale in found if (GALLERY / markup.folder("atlas", scale) / entries.ATLAS).is_file()]
+    for scale in dict.fromkeys([*built, *atlas_scales(found)]):
+        build_atlas_page(scale, GALLERY, keep=True)

@@ -119,14 +119,14 @@ def build_paper_page(root: Path = REPORTS) -> None:
     say(f"\ncomparison with the paper: {built}", whole=True)
 
 
-def build_atlas_page(scale: str, root: Path = REPORTS) -> None:
-    """Build the page on all details at a scale."""
+def build_atlas_page(scale: str, root: Path = REPORTS, keep: bool = False) -> None:
+    """Build the page on all details at a scale; `keep` as `atlas.build` has it."""
     from repro.reports.pages import atlas, markup
     from repro.tracking.store import store_uri, usable_store
 
     out = root / markup.folder("atlas", scale)
     with phase("building the atlas"), usable_store():
-        path = atlas.build(scale, _registered(), store_uri(), out)
+        path = atlas.build(scale, _registered(), store_uri(), out, keep)
     console.print()
     say(atlas.headline(path))
     say(f"atlas: {path}", whole=True)

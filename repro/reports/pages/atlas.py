@@ -10,11 +10,10 @@ import pandas as pd
 
 from repro.reports.figures import forest
 from repro.reports.figures.numbers import count, difference, number, span
-from repro.reports.pages import entries, markup, provenance
-from repro.reports.pages.markup import known, picture
+from repro.reports.pages import atlas_record, entries, markup, provenance
+from repro.reports.pages.markup import picture
 from repro.reports.reading import terms
 from repro.reports.reading.studies import read_outlines
-from repro.reports.reading.study import Study
 from repro.reports.statistics import survey as surveys
 from repro.reports.statistics.student import CONFIDENCE, half_width
 from repro.reports.statistics.survey import Survey
@@ -28,28 +27,32 @@ REST = {
 }
 
 
-def build(scale: str, registered: Sequence[Mapping], uri: str, out: Path) -> Path:
+def build(scale: str, registered: Sequence[Mapping], uri: str, out: Path, keep: bool = False) -> Path:
     """Writes `index.html`, `figures/` and `atlas.json` over every study of a scale; the path of `index.html`.
 
     `registered` is what the registry says of each detail, in its order: name, group and variants (labels, or label ->
-    words). A detail's own page is linked where it lies beside `out`.
+    words). A detail's own page is linked where it lies beside `out`. With `keep` it has the rows of the page that it
+    takes the place of, where their details are not in this store.
     """
     studies, left_out = read_outlines(scale, uri)
-    survey = surveys.survey(scale, studies, left_out, registered)
     page = Path(out) / "index.html"
+    former = entries.read(page.parent / entries.ATLAS) if keep else {}
+    kept = former if former.get("scale") == scale else {}
+    earlier = atlas_record.earlier(kept, {study.detail for study in studies} | left_out.keys(), registered)
+    survey = surveys.survey(scale, studies, left_out, registered, earlier)
     plots = forest.save_all(survey, page.parent / "figures")
     page.write_text(render(survey, registered, plots, page.parent), encoding="utf-8")
-    markup.write_json(record(survey, studies), page.parent / "atlas.json")
+    markup.write_json(atlas_record.record(survey, studies, kept), page.parent / entries.ATLAS)
     return page
 
 
 def headline(page: Path) -> str:
     """A summary of the atlas at `page`, for the terminal."""
-    atlas = json.loads((page.parent / "atlas.json").read_text(encoding="utf-8"))
+    atlas = json.loads((page.parent / entries.ATLAS).read_text(encoding="utf-8"))
     lines = [
         f"{count(len(atlas['studied']), 'detail')} with runs at scale {atlas['scale']}, {len(atlas['not_run'])} without; "
         + ", ".join(f"{n} {'of these ' if word == RAN_AWAY else ''}{word}" for word, n in atlas["outcomes"].items())
-        + f"; {atlas['machine_hours']:.1f} machine hours."
+        + f"; {entries.hours(atlas):.1f} machine hours."
     ]
     return "\n".join(lines + [family_sentence(family) for family in atlas["families"]])
 
@@ -108,69 +111,6 @@ def _of_means(survey: Survey, row) -> str:
     )
 
 
-# The record
-
-
-def record(survey: Survey, studies: Sequence[Study]) -> dict:
-    """The atlas as JSON; numbers that do not exist are null. `studies` is what the index shows of each beside its verdicts."""
-    return {
-        "scale": survey.scale,
-        "confidence": CONFIDENCE,
-        "studied": list(survey.studied),
-        "not_run": [entry["name"] for entry in survey.not_run],
-        "variants_not_run": [list(pair) for pair in survey.variants_not_run],
-        "left_out": dict(survey.left_out),
-        "outcomes": surveys.outcomes(survey),
-        "lost": list(survey.lost),
-        "machine_hours": provenance.hours(survey.runs),
-        "families": [family | {"hurdle": known(family["hurdle"])} for family in survey.families],
-        "reference": _of_the_reference(studies),
-        "studies": {study.detail: entries.facts(study) for study in studies},
-        "effects": [_effect(row) for row in survey.effects.itertuples()],
-    }
-
-
-def _of_the_reference(studies: Sequence[Study]) -> dict[str, dict]:
-    """Of each final metric of the paper's choice, mean, least and most over all seeds that any study ran it on."""
-    references = [study.finals[study.finals["arm"] == study.reference] for study in studies]
-    if not references:
-        return {}
-    once = pd.concat(references).drop_duplicates(["metric", "seed"]).groupby("metric")["value"]
-    found = once.agg(mean="mean", least="min", most="max", n="count")
-    return {
-        row.Index: {"mean": known(row.mean), "least": known(row.least), "most": known(row.most), "n": int(row.n)}
-        for row in found.itertuples()
-    }
-
-
-def _effect(row) -> dict:
-    """One variant's numbers."""
-    return {
-        "detail": row.detail,
-        "variant": row.arm,
-        "reference": row.reference,
-        "primary": row.primary,
-        "n": int(row.n),
-        "mean_difference": known(row.mean),
-        "ci95": [known(row.low), known(row.high)],
-        "looks": list(row.looks),
-        "p": known(row.p),
-        "p_holm": known(row.adjusted),
-        "smallest_effect": known(row.smallest_effect),
-        "verdict": row.verdict,
-        "verdict_corrected": row.corrected,
-        "identical": bool(row.identical),
-        "kl_difference": known(row.kl),
-        "seeds_needed": known(row.seeds_needed),
-        "outcomes": {word: [int(seed) for seed in seeds] for word, seeds in row.outcomes.items()},
-        "missing": [int(seed) for seed in row.absent],
-        "ran_away": [int(seed) for seed in row.ran_away],
-        "control": bool(row.control),
-        "predictions": row.predictions,
-        "results": row.results,
-    }
-
-
 # The page
 
 
@@ -190,8 +130,9 @@ def render(survey: Survey, registered: Sequence[Mapping], plots: list[forest.Plo
         unpaired=int((survey.effects["n"] == 0).sum()),
         outcomes=surveys.outcomes(survey),
         shared=surveys.shared_reference(survey),
-        hours=provenance.hours(survey.runs),
+        hours=provenance.hours(survey.runs) + sum(store["machine_hours"] for store in survey.earlier.stores),
         seeds=_seed_counts(survey.effects),
+        stored=survey.runs["detail"].nunique(),
         ran=provenance.what_ran(survey.runs),
     )
 

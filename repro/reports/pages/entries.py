@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,17 +108,32 @@ def kept(root: Path) -> dict[tuple[str, str], Entry]:
 
 
 def kept_hours(root: Path, stored: Collection[tuple[str, str]]) -> float:
-    """Machine hours behind the pages of studies that are not `stored`: an atlas' whole, as its studies share stages,
-    and those of each page that no such atlas has.
+    """Machine hours behind the pages of studies that are not `stored`: those of atlases, and of pages that none has."""
+    found, told = 0.0, set(stored)
+    for atlas in map(read, sorted(root.glob(f"*/{ATLAS}"))):
+        found += hours(atlas, {detail for detail, scale in stored if scale == atlas.get("scale")})
+        told |= {(detail, atlas["scale"]) for detail in atlas.get("studies", ())}
+    return found + sum(entry.facts.get("hours", 0.0) for key, entry in kept(root).items() if key not in told)
+
+
+def hours(atlas: Mapping, stored: Collection[str] = ()) -> float:
+    """Machine hours of the stores behind an `atlas.json`, each shared stage once, but of those whose details are `stored`."""
+    return sum(store["machine_hours"] for store in stores(atlas) if set(store["studies"]) - set(stored))
+
+
+def stores(atlas: Mapping) -> Iterator[Mapping]:
+    """Of each store behind an `atlas.json`: studies (details), newest [ms], machine_hours, ran (empty where it is not known).
+
+    First the one that it was built from, then those of earlier rows.
     """
-    atlases = [atlas for atlas in map(read, sorted(root.glob(f"*/{ATLAS}"))) if _studies_of(atlas) - set(stored)]
-    told = set(stored).union(*map(_studies_of, atlases))
-    own = [entry for key, entry in kept(root).items() if key not in told]
-    return sum(atlas.get("machine_hours", 0.0) for atlas in atlases) + sum(e.facts.get("hours", 0.0) for e in own)
-
-
-def _studies_of(atlas: Mapping) -> set[tuple[str, str]]:
-    return {(detail, atlas["scale"]) for detail in atlas.get("studies", ())}
+    earlier = atlas.get("earlier", [])
+    others = {detail for store in earlier for detail in store["studies"]}
+    own = [detail for detail in atlas.get("studies", {}) if detail not in others]
+    if own:
+        newest = max(atlas["studies"][detail].get("newest", 0) for detail in own)
+        hours = atlas.get("machine_hours", 0.0)
+        yield {"studies": own, "newest": newest, "machine_hours": hours, "ran": atlas.get("ran", {})}
+    yield from earlier
 
 
 def corrected(root: Path) -> dict[tuple[str, str, str], tuple[int, str, str]]:

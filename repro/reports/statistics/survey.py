@@ -1,8 +1,9 @@
 """All studies of one scale: the effect and verdict of every variant, and the outcomes of all runs."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,18 @@ KL = "test/kl"
 CONTROL = "Control"  # the registry's group of studies whose arms differ only in random numbers
 UNLISTED = "not in the registry"  # a study of a detail that has been renamed or removed since
 DERIVED_OUTCOMES = (MISSING, RAN_AWAY)  # outcomes that the tracker does not record
+PAIRS = ["detail", "arm", "seed", "difference"]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Studies whose runs another store has or had, as the page that was built from it kept them."""
+
+    effects: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # detail -> rows as in `Survey.effects`
+    pairs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PAIRS))
+    lost: tuple[dict, ...] = ()
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # as the tracker recorded them, of all runs
+    stores: tuple[Mapping, ...] = ()  # of each: studies (details), newest [ms], machine_hours, ran
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,7 @@ class Survey:
     scale: str
     effects: pd.DataFrame  # one row per detail and variant: its interval, p, looks, verdicts, outcomes and predictions
     pairs: pd.DataFrame  # detail, arm, seed, difference: on the primary metric of the detail's study
-    runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run
+    runs: pd.DataFrame  # detail, arm, seed, outcome, stage keys and provenance; one row per run in the store
     lost: tuple[dict, ...]  # detail, arm, outcome, seeds: runs without a result, and seeds that were never run
     families: tuple[dict, ...]  # per primary metric: numbers of comparisons, and false positives expected by chance
     studied: tuple[str, ...]  # details with a study
@@ -38,6 +51,7 @@ class Survey:
     variants_not_run: tuple[tuple[str, str], ...]  # (detail, label) that the registry has and the study has not
     amended: tuple[str, ...]  # details whose plan was changed between their runs
     troubles: tuple[tuple[str, str], ...]  # (detail, sentence): what cannot be read, or does not belong together
+    earlier: Earlier  # the studies that are not in the store; in every field but `runs`, `amended` and `troubles`
 
 
 def survey(
@@ -45,33 +59,47 @@ def survey(
     studies: Sequence[Study],
     left_out: Mapping[str, str],
     registered: Sequence[Mapping],
+    earlier: Earlier = Earlier(),
 ) -> Survey:
-    """Compares the arms of every study with its reference; `registered` has at least name, group and variants, in order."""
+    """Compares the arms of every study with its reference; `registered` has at least name, group and variants, in order.
+
+    A detail of `earlier` must be neither among the studies nor left out.
+    """
     place = {entry["name"]: i for i, entry in enumerate(registered)}
-    ordered = sorted(studies, key=lambda study: (place.get(study.detail, len(place)), study.detail))
+    ordered = sorted(studies, key=lambda study: _rank(study.detail, place))
     found = {study.detail: analyse(study) for study in ordered}
     known = {entry["name"]: entry for entry in registered}
     runs = [study.runs.assign(detail=study.detail) for study in ordered]
-    effects = _judged([_effects(study, found[study.detail], known) for study in ordered])
+    rows = {study.detail: _effects(study, found[study.detail], known) for study in ordered} | dict(earlier.effects)
+    studied = sorted(rows, key=lambda detail: _rank(detail, place))
+    effects = _judged([rows[detail] for detail in studied])
+    arms = {study.detail: study.arms for study in ordered} | {
+        detail: [*frame["arm"], *frame["reference"]] for detail, frame in earlier.effects.items()
+    }
     return Survey(
         scale=scale,
         effects=effects,
-        pairs=_pairs(ordered, found),
+        pairs=_pairs(ordered, found, earlier.pairs),
         runs=pd.concat(runs, ignore_index=True) if runs else pd.DataFrame(columns=["detail", "outcome"]),
-        lost=tuple(loss for study in ordered for loss in _lost(study, found[study.detail])),
+        lost=(*(loss for study in ordered for loss in _lost(study, found[study.detail])), *earlier.lost),
         families=families(effects),
-        studied=tuple(found),
+        studied=tuple(studied),
         left_out=dict(left_out),
-        not_run=tuple(entry for entry in registered if entry["name"] not in found.keys() | left_out.keys()),
+        not_run=tuple(entry for entry in registered if entry["name"] not in rows.keys() | left_out.keys()),
         variants_not_run=tuple(
-            (study.detail, label)
-            for study in ordered
-            for label in known.get(study.detail, {}).get("variants", ())
-            if label not in study.arms
+            (detail, label)
+            for detail in studied
+            for label in known.get(detail, {}).get("variants", ())
+            if label not in arms[detail]
         ),
         amended=tuple(study.detail for study in ordered if study.amended),
         troubles=tuple((study.detail, sentence) for study in ordered for sentence in study.troubles),
+        earlier=earlier,
     )
+
+
+def _rank(detail: str, place: Mapping[str, int]) -> tuple[int, str]:
+    return place.get(detail, len(place)), detail
 
 
 def _effects(study: Study, findings: Findings, known: Mapping[str, Mapping]) -> pd.DataFrame:
@@ -129,14 +157,13 @@ def _judged(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return rows.assign(corrected=words)
 
 
-def _pairs(studies: Sequence[Study], found: Mapping[str, Findings]) -> pd.DataFrame:
+def _pairs(studies: Sequence[Study], found: Mapping[str, Findings], earlier: pd.DataFrame) -> pd.DataFrame:
     """Every difference on its study's primary metric, seed by seed."""
-    frames = []
+    frames = [earlier] if len(earlier) else []
     for study in studies:
         differences = found[study.detail].differences
         frames.append(differences[differences["metric"] == study.primary].assign(detail=study.detail))
-    columns = ["detail", "arm", "seed", "difference"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True)[PAIRS] if frames else pd.DataFrame(columns=PAIRS)
 
 
 def _lost(study: Study, findings: Findings) -> list[dict]:
@@ -192,7 +219,7 @@ def outcomes(survey: Survey) -> dict[str, int]:
 
     Missing ones are counted too, and those that ran away, which finished or diverged as well.
     """
-    counts = survey.runs["outcome"].value_counts().to_dict()
+    counts = Counter(survey.runs["outcome"].value_counts().to_dict()) + Counter(survey.earlier.outcomes)
     more = {
         word: sum(len(loss["seeds"]) for loss in survey.lost if loss["outcome"] == word) for word in DERIVED_OUTCOMES
     }
@@ -200,7 +227,7 @@ def outcomes(survey: Survey) -> dict[str, int]:
 
 
 def shared_reference(survey: Survey) -> dict[str, int]:
-    """How many reference runs the studies list, and how many different results those are."""
+    """How many reference runs the store's studies list, and how many different results those are."""
     if "reference" not in survey.runs or record.stage_tag("evaluate") not in survey.runs:
         return {"listed": 0, "different": 0}
     references = survey.runs[survey.runs["reference"] & survey.runs[record.stage_tag("evaluate")].notna()]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sqlite3
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from scipy import stats
 
 from repro.errors import UserError
 from repro.reports.figures import forest
-from repro.reports.pages import atlas, provenance
+from repro.reports.pages import atlas, atlas_record, provenance
 from repro.reports.reading.studies import read_outlines
 from repro.reports.statistics import survey as surveys
 from tests import blank
@@ -262,6 +263,94 @@ def test_rows_come_in_the_registrys_order_and_others_last(survey, toys):
     assert shrunk.effects.query("detail == 'alpha'")["group"].unique().tolist() == [surveys.UNLISTED]
 
 
+# ------------------------------------------------------------------------------- rows whose runs are in another store
+
+
+def test_a_record_gives_back_the_survey_that_it_was_made_of(survey, built):
+    kept = atlas_record.earlier(record(built), {"headless"}, REGISTERED)
+    again = surveys.survey("toy", [], survey.left_out, REGISTERED, kept)
+    columns = [name for name in survey.effects if name in again.effects]
+    assert not survey.effects.columns.difference(columns).difference(["reason", "more_seeds", "metric"]).size
+    infinite = survey.effects.replace(math.inf, math.nan)  # JSON has neither
+    pd.testing.assert_frame_equal(again.effects[columns], infinite[columns], check_dtype=False)
+    pairs, expected = (each.pairs.sort_values(["detail", "arm", "seed"], ignore_index=True) for each in (again, survey))
+    pd.testing.assert_frame_equal(pairs, expected, check_dtype=False)
+    for name in ("families", "studied", "not_run", "variants_not_run", "lost"):
+        assert strict(json.dumps(getattr(again, name))) == strict(json.dumps(getattr(survey, name))), name
+    assert surveys.outcomes(again) == surveys.outcomes(survey)
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory) -> str:
+    """A store with a detail that the other has too, of other runs, and one that it has not."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('another') / 'mlflow.db'}"
+    put(store, "gamma", {"ref": REFERENCE, EVIL: (0.61, 0.72, 0.64)}, "rm/validation_accuracy")
+    put(store, "delta", {"ref": REFERENCE, "other": (0.50, 0.61, 0.57)})
+    return store
+
+
+def test_a_kept_page_has_the_rows_of_other_stores(built, another, tmp_path):
+    out, before = Path(shutil.copytree(built.parent, tmp_path / "atlas")), record(built)
+    page = atlas.build("toy", REGISTERED, another, out, keep=True)
+    told = record(page)
+    assert told["studied"] == ["gamma", "alpha", "delta", "beta"] and told["not_run"] == []
+    rows, former = ({(e["detail"], e["variant"]): e for e in each["effects"]} for each in (told, before))
+    of_all = ("p_holm", "verdict_corrected")  # corrected over the rows of both
+    for key, row in former.items():
+        own = key[0] == "gamma"
+        assert (
+            {k: v for k, v in row.items() if k not in of_all} == {k: rows[key][k] for k in row.keys() - of_all}
+        ) != own
+    assert rows["alpha", "up"]["p_holm"] == pytest.approx(1.25 * former["alpha", "up"]["p_holm"])  # a fifth test
+    (store,) = told["earlier"]
+    assert store["studies"] == ["alpha", "beta"] and store["ran"] == before["ran"]
+    assert store["machine_hours"] == before["machine_hours"] and told["outcomes"]["failed"] == 4
+    html = page.read_text()
+    assert "The rows of 2 details are <a" in html and "2 studies list" in html
+    hours = told["machine_hours"] + before["machine_hours"]
+    assert atlas.headline(page).splitlines()[0].endswith(f"{hours:.1f} machine hours.")
+    content = {file: file.read_bytes() for file in (page, page.with_name("atlas.json"))}
+    atlas.build("toy", REGISTERED, another, out, keep=True)
+    assert all(file.read_bytes() == now for file, now in content.items()), "its own rows are not of another store"
+
+
+def test_a_page_that_keeps_nothing_has_its_store_alone(built, another, tmp_path):
+    out = Path(shutil.copytree(built.parent, tmp_path / "atlas"))
+    told = record(atlas.build("toy", REGISTERED, another, out))
+    assert told["studied"] == ["gamma", "delta"] and told["earlier"] == []
+
+
+def test_the_rows_of_a_third_store_are_told_apart(built, toys, another, tmp_path):
+    out = Path(shutil.copytree(built.parent, tmp_path / "atlas"))
+    atlas.build("toy", REGISTERED, another, out, keep=True)
+    told = record(page := atlas.build("toy", REGISTERED, toys, out, keep=True))
+    assert [store["studies"] for store in told["earlier"]] == [["delta"]], "gamma's newer runs took its place"
+    assert told["effects"][0]["mean_difference"] == record(built)["effects"][0]["mean_difference"]
+    assert page.read_text().count("Before, in another store") == 1
+
+
+def test_a_detail_that_has_left_the_registry_is_not_kept(built, another, tmp_path):
+    out = Path(shutil.copytree(built.parent, tmp_path / "atlas"))
+    told = record(atlas.build("toy", [each for each in REGISTERED if each["name"] != "alpha"], another, out, keep=True))
+    assert told["studied"] == ["gamma", "delta", "beta"] and told["earlier"][0]["studies"] == ["beta"]
+    assert {loss["detail"] for loss in told["lost"]} == {"beta"}
+
+
+def test_a_record_of_an_earlier_version_is_read(built, another, tmp_path):
+    out, old = tmp_path / "atlas", record(built)
+    for name in ("ran", "earlier"):
+        del old[name]
+    for effect in old["effects"]:
+        for name in ("seeds", "sd", "higher_is_better"):
+            del effect[name]
+    out.mkdir()
+    (out / "atlas.json").write_text(json.dumps(old))
+    told = record(atlas.build("toy", REGISTERED, another, out, keep=True))
+    former, rows = ({e["variant"]: e for e in each["effects"]} for each in (record(built), told))
+    assert rows["noisy"]["seeds"] == [1, 2, 3] and rows["noisy"]["sd"] == pytest.approx(former["noisy"]["sd"])
+    assert told["earlier"][0]["ran"] == {}
+
+
 def test_a_family_tells_what_chance_would_give(survey):
     rates, accuracy = survey.families
     assert (rates["primary"], rates["variants"], rates["tests"], rates["leave_out_zero"]) == ("test/win_rate", 6, 4, 2)
@@ -414,7 +503,7 @@ def test_the_interval_and_p_of_a_sequential_study_are_said_to_be_over_all_looks(
     rows = re.findall(r'<tr class="row".*?</tr>', atlas.render(found, (), [], Path()), re.DOTALL)
     assert {row.count("over all looks") for row in rows if 'data-study="alpha"' in row} == {0}
     assert {row.count("over all looks") for row in rows if 'data-study="growing"' in row} == {2}
-    told = {row["detail"]: row["looks"] for row in atlas.record(found, [alpha, growing])["effects"]}
+    told = {row["detail"]: row["looks"] for row in atlas_record.record(found, [alpha, growing], {})["effects"]}
     assert told == {"alpha": [], "growing": [2, 3]}
     needed = [plot for plot in forest.plots(found) if plot.name == "seeds_needed"][0]
     assert set(needed.data["detail"]) == {"alpha"} and "those of studies that grow by looks" in needed.caption
