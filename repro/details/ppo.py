@@ -21,6 +21,9 @@ CRITIC_INIT = Detail(
             critics.with_random_head, "the SFT policy's trunk, a head from N(0, 1/sqrt(d + 1))"
         ),
         "sft_trunk_zero_head": Variant(critics.with_zero_head, "the SFT policy's trunk, a head of zeros"),
+        "reward_model_zero_head": Variant(
+            critics.from_reward_model_with_zero_head, "the reward model's trunk, a head of zeros"
+        ),
     },
     hypothesis="The reward model knows what the score will be at the end, but its outputs before it are arbitrary: a "
     "fresh head starts with less to unlearn, the reward model's with more that it will need.",

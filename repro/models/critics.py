@@ -16,6 +16,8 @@ from repro.ops.places import Places, at, last
 if TYPE_CHECKING:  # imported where it is used, since the registry is read without these libraries
     from transformers import PreTrainedModel
 
+InitialiseHead = Callable[[nn.Linear, torch.Generator], None]
+
 
 def response_values(critic: nn.Module, query: Tensor, response: Tensor, pad: int) -> Tensor:
     """[B, Q], [B, R] -> [B, R] float32: the value of the state before each response token."""
@@ -38,10 +40,17 @@ def with_zero_head(reward_model: Path, sft: Path, generator: torch.Generator) ->
     return _on_sft(sft, head_zeros, generator)
 
 
-def _on_sft(
-    sft: Path, initialise: Callable[[nn.Linear, torch.Generator], None], generator: torch.Generator
-) -> ScalarModel:
-    critic = ScalarModel(pretrained.load_policy(sft).base_model)
+def from_reward_model_with_zero_head(reward_model: Path, sft: Path, generator: torch.Generator) -> ScalarModel:
+    """The critic starts from the reward model's trunk, with a head of zeros: it knows what was learnt, and says nothing yet."""
+    return _with_head(pretrained.load_scalar(reward_model).trunk, head_zeros, generator)
+
+
+def _on_sft(sft: Path, initialise: InitialiseHead, generator: torch.Generator) -> ScalarModel:
+    return _with_head(pretrained.load_policy(sft).base_model, initialise, generator)
+
+
+def _with_head(trunk: PreTrainedModel, initialise: InitialiseHead, generator: torch.Generator) -> ScalarModel:
+    critic = ScalarModel(trunk)
     initialise(critic.head, generator)
     return critic
 
