@@ -258,14 +258,21 @@ def test_without_its_store_the_gallery_keeps_its_studies_and_their_entries(begun
     assert main(["gallery", "whiten_adv"]) == 2  # what is named must be in the store
 
 
-def test_an_atlas_with_more_studies_than_the_store_is_left(begun):
-    shutil.rmtree(begun / "atlas", ignore_errors=True)  # one is built where the store has several studies
-    shutil.copytree(begun / "whiten_adv", begun / "atlas")
-    (begun / "atlas" / "verdict.json").unlink()
-    (begun / "atlas" / "atlas.json").write_text('{"scale": "mini", "studied": ["whiten_adv", "elsewhere"]}')
-    page = (begun / "atlas" / "index.html").read_bytes()
+def test_an_atlas_keeps_its_rows_of_studies_that_the_store_has_not(begun):
+    kept = shutil.copytree(OWN / "atlas", begun / "atlas", dirs_exist_ok=True) / index.ATLAS
+    before = json.loads(kept.read_text())
     assert main(["gallery", "whiten_adv"]) == 0
-    assert (begun / "atlas" / "index.html").read_bytes() == page
+    after = json.loads(kept.read_text())
+    assert after["studied"] == before["studied"] and after["studies"]["eos"] == before["studies"]["eos"]
+    rows, former = (
+        {(e["detail"], e["variant"]): e["mean_difference"] for e in each["effects"]} for each in (after, before)
+    )
+    assert {key for key in rows.keys() | former.keys() if rows.get(key) != former.get(key)} == {
+        key for key in rows.keys() | former.keys() if key[0] == "whiten_adv"
+    }
+    assert {detail for store in after["earlier"] for detail in store["studies"]} == set(before["studied"]) - {
+        "whiten_adv"
+    }
 
 
 def test_its_index_has_every_study_of_its_atlas_and_of_its_folders(own):
